@@ -1,0 +1,124 @@
+"""Which unlabelled row to label next: scores for a pool, for many tasks at once.
+
+Every score is higher for rows more worth labelling. Scores of several outputs are summed: sums
+of variances, and of information as if the outputs were independent given the row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmaml.errors import BmamlError
+from bmaml.predictive import Predictive
+from bmaml.shapes import PerRow, PerTask
+
+UCB_WIDTH = 2.0
+"""Standard deviations of optimism in the upper confidence bound."""
+
+
+class NeedsTarget(BmamlError, ValueError):
+    """EPIG was asked for without the rows it should inform about."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a score may look at.
+
+    Attributes:
+        predictive: the belief about the pool rows.
+        best: `[task]`, the largest label seen so far; what expected improvement improves on.
+        uniform: one draw in (0, 1) per pool row, for `random`.
+        target: the belief about the rows EPIG wants to inform, with its factor.
+    """
+
+    predictive: Predictive
+    best: PerTask
+    uniform: PerRow
+    target: Predictive | None = None
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """A score `[task, row]` with the unit it is in.
+
+    `joint` scores need covariances between rows: predict with `joint=True`.
+    """
+
+    score: Callable[[Pool], Tensor]
+    units: str
+    joint: bool = False
+
+
+def total_variance(pool: Pool) -> PerRow:
+    """Aleatoric + epistemic variance."""
+    return pool.predictive.variance().sum(-1)
+
+
+def epistemic_variance(pool: Pool) -> PerRow:
+    """The variance a label could remove (active learning Cohn)."""
+    return pool.predictive.epistemic().sum(-1)
+
+
+def entropy(pool: Pool) -> PerRow:
+    """Differential entropy of the predictive mixture (maximum entropy sampling)."""
+    return pool.predictive.entropy().sum(-1)
+
+
+def epig(pool: Pool) -> PerRow:
+    """Expected predictive information gain about the target rows (Bickford Smith et al. 2023).
+
+    −½ log(1 − ρ²) averaged over targets, with ρ the predictive correlation of a pool row's
+    observation and a target's: Gaussian in the mixture's first two moments.
+
+    Raises:
+        NeedsTarget: there are no target rows.
+    """
+    if pool.target is None:
+        raise NeedsTarget("epig needs target rows: where should the predictions get better?")
+    covariance = torch.einsum("tpoe,tqoe->tpqo", pool.predictive.embedding(), pool.target.embedding())
+    scales = pool.predictive.variance().unsqueeze(2) * pool.target.variance().unsqueeze(1)
+    correlation = (covariance.square() / scales).clamp_max(1 - torch.finfo(scales.dtype).eps)
+    return (-0.5 * torch.log1p(-correlation)).mean(2).sum(-1)
+
+
+def expected_improvement(pool: Pool) -> PerRow:
+    """E[max(y − best, 0)] under the mixture: a weighted mean of the Gaussian formulas (Jones 1998).
+
+    For maximisation, of the first output. With nothing labelled yet, `best` is −∞ for no task:
+    the caller passes the prior's mean.
+    """
+    predictive = pool.predictive
+    scale = (predictive.within + predictive.noise).sqrt().expand_as(predictive.means)[..., 0]
+    gain = predictive.means[..., 0] - pool.best.view(-1, 1, 1)
+    standard = gain / scale
+    density = torch.exp(-0.5 * standard.square()) / (2 * torch.pi) ** 0.5
+    improvement = gain * torch.special.ndtr(standard) + scale * density
+    return (predictive.log_weights.exp().unsqueeze(-1) * improvement).sum(1)
+
+
+def upper_confidence_bound(pool: Pool) -> PerRow:
+    """mean + 2 epistemic standard deviations of the first output (Srinivas et al. 2010)."""
+    predictive = pool.predictive
+    return predictive.mean()[..., 0] + UCB_WIDTH * predictive.epistemic()[..., 0].clamp_min(0).sqrt()
+
+
+def random(pool: Pool) -> PerRow:
+    """Uniform: what every other score has to beat."""
+    return pool.uniform
+
+
+ACQUISITIONS: dict[str, Acquisition] = {
+    "total_variance": Acquisition(total_variance, "output units squared"),
+    "epistemic_variance": Acquisition(epistemic_variance, "output units squared"),
+    "entropy": Acquisition(entropy, "nats"),
+    "epig": Acquisition(epig, "nats", joint=True),
+    "expected_improvement": Acquisition(expected_improvement, "output units"),
+    "ucb": Acquisition(upper_confidence_bound, "output units"),
+    "random": Acquisition(random, "none"),
+}
+"""Those that fit a regression."""
+
+Scores = Float[Tensor, "task row"]

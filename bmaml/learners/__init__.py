@@ -1,0 +1,57 @@
+"""Every learner by the name it has in the literature, and its settings as plain data and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bmaml.learners.bfa import BFA
+from bmaml.learners.bmaml import BMAML
+from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.interface import MAX_STEPS, Diverged, InvalidLearner, Learned, Learner
+
+LEARNERS: dict[str, type[Learner[Any]]] = {kind.name: kind for kind in (BFA, BMAML, Collapsed)}
+
+__all__ = [
+    "LEARNERS",
+    "MAX_STEPS",
+    "Diverged",
+    "InvalidLearner",
+    "Learned",
+    "Learner",
+    "learner_from",
+    "settings_of",
+]
+
+
+def settings_of(learner: Learner[Any]) -> dict[str, Any]:
+    """A learner's settings as plain data: what `learner_from` takes."""
+    return dataclasses.asdict(learner)
+
+
+def learner_from(name: str, settings: Mapping[str, Any]) -> Learner[Any]:
+    """The learner that settings describe; nested settings are mappings too.
+
+    Raises:
+        InvalidLearner: an unknown learner, an unknown setting, or a value it refuses.
+    """
+    if name not in LEARNERS:
+        raise InvalidLearner(f"unknown learner {name!r}; choose one of {', '.join(LEARNERS)}")
+    learner: Learner[Any] = _build(LEARNERS[name], settings)
+    return learner
+
+
+def _build(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(settings) - set(fields)):
+        raise InvalidLearner(f"{kind.__name__} has no setting {', '.join(unknown)}")
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        target = fields[name]
+        if isinstance(target, type) and dataclasses.is_dataclass(target) and isinstance(value, Mapping):
+            values[name] = _build(target, value)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InvalidLearner(f"{kind.__name__}: {error}") from None

@@ -1,0 +1,44 @@
+"""BMAML (Yoon et al. 2018): Bayesian fast adaptation, meta-trained with the chaser loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn.functional import mse_loss
+
+from bmaml.densities import weights_of
+from bmaml.learners.bfa import BFA
+from bmaml.learners.interface import InvalidLearner, Learned
+from bmaml.shapes import Scalar
+from bmaml.task import TaskBatch
+
+
+@dataclass(frozen=True)
+class BMAML(BFA):
+    """Adapt as `bfa` does; minimise how far the particles still have to travel.
+
+    The *chaser* takes `steps` SVGD steps on the support set; the *leader* takes `leader_steps`
+    more from there, with the query set as well. The loss is Σₘ ‖wₘ chaser − wₘ leader‖², over
+    weights alone (log γ and log λ are left out), and no gradient flows through the leader.
+
+    Raises:
+        InvalidLearner: fewer than one leader step, or no chaser step for gradients to reach.
+    """
+
+    name: ClassVar[str] = "bmaml"
+
+    leader_steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.leader_steps < 1:
+            raise InvalidLearner(f"the leader needs at least one step; found {self.leader_steps}")
+
+    def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
+        """The chaser loss, second order through SVGD."""
+        chaser = self.adapt(learned, batch.support).particles
+        with torch.no_grad():
+            rate = self.rate(learned)
+            leader = self._move(chaser, batch.everything(), self.leader_steps, rate)
+        travel = mse_loss(weights_of(chaser), weights_of(leader), reduction="sum")
+        return travel / len(batch)

@@ -1,0 +1,157 @@
+"""Predictors as functions of one flat parameter vector, evaluated for all tasks and particles at once.
+
+Parameters lie in the order weights, biases, layer by layer, so that a set of particles is one
+matrix and SVGD can treat it as points in a vector space. One `split` takes them apart; slicing
+layer by layer would cost a zero-filled full-size gradient per slice under autograd.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bmaml.errors import BmamlError
+from bmaml.shapes import Features, Inputs, Outputs
+
+
+class InvalidNetwork(BmamlError, ValueError):
+    """A network that cannot be built."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity and its first two derivatives, each a function of the pre-activation.
+
+    `curvature` is None where it is zero almost everywhere. `gain` scales the initial weights so
+    that the signal keeps its size from layer to layer.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    curvature: Callable[[Tensor], Tensor] | None
+    gain: float
+
+
+def _tanh_slope(a: Tensor) -> Tensor:
+    return 1 - torch.tanh(a).square()
+
+
+def _tanh_curvature(a: Tensor) -> Tensor:
+    t = torch.tanh(a)
+    return -2 * t * (1 - t.square())
+
+
+ACTIVATIONS = {
+    "relu": Activation(torch.relu, lambda a: (a > 0).to(a.dtype), None, math.sqrt(2)),
+    "tanh": Activation(torch.tanh, _tanh_slope, _tanh_curvature, 1.0),
+    "sine": Activation(torch.sin, torch.cos, lambda a: -torch.sin(a), 1.0),
+}
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multi-layer perceptron with linear output.
+
+    Attributes:
+        inputs, outputs: columns of x and y.
+        hidden: units of each hidden layer; at least one layer.
+        activation: "relu", "tanh" or "sine" (periodic features; Sitzmann et al. 2020).
+
+    Raises:
+        InvalidNetwork: a size below one or an unknown activation.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.inputs, self.outputs, *self.hidden) < 1:
+            raise InvalidNetwork(
+                f"every layer needs at least one unit; found {self.inputs}, {self.hidden}, {self.outputs}"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise InvalidNetwork(
+                f"unknown activation {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}"
+            )
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every layer, the output layer last."""
+        widths = (self.inputs, *self.hidden, self.outputs)
+        return list(zip(widths[:-1], widths[1:], strict=True))
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+        return sum(i * o + o for i, o in self.layers)
+
+    @property
+    def feature_size(self) -> int:
+        """The width of the last hidden layer."""
+        return self.hidden[-1]
+
+    @property
+    def head_size(self) -> int:
+        """The number of parameters in the output layer; they are the last of the vector."""
+        return (self.feature_size + 1) * self.outputs
+
+    def initialise(self, particles: int, generator: torch.Generator) -> Tensor:
+        """Independent random parameters `[particle, param]`: normal weights, zero biases.
+
+        Weights have variance gain² / fan-in (He et al. 2015), the output layer's 1 / fan-in.
+        """
+        gain = ACTIVATIONS[self.activation].gain
+        blocks = []
+        for depth, (i, o) in enumerate(self.layers):
+            scale = (gain if depth < len(self.hidden) else 1.0) / math.sqrt(i)
+            blocks.append(torch.randn(particles, i * o, generator=generator) * scale)
+            blocks.append(torch.zeros(particles, o))
+        return torch.cat(blocks, -1)
+
+    def unpack(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's weights `[…, inputs, outputs]` and biases `[…, 1, outputs]` of `[…, param]`."""
+        sizes = [size for i, o in self.layers for size in (i * o, o)]
+        pieces = iter(theta.split(sizes, -1))
+        return [
+            (next(pieces).unflatten(-1, (i, o)), next(pieces).unsqueeze(-2)) for i, o in self.layers
+        ]
+
+    def features(self, theta: Tensor, x: Inputs) -> Features:
+        """The last hidden layer, for parameters `[#task, particle, param]`."""
+        return self._hidden(self.unpack(theta), x)
+
+    def __call__(self, theta: Tensor, x: Inputs) -> Outputs:
+        """The outputs, for parameters `[#task, particle, param]`."""
+        return self.features_and_outputs(theta, x)[1]
+
+    def features_and_outputs(self, theta: Tensor, x: Inputs) -> tuple[Features, Outputs]:
+        """Both from one pass."""
+        layers = self.unpack(theta)
+        features = self._hidden(layers, x)
+        weight, bias = layers[-1]
+        return features, affine(features, weight, bias)
+
+    def _hidden(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        value = ACTIVATIONS[self.activation].value
+        signal = x.unsqueeze(1)
+        for weight, bias in layers[:-1]:
+            signal = value(affine(signal, weight, bias))
+        return signal
+
+
+def affine(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """signal `[task, #particle, row, i]` times weight `[#task, particle, i, o]` plus bias.
+
+    Where all tasks share the weights their rows are folded into one product per particle, so
+    that the weights are neither copied nor multiplied task by task.
+    """
+    tasks, rows = signal.shape[0], signal.shape[2]
+    if weight.shape[0] == 1 and tasks > 1:
+        folded = signal.transpose(0, 1).reshape(1, -1, tasks * rows, signal.shape[-1])
+        product = folded @ weight + bias
+        return product.reshape(-1, tasks, rows, weight.shape[-1]).transpose(0, 1)
+    return signal @ weight + bias
