@@ -31,14 +31,14 @@ class Predictive:
             particles, the exact posterior variance of the last layer for `collapsed`.
         log_weights: of the particles, normalised.
         factor: where asked for, rows whose inner products are the covariances inside each
-            particle, `[task, particle, row, rank]`; `within` is their squared norm.
+            particle; `within` is their squared norm.
     """
 
     means: Outputs
     noise: Float[Tensor, "#task particle #row #output"]
     within: Float[Tensor, "#task particle #row #output"]
     log_weights: LogWeights
-    factor: Float[Tensor, "task particle row rank"] | None = None
+    factor: Float[Tensor, "task particle row #output rank"] | None = None
 
     def mean(self) -> Moments:
         """The mixture's mean."""
@@ -141,8 +141,18 @@ class Predictive:
             if bool((self.within != 0).any()):
                 raise NoJoint("predict with joint=True to ask for covariances between rows")
             return between
-        inside = (root * self.factor).movedim(1, 2).flatten(2).unsqueeze(2)
+        inside = (root.unsqueeze(-1) * self.factor).movedim(1, 3).flatten(3)
         return torch.cat([between, inside.expand(-1, -1, between.shape[2], -1)], -1)
+
+    def rescaled(self, shift: Tensor, scale: Tensor) -> "Predictive":
+        """The belief about scale · y + shift, one number per output each: another unit of y."""
+        return Predictive(
+            means=self.means * scale + shift,
+            noise=self.noise * scale.square(),
+            within=self.within * scale.square(),
+            log_weights=self.log_weights,
+            factor=None if self.factor is None else self.factor * scale.unsqueeze(-1),
+        )
 
     def _average(self, values: Tensor) -> Tensor:
         return (self.log_weights.exp()[..., None, None] * values).sum(1)

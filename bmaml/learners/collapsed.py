@@ -179,7 +179,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         size = information.shape[-1]
         identity = torch.eye(size, dtype=information.dtype, device=information.device)
         root = torch.linalg.cholesky_ex(precision * identity + information).L
-        return torch.linalg.solve_triangular(root, features.mT, upper=False).mT
+        return torch.linalg.solve_triangular(root, features.mT, upper=False).mT.unsqueeze(-2)
 
 
 def _weight_precision(particles: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""`bmaml-store list | show | verify | remove`: look after published versions."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmaml.errors import BmamlError
+from model_store.store import SHIPPED, Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where all is well, 1 where a version is bad or missing."""
+    options = _parser().parse_args(arguments)
+    store = Store(options.store)
+    try:
+        return int(options.command(store, options))
+    except BmamlError as error:
+        print(f"bmaml-store: {error}", file=sys.stderr)
+        return 1
+
+
+def _list(store: Store, options: argparse.Namespace) -> int:
+    print(f"{'name':<24} {'version':>7}  {'learner':<10} {'particles':>9}  metrics")
+    failures = 0
+    for name in store.names():
+        for version in store.versions(name):
+            try:
+                model = store.load(name, version)
+            except BmamlError as error:
+                failures += 1
+                print(f"{name:<24} {version:>7}  refused: {error}")
+                continue
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in model.manifest.metrics.items())
+            learner = model.learner
+            print(f"{name:<24} {version:>7}  {learner.name:<10} {learner.particles:>9}  {shown}")
+    return int(failures > 0)
+
+
+def _show(store: Store, options: argparse.Namespace) -> int:
+    model = store.load(options.name, options.version)
+    if options.card:
+        print(store.card(options.name, options.version))
+    else:
+        print(model.manifest.model_dump_json(indent=2))
+    return 0
+
+
+def _verify(store: Store, options: argparse.Namespace) -> int:
+    names = [options.name] if options.name else store.names()
+    bad = 0
+    for name in names:
+        for version in store.versions(name):
+            if options.version not in (None, version):
+                continue
+            try:
+                model = store.load(name, version)
+            except BmamlError as error:
+                bad += 1
+                print(f"BAD  {error}")
+            else:
+                print(f"ok   {name} version {version}  sha256 {model.sha256[:12]}")
+    if options.name and (options.version is not None or not store.versions(options.name)):
+        store.load(options.name, options.version)
+    return int(bad > 0)
+
+
+def _remove(store: Store, options: argparse.Namespace) -> int:
+    store.remove(options.name, options.version)
+    print(f"removed {options.name} version {options.version}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bmaml-store", description=__doc__)
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(os.environ.get("BMAML_STORE", SHIPPED)),
+        help="the store's folder (default: $BMAML_STORE, else the shipped versions)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("list", help="every version, with its metrics").set_defaults(command=_list)
+    show = commands.add_parser("show", help="one version's manifest or card")
+    show.add_argument("name")
+    show.add_argument("version", type=int, nargs="?", help="default: the newest")
+    show.add_argument("--card", action="store_true", help="the model card instead of the manifest")
+    show.set_defaults(command=_show)
+    verify = commands.add_parser("verify", help="read versions whole and check every digest")
+    verify.add_argument("name", nargs="?", help="default: all models")
+    verify.add_argument("version", type=int, nargs="?", help="default: all versions")
+    verify.set_defaults(command=_verify)
+    remove = commands.add_parser("remove", help="take one version away")
+    remove.add_argument("name")
+    remove.add_argument("version", type=int)
+    remove.set_defaults(command=_remove)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

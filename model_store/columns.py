@@ -1,0 +1,105 @@
+"""The units of a model's inputs and outputs: the caller's on one side, standardised on the other."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bmaml.errors import BmamlError
+
+Array = NDArray[np.float64]
+Transform = Literal["none", "log", "log2"]
+
+
+class OutsideDomain(BmamlError, ValueError):
+    """A value that a column's transform is not defined for."""
+
+    def __init__(self, column: str, transform: str, row: int) -> None:
+        super().__init__(
+            f"column {column!r} is read on a {transform} scale and row {row} is not positive there"
+        )
+        self.row = row
+
+
+class Column(BaseModel):
+    """One column of x or y: value ↦ (transform(value) − mean) / std.
+
+    `lower` and `upper` bound what training saw, in the caller's units.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    transform: Transform = "none"
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+    lower: float
+    upper: float
+
+    @classmethod
+    def fitted(cls, name: str, transform: Transform, values: Array) -> "Column":
+        """The column that gives `values` mean zero and unit variance.
+
+        Raises:
+            OutsideDomain: a logarithm of something that is not positive.
+            ValueError: the values do not vary.
+        """
+        scaled = transformed(name, transform, values)
+        std = float(scaled.std())
+        if not std > 1e-12 * max(1.0, float(np.abs(scaled).max())):
+            raise ValueError(f"column {name!r} is constant")
+        return cls(
+            name=name,
+            transform=transform,
+            mean=float(scaled.mean()),
+            std=std,
+            lower=float(values.min()),
+            upper=float(values.max()),
+        )
+
+
+def transformed(name: str, transform: Transform, values: Array) -> Array:
+    """`values` on the column's scale.
+
+    Raises:
+        OutsideDomain: a logarithm of something that is not positive.
+    """
+    if transform == "none":
+        return values
+    if (bad := np.flatnonzero(values <= 0)).size:
+        raise OutsideDomain(name, transform, int(bad[0]))
+    return np.log(values) / (math.log(2) if transform == "log2" else 1.0)
+
+
+def standardised(columns: Sequence[Column], values: Array) -> Array:
+    """`[row, column]` in the caller's units, as the network wants them.
+
+    Raises:
+        OutsideDomain: a logarithm of something that is not positive.
+    """
+    result = np.empty_like(values)
+    for index, column in enumerate(columns):
+        scaled = transformed(column.name, column.transform, values[:, index])
+        result[:, index] = (scaled - column.mean) / column.std
+    return result
+
+
+def beyond(columns: Sequence[Column], values: Array, margin: float = 0.25) -> NDArray[np.bool_]:
+    """True for each row that leaves what training saw by more than `margin` of its width.
+
+    The width is measured on the column's own scale, so that one doubling counts alike
+    everywhere on a log2 column.
+    """
+    if not columns:
+        return np.zeros(len(values), dtype=bool)
+    outside = []
+    for index, column in enumerate(columns):
+        ends = np.array([column.lower, column.upper])
+        low, high = transformed(column.name, column.transform, ends)
+        scaled = transformed(column.name, column.transform, values[:, index])
+        slack = margin * (high - low)
+        outside.append((scaled < low - slack) | (scaled > high + slack))
+    return np.any(outside, axis=0)

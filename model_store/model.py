@@ -1,0 +1,103 @@
+"""A published model in memory: a learner, what it has learned, and its manifest."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmaml.errors import BmamlError
+from bmaml.learners import InvalidLearner, Learner, learner_from
+from bmaml.predictive import Predictive
+from model_store.columns import Array, standardised
+from model_store.manifest import Manifest
+
+
+class CorruptModel(BmamlError):
+    """A version that is not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the store holds and the service answers with.
+
+    Attributes:
+        learned: the meta-learned tensors, `initial` among them.
+
+    Raises:
+        CorruptModel: tensors that do not fit the learner, or are not finite.
+    """
+
+    manifest: Manifest
+    learner: Learner[Any]
+    learned: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        where = f"{self.manifest.name} version {self.manifest.version}"
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in self.learner.initialise(torch.Generator()).items()
+        }
+        found = {name: tuple(tensor.shape) for name, tensor in self.learned.items()}
+        if found != expected:
+            raise CorruptModel(f"{where}: its learner needs tensors {expected}, the weights hold {found}")
+        for name, tensor in self.learned.items():
+            if not bool(tensor.isfinite().all()):
+                raise CorruptModel(f"{where}: tensor {name!r} is not finite. Train this model again.")
+        network = self.learner.network
+        columns = (len(self.manifest.inputs), len(self.manifest.outputs))
+        if (network.inputs, network.outputs) != columns:
+            raise CorruptModel(
+                f"{where}: the network maps {network.inputs} inputs to {network.outputs} outputs, "
+                f"the manifest names {columns[0]} and {columns[1]}"
+            )
+
+    @classmethod
+    def of(cls, manifest: Manifest, learned: dict[str, Tensor]) -> "Model":
+        """The model a manifest describes.
+
+        Raises:
+            CorruptModel: no learner can be built from it, or it does not fit the tensors.
+        """
+        try:
+            learner = learner_from(manifest.learner, manifest.settings)
+        except (InvalidLearner, ValueError) as error:
+            raise CorruptModel(f"{manifest.name} version {manifest.version}: {error}") from None
+        return cls(manifest, learner, learned)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the manifest, which holds the digest of every other file."""
+        return sha256(self.manifest.dumped()).hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the learned tensors live."""
+        return self.learned["initial"].device
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model with its tensors on another device."""
+        return replace(self, learned={name: t.to(device) for name, t in self.learned.items()})
+
+    def standardised_inputs(self, x: Array) -> Tensor:
+        """x `[row, input]` in the caller's units, as the network wants it.
+
+        Raises:
+            OutsideDomain: a value its column's transform is not defined for.
+        """
+        return self._tensor(standardised(self.manifest.inputs, x))
+
+    def standardised_targets(self, y: Array) -> Tensor:
+        """y `[row, output]` in the caller's units, as the network wants it."""
+        return self._tensor(standardised(self.manifest.outputs, y))
+
+    def in_callers_units(self, predictive: Predictive) -> Predictive:
+        """A prediction with the outputs' standardisation undone."""
+        shift = predictive.means.new_tensor([column.mean for column in self.manifest.outputs])
+        scale = predictive.means.new_tensor([column.std for column in self.manifest.outputs])
+        return predictive.rescaled(shift, scale)
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self.learned["initial"].dtype)

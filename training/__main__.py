@@ -1,0 +1,248 @@
+"""`bmaml-train sinusoid | table FILE | evaluate NAME DATA`: from a family of tasks to a published version."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from bmaml.errors import BmamlError
+from bmaml.learners import LEARNERS, Learner, learner_from
+from bmaml.networks import ACTIVATIONS
+from model_store import SHIPPED, Model, Store
+from model_store.columns import Transform
+from model_store.manifest import checked_name
+from training.config import InvalidConfig, Optimisation, Shots, SinusoidConfig, TableConfig, TrainingConfig
+from training.evaluate import Evaluation, evaluate
+from training.families import Family, Sinusoid, Table
+from training.loop import Interrupted, train
+from training.publish import publish
+
+TRANSFORMS = {"standardise": "none", **{name: name for name in get_args(Transform)}}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 when done, 1 with a sentence on stderr when not, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Interrupted as error:
+        print(f"bmaml-train: {error}", file=sys.stderr)
+        return 130
+    except BmamlError as error:
+        print(f"bmaml-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train_sinusoid(options: argparse.Namespace) -> None:
+    config = SinusoidConfig(Shots.parse(options.shots), options.queries, options.tasks, options.resplit)
+    _run(options, config, Sinusoid(config, options.seed))
+
+
+def _train_table(options: argparse.Namespace) -> None:
+    config = TableConfig(
+        path=options.file,
+        task=options.task,
+        x=tuple(_column(text) for each in options.x for text in each),
+        y=tuple(name for each in options.y for name in each),
+        split=options.split,
+        order=options.order,
+        shots=Shots.parse(options.shots),
+        queries=options.queries,
+    )
+    family = Table(config, options.seed)
+    for note in family.notes:
+        print(note, file=sys.stderr)
+    _run(options, config, family)
+
+
+def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family) -> None:
+    config = _config(options, family_config, family)
+    learner = learner_from(config.learner, config.settings)
+    folder = options.runs / config.name
+    learned = train(config, family, learner, folder, options.resume, _device(options.device))
+    model, evaluation = publish(
+        Store(options.store), config, family, learner, learned, options.description
+    )
+    _print(evaluation)
+    print(f"published {model.manifest.name} version {model.manifest.version} in {options.store}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    model = Store(options.store).load(options.name, options.version)
+    held_out = _held_out(model, options)
+    _print(evaluate(model, held_out, options.steps))
+
+
+def _held_out(model: Model, options: argparse.Namespace) -> Any:
+    if options.data == "sinusoid":
+        config = SinusoidConfig(shots=Shots.parse(options.shots or "10"))
+        return Sinusoid(config, model.manifest.seed).held_out()
+    trained = model.manifest.training.get("family", {})
+
+    def remembered(name: str) -> Any:
+        given = getattr(options, name)
+        return trained.get(name) if given is None else given
+
+    if remembered("task") is None:
+        raise InvalidConfig(f"{options.name} was not trained on a table: name its --task column")
+    recalled = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
+    config_x = tuple((name, transform) for name, transform in recalled)
+    shots = Shots.parse(options.shots) if options.shots else Shots(**trained.get("shots", {"lowest": 3, "highest": 10}))
+    table = TableConfig(
+        path=options.data,
+        task=remembered("task"),
+        x=config_x,
+        y=tuple(column.name for column in model.manifest.outputs),
+        split=remembered("split"),
+        order=remembered("order"),
+        shots=shots,
+    )
+    family = Table(table, model.manifest.seed, (model.manifest.inputs, model.manifest.outputs))
+    for note in family.notes:
+        print(note, file=sys.stderr)
+    return family.held_out()
+
+
+def _config(
+    options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family
+) -> TrainingConfig:
+    network = {
+        "inputs": len(family.inputs),
+        "hidden": tuple(options.hidden),
+        "outputs": len(family.outputs),
+        "activation": options.activation,
+    }
+    settings: dict[str, Any] = {"network": network, "particles": options.particles}
+    for name in ("steps", "step_size", "leader_steps"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
+    if options.learn_step_size:
+        settings["learn_step_size"] = True
+    plan = Optimisation(
+        meta_steps=options.meta_steps,
+        meta_batch=options.meta_batch,
+        learning_rate=options.learning_rate,
+        final_rate=options.final_rate,
+        decay=options.decay,
+        warmup=options.warmup,
+        clip=options.clip or None,
+        evaluate_every=options.evaluate_every,
+        patience=options.patience,
+    )
+    learner: Learner[Any] = learner_from(options.learner, settings)
+    return TrainingConfig(
+        checked_name(options.name), family_config, learner.name, settings, plan, options.seed
+    )
+
+
+def _device(choice: str) -> str:
+    if choice == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return choice
+
+
+def _column(text: str) -> tuple[str, Transform]:
+    name, _, transform = text.partition(":")
+    if (transform or "standardise") not in TRANSFORMS:
+        raise InvalidConfig(f"unknown transform {transform!r} of {name!r}: {', '.join(TRANSFORMS)}")
+    return name, TRANSFORMS[transform or "standardise"]  # type: ignore[return-value]
+
+
+def _print(evaluation: Evaluation) -> None:
+    print(f"{evaluation.tasks} held-out tasks")
+    for name, value in evaluation.metrics.items():
+        print(f"  {name:<20} {value: .5g}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bmaml-train", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument(
+        "--store",
+        type=Path,
+        default=Path(os.environ.get("BMAML_STORE", SHIPPED)),
+        help="where versions are published (default: $BMAML_STORE, else the shipped versions)",
+    )
+    training = [store, _training_options()]
+
+    sinusoid = commands.add_parser("sinusoid", parents=training, help="sine curves, as in the paper")
+    sinusoid.add_argument("--shots", default="10", help="support points: K or LOWEST:HIGHEST")
+    sinusoid.add_argument("--queries", type=int, default=10, help="query points of a training task")
+    sinusoid.add_argument("--tasks", type=int, help="training tasks; default: a new one every time")
+    sinusoid.add_argument("--resplit", action="store_true", help="deal fixed points anew at every visit")
+    sinusoid.set_defaults(command=_train_sinusoid)
+
+    table = commands.add_parser("table", parents=training, help="a Parquet or CSV file with a task column")
+    table.add_argument("file", metavar="FILE")
+    table.add_argument("--task", required=True, help="the column that names the task")
+    table.add_argument(
+        "--x",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar="COLUMN[:log|log2]",
+        help="input columns; all are standardised, after a logarithm where one is named",
+    )
+    table.add_argument("--y", nargs="+", action="append", required=True, metavar="COLUMN")
+    table.add_argument("--split", help="column that says train, validation or test (default: by task, seeded)")
+    table.add_argument("--order", help="support sets are prefixes in this column (default: random rows)")
+    table.add_argument("--shots", default="3:10", help="support rows: K or LOWEST:HIGHEST")
+    table.add_argument("--queries", type=int, default=64, help="at most so many query rows a task")
+    table.set_defaults(command=_train_table)
+
+    scoring = commands.add_parser("evaluate", parents=[store], help="score a published version on any data")
+    scoring.add_argument("name", metavar="NAME")
+    scoring.add_argument("data", metavar="DATA", help="'sinusoid' or a Parquet or CSV file")
+    scoring.add_argument("--version", type=int, help="default: the newest")
+    scoring.add_argument("--shots", help="support rows: K or LOWEST:HIGHEST")
+    scoring.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
+    for name in ("task", "split", "order"):
+        scoring.add_argument(f"--{name}", help="as in training (default: as the model was trained)")
+    scoring.set_defaults(command=_evaluate)
+    return parser
+
+
+def _training_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    plan = Optimisation()
+    options.add_argument("--name", required=True, help="of the model to publish")
+    options.add_argument("--description", default="", help="one sentence for the card")
+    options.add_argument("--learner", choices=sorted(LEARNERS), default="collapsed")
+    options.add_argument("--particles", type=int, default=16)
+    options.add_argument("--hidden", type=int, nargs="+", default=[40, 40, 40], metavar="UNITS")
+    options.add_argument("--activation", choices=sorted(ACTIVATIONS), default="tanh")
+    options.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
+    options.add_argument("--step-size", type=float, help="inner rate (default: the learner's)")
+    options.add_argument("--learn-step-size", action="store_true", help="meta-learn the inner rate")
+    options.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml only)")
+    options.add_argument("--meta-steps", type=int, default=plan.meta_steps)
+    options.add_argument("--meta-batch", type=int, default=plan.meta_batch)
+    options.add_argument("--learning-rate", type=float, default=plan.learning_rate)
+    options.add_argument("--final-rate", type=float, default=plan.final_rate, help="fraction left at the end")
+    options.add_argument("--decay", choices=["exponential", "cosine"], default=plan.decay)
+    options.add_argument("--warmup", type=int, default=plan.warmup)
+    options.add_argument("--clip", type=float, default=plan.clip, help="meta-gradient norm; 0 for no limit")
+    options.add_argument("--evaluate-every", type=int, default=plan.evaluate_every)
+    options.add_argument(
+        "--patience", type=int, default=plan.patience, help="0: run to the end and keep the last parameters"
+    )
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    options.add_argument(
+        "--runs",
+        type=Path,
+        default=Path(os.environ.get("BMAML_RUNS", "runs")),
+        help="checkpoints and TensorBoard logs (default: $BMAML_RUNS, else ./runs)",
+    )
+    options.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

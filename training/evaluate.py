@@ -1,0 +1,79 @@
+"""Error, likelihood and calibration on held-out tasks: a mean within each task first, then over tasks."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bmaml.predictive import Predictive
+from bmaml.task import Examples, TaskBatch
+from model_store.model import Model
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+TASKS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did, in the units of its outputs.
+
+    Attributes:
+        tasks: how many were scored.
+        metrics: mse (of the mixture's mean), median_mse (of the median task), rmse (√mse), nll (of
+            the mixture, nats per value), coverage_50 … coverage_95 (fraction of truths inside the
+            central interval), sharpness (mean width of the 90 % interval), effective_particles.
+    """
+
+    tasks: int
+    metrics: dict[str, float]
+
+
+def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = None) -> Evaluation:
+    """Adapt to every support set and score every query row."""
+    scores: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        for batch in batches:
+            for start in range(0, len(batch), TASKS_AT_ONCE):
+                part = _tasks(batch, start, start + TASKS_AT_ONCE)
+                posterior = model.learner.adapt(model.learned, part.support, steps)
+                belief = model.in_callers_units(model.learner.predict(posterior, part.query.x))
+                scores.append(_scores(belief, _restored(model, part.query)))
+    per_task = {name: torch.cat([score[name] for score in scores]).double() for name in scores[0]}
+    metrics = {name: float(values.mean()) for name, values in per_task.items()}
+    metrics["median_mse"] = float(per_task["mse"].median())
+    metrics["rmse"] = math.sqrt(metrics["mse"])
+    return Evaluation(len(per_task["mse"]), dict(sorted(metrics.items())))
+
+
+def _scores(belief: Predictive, query: Examples) -> dict[str, Tensor]:
+    def mean(values: Tensor) -> Tensor:
+        weights = query.mask.unsqueeze(-1).expand_as(values)
+        return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
+
+    probability = belief.cdf(query.y)
+    lower, upper = belief.interval(0.9)
+    result = {
+        "mse": mean((belief.mean() - query.y).square()),
+        "nll": mean(-belief.log_density(query.y)),
+        "sharpness": mean(upper - lower),
+        "effective_particles": belief.effective_particles(),
+    }
+    for level in LEVELS:
+        inside = (probability - 0.5).abs() <= level / 2
+        result[f"coverage_{100 * level:.0f}"] = mean(inside.to(probability.dtype))
+    return result
+
+
+def _restored(model: Model, examples: Examples) -> Examples:
+    shift = examples.y.new_tensor([column.mean for column in model.manifest.outputs])
+    scale = examples.y.new_tensor([column.std for column in model.manifest.outputs])
+    return Examples(examples.x, examples.y * scale + shift, examples.mask)
+
+
+def _tasks(batch: TaskBatch, start: int, stop: int) -> TaskBatch:
+    def part(examples: Examples) -> Examples:
+        return Examples(examples.x[start:stop], examples.y[start:stop], examples.mask[start:stop])
+
+    return TaskBatch(part(batch.support), part(batch.query))

@@ -1,0 +1,7 @@
+"""Where tasks come from."""
+
+from training.families.family import Family
+from training.families.sinusoid import Sinusoid
+from training.families.table import Table, UnusableTable
+
+__all__ = ["Family", "Sinusoid", "Table", "UnusableTable"]

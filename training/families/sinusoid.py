@@ -1,0 +1,90 @@
+"""Sine curves, as in Yoon et al. 2018: y = A sin(ωx − b) + ε.
+
+A ∈ [0.1, 5], ω ∈ [0.5, 2], b ∈ [0, 2π], x ∈ [−5, 5], ε ~ N(0, (0.01 A)²), all uniform. Held-out
+tasks ask for noiseless values, so that an error is the learner's and not the noise's.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bmaml.task import Examples, TaskBatch
+from model_store.columns import Column
+from training.config import Shots, SinusoidConfig
+
+AMPLITUDE = (0.1, 5.0)
+FREQUENCY = (0.5, 2.0)
+PHASE = (0.0, 2 * math.pi)
+SPAN = (-5.0, 5.0)
+RELATIVE_NOISE = 0.01
+HELD_OUT_TASKS, HELD_OUT_POINTS = 500, 200
+VALIDATION_TASKS = 200
+
+
+class Sinusoid:
+    """Finite (points drawn once) or unlimited (new curves for ever)."""
+
+    inputs = (Column(name="x", lower=SPAN[0], upper=SPAN[1]),)
+    outputs = (Column(name="y", lower=-AMPLITUDE[1], upper=AMPLITUDE[1]),)
+
+    def __init__(self, config: SinusoidConfig, seed: int) -> None:
+        self.config = config
+        self._seed = seed
+        self._points: tuple[Tensor, Tensor] | None = None
+        if config.tasks is not None:
+            generator = torch.Generator().manual_seed(seed)
+            rows = config.shots.highest + config.queries
+            self._points = curves(config.tasks, rows, generator)[:2]
+
+    def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
+        """Training tasks; shots drawn per task, query points apart from them."""
+        rows = self.config.shots.highest + self.config.queries
+        if self._points is None:
+            x, y, _ = curves(tasks, rows, generator)
+        else:
+            chosen = torch.randint(len(self._points[0]), (tasks,), generator=generator)
+            x, y = (values[chosen] for values in self._points)
+            if self.config.resplit:
+                deal = torch.rand(tasks, rows, 1, generator=generator).argsort(1)
+                x, y = x.gather(1, deal), y.gather(1, deal)
+        return _split(x, y, y, self.config.shots, generator)
+
+    def validation(self) -> Iterator[TaskBatch]:
+        """Noisy tasks like the training ones, from a seed of their own."""
+        generator = torch.Generator().manual_seed(self._seed + 1_000_003)
+        x, y, _ = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
+        yield _split(x, y, y, self.config.shots, generator)
+
+    def held_out(self, shots: int | None = None) -> Iterator[TaskBatch]:
+        """500 tasks × 200 noiseless points; the seed does not depend on the run's.
+
+        Args:
+            shots: support points; by default the training's, drawn per task.
+        """
+        wanted = self.config.shots if shots is None else Shots(shots, shots)
+        generator = torch.Generator().manual_seed(77)
+        x, y, clean = curves(HELD_OUT_TASKS, wanted.highest + HELD_OUT_POINTS, generator)
+        yield _split(x, y, clean, wanted, generator)
+
+
+def curves(tasks: int, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """x, noisy y and noiseless y, each `[task, row, 1]`, of freshly drawn curves."""
+
+    def uniform(bounds: tuple[float, float], rows: int = 1) -> Tensor:
+        low, high = bounds
+        return low + (high - low) * torch.rand(tasks, rows, 1, generator=generator)
+
+    amplitude, frequency, phase = uniform(AMPLITUDE), uniform(FREQUENCY), uniform(PHASE)
+    x = uniform(SPAN, rows)
+    clean = amplitude * torch.sin(frequency * x - phase)
+    noise = torch.randn(clean.shape, generator=generator)
+    return x, clean + RELATIVE_NOISE * amplitude * noise, clean
+
+
+def _split(x: Tensor, shown: Tensor, asked: Tensor, shots: Shots, generator: torch.Generator) -> TaskBatch:
+    most = shots.highest
+    count = torch.randint(shots.lowest, most + 1, (len(x), 1), generator=generator)
+    support = Examples(x[:, :most], shown[:, :most], torch.arange(most) < count)
+    return TaskBatch(support, Examples.full(x[:, most:], asked[:, most:]))
