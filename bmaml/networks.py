@@ -149,9 +149,9 @@ def affine(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Where all tasks share the weights their rows are folded into one product per particle, so
     that the weights are neither copied nor multiplied task by task.
     """
-    tasks, rows = signal.shape[0], signal.shape[2]
+    tasks = signal.shape[0]
     if weight.shape[0] == 1 and tasks > 1:
-        folded = signal.transpose(0, 1).reshape(1, -1, tasks * rows, signal.shape[-1])
-        product = folded @ weight + bias
-        return product.reshape(-1, tasks, rows, weight.shape[-1]).transpose(0, 1)
+        folded = signal.transpose(0, 1).flatten(1, 2).unsqueeze(0)
+        product = (folded @ weight + bias).squeeze(0)
+        return product.unflatten(1, (tasks, signal.shape[2])).transpose(0, 1)
     return signal @ weight + bias

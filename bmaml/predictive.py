@@ -90,22 +90,24 @@ class Predictive:
             total = total - float(weight) * self._average(surprise)
         return total
 
-    def quantiles(self, levels: Float[Tensor, " level"]) -> Float[Tensor, "task level row output"]:
+    def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
         Each lies between the smallest and the largest of the particles' own quantiles. From there
         Newton's method solves cdf = level, and bisects where a step would leave the bracket or
-        shrink too slowly (Numerical Recipes, `rtsafe`). Solved in float64.
+        shrink too slowly (Numerical Recipes, `rtsafe`). Solved in float64; where the prediction is
+        not a number, neither is the quantile.
         """
         means, scale = self.means.double().unsqueeze(2), self._scale().double().unsqueeze(2)
         weights = self.log_weights.double().exp()[..., None, None, None]
-        wanted = levels.double().view(1, -1, 1, 1)
+        wanted = levels.double()[..., None, None]
         each = means + scale * torch.special.ndtri(wanted).unsqueeze(1)
         low, high = each.amin(1), each.amax(1)
         root = (weights * each).sum(1).clamp(low, high)
-        tolerance = LEVEL_TOLERANCE * (weights * scale).sum(1)
+        rounding = 4 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs())
+        tolerance = LEVEL_TOLERANCE * (weights * scale).sum(1) + rounding
         move = high - low
-        done = move <= tolerance
+        done = ~(move > tolerance)
         while not bool(done.all()):
             standard = (root.unsqueeze(1) - means) / scale
             error = (weights * torch.special.ndtr(standard)).sum(1) - wanted
@@ -117,13 +119,13 @@ class Predictive:
             next_root = torch.where(good, newton, 0.5 * (low + high))
             next_root = torch.where(done | (error == 0), root, next_root)
             move = (next_root - root).abs()
-            done = done | (move <= tolerance)
+            done = ~(move > tolerance)
             root = next_root
         return root.to(self.means.dtype)
 
     def interval(self, level: float) -> tuple[Moments, Moments]:
         """The central interval that holds `level` of the mixture's probability."""
-        tails = self.means.new_tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
+        tails = self.means.new_tensor([[0.5 - level / 2, 0.5 + level / 2]], dtype=torch.float64)
         lower, upper = self.quantiles(tails).unbind(1)
         return lower, upper
 
@@ -143,6 +145,21 @@ class Predictive:
             return between
         inside = (root.unsqueeze(-1) * self.factor).movedim(1, 3).flatten(3)
         return torch.cat([between, inside.expand(-1, -1, between.shape[2], -1)], -1)
+
+    def part(self, tasks: slice, rows: slice = slice(None)) -> "Predictive":
+        """The belief about some rows of some tasks."""
+
+        def taken(values: Tensor) -> Tensor:
+            own = values if values.shape[0] == 1 else values[tasks]
+            return own if own.shape[2] == 1 else own[:, :, rows]
+
+        return Predictive(
+            means=self.means[tasks, :, rows],
+            noise=taken(self.noise),
+            within=taken(self.within),
+            log_weights=self.log_weights[tasks],
+            factor=None if self.factor is None else self.factor[tasks, :, rows],
+        )
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> "Predictive":
         """The belief about scale · y + shift, one number per output each: another unit of y."""

@@ -41,7 +41,7 @@ class BFA(Learner[BareParticles]):
         return {"initial": with_precisions(weights, *self.priors.starts()), **self._rate_start()}
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
-        """`steps` SVGD steps from the shared start on each support set."""
+        """`steps` SVGD steps from the shared start on each support set; none on an empty one."""
         initial = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         return BareParticles(self._move(initial, support, steps, self.rate(learned)), len(support))
@@ -72,4 +72,6 @@ class BFA(Learner[BareParticles]):
         def scores(particles: Tensor) -> Tensor:
             return joint_scores(self.network, particles, examples, self.priors)
 
-        return svgd.run(particles, scores, steps, rate)
+        # Without rows there is nothing to adapt to: the start itself is the prior.
+        seen = (examples.counts() > 0).to(particles.dtype).view(-1, 1, 1)
+        return svgd.run(particles, scores, steps, rate * seen)

@@ -1,0 +1,214 @@
+"""Which rows to label together: batch selection over a pool, for many tasks at once.
+
+The best single rows tend to say the same thing. Each strategy returns distinct available rows,
+at most as many as there are; ties are broken by one uniform draw per row and never by position,
+so that permuting the pool permutes the answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bmaml.predictive import Predictive
+from bmaml.shapes import Inputs, Mask, PerRow
+
+SATURATED = 1e-6
+"""Saturation: less than this part of the pool's largest epistemic variance is left anywhere.
+
+A thousandth in standard deviations; rounding in float32 leaves about 1e-12.
+"""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A pool to choose from.
+
+    Attributes:
+        scores: of an acquisition, higher is better.
+        available: False for rows that must not be chosen, and for padding.
+        uniform: one draw in (0, 1) per row: breaks ties and drives power sampling.
+        predictive: the belief about the pool rows; with its factor where particles have variance.
+        x: the pool rows, standardised.
+        labelled, labelled_mask: rows that already have labels, standardised.
+    """
+
+    scores: PerRow
+    available: Mask
+    uniform: PerRow
+    predictive: Predictive
+    x: Inputs
+    labelled: Inputs
+    labelled_mask: Mask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The chosen rows.
+
+    Attributes:
+        indices: in the order of choice; −1 where the pool of a task was exhausted.
+        gains: what each adds: its score, nats of joint information, or a distance to the nearest
+            labelled or chosen row, after the strategy that chose it.
+        strategies: what was used, in order.
+        saturated_at: how many picks of each task it took to exhaust what the particles can tell
+            apart; −1 where that did not happen.
+        ceiling: the most picks that can be informative together: M − 1 for bare particles.
+    """
+
+    indices: Int[Tensor, "task pick"]
+    gains: Float[Tensor, "task pick"]
+    strategies: list[str]
+    saturated_at: Int[Tensor, " task"]
+    ceiling: int | None = None
+
+
+def top_k(candidates: Candidates, size: int) -> Batch:
+    """The best scores."""
+    return _ranked(candidates, candidates.scores, size, "top_k")
+
+
+def power(candidates: Candidates, size: int) -> Batch:
+    """Power sampling (Kirsch et al. 2023): draw without replacement with probability ∝ score.
+
+    By the Gumbel trick the draw is a top-k of log score + Gumbel noise. Where a score of a task is
+    negative (an entropy, a bound), all are measured from the lowest available one.
+    """
+    lowest = candidates.scores.masked_fill(~candidates.available, torch.inf).amin(-1, keepdim=True)
+    positive = candidates.scores - lowest.clamp_max(0).nan_to_num(posinf=0.0)
+    noise = -torch.log(-torch.log(candidates.uniform))
+    floor = torch.finfo(positive.dtype).tiny
+    return _ranked(candidates, positive.clamp_min(floor).log() + noise, size, "power")
+
+
+def max_determinant(candidates: Candidates, size: int) -> Batch:
+    """Greedy maximisation of the joint information ½ log det(I + Σ/σ²), outputs added up.
+
+    Σ is the epistemic covariance of the chosen rows and σ² their noise: the most nats a set of
+    labels can give, to a factor 1 − 1/e (Nemhauser et al. 1978). Conditioning on a row e with
+    noise σ² multiplies the embedding by I − β e eᵀ, β = 1/((σ² + s)(1 + √(σ²/(σ² + s)))), s = ‖e‖²
+    (Potter's square root), so no rows × rows matrix is built.
+
+    Beside it runs the same without noise: it says when the particles have nothing left to tell
+    the rows apart (M bare particles span M − 1 dimensions). From then on `k_centre` chooses.
+    """
+    predictive = candidates.predictive
+    informative = predictive.embedding().transpose(1, 2)  # [task, output, row, dimension]
+    residual = informative
+    noise = predictive.aleatoric().transpose(1, 2)
+    start = residual.square().sum(-1).amax((-1, -2))
+    distance = _distance(candidates)
+    available = candidates.available
+    saturated_at = torch.full((len(start),), -1, device=start.device)
+    indices, gains = [], []
+    for pick in range(size):
+        left = residual.square().sum(-1).sum(1).masked_fill(~available, 0).amax(-1)
+        newly = (saturated_at < 0) & (left <= SATURATED * start)
+        saturated_at = torch.where(newly, pick, saturated_at)
+        information = 0.5 * torch.log1p(informative.square().sum(-1) / noise).sum(1)
+        value = torch.where(
+            (saturated_at >= 0).unsqueeze(-1), _or_scores(distance, candidates), information
+        )
+        index, gain = _best(value, available, candidates.uniform)
+        indices.append(index)
+        gains.append(gain)
+        available = _without(available, index)
+        distance = torch.minimum(distance, _distance_to(candidates.x, index))
+        informative = _conditioned(informative, index, noise)
+        residual = _conditioned(residual, index, torch.zeros_like(noise))
+    used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
+    used += ["k_centre"] if bool(((saturated_at >= 0) & (saturated_at < size)).any()) else []
+    bare = predictive.factor is None
+    return Batch(
+        indices=torch.stack(indices, -1),
+        gains=torch.stack(gains, -1),
+        strategies=used,
+        saturated_at=saturated_at,
+        ceiling=predictive.means.shape[1] - 1 if bare else None,
+    )
+
+
+def k_centre(candidates: Candidates, size: int) -> Batch:
+    """Farthest-point selection in standardised x (Sener & Savarese 2018, greedy 2-approximation).
+
+    Far from the labelled rows and from each other; with nothing to be far from, the best score
+    goes first.
+    """
+    distance, available = _distance(candidates), candidates.available
+    indices, gains = [], []
+    for _ in range(size):
+        index, gain = _best(_or_scores(distance, candidates), available, candidates.uniform)
+        indices.append(index)
+        gains.append(gain)
+        available = _without(available, index)
+        distance = torch.minimum(distance, _distance_to(candidates.x, index))
+    return Batch(torch.stack(indices, -1), torch.stack(gains, -1), ["k_centre"], _never(candidates))
+
+
+STRATEGIES: dict[str, Callable[[Candidates, int], Batch]] = {
+    "top_k": top_k,
+    "power": power,
+    "max_determinant": max_determinant,
+    "k_centre": k_centre,
+}
+
+
+def _ranked(candidates: Candidates, values: Tensor, size: int, name: str) -> Batch:
+    values = values.masked_fill(~candidates.available, -torch.inf)
+    by_draw = candidates.uniform.argsort(-1, descending=True)
+    by_value = values.gather(-1, by_draw).sort(stable=True, dim=-1, descending=True).indices
+    indices = by_draw.gather(-1, by_value)[:, :size]
+    gains = candidates.scores.gather(-1, indices)
+    indices = torch.where(candidates.available.gather(-1, indices), indices, -1)
+    return Batch(indices, gains, [name], _never(candidates))
+
+
+def _best(values: Tensor, available: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest available value of each task, the draw deciding between equals."""
+    values = values.masked_fill(~available, -torch.inf)
+    gain = values.amax(-1)
+    equals = available & (values == gain.unsqueeze(-1))
+    index = torch.where(equals, uniform, -1.0).argmax(-1)
+    return torch.where(available.any(-1), index, -1), gain
+
+
+def _without(available: Tensor, index: Tensor) -> Tensor:
+    place = torch.arange(available.shape[-1], device=available.device)
+    return available & (place != index.unsqueeze(-1))
+
+
+def _conditioned(embedding: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+    """The embedding given a label at `index`; unchanged where the index is −1."""
+    place = index.clamp_min(0).view(-1, 1, 1, 1)
+    chosen = embedding.gather(2, place.expand(-1, embedding.shape[1], 1, embedding.shape[3]))
+    chosen = chosen * (index >= 0).view(-1, 1, 1, 1)
+    own_noise = noise.gather(2, place.squeeze(-1).expand(-1, noise.shape[1], 1)).unsqueeze(-1)
+    size = chosen.square().sum(-1, keepdim=True)
+    total = (own_noise + size).clamp_min(torch.finfo(embedding.dtype).tiny)
+    beta = 1 / (total * (1 + (own_noise / total).sqrt()))
+    return embedding - beta * (embedding @ chosen.mT) * chosen
+
+
+def _distance(candidates: Candidates) -> Tensor:
+    """Squared distance of every row to the nearest labelled one; ∞ where there is none."""
+    if candidates.labelled.shape[1] == 0:
+        return torch.full_like(candidates.scores, torch.inf)
+    squared = torch.cdist(candidates.x, candidates.labelled).square().to(candidates.scores.dtype)
+    return squared.masked_fill(~candidates.labelled_mask.unsqueeze(1), torch.inf).amin(-1)
+
+
+def _distance_to(x: Tensor, index: Tensor) -> Tensor:
+    chosen = x.gather(1, index.clamp_min(0).view(-1, 1, 1).expand(-1, 1, x.shape[-1]))
+    return (x - chosen).square().sum(-1).masked_fill((index < 0).unsqueeze(-1), torch.inf)
+
+
+def _or_scores(distance: Tensor, candidates: Candidates) -> Tensor:
+    """Distances, or the scores of tasks with nothing to be far from."""
+    nowhere = distance.isinf().all(-1, keepdim=True)
+    return torch.where(nowhere, candidates.scores, distance)
+
+
+def _never(candidates: Candidates) -> Tensor:
+    return torch.full((len(candidates.scores),), -1, device=candidates.scores.device)

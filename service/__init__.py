@@ -1,0 +1,1 @@
+"""The HTTP face: adapt to a support set, predict a query, say what to label next."""

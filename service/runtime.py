@@ -1,0 +1,89 @@
+"""What lives as long as the process: settings, catalogue, engine; from cold to warm to stopped."""
+
+import logging
+import time
+
+import torch
+
+from bmaml.errors import BmamlError
+from model_store import Model
+from service.catalogue import Catalogue
+from service.engine import Engine, device_for
+from service.fusion import answer_together
+from service.settings import Settings
+from service.work import PredictAsk, Work
+
+log = logging.getLogger("service.runtime")
+
+WARM_TASKS, WARM_ROWS = (1, 4), 8
+
+
+class NothingToServe(BmamlError):
+    """A store without a single good version."""
+
+
+class Runtime:
+    """The service behind its routes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.catalogue = Catalogue()
+        self.engine = Engine(settings.max_queue_work, settings.max_batch_work)
+        self._warm = False
+        self._failure: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Models are loaded and warm, and the engine takes work."""
+        return self._warm and self.engine.alive
+
+    @property
+    def failed(self) -> bool:
+        """The engine died or could never start: only a restart helps."""
+        return self._failure is not None or (self._warm and not self.engine.alive)
+
+    @property
+    def why_not_ready(self) -> str:
+        """One sentence for the probe."""
+        if self._failure is not None:
+            return self._failure
+        return "shutting down" if self._warm else "loading models"
+
+    def start(self) -> None:
+        """Load every model, run each once, and begin to answer. Blocks until ready or failed."""
+        began = time.monotonic()
+        try:
+            if self.settings.threads:
+                torch.set_num_threads(self.settings.threads)
+            device = device_for(self.settings.device)
+            self.catalogue = Catalogue.of(self.settings.store, device)
+            for refused in self.catalogue.refused:
+                log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
+            if not self.catalogue.models:
+                raise NothingToServe(f"{self.settings.store} holds no version that can be served")
+            for model in self.catalogue.everything():
+                _warm_up(model)
+            self.engine.start()
+            self._warm = True
+        except Exception as error:
+            # Probes must tell: the process stays up, answers 503 and says why in the log.
+            self._failure = str(error) if isinstance(error, BmamlError) else "the service could not start"
+            log.exception("cannot start")
+            return
+        log.info(
+            "ready on %s with %d models after %.1f s", device, len(self.catalogue.models), time.monotonic() - began
+        )
+
+    def stop(self) -> None:
+        """Finish what was accepted."""
+        self.engine.stop(self.settings.drain_s)
+
+
+def _warm_up(model: Model) -> None:
+    """Run the model once, alone and in company, so that the first caller does not wait for it."""
+    network = model.learner.network
+    x = torch.zeros(WARM_ROWS, network.inputs)
+    y = torch.zeros(WARM_ROWS, network.outputs)
+    work = Work(model, x, y, x, model.learner.steps, PredictAsk((0.05, 0.95)), deadline=float("inf"))
+    for tasks in WARM_TASKS:
+        answer_together([work] * tasks)

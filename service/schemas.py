@@ -1,0 +1,396 @@
+"""Requests and responses: the only place JSON is described."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
+from typing_extensions import TypeAliasType
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# Named aliases are schemas of their own in OpenAPI (and hashable, which a bare FailFast is not).
+Row = TypeAliasType("Row", Annotated[list[Number], FailFast()])
+Rows = TypeAliasType("Rows", Annotated[list[Row], FailFast()])
+
+
+def _dimensions(value: Any) -> str:
+    return "2-D" if isinstance(value, list) and value and isinstance(value[0], list) else "1-D"
+
+
+Labels = Annotated[
+    Annotated[Row, Tag("1-D")] | Annotated[Rows, Tag("2-D")], Discriminator(_dimensions)
+]
+UNION_TAGS = frozenset({"1-D", "2-D"})
+"""Parts of pydantic's error locations that are not in the caller's body."""
+
+Identifier = Annotated[str, Field(strict=True, max_length=200)] | Annotated[int, Field(strict=True)]
+Name = Annotated[str, Field(strict=True, max_length=200)]
+Level = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Support(_Request):
+    """What the task shows. Both lists may be empty: the answer then comes from the prior."""
+
+    x: Rows = Field(description="rows × features, in the caller's units")
+    y: Labels = Field(description="one number per row; rows × outputs for models with several outputs")
+
+
+class Query(_Request):
+    """Rows to predict."""
+
+    x: Rows
+
+
+class Pool(_Request):
+    """Unlabelled rows to choose from, with the caller's names for them."""
+
+    x: Rows
+    ids: list[Identifier] | None = Field(default=None, description="unique; by default the row's index")
+
+
+class Adapt(_Request):
+    """How to adapt: inner steps (null: as trained) and the seed of learners that draw."""
+
+    steps: Annotated[int, Field(strict=True, ge=0, le=100)] | None = None
+    seed: Seed = 0
+
+
+class _Adapting(_Request):
+    model: Name
+    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(default=None, description="null: the newest")
+    support: Support
+    posterior: None = Field(default=None, description="reserved: kept posteriors are not offered yet")
+    adapt: Adapt = Adapt()
+    deadline_ms: Annotated[int, Field(strict=True, ge=1, le=600_000)] | None = Field(
+        default=None, description="how long the request may wait for the device"
+    )
+
+
+class AdaptPredictRequest(_Adapting):
+    """Adapt a model to the support set, then predict the query rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "sinusoid",
+                    "support": {"x": [[-2.0], [0.5], [3.1]], "y": [0.9, -1.1, 0.4]},
+                    "query": {"x": [[0.0], [1.0]]},
+                    "quantiles": [0.05, 0.5, 0.95],
+                    "interval": 0.9,
+                }
+            ]
+        }
+    )
+
+    query: Query
+    quantiles: list[Level] = Field(default=[], max_length=100)
+    interval: Level = 0.9
+    particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
+
+
+AcquisitionName = Literal[
+    "total_variance", "epistemic_variance", "entropy", "epig", "expected_improvement", "ucb", "random"
+]
+StrategyName = Literal["auto", "top_k", "power", "max_determinant", "k_centre"]
+
+
+class BatchChoice(_Request):
+    """How many rows to choose, and how to keep them from saying the same thing."""
+
+    size: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    strategy: Name = "auto"
+    seed: Seed = 0
+
+
+class UncertaintyRequest(_Adapting):
+    """Adapt a model to the support set, then say which pool rows to label next."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "sinusoid",
+                    "support": {"x": [[-2.0], [0.5]], "y": [0.9, -1.1]},
+                    "pool": {"ids": ["a", "b", "c"], "x": [[0.1], [3.0], [4.5]]},
+                    "target": {"x": [[0.0], [1.0]]},
+                    "acquisition": "epig",
+                    "batch": {"size": 2},
+                    "exclude": ["b"],
+                }
+            ]
+        }
+    )
+
+    pool: Pool
+    target: Query | None = None
+    acquisition: Name | None = Field(
+        default=None, description="null: epig with a target, else epistemic_variance"
+    )
+    batch: BatchChoice = BatchChoice()
+    exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")
+
+
+class ModelRef(BaseModel):
+    """Which version answered."""
+
+    name: str
+    version: int
+    sha256: str = Field(description="of the version's manifest")
+    learner: str
+
+
+class Variance(BaseModel):
+    """Total is aleatoric plus epistemic."""
+
+    total: list[Any]
+    aleatoric: list[Any]
+    epistemic: list[Any]
+
+
+class Quantiles(BaseModel):
+    """values[i][row] is the quantile at levels[i]."""
+
+    levels: list[float]
+    values: list[list[Any]]
+
+
+class Interval(BaseModel):
+    """The central interval that holds `level` of the probability."""
+
+    level: float
+    lower: list[Any]
+    upper: list[Any]
+
+
+class ParticleMoments(BaseModel):
+    """Each particle's own prediction: mean[particle][row], std with its noise, weight[particle]."""
+
+    mean: list[list[Any]]
+    std: list[list[Any]]
+    weight: list[float]
+
+
+class Prediction(BaseModel):
+    """One entry per query row; for models with several outputs each entry is a list."""
+
+    mean: list[Any]
+    std: list[Any]
+    variance: Variance
+    quantiles: Quantiles
+    interval: Interval
+    particles: ParticleMoments | None
+
+
+class SupportNll(BaseModel):
+    """NLL of the support labels in nats per value, before and after adaptation."""
+
+    before: float
+    after: float
+
+
+class Diagnostics(BaseModel):
+    """How the answer came about."""
+
+    particles: int
+    effective_particles: float = Field(description="1 / Σ weight²")
+    steps: int
+    support_nll: SupportNll | None = Field(description="null without support rows")
+    warnings: list[str]
+
+
+class Timing(BaseModel):
+    """Milliseconds from acceptance to answer; adapt and predict are those of the whole fused batch."""
+
+    queue: float
+    adapt: float
+    predict: float
+    total: float
+    batched_tasks: int
+
+
+class AdaptPredictResponse(BaseModel):
+    """The ensemble's belief about the query rows, in the caller's units."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "5f0c",
+                    "model": {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"},
+                    "posterior": None,
+                    "prediction": {
+                        "mean": [0.1, -1.4],
+                        "std": [0.3, 0.2],
+                        "variance": {"total": [0.09, 0.04], "aleatoric": [0.01, 0.01], "epistemic": [0.08, 0.03]},
+                        "quantiles": {"levels": [0.5], "values": [[0.11, -1.41]]},
+                        "interval": {"level": 0.9, "lower": [-0.4, -1.7], "upper": [0.6, -1.1]},
+                        "particles": None,
+                    },
+                    "diagnostics": {
+                        "particles": 16,
+                        "effective_particles": 3.2,
+                        "steps": 0,
+                        "support_nll": {"before": 2.1, "after": -1.9},
+                        "warnings": [],
+                    },
+                    "timing_ms": {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1},
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    model: ModelRef
+    posterior: None
+    prediction: Prediction
+    diagnostics: Diagnostics
+    timing_ms: Timing
+
+
+class Selected(BaseModel):
+    """A row to label; `gain` is what it adds to those chosen before it, in nats where joint."""
+
+    rank: int
+    id: str | int
+    index: int
+    score: float
+    gain: float
+    total: float
+    aleatoric: float
+    epistemic: float
+
+
+class BatchReport(BaseModel):
+    """How the batch was chosen.
+
+    A set of M bare particles can tell at most M − 1 rows apart (`ceiling`); from `saturated_at`
+    picks on the rest are chosen for diversity alone.
+    """
+
+    strategies_used: list[str]
+    saturated_at: int | None
+    ceiling: int | None
+
+
+class UncertaintyResponse(BaseModel):
+    """What to label next; `total`, `aleatoric` and `epistemic` are variances summed over outputs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "5f0c",
+                    "model": {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"},
+                    "acquisition": "epig",
+                    "direction": "higher_is_more_informative",
+                    "units": "nats",
+                    "selected": [
+                        {
+                            "rank": 1, "id": "c", "index": 2, "score": 0.42, "gain": 0.42,
+                            "total": 3.1, "aleatoric": 0.1, "epistemic": 3.0,
+                        }
+                    ],
+                    "scores": [0.1, 0.3, 0.42],
+                    "batch": {"strategies_used": ["top_k"], "saturated_at": None, "ceiling": None},
+                    "diagnostics": {
+                        "particles": 16, "effective_particles": 3.2, "steps": 0,
+                        "support_nll": {"before": 2.1, "after": -1.9}, "warnings": [],
+                    },
+                    "timing_ms": {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1},
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    model: ModelRef
+    acquisition: str
+    direction: Literal["higher_is_more_informative"] = "higher_is_more_informative"
+    units: str
+    selected: list[Selected]
+    scores: list[float]
+    batch: BatchReport
+    diagnostics: Diagnostics
+    timing_ms: Timing
+
+
+class ColumnCard(BaseModel):
+    """One input or output: its name, its scale, and what training saw, in the caller's units."""
+
+    name: str
+    transform: str
+    lower: float
+    upper: float
+
+
+class VersionCard(BaseModel):
+    """The model card of one version."""
+
+    name: str
+    version: int
+    sha256: str
+    kind: str
+    description: str
+    inputs: list[ColumnCard]
+    outputs: list[ColumnCard]
+    learner: str
+    particles: int
+    steps: int
+    training: dict[str, Any]
+    seed: int
+    code_version: str
+    metrics: dict[str, float]
+
+
+class ModelSummary(BaseModel):
+    """A model and its versions, oldest first."""
+
+    name: str
+    kind: str
+    learner: str
+    description: str
+    inputs: list[str]
+    outputs: list[str]
+    versions: list[int]
+
+
+class Refused(BaseModel):
+    """A version in the store that cannot be served, and why."""
+
+    name: str
+    version: int
+    reason: str
+
+
+class ModelList(BaseModel):
+    """Everything that can be asked for by name, and what had to be refused."""
+
+    models: list[ModelSummary]
+    refused: list[Refused]
+
+
+class Limits(BaseModel):
+    """Every bound the service enforces."""
+
+    body_bytes: int
+    support_rows: int
+    query_rows: int
+    pool_rows: int
+    steps: int
+    quantile_levels: int
+    batch_size: int
+    queue_work: int
+    batch_work: int
+    deadline_ms: int
+    acquisitions: list[str]
+    strategies: list[str]
+
+
+class Health(BaseModel):
+    """What a probe learns."""
+
+    status: Literal["ok"]

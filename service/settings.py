@@ -1,0 +1,43 @@
+"""The environment, read once and frozen: every variable starts with `BMAML_`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model_store import SHIPPED
+
+
+class Settings(BaseSettings):
+    """How the service runs and what it refuses.
+
+    Attributes:
+        host, port: where it listens.
+        store: the folder of published versions.
+        device: `auto` takes the GPU where there is one.
+        threads: of tensor work on the CPU; 0 leaves the choice to torch.
+        max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
+        max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
+        max_batch_work: the same, for one fused batch on the device.
+        deadline_ms: how long a request may wait for the device where it does not say.
+        drain_s: how long accepted requests may take after SIGTERM.
+        log_level: of the structured log on standard output.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BMAML_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    store: Path = SHIPPED
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0)
+    max_body_bytes: int = Field(default=8 << 20, ge=1024)
+    max_support_rows: int = Field(default=1000, ge=1)
+    max_query_rows: int = Field(default=10_000, ge=1)
+    max_pool_rows: int = Field(default=10_000, ge=1)
+    max_queue_work: int = Field(default=200_000_000, ge=1)
+    max_batch_work: int = Field(default=1_000_000, ge=1)
+    deadline_ms: int = Field(default=10_000, ge=1)
+    drain_s: int = Field(default=20, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,0 +1,131 @@
+"""One request as the engine sees it: checked arrays in, numbers out; no HTTP and no JSON."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model_store import Model
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PredictAsk:
+    """The moments of every query row, and quantiles at these levels; the interval's two come last."""
+
+    levels: tuple[float, ...]
+    particles: bool = False
+
+
+@dataclass(frozen=True)
+class ChooseAsk:
+    """Which of the first `pool_rows` query rows to label; the rest of them are targets.
+
+    Attributes:
+        keys: one draw in (0, 1) per pool row, made from the seed and the caller's id, so that
+            neither ties nor random choices depend on the order of the pool.
+        excluded: pool rows that must not be chosen.
+        best: the largest label so far, in the caller's units; None without labels.
+    """
+
+    acquisition: str
+    strategy: str
+    size: int
+    pool_rows: int
+    keys: Array
+    excluded: NDArray[np.bool_]
+    best: float | None
+    joint: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task for the device, in the network's units, on the CPU.
+
+    Attributes:
+        deadline: on the engine's clock; work not started by then is dropped.
+    """
+
+    model: Model
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    steps: int
+    ask: PredictAsk | ChooseAsk
+    deadline: float
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def group(self) -> tuple[str, int, bool]:
+        """Works of one group can be adapted and predicted together."""
+        return self.model.sha256, self.steps, self.joint
+
+    @property
+    def joint(self) -> bool:
+        """Whether the answer needs covariances between rows."""
+        return isinstance(self.ask, ChooseAsk) and self.ask.joint
+
+    @property
+    def rows(self) -> int:
+        """Support and query rows."""
+        return len(self.support_x) + len(self.query_x)
+
+    @property
+    def cost(self) -> int:
+        """particles × rows × (steps + 1): the unit in which the queue is bounded."""
+        return self.model.learner.particles * max(1, self.rows) * (self.steps + 1)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`[row, output]` in the caller's units."""
+
+    mean: Array
+    aleatoric: Array
+    epistemic: Array
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Answer to a `PredictAsk`; quantiles `[level, row, output]`, particle moments `[particle, row, output]`."""
+
+    moments: Moments
+    quantiles: Array
+    particle_mean: Array | None = None
+    particle_std: Array | None = None
+    weights: Array | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Answer to a `ChooseAsk`: pool indices in the order of choice, with what each adds."""
+
+    indices: list[int]
+    gains: list[float]
+    scores: Array
+    moments: Moments
+    strategies: list[str]
+    saturated_at: int | None
+    ceiling: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a `Work`.
+
+    Attributes:
+        support_nll: before and after adaptation; None without support rows.
+        adapt_s, predict_s: seconds of the whole batch.
+        queue_s: seconds from submission to the start of the batch.
+    """
+
+    result: Predicted | Chosen
+    support_nll: tuple[float, float] | None
+    effective_particles: float
+    adapt_s: float
+    predict_s: float
+    batched_tasks: int
+    queue_s: float = 0.0
