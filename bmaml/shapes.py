@@ -27,6 +27,9 @@ PerTask = Float[Tensor, " #task"]
 Gram = Float[Tensor, "#task particle particle"]
 Moments = Float[Tensor, "task row output"]
 PerRow = Float[Tensor, "task row"]
+Verdicts = Bool[Tensor, " #task"]
+"""One yes or no per task."""
+
 Scalar = Float[Tensor, ""]
 
 ScoreFunction = Callable[[Tensor], Tensor]

@@ -44,7 +44,7 @@ class _Batch:
 
 def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one."""
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: feature steps differentiate the evidence
         batch = _run(works)
         return [_taken_out(batch, task, work, len(works)) for task, work in enumerate(works)]
 

@@ -11,7 +11,7 @@ from bmaml import svgd
 from bmaml.densities import Precisions, joint_scores, log_likelihood, noise_variance, weights_of, with_precisions
 from bmaml.learners.interface import Learned, Learner
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, Particles, PerTask, Scalar
+from bmaml.shapes import Inputs, Particles, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 
@@ -44,7 +44,7 @@ class BFA(Learner[BareParticles]):
         """`steps` SVGD steps from the shared start on each support set; none on an empty one."""
         initial = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
-        return BareParticles(self._move(initial, support, steps, self.rate(learned)), len(support))
+        return BareParticles(self._move(initial, support, steps, self.rates(learned, support)), len(support))
 
     def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Predictive:
         """Each particle's mean and noise; all that is epistemic lies between the particles."""
@@ -64,14 +64,12 @@ class BFA(Learner[BareParticles]):
         likelihoods = log_likelihood(self.network, adapted, batch.query)
         return (math.log(self.particles) - torch.logsumexp(likelihoods, -1)).mean()
 
-    def finite(self, posterior: BareParticles) -> PerTask:
+    def finite(self, posterior: BareParticles) -> Verdicts:
         """True for each task whose particles are all finite."""
         return posterior.particles.isfinite().flatten(1).all(-1).expand(posterior.tasks)
 
-    def _move(self, particles: Particles, examples: Examples, steps: int, rate: Tensor | float) -> Particles:
+    def _move(self, particles: Particles, examples: Examples, steps: int, rates: Tensor) -> Particles:
         def scores(particles: Tensor) -> Tensor:
             return joint_scores(self.network, particles, examples, self.priors)
 
-        # Without rows there is nothing to adapt to: the start itself is the prior.
-        seen = (examples.counts() > 0).to(particles.dtype).view(-1, 1, 1)
-        return svgd.run(particles, scores, steps, rate * seen)
+        return svgd.run(particles, scores, steps, rates)

@@ -38,7 +38,7 @@ class BMAML(BFA):
         """The chaser loss, second order through SVGD."""
         chaser = self.adapt(learned, batch.support).particles
         with torch.no_grad():
-            rate = self.rate(learned)
-            leader = self._move(chaser, batch.everything(), self.leader_steps, rate)
+            everything = batch.everything()
+            leader = self._move(chaser, everything, self.leader_steps, self.rates(learned, everything))
         travel = mse_loss(weights_of(chaser), weights_of(leader), reduction="sum")
         return travel / len(batch)

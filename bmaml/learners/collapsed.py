@@ -25,7 +25,7 @@ from bmaml import svgd
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.learners.interface import Learned, Learner
 from bmaml.predictive import Predictive
-from bmaml.shapes import Features, Inputs, LogWeights, Outputs, Particles, PerParticle, PerTask, Scalar
+from bmaml.shapes import Features, Inputs, LogWeights, Outputs, Particles, PerParticle, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 
@@ -85,7 +85,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         particles = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         if steps:
-            particles = self._move_features(particles, support, steps, self.rate(learned))
+            particles = self._move_features(particles, support, steps, self.rates(learned, support))
         features, cholesky, whitened = self._condition(particles, support)
         evidence = _evidence(cholesky, whitened, support)
         if self.evidence_weights:
@@ -120,7 +120,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         mixture = torch.logsumexp(per_particle + predictive.log_weights, -1)
         return -(mixture / batch.query.counts().clamp_min(1)).mean()
 
-    def finite(self, posterior: CollapsedPosterior) -> PerTask:
+    def finite(self, posterior: CollapsedPosterior) -> Verdicts:
         """True for each task whose weights and last layers are finite."""
         return (
             posterior.log_weights.isfinite().all(-1)
@@ -153,15 +153,13 @@ class Collapsed(Learner[CollapsedPosterior]):
         whitened = torch.linalg.solve_triangular(cholesky, residual, upper=False)
         return features, cholesky, whitened
 
-    def _move_features(
-        self, particles: Tensor, support: Examples, steps: int, rate: Tensor | float
-    ) -> Tensor:
+    def _move_features(self, particles: Tensor, support: Examples, steps: int, rates: Tensor) -> Tensor:
         """SVGD on the hidden layers alone, each particle's target being its evidence."""
         fixed_from = particles.shape[-1] - self.network.head_size - PRECISIONS
         fixed = particles[..., fixed_from:]
 
         def scores(hidden: Tensor) -> Tensor:
-            differentiable = torch.is_grad_enabled()
+            differentiable = torch.is_grad_enabled() and hidden.requires_grad
             with torch.enable_grad():
                 hidden = hidden.expand(len(support), -1, -1)
                 hidden = hidden if differentiable else hidden.detach().requires_grad_()
@@ -169,7 +167,7 @@ class Collapsed(Learner[CollapsedPosterior]):
                 total = self.evidence(whole, support).sum()
                 return torch.autograd.grad(total, hidden, create_graph=differentiable)[0]
 
-        moved = svgd.run(particles[..., :fixed_from], scores, steps, rate)
+        moved = svgd.run(particles[..., :fixed_from], scores, steps, rates)
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
 
     def _factor(self, posterior: CollapsedPosterior, features: Tensor, precision: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmaml.errors import BmamlError
 from bmaml.networks import MLP
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, PerTask, Scalar
+from bmaml.shapes import Inputs, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 Learned = Mapping[str, Tensor]
@@ -90,12 +91,14 @@ class Learner(ABC, Generic[PosteriorT]):
         """The meta-objective, a mean over tasks, to be minimised in `learned`."""
 
     @abstractmethod
-    def finite(self, posterior: PosteriorT) -> PerTask:
+    def finite(self, posterior: PosteriorT) -> Verdicts:
         """True for each task whose adaptation stayed finite."""
 
-    def rate(self, learned: Learned) -> Tensor | float:
-        """The inner rate ε in force."""
-        return learned["log_step_size"].exp() if self.learn_step_size else self.step_size
+    def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 1"]:
+        """The inner rate ε of each task: zero without rows, so that the start itself is the prior."""
+        rate = learned["log_step_size"].exp() if self.learn_step_size else self.step_size
+        seen = (support.counts() > 0).to(learned["initial"].dtype)
+        return rate * seen.view(-1, 1, 1)
 
     def _rate_start(self) -> dict[str, Tensor]:
         return {"log_step_size": torch.tensor(self.step_size).log()} if self.learn_step_size else {}

@@ -1,0 +1,40 @@
+# One image for both ends: the service (default) and bmaml-train.
+FROM python:3.11-slim-bookworm AS builder
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /build
+# Dependencies first: they change less often than the code. A package without code is enough for pip.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir -p bmaml model_store training service \
+    && echo '__version__ = "0"' > bmaml/__init__.py \
+    && touch model_store/__init__.py training/__init__.py service/__init__.py \
+    && pip install --constraint constraints.txt '.[train]' \
+    && pip uninstall --yes bmaml-service
+COPY bmaml bmaml
+COPY model_store model_store
+COPY training training
+COPY service service
+RUN pip install --no-deps --no-build-isolation .
+
+FROM python:3.11-slim-bookworm
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    BMAML_HOST=0.0.0.0 \
+    BMAML_PORT=8000 \
+    BMAML_STORE=/store \
+    BMAML_RUNS=/runs
+RUN groupadd --system --gid 10001 bmaml \
+    && useradd --system --uid 10001 --gid bmaml --home-dir /nonexistent --shell /usr/sbin/nologin bmaml \
+    && mkdir /runs && chown bmaml:bmaml /runs
+COPY --from=builder /opt/venv /opt/venv
+# A volume that is first mounted empty at /store starts with the shipped versions.
+COPY --chown=bmaml:bmaml model_store/versions /store
+USER bmaml
+WORKDIR /runs
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"BMAML_PORT\"]}/readyz', timeout=2)"]
+CMD ["bmaml-serve"]

@@ -1,0 +1,44 @@
+# Newcomers need two of these: `make serve` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup serve test check format clean
+
+help:
+	@echo "make serve    install, then serve the shipped models on http://127.0.0.1:8000"
+	@echo "make test     install, then run the tests"
+	@echo "make check    format, lint, strict types and tests"
+	@echo "make format   put the code into its format"
+	@echo "make setup    the virtual environment alone, in $(VENV)"
+	@echo "make clean    remove the virtual environment and caches"
+
+$(VENV)/.serve: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.dev
+
+serve: $(VENV)/.serve
+	$(BIN)/bmaml-serve
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,211 @@
+"""What holds for every learner, and what each adds."""
+
+import pytest
+import torch
+
+from bmaml import svgd
+from bmaml.densities import joint_scores, log_likelihood, weights_of
+from bmaml.learners import InvalidLearner, learner_from, settings_of
+from bmaml.learners.bfa import BFA
+from bmaml.learners.bmaml import BMAML
+from bmaml.learners.collapsed import Collapsed
+from bmaml.networks import MLP
+from bmaml.task import Examples
+from tests.closed_form import LEARNERS, bayesian_regression, full_batch, learner_of, ragged
+
+
+def moments(learner, learned, support, x, steps):
+    belief = learner.predict(learner.adapt(learned, support, steps), x)
+    return belief.mean(), belief.aleatoric(), belief.epistemic()
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_ragged_tasks_together_equal_each_alone(kind, steps):
+    learner, learned = learner_of(kind, step_size=1e-3)
+    tasks, x = ragged(4), torch.randn(4, 5, 2)
+    together = moments(learner, learned, Examples.padded(tasks), x, steps)
+    for task, rows in enumerate(tasks):
+        alone = moments(learner, learned, Examples.padded([rows]), x[task : task + 1], steps)
+        for found, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(found[task], expected[0])
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_the_order_of_particles_does_not_matter(kind):
+    learner, learned = learner_of(kind, step_size=1e-3)
+    batch, order = full_batch(), torch.randperm(learner.particles)
+    shuffled = {**learned, "initial": learned["initial"][order]}
+    found = moments(learner, shuffled, batch.support, batch.query.x, 2)
+    for one, other in zip(found, moments(learner, learned, batch.support, batch.query.x, 2), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_an_empty_support_set_leaves_the_start(kind):
+    learner, learned = learner_of(kind)
+    nothing = Examples.padded([(torch.zeros(0, 2), torch.zeros(0, 2))])
+    x = torch.randn(1, 5, 2)
+    untouched = moments(learner, learned, nothing, x, 0)
+    for found, expected in zip(moments(learner, learned, nothing, x, 3), untouched, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_gradients_reach_everything_that_is_learned(kind):
+    learner, learned = learner_of(kind, learn_step_size=True, steps=1, step_size=1e-3)
+    learned = {name: value.requires_grad_() for name, value in learned.items()}
+    learner.loss(learned, full_batch()).backward()
+    for name, value in learned.items():
+        assert value.grad is not None, name
+        assert value.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_settings_survive_the_round_trip(kind):
+    learner, _ = learner_of(kind, steps=3, step_size=0.5)
+    assert learner_from(learner.name, settings_of(learner)) == learner
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("nobody", {}),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "depth": 3}),
+        ("bmaml", {}),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "particles": 0}),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "leader_steps": 0}),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": -1}),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "step_size": 0.0}),
+    ],
+)
+def test_settings_that_describe_no_learner_are_refused(name, settings):
+    with pytest.raises(InvalidLearner):
+        learner_from(name, settings)
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_divergence_is_seen_in_the_task_it_happened_in(kind):
+    learner, learned = learner_of(kind)
+    batch = full_batch()
+    batch.support.y[1] = torch.inf
+    assert learner.finite(learner.adapt(learned, batch.support, 1)).tolist() == [True, False, True]
+
+
+def test_adaptation_is_differentiable_with_the_bandwidth_fixed(monkeypatch):
+    monkeypatch.setattr(svgd, "median_bandwidth", lambda squared: torch.full((len(squared),), 30.0))
+    learner, learned = learner_of(BFA, particles=3, step_size=1e-2)
+    support = full_batch(tasks=2, shots=2).support
+
+    def adapted(initial):
+        return learner.adapt({"initial": initial}, support, 2).particles[..., ::7]
+
+    assert torch.autograd.gradcheck(adapted, (learned["initial"].requires_grad_(),), atol=1e-6)
+
+
+def test_bfa_minimises_the_log_of_the_mean_likelihood():
+    learner, learned = learner_of(BFA, step_size=1e-3)
+    batch = full_batch()
+    adapted = learner.adapt(learned, batch.support).particles
+    likelihood = log_likelihood(learner.network, adapted, batch.query).exp().mean(-1)
+    torch.testing.assert_close(learner.loss(learned, batch), -likelihood.log().mean())
+
+
+def test_the_chaser_loss_has_no_gradient_through_the_leader():
+    learner, learned = learner_of(BMAML, step_size=1e-3)
+    batch = full_batch()
+    initial = learned["initial"].clone().requires_grad_()
+    loss = learner.loss({"initial": initial}, batch)
+    (found,) = torch.autograd.grad(loss, initial)
+
+    def step(particles, examples):
+        scores = joint_scores(learner.network, particles, examples, learner.priors)
+        return particles + learner.step_size * svgd.direction(particles, scores)
+
+    chaser = step(initial.unsqueeze(0), batch.support)
+    leader = step(chaser.detach(), batch.everything()).detach()
+    expected = (weights_of(chaser) - weights_of(leader)).square().sum() / len(batch)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, initial)[0])
+
+
+def collapsed_parts(particle: int = 0, shots: int = 4):
+    """One particle's features and prior mean on a support set, by hand."""
+    learner, learned = learner_of(Collapsed, steps=0)
+    batch = full_batch(tasks=1, shots=shots)
+    theta = weights_of(learned["initial"])[None]
+
+    def features(x):
+        hidden = learner.network.features(theta, x)[0, particle]
+        return torch.cat([hidden, torch.ones(len(hidden), 1)], -1) / 6**0.5
+
+    precision = learned["initial"][particle, -2:].exp()
+    prior_mean = learner.network(theta, batch.support.x)[0, particle]
+    return learner, learned, batch, features, precision, prior_mean
+
+
+def test_evidence_is_the_dense_multivariate_normal_s():
+    learner, learned, batch, features, (gamma, lamda), prior_mean = collapsed_parts()
+    phi = features(batch.support.x)
+    covariance = phi @ phi.T / lamda + torch.eye(4) / gamma
+    expected = sum(
+        torch.distributions.MultivariateNormal(prior_mean[:, o], covariance).log_prob(batch.support.y[0, :, o])
+        for o in range(2)
+    )
+    found = learner.evidence(learned["initial"].unsqueeze(0), batch.support)[0, 0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_prediction_is_bayesian_linear_regression_s():
+    learner, learned, batch, features, (gamma, lamda), _ = collapsed_parts()
+    weight, bias = learner.network.unpack(weights_of(learned["initial"]))[-1]
+    prior = torch.cat([weight[0], bias[0]]) * 6**0.5
+    posterior = learner.adapt(learned, batch.support)
+    belief = learner.predict(posterior, batch.query.x, joint=True)
+    mean, covariance = bayesian_regression(
+        features(batch.support.x), batch.support.y[0], prior, float(lamda), float(gamma)
+    )
+    phi = features(batch.query.x)
+    torch.testing.assert_close(belief.means[0, 0], phi @ mean)
+    dense = phi @ covariance @ phi.T
+    torch.testing.assert_close(belief.within[0, 0, :, 0], dense.diagonal())
+    factor = belief.factor[0, 0, :, 0]
+    torch.testing.assert_close(factor @ factor.T, dense)
+
+
+def test_without_rows_the_prediction_is_the_prior_and_weights_are_equal():
+    learner, learned, batch, features, (_, lamda), _ = collapsed_parts()
+    nothing = Examples.padded([(torch.zeros(0, 2), torch.zeros(0, 2))])
+    posterior = learner.adapt(learned, nothing)
+    belief = learner.predict(posterior, batch.query.x)
+    torch.testing.assert_close(posterior.log_weights.exp(), torch.full((1, 5), 0.2))
+    torch.testing.assert_close(belief.means, learner.network(weights_of(learned["initial"])[None], batch.query.x))
+    torch.testing.assert_close(belief.within[0, 0, :, 0], features(batch.query.x).square().sum(-1) / lamda)
+
+
+def test_weights_are_proportional_to_evidence_to_the_power_of_the_temperature():
+    learner, learned, batch, *_ = collapsed_parts()
+    evidence = learner.evidence(learned["initial"].unsqueeze(0), batch.support)
+    expected = (learned["log_temperature"].exp() * evidence).softmax(-1)
+    torch.testing.assert_close(learner.adapt(learned, batch.support).log_weights.exp(), expected)
+
+
+def test_equal_weights_on_request():
+    learner, learned = learner_of(Collapsed, evidence_weights=False)
+    weights = learner.adapt(learned, full_batch().support).log_weights.exp()
+    torch.testing.assert_close(weights, torch.full((3, 5), 0.2))
+
+
+def test_steps_on_the_features_raise_the_evidence_and_leave_head_and_precisions():
+    learner, learned = learner_of(Collapsed, particles=1)
+    support = full_batch().support
+    moved = learner.adapt({**learned}, support, 3).particles
+    head = learner.network.head_size + 2
+    start = learned["initial"].unsqueeze(0)
+    assert torch.equal(moved[..., -head:], start[..., -head:].expand(3, -1, -1))
+    assert (learner.evidence(moved, support) > learner.evidence(start, support)).all()
+
+
+def test_the_chaser_ignores_precisions_in_the_distance():
+    network = MLP(1, (3,), 1)
+    assert weights_of(torch.zeros(1, 1, network.size + 2)).shape[-1] == network.size
