@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bmaml.predictive import Predictive
@@ -40,8 +40,8 @@ class Candidates:
     uniform: PerRow
     predictive: Predictive
     x: Inputs
-    labelled: Inputs
-    labelled_mask: Mask
+    labelled: Float[Tensor, "task shot input"]
+    labelled_mask: Bool[Tensor, "task shot"]
 
 
 @dataclass(frozen=True)

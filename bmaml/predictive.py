@@ -35,8 +35,8 @@ class Predictive:
     """
 
     means: Outputs
-    noise: Float[Tensor, "#task particle #row #output"]
-    within: Float[Tensor, "#task particle #row #output"]
+    noise: Float[Tensor, "#task #particle #row #output"]
+    within: Float[Tensor, "#task #particle #row #output"]
     log_weights: LogWeights
     factor: Float[Tensor, "task particle row #output rank"] | None = None
 

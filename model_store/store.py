@@ -114,11 +114,12 @@ class Store:
                     files={file: sha256(content).hexdigest() for file, content in contents.items()},
                     **described,
                 )
-                model = Model.of(manifest, tensors)
-                _write(draft / MANIFEST, manifest.dumped())
+                written = manifest.dumped()
+                model = Model.of(Manifest.model_validate_json(written), tensors)
+                _write(draft / MANIFEST, written)
                 _sync_folder(draft)
                 try:
-                    (draft).rename(home / str(version))
+                    draft.rename(home / str(version))
                 except OSError:
                     if not (home / str(version)).exists():
                         raise

@@ -61,6 +61,9 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
+        scale_spread: particles start with both precisions multiplied by e^−s … e^s, evenly spread
+            in the logarithm. Tasks differ in the size of their targets and with it of their noise;
+            particles of different scale are rival hypotheses about that too.
         evidence_weights: False weights all particles alike (the ablation).
     """
 
@@ -68,6 +71,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
+    scale_spread: float = 0.0
     evidence_weights: bool = True
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -77,7 +81,9 @@ class Collapsed(Learner[CollapsedPosterior]):
         """
         weights = self.network.initialise(self.particles, generator)
         weights[:, -self.network.head_size :] = 0
-        learned = {"initial": with_precisions(weights, *self.priors.starts()), **self._rate_start()}
+        initial = with_precisions(weights, *self.priors.starts())
+        initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles)[:, None] * self.scale_spread
+        learned = {"initial": initial, **self._rate_start()}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:

@@ -1,0 +1,165 @@
+"""Scores against closed forms and Monte Carlo; batches against their contracts."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bmaml.acquisition import ACQUISITIONS, NeedsTarget, Pool
+from bmaml.batch import STRATEGIES, Candidates
+from bmaml.predictive import Predictive
+
+
+def belief(rows=12, particles=5, tasks=2, rank=None):
+    factor = None if rank is None else 0.5 * torch.randn(tasks, particles, rows, 1, rank)
+    return Predictive(
+        means=torch.randn(tasks, particles, rows, 1),
+        noise=torch.full((tasks, particles, 1, 1), 0.2),
+        within=torch.zeros(1, 1, 1, 1) if factor is None else factor.square().sum(-1),
+        log_weights=torch.randn(tasks, particles).log_softmax(-1),
+        factor=factor,
+    )
+
+
+def pool(predictive, target=None, best=0.3):
+    rows = predictive.means.shape[2]
+    return Pool(predictive, torch.full((2,), best), torch.rand(2, rows), target)
+
+
+def candidates(predictive, scores=None, available=None, labelled=0):
+    tasks, _, rows, _ = predictive.means.shape
+    return Candidates(
+        scores=torch.rand(tasks, rows) if scores is None else scores,
+        available=torch.ones(tasks, rows, dtype=torch.bool) if available is None else available,
+        uniform=0.001 + 0.998 * torch.rand(tasks, rows),
+        predictive=predictive,
+        x=torch.randn(tasks, rows, 2),
+        labelled=torch.randn(tasks, labelled, 2),
+        labelled_mask=torch.ones(tasks, labelled, dtype=torch.bool),
+    )
+
+
+def test_variances_are_the_predictive_s():
+    about = belief(rank=3)
+    for name, expected in (("total_variance", about.variance()), ("epistemic_variance", about.epistemic())):
+        torch.testing.assert_close(ACQUISITIONS[name].score(pool(about)), expected[..., 0])
+
+
+def test_epig_of_one_gaussian_is_the_mutual_information_of_two_normals():
+    about = belief(particles=1, rank=3)
+    here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
+    factor = about.factor[:, 0, :, 0]
+    joint = factor @ factor.mT + 0.2 * torch.eye(12)
+    own = joint.diagonal(dim1=-2, dim2=-1)
+    logdet = own[:, :8, None] * own[:, None, 8:] - joint[:, :8, 8:] ** 2
+    information = 0.5 * (own[:, :8, None].log() + own[:, None, 8:].log() - logdet.log())
+    torch.testing.assert_close(ACQUISITIONS["epig"].score(pool(here, there)), information.mean(-1))
+
+
+def test_epig_needs_a_target():
+    with pytest.raises(NeedsTarget):
+        ACQUISITIONS["epig"].score(pool(belief()))
+
+
+def test_expected_improvement_agrees_with_monte_carlo():
+    about = belief(rows=3, rank=2)
+    components = torch.distributions.Categorical(logits=about.log_weights).sample((200_000,))
+    scale = (about.noise + about.within).sqrt().expand_as(about.means)[..., 0]
+    means = about.means[..., 0]
+    for task in range(2):
+        picks = components[:, task]
+        draws = means[task, picks] + scale[task, picks] * torch.randn(200_000, 3)
+        expected = (draws - 0.3).clamp_min(0).mean(0)
+        found = ACQUISITIONS["expected_improvement"].score(pool(about))[task]
+        torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # five standard errors
+
+
+def test_upper_confidence_bound_is_mean_plus_two_epistemic_deviations():
+    about = belief(rank=2)
+    expected = (about.mean() + 2 * about.epistemic().sqrt())[..., 0]
+    torch.testing.assert_close(ACQUISITIONS["ucb"].score(pool(about)), expected)
+
+
+def test_random_is_the_draw():
+    offered = pool(belief())
+    assert torch.equal(ACQUISITIONS["random"].score(offered), offered.uniform)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("labelled", [0, 3])
+def test_batches_are_distinct_available_and_no_longer_than_the_pool(name, labelled):
+    about = belief(rank=3)
+    available = torch.ones(2, 12, dtype=torch.bool)
+    available[0, :3] = False
+    available[1, 4:] = False
+    found = STRATEGIES[name](candidates(about, available=available, labelled=labelled), 6).indices
+    for task, expected in ((0, 6), (1, 4)):
+        chosen = [index for index in found[task].tolist() if index >= 0]
+        assert len(chosen) == len(set(chosen)) == expected
+        assert available[task, chosen].all()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_permuting_the_pool_permutes_the_choice(name):
+    about, order = belief(rank=3), torch.randperm(12)
+    offered = candidates(about, labelled=2)
+    shuffled = dataclasses.replace(
+        offered,
+        scores=offered.scores[:, order],
+        uniform=offered.uniform[:, order],
+        x=offered.x[:, order],
+        predictive=Predictive(
+            about.means[:, :, order], about.noise, about.within[:, :, order], about.log_weights,
+            about.factor[:, :, order],
+        ),
+    )
+    found = STRATEGIES[name](shuffled, 5).indices
+    assert torch.equal(order[found], STRATEGIES[name](offered, 5).indices)
+
+
+def test_top_k_is_the_sorted_scores_and_ties_go_to_the_draw():
+    offered = candidates(belief())
+    expected = offered.scores.topk(4).indices
+    assert torch.equal(STRATEGIES["top_k"](offered, 4).indices, expected)
+    tied = dataclasses.replace(offered, scores=torch.zeros(2, 12))
+    assert torch.equal(STRATEGIES["top_k"](tied, 4).indices, tied.uniform.topk(4).indices)
+
+
+def test_power_sampling_draws_in_proportion_to_the_score():
+    about = belief(rows=3, tasks=1)
+    scores = torch.tensor([[1.0, 2.0, 5.0]]).expand(40_000, -1)
+    wide = Predictive(
+        about.means.expand(40_000, -1, -1, -1), about.noise, about.within, about.log_weights.expand(40_000, -1)
+    )
+    first = STRATEGIES["power"](candidates(wide, scores=scores), 1).indices[:, 0]
+    frequencies = torch.bincount(first, minlength=3) / 40_000
+    torch.testing.assert_close(frequencies, torch.tensor([0.125, 0.25, 0.625]), atol=0.015, rtol=0)
+
+
+def test_max_determinant_gains_add_up_to_the_joint_information():
+    about = belief(rank=3)
+    batch = STRATEGIES["max_determinant"](candidates(about), 5)
+    for task in range(2):
+        rows = about.embedding()[task, batch.indices[task], 0]
+        expected = 0.5 * torch.logdet(torch.eye(5) + rows @ rows.T / 0.2)
+        torch.testing.assert_close(batch.gains[task].sum(), expected)
+    assert (batch.gains.diff(dim=-1) <= 1e-9).all()  # information has diminishing returns
+
+
+def test_bare_particles_saturate_after_m_minus_one_rows_and_diversity_takes_over():
+    batch = STRATEGIES["max_determinant"](candidates(belief(particles=4), labelled=1), 6)
+    assert batch.saturated_at.tolist() == [3, 3]
+    assert batch.ceiling == 3
+    assert batch.strategies == ["max_determinant", "k_centre"]
+
+
+def test_k_centre_takes_the_farthest_row_each_time():
+    offered = candidates(belief(), labelled=2)
+    found = STRATEGIES["k_centre"](offered, 3)
+    for task in range(2):
+        centres = list(offered.labelled[task])
+        for index, gain in zip(found.indices[task].tolist(), found.gains[task].tolist(), strict=True):
+            distances = torch.cdist(offered.x[task], torch.stack(centres)).square().amin(-1)
+            assert index == int(distances.argmax())
+            assert gain == pytest.approx(float(distances.max()))
+            centres.append(offered.x[task, index])

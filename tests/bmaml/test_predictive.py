@@ -1,0 +1,132 @@
+"""Mixtures of Gaussians: decompositions add up, quantiles invert the cdf."""
+
+import pytest
+import torch
+from scipy import integrate
+
+from bmaml.predictive import NoJoint, Predictive
+
+
+def mixture(tasks=2, particles=4, rows=3, outputs=2, rank=None):
+    factor = None if rank is None else torch.randn(tasks, particles, rows, 1, rank)
+    within = torch.rand(tasks, particles, rows, 1) if factor is None else factor.square().sum(-1)
+    return Predictive(
+        means=torch.randn(tasks, particles, rows, outputs),
+        noise=0.1 + torch.rand(tasks, particles, 1, 1),
+        within=within,
+        log_weights=torch.randn(tasks, particles).log_softmax(-1),
+        factor=factor,
+    )
+
+
+def reference(belief):
+    """The same mixture by torch.distributions, with the particle axis last."""
+    scale = (belief.noise + belief.within).sqrt().expand_as(belief.means)
+    shape = belief.means.movedim(1, -1).shape
+    weights = belief.log_weights[:, None, None, :].expand(shape)
+    return torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=weights),
+        torch.distributions.Normal(belief.means.movedim(1, -1), scale.movedim(1, -1)),
+    )
+
+
+def test_moments_densities_and_cdf_are_the_mixture_s():
+    belief, y = mixture(), torch.randn(2, 3, 2)
+    expected = reference(belief)
+    torch.testing.assert_close(belief.mean(), expected.mean)
+    torch.testing.assert_close(belief.aleatoric() + belief.epistemic(), expected.variance)
+    torch.testing.assert_close(belief.variance(), expected.variance)
+    torch.testing.assert_close(belief.log_density(y), expected.log_prob(y))
+    torch.testing.assert_close(belief.cdf(y), expected.cdf(y))
+
+
+def test_quantiles_invert_the_cdf_even_between_far_apart_modes():
+    belief = mixture().rescaled(torch.zeros(2), torch.tensor([1.0, 1e-3]))
+    belief.means[:, 0] += 50
+    levels = torch.tensor([[0.001, 0.05, 0.5, 0.95, 0.999], [0.01, 0.2, 0.3, 0.7, 0.99]])
+    found = belief.quantiles(levels)
+    for index in range(5):
+        expected = levels[:, index, None, None].expand(2, 3, 2)
+        torch.testing.assert_close(belief.cdf(found[:, index]), expected, atol=1e-8, rtol=0)
+
+
+def test_quantiles_of_one_particle_are_the_normal_s():
+    belief = mixture(particles=1)
+    found = belief.quantiles(torch.tensor([[0.05, 0.975]]))
+    normal = torch.distributions.Normal(belief.mean(), belief.variance().sqrt())
+    torch.testing.assert_close(found[:, 0], normal.icdf(torch.tensor(0.05)))
+    torch.testing.assert_close(found[:, 1], normal.icdf(torch.tensor(0.975)))
+
+
+def test_the_interval_holds_its_level_with_equal_tails():
+    belief = mixture()
+    lower, upper = belief.interval(0.8)
+    torch.testing.assert_close(belief.cdf(lower), torch.full((2, 3, 2), 0.1), atol=1e-8, rtol=0)
+    torch.testing.assert_close(belief.cdf(upper), torch.full((2, 3, 2), 0.9), atol=1e-8, rtol=0)
+
+
+def test_a_prediction_that_is_not_a_number_has_no_quantiles_and_does_not_hang():
+    belief = mixture()
+    belief.means[0] = torch.nan
+    found = belief.quantiles(torch.tensor([[0.5]]))
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
+
+
+def test_entropy_is_exact_for_one_gaussian_and_close_for_mixtures():
+    single = mixture(particles=1)
+    expected = torch.distributions.Normal(single.mean(), single.variance().sqrt()).entropy()
+    torch.testing.assert_close(single.entropy(), expected)
+
+    belief = mixture(tasks=1, rows=1, outputs=1)
+
+    def surprise(y):
+        log = belief.log_density(torch.tensor([[[y]]]))
+        return float(-log.exp() * log)
+
+    exact, _ = integrate.quad(surprise, -15, 15, limit=200)
+    assert float(belief.entropy()) == pytest.approx(exact, abs=0.01)
+
+
+def test_embedding_s_inner_products_are_the_epistemic_covariances():
+    belief = mixture(tasks=1, rank=3)
+    embedding = belief.embedding()[0, :, 1]
+    weights, means = belief.log_weights.exp()[0], belief.means[0, :, :, 1]
+    offsets = means - weights @ means
+    between = torch.einsum("m,mi,mj->ij", weights, offsets, offsets)
+    inside = torch.einsum("m,mir,mjr->ij", weights, belief.factor[0, :, :, 0], belief.factor[0, :, :, 0])
+    torch.testing.assert_close(embedding @ embedding.T, between + inside)
+    torch.testing.assert_close((embedding @ embedding.T).diagonal(), belief.epistemic()[0, :, 1])
+
+
+def test_covariances_need_the_factor():
+    with pytest.raises(NoJoint):
+        mixture().embedding()
+
+
+def test_effective_particles_run_from_one_to_all():
+    belief = mixture(particles=4)
+    equal = Predictive(belief.means, belief.noise, belief.within, torch.zeros(2, 4).log_softmax(-1))
+    decided = Predictive(
+        belief.means, belief.noise, belief.within, torch.tensor([[0.0, -900, -900, -900]] * 2).log_softmax(-1)
+    )
+    torch.testing.assert_close(equal.effective_particles(), torch.full((2,), 4.0))
+    torch.testing.assert_close(decided.effective_particles(), torch.ones(2))
+
+
+def test_another_unit_scales_moments_and_quantiles():
+    belief = mixture(rank=2)
+    shift, scale = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
+    other = belief.rescaled(shift, scale)
+    levels = torch.tensor([[0.1, 0.6]])
+    torch.testing.assert_close(other.mean(), belief.mean() * scale + shift)
+    torch.testing.assert_close(other.variance(), belief.variance() * scale**2)
+    torch.testing.assert_close(other.quantiles(levels), belief.quantiles(levels) * scale + shift)
+    torch.testing.assert_close(other.embedding(), belief.embedding() * scale[:, None])
+
+
+def test_a_part_is_the_same_belief_about_fewer_rows_and_tasks():
+    belief = mixture(rank=2)
+    part = belief.part(slice(1, 2), slice(0, 2))
+    torch.testing.assert_close(part.variance(), belief.variance()[1:2, :2])
+    torch.testing.assert_close(part.embedding(), belief.embedding()[1:2, :2])

@@ -1,0 +1,193 @@
+"""A version is whole or not there, and is believed only when it agrees with its manifest."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_store import CorruptModel, InvalidName, Store, UnknownModel
+from model_store import __main__ as command
+from model_store.manifest import MANIFEST, WEIGHTS
+from tests.published import Y, publish
+
+
+def test_what_is_loaded_is_what_was_published(tmp_path):
+    published = publish(tmp_path)
+    loaded = Store(tmp_path).load("tiny")
+    assert loaded.manifest == published.manifest
+    assert loaded.learner == published.learner
+    assert loaded.sha256 == published.sha256
+    for name, tensor in published.learned.items():
+        assert torch.equal(loaded.learned[name], tensor)
+    assert Store(tmp_path).card("tiny") == "# A card\n"
+
+
+def test_versions_count_up_and_the_newest_is_the_default(tmp_path):
+    publish(tmp_path, seed=1)
+    publish(tmp_path, seed=2)
+    store = Store(tmp_path)
+    assert store.names() == ["tiny"]
+    assert store.versions("tiny") == [1, 2]
+    assert store.load("tiny").manifest.seed == 2
+    assert store.load("tiny", 1).manifest.seed == 1
+
+
+def test_unknown_names_and_versions_say_what_there_is(tmp_path):
+    publish(tmp_path)
+    with pytest.raises(UnknownModel, match="tiny"):
+        Store(tmp_path).load("huge")
+    with pytest.raises(UnknownModel, match="versions 1, not 7"):
+        Store(tmp_path).load("tiny", 7)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 65, "a\n"])
+def test_names_that_could_leave_the_store_are_refused(tmp_path, name):
+    with pytest.raises(InvalidName):
+        Store(tmp_path).load(name)
+    with pytest.raises(InvalidName):
+        publish(tmp_path, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, "MODEL_CARD.md"])
+def test_an_altered_file_is_refused(tmp_path, file):
+    publish(tmp_path)
+    path = tmp_path / "tiny" / "1" / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptModel, match="hashes to"):
+        Store(tmp_path).load("tiny")
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, "MODEL_CARD.md", MANIFEST])
+def test_a_missing_file_is_refused(tmp_path, file):
+    publish(tmp_path)
+    (tmp_path / "tiny" / "1" / file).unlink()
+    with pytest.raises(CorruptModel, match="missing"):
+        Store(tmp_path).load("tiny")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learner": "nobody"},
+        {"format": 2},
+        {"version": 3},
+        {"name": "other"},
+        {"surprise": 1},
+        {"outputs": []},
+        {"files": {"../../etc/passwd": "0" * 64}},
+        {"tensors": {"initial": [1, 2]}},
+        {"settings": {"network": {"inputs": 1, "hidden": [6, 5], "outputs": 1}, "particles": "many"}},
+        {"outputs": [Y.model_dump(), Y.model_dump()]},
+    ],
+)
+def test_a_manifest_that_does_not_describe_the_weights_is_refused(tmp_path, change):
+    publish(tmp_path)
+    path = tmp_path / "tiny" / "1" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptModel):
+        Store(tmp_path).load("tiny")
+
+
+def test_links_out_of_the_store_are_refused(tmp_path):
+    publish(tmp_path / "elsewhere")
+    root = tmp_path / "store"
+    (root / "tiny").mkdir(parents=True)
+    (root / "tiny" / "1").symlink_to(tmp_path / "elsewhere" / "tiny" / "1")
+    with pytest.raises(CorruptModel, match="outside the store"):
+        Store(root).load("tiny")
+    publish(root, name="other")
+    weights = root / "other" / "1" / WEIGHTS
+    weights.rename(tmp_path / "moved")
+    weights.symlink_to(tmp_path / "moved")
+    with pytest.raises(CorruptModel):
+        Store(root).load("other")
+
+
+def test_weights_that_are_not_finite_are_never_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.full(shape[0], torch.nan) if len(shape) == 1
+                        and isinstance(shape[0], torch.Size) else torch.zeros(*shape))
+    with pytest.raises(CorruptModel, match="not finite"):
+        publish(tmp_path)
+    assert Store(tmp_path).versions("tiny") == []
+
+
+def _publish_some(root: Path, count: int) -> None:
+    torch.set_num_threads(1)
+    for seed in range(count):
+        publish(root, seed=seed)
+
+
+def test_concurrent_publishers_never_share_a_number(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_publish_some, args=(tmp_path, 5)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    store = Store(tmp_path)
+    assert store.versions("tiny") == list(range(1, 21))
+    for version in range(1, 21):
+        assert store.load("tiny", version).manifest.version == version
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir() if path.name[0] == ".") == []
+
+
+def _publish_until_killed(root: Path, started: "multiprocessing.synchronize.Event") -> None:
+    torch.set_num_threads(1)
+    started.set()
+    while True:
+        publish(root)
+
+
+def test_a_publisher_killed_at_any_moment_leaves_whole_versions_and_no_rubbish(tmp_path):
+    context, store = multiprocessing.get_context("fork"), Store(tmp_path)
+    for round_ in range(10):
+        started, wanted = context.Event(), len(store.versions("tiny")) + 1 + round_ % 3
+        worker = context.Process(target=_publish_until_killed, args=(tmp_path, started))
+        worker.start()
+        started.wait()
+        while len(store.versions("tiny")) < wanted:
+            os.sched_yield()
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        for version in store.versions("tiny"):
+            assert store.load("tiny", version).manifest.version == version
+    publish(tmp_path)
+    assert [path.name for path in (tmp_path / "tiny").iterdir() if path.name[0] == "."] == []
+
+
+def test_removing_takes_one_version_whole(tmp_path):
+    publish(tmp_path)
+    publish(tmp_path)
+    Store(tmp_path).remove("tiny", 1)
+    assert Store(tmp_path).versions("tiny") == [2]
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["2"]
+
+
+def test_the_command_lists_shows_verifies_and_removes(tmp_path, capsys):
+    publish(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = command.main(["--store", str(tmp_path), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    assert run("list")[1].splitlines()[1].split()[:3] == ["tiny", "1", "collapsed"]
+    assert json.loads(run("show", "tiny")[1])["name"] == "tiny"
+    assert run("show", "tiny", "--card") == (0, "# A card\n\n")
+    assert run("verify")[0] == 0
+    (tmp_path / "tiny" / "1" / WEIGHTS).write_bytes(b"")
+    code, text = run("verify")
+    assert code == 1
+    assert text.startswith("BAD")
+    assert run("list")[0] == 1
+    assert run("verify", "nobody")[0] == 1
+    assert run("remove", "tiny", "1")[0] == 0
+    assert run("remove", "tiny", "1")[0] == 1

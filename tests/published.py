@@ -1,0 +1,45 @@
+"""Small untrained models, published into a store of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bmaml.learners import LEARNERS, settings_of
+from bmaml.networks import MLP
+from model_store import Column, Model, Store
+
+X = Column(name="x", lower=-5.0, upper=5.0)
+SIZE = Column(name="size", transform="log2", mean=6.0, std=2.0, lower=16.0, upper=4096.0)
+Y = Column(name="y", mean=10.0, std=3.0, lower=0.0, upper=20.0)
+Z = Column(name="z", mean=-1.0, std=0.5, lower=-2.0, upper=0.0)
+
+
+def publish(
+    root: Path,
+    name: str = "tiny",
+    learner: str = "collapsed",
+    inputs: tuple[Column, ...] = (X,),
+    outputs: tuple[Column, ...] = (Y,),
+    seed: int = 0,
+    **settings: Any,
+) -> Model:
+    built = LEARNERS[learner](
+        MLP(len(inputs), (6, 5), len(outputs), "tanh"), **{"particles": 4, **settings}
+    )
+    generator = torch.Generator().manual_seed(seed)
+    learned = built.initialise(generator)
+    learned["initial"] += 0.3 * torch.randn(learned["initial"].shape, generator=generator)
+    return Store(root).publish(
+        name,
+        "# A card\n",
+        learned,
+        inputs=inputs,
+        outputs=outputs,
+        learner=learner,
+        settings=settings_of(built),
+        training={},
+        seed=seed,
+        code_version="0",
+        metrics={"nll": 1.5},
+    )

@@ -1,0 +1,63 @@
+"""A real server on a loopback port, with small untrained models behind it."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+from tests.published import SIZE, X, Y, Z, publish
+
+
+@dataclass(frozen=True)
+class Served:
+    app: FastAPI
+    client: httpx.Client
+    url: str
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    publish(root, "tiny", seed=1)
+    publish(root, "tiny", seed=2)
+    publish(root, "bare", learner="bmaml", step_size=1e-3)
+    publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3)
+    return root
+
+
+def serve(settings: Settings) -> Iterator[Served]:
+    """The app on a port of its own, ready, for as long as the generator is open."""
+    app = create_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while client.get("/readyz").json().get("detail") == "loading models":
+                pass
+            yield Served(app, client, url)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="session")
+def served(store: Path) -> Iterator[Served]:
+    yield from serve(Settings(store=store, device="cpu", max_body_bytes=100_000, max_support_rows=50,
+                              max_query_rows=200, max_pool_rows=200))
+
+
+@pytest.fixture
+def client(served: Served) -> httpx.Client:
+    return served.client

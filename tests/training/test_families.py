@@ -1,0 +1,209 @@
+"""Where tasks come from: sine curves, and every kind of table a user may bring."""
+
+import csv
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+
+from training.config import InvalidConfig, Shots, SinusoidConfig, TableConfig
+from training.families import Sinusoid, Table, UnusableTable
+from training.families.sinusoid import curves
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_curves_have_the_paper_s_ranges_and_relative_noise():
+    x, y, clean = curves(2000, 50, generator())
+    assert x.abs().max() <= 5
+    amplitude = clean.abs().amax(1)
+    assert 4.5 < amplitude.max() <= 5
+    noise = (y - clean).std(1) / amplitude
+    assert noise.median() == pytest.approx(0.01, rel=0.1)  # the largest of 50 points is near A
+
+
+def test_a_finite_family_repeats_its_points_and_an_unlimited_one_does_not():
+    finite = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=3), seed=0)
+    seen = {float(value) for seed in range(20) for value in finite.batch(4, generator(seed)).support.x[:, 0, 0]}
+    assert len(seen) == 3
+    unlimited = Sinusoid(SinusoidConfig(Shots(5, 5), 5), seed=0)
+    assert len({float(unlimited.batch(1, generator(seed)).support.x[0, 0, 0]) for seed in range(20)}) == 20
+
+
+def test_resplitting_deals_the_same_points_anew():
+    family = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=1, resplit=True), seed=0)
+    one, other = (family.batch(1, generator(seed)).everything().x.flatten() for seed in (1, 2))
+    assert not torch.equal(one, other)
+    assert torch.equal(one.sort().values, other.sort().values)
+
+
+def test_shots_vary_within_their_range_and_held_out_values_are_noiseless():
+    family = Sinusoid(SinusoidConfig(Shots(2, 6), 5), seed=0)
+    counts = family.batch(500, generator()).support.counts()
+    assert set(counts.tolist()) == {2, 3, 4, 5, 6}
+    (held_out,) = family.held_out(shots=3)
+    assert held_out.query.mask.shape == (500, 200)
+    assert held_out.support.counts().eq(3).all()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5", Shots(5, 5)), ("3:10", Shots(3, 10))])
+def test_shots_are_a_number_or_a_range(text, expected):
+    assert Shots.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "3:", "0", "5:3", "-1:4"])
+def test_other_shots_are_refused(text):
+    if text == "3:":
+        assert Shots.parse(text) == Shots(3, 3)
+        return
+    with pytest.raises(InvalidConfig):
+        Shots.parse(text)
+
+
+def columns(tasks=12, rows=8, seed=0):
+    draw = np.random.default_rng(seed)
+    task = np.repeat([f"t{i:02d}" for i in range(tasks)], rows)
+    size = np.tile(2.0 ** np.arange(rows), tasks)
+    return {
+        "task": task.tolist(),
+        "size": size.tolist(),
+        "kind": np.where(draw.random(len(task)) < 0.5, "steel", "wood").tolist(),
+        "y": (np.log2(size) + draw.normal(size=len(task))).tolist(),
+        "part": np.repeat(["train"] * (tasks - 4) + ["validation"] * 4, rows).tolist(),
+    }
+
+
+def written(tmp_path, data, name="t.parquet"):
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pa.table(data), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(data)
+            writer.writerows(zip(*data.values(), strict=True))
+    return str(path)
+
+
+def config(path, **changes):
+    settings = {
+        "path": path, "task": "task", "x": (("size", "log2"),), "y": ("y",), "split": "part", "shots": Shots(2, 3),
+    }
+    return TableConfig(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_parquet_and_csv_give_the_same_tasks(tmp_path, name):
+    data = columns()
+    table = Table(config(written(tmp_path, data, name)), seed=0)
+    assert table.inputs[0].transform == "log2"
+    assert table.inputs[0].mean == pytest.approx(3.5)
+    trained = np.array(data["y"]).reshape(12, 8)[table.rows.roles == "train"]
+    assert trained.shape == (7, 8)  # of eight, one decides when to stop
+    assert table.outputs[0].mean == pytest.approx(trained.mean())
+    assert table.outputs[0].std == pytest.approx(trained.std())
+    assert sorted(table.rows.roles.tolist()).count("test") == 4
+
+
+def test_ordered_support_sets_are_prefixes_and_every_later_row_may_be_asked(tmp_path):
+    data = columns()
+    shuffle = np.random.default_rng(1).permutation(len(data["y"]))
+    data = {name: [values[i] for i in shuffle] for name, values in data.items()}
+    table = Table(config(written(tmp_path, data), order="size"), seed=0)
+    batch = table.batch(50, generator())
+    assert set(batch.support.counts().tolist()) == {2, 3}
+    for task in range(50):
+        shown = batch.support.x[task][batch.support.mask[task]]
+        asked = batch.query.x[task][batch.query.mask[task]]
+        assert shown.max() < asked.min()
+        assert len(shown) + len(asked) == 8
+
+
+def test_without_an_order_support_sets_are_random_rows_and_none_is_asked_again(tmp_path):
+    table = Table(config(written(tmp_path, columns())), seed=0)
+    batch = table.batch(40, generator())
+    firsts = set()
+    for task in range(40):
+        shown = batch.support.x[task][batch.support.mask[task]].flatten().tolist()
+        asked = batch.query.x[task][batch.query.mask[task]].flatten().tolist()
+        assert len(set(shown + asked)) == 8
+        firsts.add(round(shown[0], 3))
+    assert len(firsts) > 4
+
+
+def test_queries_are_capped_in_training_and_complete_when_held_out(tmp_path):
+    table = Table(config(written(tmp_path, columns(rows=30)), queries=5), seed=0)
+    assert table.batch(10, generator()).query.counts().max() <= 6
+    (held_out,) = table.held_out()
+    assert (held_out.query.counts() + held_out.support.counts()).tolist() == [30.0] * 4
+
+
+def test_categories_become_one_column_per_value(tmp_path):
+    data = columns()
+    table = Table(config(written(tmp_path, data), x=(("size", "log2"), ("kind", "none"))), seed=0)
+    assert [column.name for column in table.inputs] == ["size", "kind=steel", "kind=wood"]
+    assert table.rows.x[:, 1:].sum(1).tolist() == [1.0] * 96
+
+
+def test_missing_values_and_small_tasks_are_left_out_and_counted(tmp_path):
+    data = columns()
+    data["y"][0] = None
+    data["y"][1] = math.nan
+    data["y"][2] = math.inf
+    data["size"][9] = None
+    for row in range(16, 22):
+        data["y"][row] = None
+    table = Table(config(written(tmp_path, data)), seed=0)
+    assert table.notes == (
+        "left out 1 of 96 rows with no value in 'size'",
+        "left out 9 of 96 rows with no value in 'y'",
+        "left out 1 of 12 tasks with fewer than 3 rows",
+    )
+    assert len(table.rows.counts) == 11
+
+
+def test_without_a_split_column_tasks_are_split_by_the_seed(tmp_path):
+    path = written(tmp_path, columns(tasks=20))
+    roles = Table(config(path, split=None), seed=3).rows.roles
+    assert sorted(set(roles.tolist())) == ["test", "train", "validation"]
+    assert (roles == "test").sum() == 4
+    assert roles.tolist() == Table(config(path, split=None), seed=3).rows.roles.tolist()
+    assert roles.tolist() != Table(config(path, split=None), seed=4).rows.roles.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": ("nothing",)}, "no column nothing; there are task"),
+        ({"y": ("kind",)}, "'kind' holds string, not numbers"),
+        ({"x": (("kind", "log"),)}, "log needs numbers"),
+        ({"x": (("constant", "none"),)}, "'constant' is constant"),
+        ({"x": (("signed", "log"),)}, "not positive"),
+        ({"x": (("many", "none"),)}, "96 different values"),
+        ({"shots": Shots(8, 9)}, "no task has enough rows"),
+        ({"split": "kind"}, "several splits"),
+        ({"split": "task"}, "may say train"),
+        ({"split": "all"}, "keeps no task"),
+    ],
+)
+def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
+    data = columns()
+    data |= {
+        "constant": [1.0] * 96, "signed": [-1.0, 1.0] * 48, "many": [f"v{i}" for i in range(96)], "all": ["train"] * 96
+    }
+    with pytest.raises(UnusableTable, match=message):
+        Table(config(written(tmp_path, data), **change), seed=0)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.parquet", "no"), ("a.csv", ""), ("a.xlsx", "x"), (None, "")])
+def test_files_that_cannot_be_read_say_so(tmp_path, name, content):
+    path = tmp_path / (name or "missing.csv")
+    if name:
+        path.write_text(content)
+    with pytest.raises(UnusableTable, match=path.name):
+        Table(config(str(path)), seed=0)
