@@ -15,6 +15,7 @@ from bmaml.networks import ACTIVATIONS
 from model_store import SHIPPED, Model, Store
 from model_store.columns import Transform
 from model_store.manifest import checked_name
+from training.calibrate import calibrated
 from training.config import InvalidConfig, Optimisation, Shots, SinusoidConfig, TableConfig, TrainingConfig
 from training.evaluate import Evaluation, evaluate
 from training.families import Family, Sinusoid, Table
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfi
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
     learned = train(config, family, learner, folder, options.resume, _device(options.device))
+    learned = calibrated(learner, learned, family)
     model, evaluation = publish(
         Store(options.store), config, family, learner, learned, options.description
     )
@@ -121,6 +123,8 @@ def _config(
     for name in ("steps", "step_size", "leader_steps"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
+    if options.scales is not None:
+        settings["scales"] = tuple(options.scales)
     if options.learn_step_size:
         settings["learn_step_size"] = True
     plan = Optimisation(
@@ -220,6 +224,9 @@ def _training_options() -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
     options.add_argument("--step-size", type=float, help="inner rate (default: the learner's)")
     options.add_argument("--learn-step-size", action="store_true", help="meta-learn the inner rate")
+    options.add_argument(
+        "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed only)"
+    )
     options.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml only)")
     options.add_argument("--meta-steps", type=int, default=plan.meta_steps)
     options.add_argument("--meta-batch", type=int, default=plan.meta_batch)

@@ -12,6 +12,15 @@ before any data. With Φ the support features, r = y − f(x) and K = ΦΦᵀ/λ
 (Rasmussen & Williams 2006, eqs 2.11 and 2.25–2.30, in weight space). The answer is the mixture of
 the particles with weight ∝ exp(τ · evidence): Bayesian model averaging over hypotheses. τ is
 learned. Padding has zero features, zero residual and unit diagonal, so it adds nothing.
+
+Tasks also differ in the size of their targets. Each particle may therefore be held at several
+scales s, which multiply every standard deviation: K becomes s²K, and with the same Cholesky
+factor the evidence is −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n log 2π. A (particle, scale) pair is a
+hypothesis of its own; the average over scales is a discrete stand-in for the Student-t of an
+unknown scale, with Gaussian components.
+
+One last number, the widening, multiplies every predicted standard deviation but not the evidence:
+features chosen among thousands of tasks are a little too sure, or too careful, of a new one.
 """
 
 import math
@@ -19,11 +28,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import svgd
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
-from bmaml.learners.interface import Learned, Learner
+from bmaml.learners.interface import InvalidLearner, Learned, Learner
 from bmaml.predictive import Predictive
 from bmaml.shapes import Features, Inputs, LogWeights, Outputs, Particles, PerParticle, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
@@ -35,10 +45,11 @@ class CollapsedPosterior:
 
     Attributes:
         particles: adapted parameters; `[1, …]` where no step was taken.
-        log_weights: normalised over particles.
+        log_weights: of each (particle, scale) hypothesis, `[task, particle × scale]`, normalised.
         features: Φ of the support rows, float64, zero where padded.
         cholesky: lower factor of K, `[task, particle, row, row]`.
         whitened: cholesky⁻¹ r, `[task, particle, row, output]`.
+        widening: what every predicted standard deviation is multiplied by.
     """
 
     particles: Particles
@@ -46,6 +57,7 @@ class CollapsedPosterior:
     features: Features
     cholesky: Tensor
     whitened: Outputs
+    widening: Scalar
 
 
 @dataclass(frozen=True)
@@ -61,9 +73,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
-        scale_spread: particles start with both precisions multiplied by e^−s … e^s, evenly spread
-            in the logarithm. Tasks differ in the size of their targets and with it of their noise;
-            particles of different scale are rival hypotheses about that too.
+        scales: s, the sizes at which each particle is held.
         evidence_weights: False weights all particles alike (the ablation).
     """
 
@@ -71,19 +81,23 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
-    scale_spread: float = 0.0
+    scales: tuple[float, ...] = (1.0,)
     evidence_weights: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
+
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """`initial` `[particle, param]`, the scalar `log_temperature` (log τ), a rate if learned.
+        """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
         The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         weights[:, -self.network.head_size :] = 0
         initial = with_precisions(weights, *self.priors.starts())
-        initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles)[:, None] * self.scale_spread
-        learned = {"initial": initial, **self._rate_start()}
+        learned = {"initial": initial, "log_widening": torch.zeros(()), **self._rate_start()}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
@@ -93,12 +107,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         if steps:
             particles = self._move_features(particles, support, steps, self.rates(learned, support))
         features, cholesky, whitened = self._condition(particles, support)
-        evidence = _evidence(cholesky, whitened, support)
+        evidence = self._evidence(cholesky, whitened, support).flatten(1)
         if self.evidence_weights:
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        return CollapsedPosterior(particles, weights, features, cholesky, whitened)
+        return CollapsedPosterior(
+            particles, weights, features, cholesky, whitened, learned["log_widening"].exp()
+        )
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
         """The mixture of the particles' exact predictions, in x's precision."""
@@ -109,13 +125,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         means = prior_mean + solved.mT @ posterior.whitened
         within = (features.square().sum(-1) / precision.squeeze(-1) - solved.square().sum(-2)).clamp_min(0)
         noise = noise_variance(posterior.particles)[..., None, None]
-        factor = self._factor(posterior, features, precision) if joint else None
+        factor = self._factor(posterior, features, precision).to(x.dtype) if joint else None
+        widening, wider = posterior.widening, posterior.widening.square()
         return Predictive(
-            means=means.to(x.dtype),
-            noise=noise,
-            within=within.unsqueeze(-1).to(x.dtype),
+            means=means.to(x.dtype).repeat_interleave(len(self.scales), 1),
+            noise=wider * self._at_scales(noise, 2),
+            within=wider * self._at_scales(within.unsqueeze(-1).to(x.dtype), 2),
             log_weights=posterior.log_weights.to(x.dtype),
-            factor=factor if factor is None else factor.to(x.dtype),
+            factor=None if factor is None else widening * self._at_scales(factor, 1),
         )
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
@@ -135,9 +152,12 @@ class Collapsed(Learner[CollapsedPosterior]):
         )
 
     def evidence(self, particles: Particles, support: Examples) -> PerParticle:
-        """log p(y | X) of every particle on each support set; zero for an empty one."""
+        """log p(y | X) of every particle on each support set, averaged over its scales.
+
+        Zero for an empty support set.
+        """
         _, cholesky, whitened = self._condition(particles, support)
-        return _evidence(cholesky, whitened, support)
+        return self._evidence(cholesky, whitened, support).logsumexp(-1) - math.log(len(self.scales))
 
     def _features(self, particles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled features with the constant, and the prior mean f(x); both float64."""
@@ -158,6 +178,21 @@ class Collapsed(Learner[CollapsedPosterior]):
         cholesky = torch.linalg.cholesky_ex(gram).L
         whitened = torch.linalg.solve_triangular(cholesky, residual, upper=False)
         return features, cholesky, whitened
+
+    def _evidence(
+        self, cholesky: Tensor, whitened: Tensor, support: Examples
+    ) -> Float[Tensor, "task particle scale"]:
+        scales = whitened.new_tensor(self.scales)
+        outputs = whitened.shape[-1]
+        fit = whitened.square().sum((-1, -2)).unsqueeze(-1) / scales.square()
+        volume = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        rows = support.mask.sum(-1).view(-1, 1, 1)
+        return -0.5 * (fit + outputs * (volume + rows * (LOG_2PI + 2 * scales.log())))
+
+    def _at_scales(self, values: Tensor, power: int) -> Tensor:
+        """`[task, particle, …]` times each scale to a power, as `[task, particle × scale, …]`."""
+        scales = values.new_tensor(self.scales) ** power
+        return (values.unsqueeze(2) * scales.view(-1, *[1] * (values.ndim - 2))).flatten(1, 2)
 
     def _move_features(self, particles: Tensor, support: Examples, steps: int, rates: Tensor) -> Tensor:
         """SVGD on the hidden layers alone, each particle's target being its evidence."""
@@ -189,11 +224,3 @@ class Collapsed(Learner[CollapsedPosterior]):
 def _weight_precision(particles: Tensor) -> Tensor:
     """λ as `[task, particle, 1, 1]`, float64."""
     return particles[..., -1].double().exp()[..., None, None]
-
-
-def _evidence(cholesky: Tensor, whitened: Tensor, support: Examples) -> Tensor:
-    outputs = whitened.shape[-1]
-    fit = whitened.square().sum((-1, -2))
-    volume = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    rows = support.mask.sum(-1, keepdim=True)
-    return -0.5 * (fit + outputs * (volume + rows * LOG_2PI))

@@ -133,6 +133,7 @@ def test_the_chaser_loss_has_no_gradient_through_the_leader():
 def collapsed_parts(particle: int = 0, shots: int = 4):
     """One particle's features and prior mean on a support set, by hand."""
     learner, learned = learner_of(Collapsed, steps=0)
+    learned = {**learned, "log_widening": torch.zeros(())}
     batch = full_batch(tasks=1, shots=shots)
     theta = weights_of(learned["initial"])[None]
 
@@ -205,3 +206,38 @@ def test_steps_on_the_features_raise_the_evidence_and_leave_head_and_precisions(
     start = learned["initial"].unsqueeze(0)
     assert torch.equal(moved[..., -head:], start[..., -head:].expand(3, -1, -1))
     assert (learner.evidence(moved, support) > learner.evidence(start, support)).all()
+
+
+def test_the_widening_scales_every_deviation_and_no_mean_or_weight():
+    learner, learned, batch, *_ = collapsed_parts()
+    wide = {**learned, "log_widening": torch.tensor(2.0).log()}
+    one, two = (learner.predict(learner.adapt(each, batch.support), batch.query.x, True) for each in (learned, wide))
+    torch.testing.assert_close(two.means, one.means)
+    torch.testing.assert_close(two.log_weights, one.log_weights)
+    torch.testing.assert_close(two.noise, 4 * one.noise)
+    torch.testing.assert_close(two.within, 4 * one.within)
+    torch.testing.assert_close(two.factor.square().sum(-1), two.within)
+
+
+def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
+    _, learned, batch, features, (gamma, lamda), prior_mean = collapsed_parts()
+    learner, _ = learner_of(Collapsed, steps=0, scales=(0.5, 3.0))
+    phi = features(batch.support.x)
+    covariance = phi @ phi.T / lamda + torch.eye(4) / gamma
+    residuals = batch.support.y[0] - prior_mean
+    expected = torch.stack(
+        [
+            torch.distributions.MultivariateNormal(torch.zeros(4), scale**2 * covariance)
+            .log_prob(residuals.T)
+            .sum()
+            for scale in (0.5, 3.0)
+        ]
+    )
+    posterior = learner.adapt(learned, batch.support)
+    found = posterior.log_weights[0, :2]
+    tau = learned["log_temperature"].exp()
+    torch.testing.assert_close(found[1] - found[0], tau * (expected[1] - expected[0]))
+    belief = learner.predict(posterior, batch.query.x, joint=True)
+    torch.testing.assert_close(belief.means[:, 0], belief.means[:, 1])
+    torch.testing.assert_close(belief.noise[0, 1] / belief.noise[0, 0], torch.tensor([[36.0]]))
+    torch.testing.assert_close(belief.factor.square().sum(-1), belief.within)

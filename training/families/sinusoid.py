@@ -1,7 +1,7 @@
 """Sine curves, as in Yoon et al. 2018: y = A sin(ωx − b) + ε.
 
-A ∈ [0.1, 5], ω ∈ [0.5, 2], b ∈ [0, 2π], x ∈ [−5, 5], ε ~ N(0, (0.01 A)²), all uniform. Held-out
-tasks ask for noiseless values, so that an error is the learner's and not the noise's.
+A ∈ [0.1, 5], ω ∈ [0.5, 2], b ∈ [0, 2π], x ∈ [−5, 5], all uniform; ε ~ N(0, (0.01 A)²). Validation and
+held-out tasks ask for noiseless values, so that an error is the learner's and not the noise's.
 """
 
 import math
@@ -52,10 +52,10 @@ class Sinusoid:
         return _split(x, y, y, self.config.shots, generator)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """Noisy tasks like the training ones, from a seed of their own."""
+        """Tasks that ask what the held-out ones ask, from a seed of their own."""
         generator = torch.Generator().manual_seed(self._seed + 1_000_003)
-        x, y, _ = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
-        yield _split(x, y, y, self.config.shots, generator)
+        x, y, clean = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
+        yield _split(x, y, clean, self.config.shots, generator)
 
     def held_out(self, shots: int | None = None) -> Iterator[TaskBatch]:
         """500 tasks × 200 noiseless points; the seed does not depend on the run's.
