@@ -35,7 +35,7 @@ from bmaml import svgd
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.learners.interface import InvalidLearner, Learned, Learner
 from bmaml.predictive import Predictive
-from bmaml.shapes import Features, Inputs, LogWeights, Outputs, Particles, PerParticle, Scalar, Verdicts
+from bmaml.shapes import Features, Inputs, Outputs, Particles, PerParticle, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 
@@ -53,7 +53,7 @@ class CollapsedPosterior:
     """
 
     particles: Particles
-    log_weights: LogWeights
+    log_weights: Float[Tensor, "task hypothesis"]
     features: Features
     cholesky: Tensor
     whitened: Outputs
