@@ -60,9 +60,7 @@ def normal(mean: Array, std: Array, truth: Array) -> Forecast:
 
 def last_value(seen: Curve, asked: Curve) -> Forecast:
     """The last value stays, with the spread of the steps so far."""
-    return normal(
-        np.full(len(asked.x), seen.y[-1]), np.full(len(asked.x), np.diff(seen.y).std()), asked.y
-    )
+    return normal(np.full(len(asked.x), seen.y[-1]), np.full(len(asked.x), np.diff(seen.y).std()), asked.y)
 
 
 def exponential(seen: Curve, asked: Curve) -> Forecast:
@@ -74,7 +72,11 @@ def exponential(seen: Curve, asked: Curve) -> Forecast:
     start = (seen.y[-1], seen.y[0] - seen.y[-1], 0.5)
     try:
         best, _ = optimize.curve_fit(
-            curve, seen.x, seen.y, p0=np.clip(start, [0, -1, 1e-3], [1, 1, 5]), bounds=([0, -1, 1e-3], [1, 1, 5])
+            curve,
+            seen.x,
+            seen.y,
+            p0=np.clip(start, [0, -1, 1e-3], [1, 1, 5]),
+            bounds=([0, -1, 1e-3], [1, 1, 5]),
         )
     except RuntimeError:
         return last_value(seen, asked)
@@ -111,7 +113,10 @@ def model_forecasts(name: str, store: Path, seen: list[Curve], asked: list[Curve
         inside = (belief.cdf(truth) - 0.5).abs() <= 0.45
         mean, nll = belief.mean(), -belief.log_density(truth)
     return [
-        Forecast(*(values[task, : len(curve.x), 0].double().numpy() for values in (mean, nll)), inside[task, : len(curve.x), 0].numpy())
+        Forecast(
+            *(values[task, : len(curve.x), 0].double().numpy() for values in (mean, nll)),
+            inside[task, : len(curve.x), 0].numpy(),
+        )
         for task, curve in enumerate(asked)
     ]
 
@@ -140,7 +145,9 @@ def row(name: str, forecasts: list[Forecast], asked: list[Curve], seconds: float
 
 def main() -> None:
     """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", nargs="+", default=["learning-curves"])
     parser.add_argument("--store", type=Path, default=SHIPPED)
@@ -151,7 +158,9 @@ def main() -> None:
     curves = read(options.file, options.anchors)
     seen = [Curve(curve.x[: options.shots], curve.y[: options.shots]) for curve in curves]
     asked = [Curve(curve.x[options.shots :], curve.y[options.shots :]) for curve in curves]
-    print(f"{len(curves)} validation curves with at least {options.anchors} anchors, the first {options.shots} given;")
+    print(
+        f"{len(curves)} validation curves with at least {options.anchors} anchors, the first {options.shots} given;"
+    )
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads\n")
     print("| | RMSE | mean of the curves' RMSE | NLL | inside 90 % | ms per curve |")
     print("|---|---|---|---|---|---|")

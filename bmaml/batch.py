@@ -108,9 +108,7 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
         newly = (saturated_at < 0) & (left <= SATURATED * start)
         saturated_at = torch.where(newly, pick, saturated_at)
         information = 0.5 * torch.log1p(informative.square().sum(-1) / noise).sum(1)
-        value = torch.where(
-            (saturated_at >= 0).unsqueeze(-1), _or_scores(distance, candidates), information
-        )
+        value = torch.where((saturated_at >= 0).unsqueeze(-1), _or_scores(distance, candidates), information)
         index, gain = _best(value, available, candidates.uniform)
         indices.append(index)
         gains.append(gain)

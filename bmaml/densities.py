@@ -187,9 +187,7 @@ class _JointScores(torch.autograd.Function):
         )
         # The prior is the same for all tasks, and linear in the tangent.
         u, u_weight = _over_tasks(u, shared), _over_tasks(u_weight, shared)
-        d_weight = -lamda * (
-            0.5 * u_weight * norm + (weights * u).sum(-1) + priors.weight_rate * u_weight
-        )
+        d_weight = -lamda * (0.5 * u_weight * norm + (weights * u).sum(-1) + priors.weight_rate * u_weight)
         pieces += [_over_tasks(d_noise, shared).unsqueeze(-1), d_weight.unsqueeze(-1)]
         product = torch.cat(pieces, -1)
         weights_of(product).sub_(lamda.unsqueeze(-1) * (u + u_weight.unsqueeze(-1) * weights))

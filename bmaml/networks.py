@@ -5,6 +5,7 @@ matrix and SVGD can treat it as points in a vector space. One `split` takes them
 layer by layer would cost a zero-filled full-size gradient per slice under autograd.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class MLP:
     def layers(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of every layer, the output layer last."""
         widths = (self.inputs, *self.hidden, self.outputs)
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
     @property
     def size(self) -> int:
@@ -116,9 +117,7 @@ class MLP:
         """Each layer's weights `[…, inputs, outputs]` and biases `[…, 1, outputs]` of `[…, param]`."""
         sizes = [size for i, o in self.layers for size in (i * o, o)]
         pieces = iter(theta.split(sizes, -1))
-        return [
-            (next(pieces).unflatten(-1, (i, o)), next(pieces).unsqueeze(-2)) for i, o in self.layers
-        ]
+        return [(next(pieces).unflatten(-1, (i, o)), next(pieces).unsqueeze(-2)) for i, o in self.layers]
 
     def features(self, theta: Tensor, x: Inputs) -> Features:
         """The last hidden layer, for parameters `[#task, particle, param]`."""

@@ -102,4 +102,4 @@ def beyond(columns: Sequence[Column], values: Array, margin: float = 0.25) -> ND
         scaled = transformed(column.name, column.transform, values[:, index])
         slack = margin * (high - low)
         outside.append((scaled < low - slack) | (scaled > high + slack))
-    return np.any(outside, axis=0)
+    return np.asarray(np.any(outside, axis=0), dtype=bool)

@@ -37,8 +37,7 @@ class Model:
     def __post_init__(self) -> None:
         where = f"{self.manifest.name} version {self.manifest.version}"
         expected = {
-            name: tuple(tensor.shape)
-            for name, tensor in self.learner.initialise(torch.Generator()).items()
+            name: tuple(tensor.shape) for name, tensor in self.learner.initialise(torch.Generator()).items()
         }
         found = {name: tuple(tensor.shape) for name, tensor in self.learned.items()}
         if found != expected:

@@ -86,9 +86,7 @@ class Store:
             return ""
         return self._checked(folder, CARD, manifest.files[CARD]).decode()
 
-    def publish(
-        self, name: str, card: str, learned: Mapping[str, Tensor], **described: Any
-    ) -> Model:
+    def publish(self, name: str, card: str, learned: Mapping[str, Tensor], **described: Any) -> Model:
         """Write the next version of `name` and return it as it can be loaded.
 
         Args:

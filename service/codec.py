@@ -32,7 +32,7 @@ from service.schemas import (
 )
 from service.selection import STRATEGY_NAMES, resolved_strategy
 from service.settings import Settings
-from service.work import Answer, Array, ChooseAsk, Chosen, Predicted, PredictAsk, Work
+from service.work import Answer, Array, ChooseAsk, Chosen, PredictAsk, Predicted, Work
 
 
 def predict_work(request: AdaptPredictRequest, model: Model, settings: Settings) -> Work:
@@ -71,7 +71,9 @@ def choose_work(request: UncertaintyRequest, model: Model, settings: Settings) -
         rows.append(_inputs(model, target, "/target/x"))
     acquisition = request.acquisition or ("epistemic_variance" if request.target is None else "epig")
     if acquisition not in ACQUISITIONS:
-        raise invalid_at("/acquisition", f"one of {', '.join(ACQUISITIONS)} fits a {model.manifest.kind} model")
+        raise invalid_at(
+            "/acquisition", f"one of {', '.join(ACQUISITIONS)} fits a {model.manifest.kind} model"
+        )
     if acquisition == "epig" and request.target is None:
         raise invalid_at("/target", "epig needs target rows: where should the predictions get better?")
     if request.batch.strategy not in STRATEGY_NAMES:
@@ -109,7 +111,7 @@ def predict_response(
     moments, single = result.moments, result.moments.mean.shape[-1] == 1
 
     def listed(values: Array) -> list[object]:
-        return (values[..., 0] if single else values).tolist()
+        return list((values[..., 0] if single else values).tolist())
 
     total = moments.aleatoric + moments.epistemic
     particles = None
@@ -142,7 +144,8 @@ def choose_response(
 ) -> UncertaintyResponse:
     """A choice of rows as JSON will say it."""
     result, ask = answer.result, work.ask
-    assert isinstance(result, Chosen) and isinstance(ask, ChooseAsk)
+    assert isinstance(result, Chosen)
+    assert isinstance(ask, ChooseAsk)
     ids = request.pool.ids or list(range(ask.pool_rows))
     aleatoric, epistemic = result.moments.aleatoric.sum(-1), result.moments.epistemic.sum(-1)
     selected = [
@@ -199,7 +202,8 @@ def _rows(values: Sequence[Sequence[float]], width: int, pointer: str, most: int
             "the rows do not have the model's number of columns",
             *(
                 FieldError(
-                    pointer=f"{pointer}/{index}", detail=f"{len(values[index])} numbers where the model takes {width}"
+                    pointer=f"{pointer}/{index}",
+                    detail=f"{len(values[index])} numbers where the model takes {width}",
                 )
                 for index in ragged[:20]
             ),
@@ -253,7 +257,9 @@ def _pool_ids(request: UncertaintyRequest, rows: int) -> list[str | int]:
     return ids
 
 
-def _excluded(request: UncertaintyRequest, ids: list[str | int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _excluded(
+    request: UncertaintyRequest, ids: list[str | int]
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     if unknown := [index for index, each in enumerate(request.exclude) if each not in set(ids)]:
         raise invalid(
             "exclude names rows that are not in the pool",
@@ -273,7 +279,9 @@ def _keys(seed: int, ids: Sequence[str | int] | None, pool: Array) -> Array:
 
 def _reference(model: Model) -> ModelRef:
     manifest = model.manifest
-    return ModelRef(name=manifest.name, version=manifest.version, sha256=model.sha256, learner=manifest.learner)
+    return ModelRef(
+        name=manifest.name, version=manifest.version, sha256=model.sha256, learner=manifest.learner
+    )
 
 
 def _diagnostics(work: Work, answer: Answer) -> Diagnostics:

@@ -16,7 +16,7 @@ from bmaml.learners import Diverged
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from service.selection import choose
-from service.work import Answer, Array, Chosen, Moments, Predicted, PredictAsk, Work
+from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Work
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def _run(works: Sequence[Work]) -> _Batch:
 def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Diverged:
     rows, shown = len(work.query_x), len(work.support_x)
     moments = Moments(
-        batch.moments.mean[task, :rows], batch.moments.aleatoric[task, :rows], batch.moments.epistemic[task, :rows]
+        batch.moments.mean[task, :rows],
+        batch.moments.aleatoric[task, :rows],
+        batch.moments.epistemic[task, :rows],
     )
     nll = (float(batch.nll_before[task]), float(batch.nll_after[task])) if shown else None
     numbers = (moments.mean, moments.aleatoric, moments.epistemic, np.array(nll or ()))
@@ -104,7 +106,9 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
     result: Predicted | Chosen
     if isinstance(work.ask, PredictAsk):
         levels = batch.quantiles[task, : len(work.ask.levels), :rows]
-        result = _with_particles(belief, moments, levels) if work.ask.particles else Predicted(moments, levels)
+        result = (
+            _with_particles(belief, moments, levels) if work.ask.particles else Predicted(moments, levels)
+        )
     else:
         own = slice(task, task + 1)
         result = choose(work.ask, belief, moments, batch.query_x[own, :rows], batch.support_x[own, :shown])

@@ -53,8 +53,9 @@ PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI of a body that is parsed from its bytes."""
-    content = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
-    content |= {"example": (model.model_config.get("json_schema_extra") or {})["examples"][0]}  # type: ignore[index, call-overload]
+    extra: Any = model.model_config.get("json_schema_extra")
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"schema": schema, "example": extra["examples"][0]}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 

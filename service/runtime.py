@@ -71,7 +71,10 @@ class Runtime:
             log.exception("cannot start")
             return
         log.info(
-            "ready on %s with %d models after %.1f s", device, len(self.catalogue.models), time.monotonic() - began
+            "ready on %s with %d models after %.1f s",
+            device,
+            len(self.catalogue.models),
+            time.monotonic() - began,
         )
 
     def stop(self) -> None:

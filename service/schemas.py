@@ -15,9 +15,7 @@ def _dimensions(value: Any) -> str:
     return "2-D" if isinstance(value, list) and value and isinstance(value[0], list) else "1-D"
 
 
-Labels = Annotated[
-    Annotated[Row, Tag("1-D")] | Annotated[Rows, Tag("2-D")], Discriminator(_dimensions)
-]
+Labels = Annotated[Annotated[Row, Tag("1-D")] | Annotated[Rows, Tag("2-D")], Discriminator(_dimensions)]
 UNION_TAGS = frozenset({"1-D", "2-D"})
 """Parts of pydantic's error locations that are not in the caller's body."""
 
@@ -60,7 +58,9 @@ class Adapt(_Request):
 
 class _Adapting(_Request):
     model: Name
-    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(default=None, description="null: the newest")
+    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description="null: the newest"
+    )
     support: Support
     posterior: None = Field(default=None, description="reserved: kept posteriors are not offered yet")
     adapt: Adapt = Adapt()
@@ -225,7 +225,11 @@ class AdaptPredictResponse(BaseModel):
                     "prediction": {
                         "mean": [0.1, -1.4],
                         "std": [0.3, 0.2],
-                        "variance": {"total": [0.09, 0.04], "aleatoric": [0.01, 0.01], "epistemic": [0.08, 0.03]},
+                        "variance": {
+                            "total": [0.09, 0.04],
+                            "aleatoric": [0.01, 0.01],
+                            "epistemic": [0.08, 0.03],
+                        },
                         "quantiles": {"levels": [0.5], "values": [[0.11, -1.41]]},
                         "interval": {"level": 0.9, "lower": [-0.4, -1.7], "upper": [0.6, -1.1]},
                         "particles": None,
@@ -237,7 +241,13 @@ class AdaptPredictResponse(BaseModel):
                         "support_nll": {"before": 2.1, "after": -1.9},
                         "warnings": [],
                     },
-                    "timing_ms": {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1},
+                    "timing_ms": {
+                        "queue": 0.1,
+                        "adapt": 0.9,
+                        "predict": 0.8,
+                        "total": 2.2,
+                        "batched_tasks": 1,
+                    },
                 }
             ]
         }
@@ -290,17 +300,32 @@ class UncertaintyResponse(BaseModel):
                     "units": "nats",
                     "selected": [
                         {
-                            "rank": 1, "id": "c", "index": 2, "score": 0.42, "gain": 0.42,
-                            "total": 3.1, "aleatoric": 0.1, "epistemic": 3.0,
+                            "rank": 1,
+                            "id": "c",
+                            "index": 2,
+                            "score": 0.42,
+                            "gain": 0.42,
+                            "total": 3.1,
+                            "aleatoric": 0.1,
+                            "epistemic": 3.0,
                         }
                     ],
                     "scores": [0.1, 0.3, 0.42],
                     "batch": {"strategies_used": ["top_k"], "saturated_at": None, "ceiling": None},
                     "diagnostics": {
-                        "particles": 16, "effective_particles": 3.2, "steps": 0,
-                        "support_nll": {"before": 2.1, "after": -1.9}, "warnings": [],
+                        "particles": 16,
+                        "effective_particles": 3.2,
+                        "steps": 0,
+                        "support_nll": {"before": 2.1, "after": -1.9},
+                        "warnings": [],
                     },
-                    "timing_ms": {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1},
+                    "timing_ms": {
+                        "queue": 0.1,
+                        "adapt": 0.9,
+                        "predict": 0.8,
+                        "total": 2.2,
+                        "batched_tasks": 1,
+                    },
                 }
             ]
         }

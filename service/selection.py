@@ -35,7 +35,9 @@ def choose(ask: ChooseAsk, belief: Predictive, moments: Moments, rows_x: Tensor,
     device = predictive.means.device
     has_target = belief.means.shape[2] > ask.pool_rows
     uniform = torch.from_numpy(ask.keys).to(device).unsqueeze(0)
-    best = predictive.mean()[..., 0].amax(-1) if ask.best is None else torch.full((1,), ask.best, device=device)
+    best = (
+        predictive.mean()[..., 0].amax(-1) if ask.best is None else torch.full((1,), ask.best, device=device)
+    )
     scores = ACQUISITIONS[ask.acquisition].score(
         Pool(
             predictive=predictive,
@@ -62,11 +64,8 @@ def choose(ask: ChooseAsk, belief: Predictive, moments: Moments, rows_x: Tensor,
         indices=indices,
         gains=[float(gain) for gain in batch.gains[0].tolist()[: len(indices)]],
         scores=scores[0].double().cpu().numpy(),
-        moments=Moments(
-            *(values[pool] for values in (moments.mean, moments.aleatoric, moments.epistemic))
-        ),
+        moments=Moments(*(values[pool] for values in (moments.mean, moments.aleatoric, moments.epistemic))),
         strategies=batch.strategies,
         saturated_at=saturated if saturated >= 0 else None,
         ceiling=batch.ceiling,
     )
-

@@ -90,7 +90,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Answer to a `PredictAsk`; quantiles `[level, row, output]`, particle moments `[particle, row, output]`."""
+    """Answer to a `PredictAsk`.
+
+    Quantiles are `[level, row, output]`, each hypothesis' moments `[particle, row, output]`.
+    """
 
     moments: Moments
     quantiles: Array

@@ -67,9 +67,7 @@ def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfi
     folder = options.runs / config.name
     learned = train(config, family, learner, folder, options.resume, _device(options.device))
     learned = calibrated(learner, learned, family)
-    model, evaluation = publish(
-        Store(options.store), config, family, learner, learned, options.description
-    )
+    model, evaluation = publish(Store(options.store), config, family, learner, learned, options.description)
     _print(evaluation)
     print(f"published {model.manifest.name} version {model.manifest.version} in {options.store}")
 
@@ -94,7 +92,11 @@ def _held_out(model: Model, options: argparse.Namespace) -> Any:
         raise InvalidConfig(f"{options.name} was not trained on a table: name its --task column")
     recalled = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
     config_x = tuple((name, transform) for name, transform in recalled)
-    shots = Shots.parse(options.shots) if options.shots else Shots(**trained.get("shots", {"lowest": 3, "highest": 10}))
+    shots = (
+        Shots.parse(options.shots)
+        if options.shots
+        else Shots(**trained.get("shots", {"lowest": 3, "highest": 10}))
+    )
     table = TableConfig(
         path=options.data,
         task=remembered("task"),
@@ -125,6 +127,8 @@ def _config(
             settings[name] = getattr(options, name)
     if options.scales is not None:
         settings["scales"] = tuple(options.scales)
+    if options.pointwise:
+        settings["pointwise"] = True
     if options.learn_step_size:
         settings["learn_step_size"] = True
     plan = Optimisation(
@@ -154,7 +158,7 @@ def _column(text: str) -> tuple[str, Transform]:
     name, _, transform = text.partition(":")
     if (transform or "standardise") not in TRANSFORMS:
         raise InvalidConfig(f"unknown transform {transform!r} of {name!r}: {', '.join(TRANSFORMS)}")
-    return name, TRANSFORMS[transform or "standardise"]  # type: ignore[return-value]
+    return name, TRANSFORMS[transform or "standardise"]
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -194,7 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         help="input columns; all are standardised, after a logarithm where one is named",
     )
     table.add_argument("--y", nargs="+", action="append", required=True, metavar="COLUMN")
-    table.add_argument("--split", help="column that says train, validation or test (default: by task, seeded)")
+    table.add_argument(
+        "--split", help="column that says train, validation or test (default: by task, seeded)"
+    )
     table.add_argument("--order", help="support sets are prefixes in this column (default: random rows)")
     table.add_argument("--shots", default="3:10", help="support rows: K or LOWEST:HIGHEST")
     table.add_argument("--queries", type=int, default=64, help="at most so many query rows a task")
@@ -226,6 +232,9 @@ def _training_options() -> argparse.ArgumentParser:
     options.add_argument("--learn-step-size", action="store_true", help="meta-learn the inner rate")
     options.add_argument(
         "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed only)"
+    )
+    options.add_argument(
+        "--pointwise", action="store_true", help="score each query row on its own (collapsed only)"
     )
     options.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml only)")
     options.add_argument("--meta-steps", type=int, default=plan.meta_steps)

@@ -118,7 +118,7 @@ def meta_step(state: State, learner: Learner[Any], batch: TaskBatch, plan: Optim
         group["lr"] = learning_rate(plan, state.step)
     state.optimiser.zero_grad()
     loss = learner.loss(state.learned, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     if plan.clip is not None:
         torch.nn.utils.clip_grad_norm_(state.learned.values(), plan.clip)
     state.optimiser.step()

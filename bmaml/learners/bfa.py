@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from bmaml import svgd
-from bmaml.densities import Precisions, joint_scores, log_likelihood, noise_variance, weights_of, with_precisions
+from bmaml.densities import (
+    Precisions,
+    joint_scores,
+    log_likelihood,
+    noise_variance,
+    weights_of,
+    with_precisions,
+)
 from bmaml.learners.interface import Learned, Learner
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, Scalar, Verdicts

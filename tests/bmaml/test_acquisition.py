@@ -109,7 +109,10 @@ def test_permuting_the_pool_permutes_the_choice(name):
         uniform=offered.uniform[:, order],
         x=offered.x[:, order],
         predictive=Predictive(
-            about.means[:, :, order], about.noise, about.within[:, :, order], about.log_weights,
+            about.means[:, :, order],
+            about.noise,
+            about.within[:, :, order],
+            about.log_weights,
             about.factor[:, :, order],
         ),
     )
@@ -129,7 +132,10 @@ def test_power_sampling_draws_in_proportion_to_the_score():
     about = belief(rows=3, tasks=1)
     scores = torch.tensor([[1.0, 2.0, 5.0]]).expand(40_000, -1)
     wide = Predictive(
-        about.means.expand(40_000, -1, -1, -1), about.noise, about.within, about.log_weights.expand(40_000, -1)
+        about.means.expand(40_000, -1, -1, -1),
+        about.noise,
+        about.within,
+        about.log_weights.expand(40_000, -1),
     )
     first = STRATEGIES["power"](candidates(wide, scores=scores), 1).indices[:, 0]
     frequencies = torch.bincount(first, minlength=3) / 40_000

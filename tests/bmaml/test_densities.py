@@ -69,9 +69,7 @@ def test_scores_and_their_derivative_equal_autograd(activation, shared):
 def test_no_rows_leave_the_prior_alone():
     network, particles, _ = setting()
     nothing = Examples(torch.zeros(3, 0, 2), torch.zeros(3, 0, 2), torch.zeros(3, 0, dtype=torch.bool))
-    torch.testing.assert_close(
-        log_joint(network, particles, nothing, PRIORS), log_prior(particles, PRIORS)
-    )
+    torch.testing.assert_close(log_joint(network, particles, nothing, PRIORS), log_prior(particles, PRIORS))
 
 
 def test_starting_precisions_are_the_paper_s():

@@ -151,7 +151,9 @@ def test_evidence_is_the_dense_multivariate_normal_s():
     phi = features(batch.support.x)
     covariance = phi @ phi.T / lamda + torch.eye(4) / gamma
     expected = sum(
-        torch.distributions.MultivariateNormal(prior_mean[:, o], covariance).log_prob(batch.support.y[0, :, o])
+        torch.distributions.MultivariateNormal(prior_mean[:, o], covariance).log_prob(
+            batch.support.y[0, :, o]
+        )
         for o in range(2)
     )
     found = learner.evidence(learned["initial"].unsqueeze(0), batch.support)[0, 0]
@@ -181,7 +183,9 @@ def test_without_rows_the_prediction_is_the_prior_and_weights_are_equal():
     posterior = learner.adapt(learned, nothing)
     belief = learner.predict(posterior, batch.query.x)
     torch.testing.assert_close(posterior.log_weights.exp(), torch.full((1, 5), 0.2))
-    torch.testing.assert_close(belief.means, learner.network(weights_of(learned["initial"])[None], batch.query.x))
+    torch.testing.assert_close(
+        belief.means, learner.network(weights_of(learned["initial"])[None], batch.query.x)
+    )
     torch.testing.assert_close(belief.within[0, 0, :, 0], features(batch.query.x).square().sum(-1) / lamda)
 
 
@@ -211,7 +215,9 @@ def test_steps_on_the_features_raise_the_evidence_and_leave_head_and_precisions(
 def test_the_widening_scales_every_deviation_and_no_mean_or_weight():
     learner, learned, batch, *_ = collapsed_parts()
     wide = {**learned, "log_widening": torch.tensor(2.0).log()}
-    one, two = (learner.predict(learner.adapt(each, batch.support), batch.query.x, True) for each in (learned, wide))
+    one, two = (
+        learner.predict(learner.adapt(each, batch.support), batch.query.x, True) for each in (learned, wide)
+    )
     torch.testing.assert_close(two.means, one.means)
     torch.testing.assert_close(two.log_weights, one.log_weights)
     torch.testing.assert_close(two.noise, 4 * one.noise)
@@ -241,3 +247,22 @@ def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
     torch.testing.assert_close(belief.means[:, 0], belief.means[:, 1])
     torch.testing.assert_close(belief.noise[0, 1] / belief.noise[0, 0], torch.tensor([[36.0]]))
     torch.testing.assert_close(belief.factor.square().sum(-1), belief.within)
+
+
+def test_the_two_meta_objectives_of_collapsed_are_their_formulas():
+    learner, learned, *_ = collapsed_parts()
+    batch = full_batch()
+    belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
+    each = (
+        torch.distributions.Normal(
+            belief.means, (belief.noise + belief.within).sqrt().expand_as(belief.means)
+        )
+        .log_prob(batch.query.y.unsqueeze(1))
+        .exp()
+    )
+    weights = belief.log_weights.exp()
+    together = (weights * each.flatten(2).prod(-1)).sum(1).log()
+    torch.testing.assert_close(learner.loss(learned, batch), -together.mean() / 5)
+    apart = torch.einsum("tm,tmqo->tqo", weights, each).log().sum((1, 2))
+    pointwise, _ = learner_of(Collapsed, steps=0, pointwise=True)
+    torch.testing.assert_close(pointwise.loss(learned, batch), -apart.mean() / 5)

@@ -24,7 +24,9 @@ def test_an_empty_batch_of_rows_keeps_one_padded_row():
     [
         lambda: Examples.padded([]),
         lambda: Examples.padded([(torch.zeros(2, 1), torch.zeros(3, 1))]),
-        lambda: Examples.padded([(torch.zeros(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 2), torch.zeros(1, 1))]),
+        lambda: Examples.padded(
+            [(torch.zeros(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 2), torch.zeros(1, 1))]
+        ),
         lambda: TaskBatch(full_batch(2).support, full_batch(3).query),
     ],
 )

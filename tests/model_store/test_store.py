@@ -111,8 +111,15 @@ def test_links_out_of_the_store_are_refused(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.full(shape[0], torch.nan) if len(shape) == 1
-                        and isinstance(shape[0], torch.Size) else torch.zeros(*shape))
+    monkeypatch.setattr(
+        torch,
+        "randn",
+        lambda *shape, **_: (
+            torch.full(shape[0], torch.nan)
+            if len(shape) == 1 and isinstance(shape[0], torch.Size)
+            else torch.zeros(*shape)
+        ),
+    )
     with pytest.raises(CorruptModel, match="not finite"):
         publish(tmp_path)
     assert Store(tmp_path).versions("tiny") == []

@@ -54,8 +54,16 @@ def serve(settings: Settings) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def served(store: Path) -> Iterator[Served]:
-    yield from serve(Settings(store=store, device="cpu", max_body_bytes=100_000, max_support_rows=50,
-                              max_query_rows=200, max_pool_rows=200))
+    yield from serve(
+        Settings(
+            store=store,
+            device="cpu",
+            max_body_bytes=100_000,
+            max_support_rows=50,
+            max_query_rows=200,
+            max_pool_rows=200,
+        )
+    )
 
 
 @pytest.fixture

@@ -27,7 +27,9 @@ def test_limits_are_those_enforced(client):
     assert (limits["body_bytes"], limits["support_rows"], limits["query_rows"]) == (100_000, 50, 200)
     rows = limits["support_rows"] + 1
     body = {
-        "model": "tiny", "support": {"x": [[0.0]] * rows, "y": [0.0] * rows}, "query": {"x": [[0.0]]},
+        "model": "tiny",
+        "support": {"x": [[0.0]] * rows, "y": [0.0] * rows},
+        "query": {"x": [[0.0]]},
     }
     assert client.post("/adapt-predict", json=body).status_code == 422
 
@@ -47,8 +49,14 @@ def test_openapi_is_complete_and_its_examples_work(client):
     for reference in references(schema):
         assert reference.removeprefix("#/components/schemas/") in schema["components"]["schemas"]
     assert set(schema["paths"]) == {
-        "/adapt-predict", "/uncertainty", "/models", "/models/{name}", "/models/{name}/versions/{version}",
-        "/limits", "/livez", "/readyz",
+        "/adapt-predict",
+        "/uncertainty",
+        "/models",
+        "/models/{name}",
+        "/models/{name}/versions/{version}",
+        "/limits",
+        "/livez",
+        "/readyz",
     }
     for path in ("/adapt-predict", "/uncertainty"):
         operation = schema["paths"][path]["post"]

@@ -21,7 +21,13 @@ def model(tmp_path):
 
 def work(model, rows=3, deadline=float("inf")):
     return Work(
-        model, torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(rows, 1), 0, PredictAsk((0.05, 0.95)), deadline
+        model,
+        torch.zeros(2, 1),
+        torch.zeros(2, 1),
+        torch.zeros(rows, 1),
+        0,
+        PredictAsk((0.05, 0.95)),
+        deadline,
     )
 
 

@@ -99,7 +99,9 @@ def test_steps_are_the_caller_s_to_choose(client):
         none["diagnostics"]["support_nll"]["before"]
     )
     assert more["diagnostics"]["support_nll"]["after"] < more["diagnostics"]["support_nll"]["before"]
-    assert post(client, model="wide", support={"x": [[0.0, 32]], "y": [[9.0, -1.0]]}, query={"x": [[1.0, 64]]})
+    assert post(
+        client, model="wide", support={"x": [[0.0, 32]], "y": [[9.0, -1.0]]}, query={"x": [[1.0, 64]]}
+    )
 
 
 def test_the_order_of_support_rows_does_not_matter(client):
@@ -149,7 +151,10 @@ def test_64_concurrent_ragged_requests_equal_the_same_one_by_one(served):
             )
         for name in ("lower", "upper"):
             np.testing.assert_allclose(
-                other["prediction"]["interval"][name], one["prediction"]["interval"][name], rtol=1e-4, atol=1e-4
+                other["prediction"]["interval"][name],
+                one["prediction"]["interval"][name],
+                rtol=1e-4,
+                atol=1e-4,
             )
         np.testing.assert_allclose(
             np.array(other["prediction"]["quantiles"]["values"]),
@@ -163,7 +168,10 @@ def test_every_reply_carries_its_id_and_timing(client):
     reply = client.post("/adapt-predict", json=BODY, headers={"X-Request-ID": "mine-1"})
     assert reply.headers["x-request-id"] == reply.json()["request_id"] == "mine-1"
     assert {part.split(";")[0] for part in reply.headers["server-timing"].split(", ")} == {
-        "queue", "adapt", "predict", "total",
+        "queue",
+        "adapt",
+        "predict",
+        "total",
     }
     forged = client.get("/livez", headers={"X-Request-ID": "a b"})
     assert forged.headers["x-request-id"] != "a b"

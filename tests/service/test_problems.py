@@ -96,7 +96,9 @@ def test_a_diverging_neighbour_fails_alone(served):
 
     async def together():
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
-            return await asyncio.gather(*(client.post("/adapt-predict", json=body) for body in [good, bad] * 8))
+            return await asyncio.gather(
+                *(client.post("/adapt-predict", json=body) for body in [good, bad] * 8)
+            )
 
     replies = asyncio.run(together())
     assert [reply.status_code for reply in replies] == [200, 422] * 8
@@ -114,7 +116,9 @@ def test_unknown_models_and_versions_are_a_404_that_lists_what_there_is(client):
 def test_the_input_is_never_echoed(client):
     marker = "MARKER123"
     for body in (
-        BODY | {"model": marker}, BODY | {"support": {"x": [[marker]], "y": [marker]}}, {"model": {marker: 1}}
+        BODY | {"model": marker},
+        BODY | {"support": {"x": [[marker]], "y": [marker]}},
+        {"model": {marker: 1}},
     ):
         assert marker not in client.post("/adapt-predict", json=body).text
 
@@ -180,7 +184,9 @@ def test_a_task_that_fails_on_the_device_fails_alone(served, monkeypatch):
     async def together():
         bad = BODY | {"query": {"x": [[0.0]] * 7}}
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
-            return await asyncio.gather(*(client.post("/adapt-predict", json=body) for body in [BODY, bad] * 8))
+            return await asyncio.gather(
+                *(client.post("/adapt-predict", json=body) for body in [BODY, bad] * 8)
+            )
 
     assert [reply.status_code for reply in asyncio.run(together())] == [200, 500] * 8
 

@@ -10,7 +10,15 @@ BODY = {
     "target": {"x": [[0.0], [4.0]]},
     "batch": {"size": 3},
 }
-ACQUISITIONS = ["total_variance", "epistemic_variance", "entropy", "epig", "expected_improvement", "ucb", "random"]
+ACQUISITIONS = [
+    "total_variance",
+    "epistemic_variance",
+    "entropy",
+    "epig",
+    "expected_improvement",
+    "ucb",
+    "random",
+]
 STRATEGIES = ["auto", "top_k", "power", "max_determinant", "k_centre"]
 
 
@@ -24,7 +32,9 @@ def post(client, **changes):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("model", ["tiny", "bare"])
 def test_every_acquisition_goes_with_every_strategy(client, model, acquisition, strategy):
-    answer = post(client, model=model, acquisition=acquisition, batch={"size": 3, "strategy": strategy}, exclude=["b"])
+    answer = post(
+        client, model=model, acquisition=acquisition, batch={"size": 3, "strategy": strategy}, exclude=["b"]
+    )
     assert answer["direction"] == "higher_is_more_informative"
     assert len(answer["scores"]) == 5
     chosen = answer["selected"]
@@ -65,7 +75,9 @@ def test_no_more_rows_are_chosen_than_there_are(client):
 
 def test_the_seed_decides_random_choices(client):
     picks = {
-        seed: [e["id"] for e in post(client, acquisition="random", batch={"size": 5, "seed": seed})["selected"]]
+        seed: [
+            e["id"] for e in post(client, acquisition="random", batch={"size": 5, "seed": seed})["selected"]
+        ]
         for seed in range(6)
     }
     assert len({tuple(each) for each in picks.values()}) > 1

@@ -15,9 +15,20 @@ from training.loop import learning_rate
 
 def arguments(tmp_path, name="s", runs="runs", **changes):
     settings = {
-        "learner": "bmaml", "particles": 3, "hidden": 6, "meta-steps": 20, "meta-batch": 3, "evaluate-every": 5,
-        "shots": 4, "queries": 4, "activation": "tanh", "patience": 0, "store": tmp_path / "store",
-        "runs": tmp_path / runs, "device": "cpu", **changes,
+        "learner": "bmaml",
+        "particles": 3,
+        "hidden": 6,
+        "meta-steps": 20,
+        "meta-batch": 3,
+        "evaluate-every": 5,
+        "shots": 4,
+        "queries": 4,
+        "activation": "tanh",
+        "patience": 0,
+        "store": tmp_path / "store",
+        "runs": tmp_path / runs,
+        "device": "cpu",
+        **changes,
     }
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     return ["sinusoid", "--name", name, *flags]
@@ -37,8 +48,16 @@ def test_training_improves_and_publishes_with_measured_figures(tmp_path, learner
     before, after = (store.load("s", version).manifest.metrics for version in (1, 2))
     assert after[figure] < before[figure]
     assert set(after) == {
-        "mse", "median_mse", "rmse", "nll", "sharpness", "effective_particles",
-        "coverage_50", "coverage_80", "coverage_90", "coverage_95",
+        "mse",
+        "median_mse",
+        "rmse",
+        "nll",
+        "sharpness",
+        "effective_particles",
+        "coverage_50",
+        "coverage_80",
+        "coverage_90",
+        "coverage_95",
     }
     assert "published s version 2" in capsys.readouterr().out
     assert "| nll |" in store.card("s")

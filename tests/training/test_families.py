@@ -29,7 +29,9 @@ def test_curves_have_the_paper_s_ranges_and_relative_noise():
 
 def test_a_finite_family_repeats_its_points_and_an_unlimited_one_does_not():
     finite = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=3), seed=0)
-    seen = {float(value) for seed in range(20) for value in finite.batch(4, generator(seed)).support.x[:, 0, 0]}
+    seen = {
+        float(value) for seed in range(20) for value in finite.batch(4, generator(seed)).support.x[:, 0, 0]
+    }
     assert len(seen) == 3
     unlimited = Sinusoid(SinusoidConfig(Shots(5, 5), 5), seed=0)
     assert len({float(unlimited.batch(1, generator(seed)).support.x[0, 0, 0]) for seed in range(20)}) == 20
@@ -92,7 +94,12 @@ def written(tmp_path, data, name="t.parquet"):
 
 def config(path, **changes):
     settings = {
-        "path": path, "task": "task", "x": (("size", "log2"),), "y": ("y",), "split": "part", "shots": Shots(2, 3),
+        "path": path,
+        "task": "task",
+        "x": (("size", "log2"),),
+        "y": ("y",),
+        "split": "part",
+        "shots": Shots(2, 3),
     }
     return TableConfig(**{**settings, **changes})
 
@@ -194,13 +201,18 @@ def test_without_a_split_column_tasks_are_split_by_the_seed(tmp_path):
 def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
     data = columns()
     data |= {
-        "constant": [1.0] * 96, "signed": [-1.0, 1.0] * 48, "many": [f"v{i}" for i in range(96)], "all": ["train"] * 96
+        "constant": [1.0] * 96,
+        "signed": [-1.0, 1.0] * 48,
+        "many": [f"v{i}" for i in range(96)],
+        "all": ["train"] * 96,
     }
     with pytest.raises(UnusableTable, match=message):
         Table(config(written(tmp_path, data), **change), seed=0)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.parquet", "no"), ("a.csv", ""), ("a.xlsx", "x"), (None, "")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.parquet", "no"), ("a.csv", ""), ("a.xlsx", "x"), (None, "")]
+)
 def test_files_that_cannot_be_read_say_so(tmp_path, name, content):
     path = tmp_path / (name or "missing.csv")
     if name:

@@ -127,7 +127,9 @@ class Table:
         if self.config.order is not None:
             key = torch.where(place < shots, place - real.shape[1], key)
         order = torch.where(real, key, 2.0).argsort(1)[:, : high + queries]
-        x, y = (values[(starts.unsqueeze(1) + order).clamp_max(len(values) - 1)] for values in (self._x, self._y))
+        x, y = (
+            values[(starts.unsqueeze(1) + order).clamp_max(len(values) - 1)] for values in (self._x, self._y)
+        )
         position = torch.arange(order.shape[1])
         present = position < counts.unsqueeze(1)
         shown = position < shots
@@ -221,8 +223,12 @@ def _inputs(
     values: list[Array] = []
     for name, transform in columns:
         kind = table[name].type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
-                or pa.types.is_dictionary(kind)):
+        if not (
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_boolean(kind)
+            or pa.types.is_dictionary(kind)
+        ):
             names.append(name)
             values.append(_numeric(table, name, "input"))
             continue
@@ -239,11 +245,15 @@ def _inputs(
         names += [f"{name}={value}" for value in found]
         values += [(texts == value).astype(np.float64) for value in found]
     if known is not None and names != known:
-        raise UnusableTable(f"the model was trained on {', '.join(known)}; this table gives {', '.join(names)}")
+        raise UnusableTable(
+            f"the model was trained on {', '.join(known)}; this table gives {', '.join(names)}"
+        )
     return tuple(names), np.column_stack(values)
 
 
-def _fitted(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
+def _fitted(
+    config: TableConfig, rows: Rows, taken: NDArray[np.bool_]
+) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
     transforms = dict(config.x)
 
     def fit(name: str, values: Array) -> Column:
@@ -289,8 +299,14 @@ def _roles_from(labels: list[object], starts: Indices, counts: Indices, seed: in
     are kept for the published figures, and a seeded tenth of the training tasks decides when to
     stop, so that no figure is measured on tasks that had a say in the training.
     """
-    known = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
-             "val": "validation", "test": "test"}
+    known = {
+        "train": "train",
+        "training": "train",
+        "validation": "validation",
+        "valid": "validation",
+        "val": "validation",
+        "test": "test",
+    }
     roles = []
     for start, count in zip(starts, counts, strict=True):
         words = {str(label).lower() for label in labels[start : start + count]}

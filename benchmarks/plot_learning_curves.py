@@ -1,0 +1,73 @@
+"""Draws docs/learning-curves.png: real validation curves, five points each, and what came later.
+
+python benchmarks/plot_learning_curves.py learning_curves.parquet
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from learning_curves import Curve, read
+
+from bmaml.task import Examples
+from model_store import SHIPPED, Store
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SHOTS = 5
+
+
+def draw(axis: plt.Axes, curve: Curve, store: Path, name: str) -> None:
+    """Points given, points that came later, mean, 50 and 90 % intervals and the epistemic part."""
+    model = Store(store).load(name)
+    grid = np.linspace(curve.x[0] - 0.5, max(curve.x[-1], 12) + 0.5, 200)
+    seen = Curve(curve.x[:SHOTS], curve.y[:SHOTS])
+    support = Examples.padded(
+        [(model.standardised_inputs(2 ** seen.x[:, None]), model.standardised_targets(seen.y[:, None]))]
+    )
+    with torch.no_grad():
+        posterior = model.learner.adapt(model.learned, support)
+        query = model.standardised_inputs(2 ** grid[:, None]).unsqueeze(0)
+        belief = model.in_callers_units(model.learner.predict(posterior, query))
+        mean = belief.mean()[0, :, 0].numpy()
+        for level, shade in ((0.9, 0.18), (0.5, 0.3)):
+            lower, upper = (bound[0, :, 0].numpy() for bound in belief.interval(level))
+            axis.fill_between(
+                2**grid, lower, upper, color="#2a6f97", alpha=shade, lw=0, label=f"{level:.0%} interval"
+            )
+    axis.plot(2**grid, mean, color="#014f86", lw=2, label="mean")
+    axis.plot(
+        2 ** curve.x[SHOTS:], curve.y[SHOTS:], "o", ms=5, mfc="white", mec="#c9184a", label="came later"
+    )
+    axis.plot(2**seen.x, seen.y, "o", ms=6, color="#c9184a", label="given")
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("training rows")
+    axis.grid(alpha=0.25, lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    """Two curves side by side."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--model", default="learning-curves")
+    parser.add_argument("--store", type=Path, default=SHIPPED)
+    parser.add_argument("--curves", type=int, nargs="+", default=[120, 330])
+    parser.add_argument("--output", type=Path, default=Path("docs/learning-curves.png"))
+    options = parser.parse_args()
+    curves = read(options.file, 8)
+    figure, axes = plt.subplots(1, len(options.curves), figsize=(9, 3.2), layout="constrained")
+    for axis, index in zip(np.atleast_1d(axes), options.curves, strict=True):
+        draw(axis, curves[index], options.store, options.model)
+    np.atleast_1d(axes)[0].set_ylabel("accuracy")
+    np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(options.output, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Milliseconds of one meta-step of the chaser loss in the paper's setting, three ways in one run.
+
+    python benchmarks/training_speed.py [--repeats 200]
+
+1-40-40-40-1 ReLU networks, 10 particles, 10 tasks with 10 + 10 points, one chaser and one leader
+step, Adam. *ours* is training.loop.meta_step; *autograd* is the same batched algebra with scores by
+double differentiation; *loop* is the straightforward form, one task and one particle at a time.
+All three start from the same parameters, and the gradients must agree before anything is timed.
+"""
+
+import argparse
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bmaml import svgd
+from bmaml.densities import log_joint, weights_of
+from bmaml.learners.bmaml import BMAML
+from bmaml.networks import MLP
+from bmaml.task import Examples, TaskBatch
+from training.config import Optimisation, Shots, SinusoidConfig
+from training.families import Sinusoid
+from training.loop import State, meta_step
+
+LEARNER = BMAML(MLP(1, (40, 40, 40), 1, "relu"), particles=10, steps=1, step_size=1e-3)
+
+
+def autograd_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
+    """Batched over tasks and particles; second order by differentiating a gradient."""
+
+    def step(particles: Tensor, examples: Examples, create_graph: bool) -> Tensor:
+        density = log_joint(LEARNER.network, particles, examples, LEARNER.priors).sum()
+        (scores,) = torch.autograd.grad(density, particles, create_graph=create_graph)
+        offsets = particles.unsqueeze(2) - particles.unsqueeze(1)
+        squared = offsets.square().sum(-1)
+        width = svgd.median_bandwidth(squared.detach()).view(-1, 1, 1)
+        gram = torch.exp(-squared / width)
+        repulsion = (gram.unsqueeze(-1) * offsets).sum(2) * 2 / width
+        return particles + LEARNER.step_size * (gram @ scores + repulsion) / LEARNER.particles
+
+    chaser = step(initial.expand(len(batch), -1, -1), batch.support, True)
+    leader = step(chaser.detach().requires_grad_(), batch.everything(), False).detach()
+    return (weights_of(chaser) - weights_of(leader)).square().sum() / len(batch)
+
+
+def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
+    """One task and one particle at a time, as the algorithm box reads."""
+
+    def step(particles: list[Tensor], x: Tensor, y: Tensor, create_graph: bool) -> list[Tensor]:
+        examples = Examples.full(x[None], y[None])
+        scores = []
+        for theta in particles:
+            density = log_joint(LEARNER.network, theta[None, None], examples, LEARNER.priors).sum()
+            scores.append(torch.autograd.grad(density, theta, create_graph=create_graph)[0])
+        stacked = torch.stack(particles)
+        squared = torch.pdist(stacked.detach()).square()
+        width = squared.quantile(0.5) / math.log(len(particles) + 1)
+        moved = []
+        for theta in particles:
+            total = torch.zeros_like(theta)
+            for other, score in zip(particles, scores, strict=True):
+                kernel = torch.exp(-(theta - other).square().sum() / width)
+                total = total + kernel * score + 2 / width * kernel * (theta - other)
+            moved.append(theta + LEARNER.step_size * total / len(particles))
+        return moved
+
+    losses = []
+    for task in range(len(batch)):
+        x, y = batch.support.x[task], batch.support.y[task]
+        chaser = step(list(initial.unbind(0)), x, y, True)
+        both = torch.cat([x, batch.query.x[task]]), torch.cat([y, batch.query.y[task]])
+        leader = step([theta.detach().requires_grad_() for theta in chaser], *both, False)
+        losses += [
+            (weights_of(c) - weights_of(goal.detach())).square().sum()
+            for c, goal in zip(chaser, leader, strict=True)
+        ]
+    return torch.stack(losses).sum() / len(batch)
+
+
+def timed(step: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of each repeat, after a warm-up."""
+    for _ in range(max(1, repeats // 10)):
+        step()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        found.append(1000 * (time.perf_counter() - start))
+    return found
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=200)
+    options = parser.parse_args()
+    family = Sinusoid(SinusoidConfig(Shots(10, 10), 10, tasks=1000), seed=0)
+    batch = family.batch(10, torch.Generator().manual_seed(0))
+    start = LEARNER.initialise(torch.Generator().manual_seed(0))["initial"]
+
+    def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
+        initial = start.clone().requires_grad_()
+        return torch.autograd.grad(loss(initial), initial)[0]
+
+    ours = gradient(lambda initial: LEARNER.loss({"initial": initial}, batch))
+    for other in (autograd_loss, loop_loss):
+        difference = (
+            gradient(lambda initial, other=other: other(initial, batch)) - ours
+        ).norm() / ours.norm()
+        if difference > 1e-3:
+            raise SystemExit(f"{other.__name__} disagrees with ours by {difference:.2g}; nothing was timed")
+
+    learned = {"initial": start.clone().requires_grad_()}
+    state = State(learned, torch.optim.Adam(learned.values(), lr=1e-3))
+    plan = Optimisation(meta_batch=10, clip=None)
+
+    def eager(loss: Callable[[Tensor, TaskBatch], Tensor]) -> Callable[[], None]:
+        initial = start.clone().requires_grad_()
+        optimiser = torch.optim.Adam([initial], lr=1e-3)
+
+        def step() -> None:
+            optimiser.zero_grad()
+            loss(initial, batch).backward()
+            optimiser.step()
+
+        return step
+
+    rows = [
+        ("ours", timed(lambda: meta_step(state, LEARNER, batch, plan), options.repeats)),
+        ("autograd, batched", timed(eager(autograd_loss), max(3, options.repeats // 5))),
+        ("loop over tasks and particles", timed(eager(loop_loss), max(3, options.repeats // 50))),
+    ]
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads\n")
+    print("| meta-step | median ms | min | max | ours is faster by |")
+    print("|---|---|---|---|---|")
+    fastest = statistics.median(rows[0][1])
+    for name, each in rows:
+        median = statistics.median(each)
+        print(f"| {name} | {median:.1f} | {min(each):.1f} | {max(each):.1f} | {median / fastest:.1f} × |")
+
+
+if __name__ == "__main__":
+    main()
