@@ -159,7 +159,8 @@ def main() -> None:
     seen = [Curve(curve.x[: options.shots], curve.y[: options.shots]) for curve in curves]
     asked = [Curve(curve.x[options.shots :], curve.y[options.shots :]) for curve in curves]
     print(
-        f"{len(curves)} validation curves with at least {options.anchors} anchors, the first {options.shots} given;"
+        f"{len(curves)} validation curves with at least {options.anchors} anchors, "
+        f"the first {options.shots} given;"
     )
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads\n")
     print("| | RMSE | mean of the curves' RMSE | NLL | inside 90 % | ms per curve |")

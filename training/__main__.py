@@ -122,7 +122,7 @@ def _config(
         "activation": options.activation,
     }
     settings: dict[str, Any] = {"network": network, "particles": options.particles}
-    for name in ("steps", "step_size", "leader_steps"):
+    for name in ("steps", "step_size", "leader_steps", "spread"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
     if options.scales is not None:
@@ -230,6 +230,9 @@ def _training_options() -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
     options.add_argument("--step-size", type=float, help="inner rate (default: the learner's)")
     options.add_argument("--learn-step-size", action="store_true", help="meta-learn the inner rate")
+    options.add_argument(
+        "--spread", type=float, help="e-fold range of the particles' first precisions (collapsed only)"
+    )
     options.add_argument(
         "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed only)"
     )

@@ -66,14 +66,17 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     Minimises −log Σₘ weightₘ Π_q N(y_q | particle m), so that particles become rival hypotheses
     about the whole task; with `pointwise`, −Σ_q log Σₘ weightₘ N(y_q | particle m), the very figure
-    that is reported, which is kinder to tasks that no single particle explains. `steps` SVGD steps on the features under the evidence may come first; zero
-    steps are allowed, and the default, because none were found to help.
+    that is reported, which is kinder to tasks that no single particle explains. `steps` SVGD steps
+    on the features under the evidence may come first; zero steps are allowed, and the default,
+    because none were found to help.
 
     The linear algebra of the last layer runs in float64 whatever the network's precision: the
     variance is a difference of nearly equal numbers, and S × S systems are tiny.
 
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
+        spread: particles start with both precisions multiplied by e^−spread … e^spread, evenly in the
+            logarithm: rival hypotheses about the size of a task from the first step on.
         scales: s, the sizes at which each particle is held.
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
@@ -83,6 +86,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
+    spread: float = 0.0
     scales: tuple[float, ...] = (1.0,)
     pointwise: bool = False
     evidence_weights: bool = True
@@ -91,6 +95,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         super().__post_init__()
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
+        if not 0 <= self.spread < math.inf:
+            raise InvalidLearner(f"spread cannot be negative; found {self.spread}")
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
@@ -100,6 +106,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         weights = self.network.initialise(self.particles, generator)
         weights[:, -self.network.head_size :] = 0
         initial = with_precisions(weights, *self.priors.starts())
+        initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles).unsqueeze(-1) * self.spread
         learned = {"initial": initial, "log_widening": torch.zeros(()), **self._rate_start()}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 

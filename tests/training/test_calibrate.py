@@ -1,0 +1,40 @@
+"""The width of the predictions is fitted on validation tasks, and only where there is one to fit."""
+
+import pytest
+import torch
+
+from bmaml.learners.bmaml import BMAML
+from bmaml.learners.collapsed import Collapsed
+from bmaml.networks import MLP
+from training.calibrate import calibrated
+from training.config import Shots, SinusoidConfig
+from training.families import Sinusoid
+from training.loop import validation_nll
+
+
+@pytest.fixture
+def family(monkeypatch):
+    monkeypatch.setattr("training.families.sinusoid.VALIDATION_TASKS", 20)
+    return Sinusoid(SinusoidConfig(Shots(5, 10), 10), seed=0)
+
+
+def test_the_fitted_width_has_the_lowest_validation_nll(family):
+    learner = Collapsed(MLP(1, (8, 8), 1, "sine"), particles=4)
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    learned["initial"][:, -2] = 0.0  # noise of unit variance: the right order of magnitude
+    fitted = calibrated(learner, learned, family)
+
+    def nll(shift):
+        moved = {**fitted, "log_widening": fitted["log_widening"] + shift}
+        return validation_nll(learner, moved, family)
+
+    assert fitted["log_widening"] != learned["log_widening"]
+    assert nll(0) < min(nll(-0.05), nll(0.05))
+    assert nll(0) <= validation_nll(learner, learned, family)
+    assert torch.equal(fitted["initial"], learned["initial"])
+
+
+def test_learners_without_a_width_come_back_as_they_are(family):
+    learner = BMAML(MLP(1, (8, 8), 1), particles=2)
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    assert calibrated(learner, learned, family) is learned
