@@ -51,9 +51,11 @@ def _train_table(options: argparse.Namespace) -> None:
         x=tuple(_column(text) for each in options.x for text in each),
         y=tuple(name for each in options.y for name in each),
         split=options.split,
+        group=options.group,
         order=options.order,
         shots=Shots.parse(options.shots),
         queries=options.queries,
+        drop=options.drop,
     )
     family = Table(config, options.seed)
     for note in family.notes:
@@ -103,6 +105,7 @@ def _held_out(model: Model, options: argparse.Namespace) -> Any:
         x=config_x,
         y=tuple(column.name for column in model.manifest.outputs),
         split=remembered("split"),
+        group=trained.get("group"),
         order=remembered("order"),
         shots=shots,
     )
@@ -201,9 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--split", help="column that says train, validation or test (default: by task, seeded)"
     )
+    table.add_argument("--group", help="column that keeps tasks together where the seed splits them")
     table.add_argument("--order", help="support sets are prefixes in this column (default: random rows)")
     table.add_argument("--shots", default="3:10", help="support rows: K or LOWEST:HIGHEST")
     table.add_argument("--queries", type=int, default=64, help="at most so many query rows a task")
+    table.add_argument("--drop", type=float, default=0.0, help="part of a task's rows each visit leaves out")
     table.set_defaults(command=_train_table)
 
     scoring = commands.add_parser("evaluate", parents=[store], help="score a published version on any data")

@@ -68,8 +68,14 @@ class TableConfig:
     Attributes:
         x: input columns, each with its transform; text and truth values become one column per value.
         split: the column that says train, validation or test; None splits by task, seeded.
+        group: a column that keeps tasks together where the seed splits them; None splits task by task.
         order: support sets are prefixes in this column; None draws them at random.
         queries: at most so many query rows of a task in one training batch.
+        drop: part of the rows that each visit to a training task leaves out, at random, so that few
+            tasks are not learned by heart.
+
+    Raises:
+        InvalidConfig: a part to drop outside [0, 1).
     """
 
     path: str
@@ -77,9 +83,15 @@ class TableConfig:
     x: tuple[tuple[str, Transform], ...]
     y: tuple[str, ...]
     split: str | None = None
+    group: str | None = None
     order: str | None = None
     shots: Shots = Shots(3, 10)
     queries: int = 64
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise InvalidConfig(f"the part of rows to drop must lie in [0, 1); found {self.drop}")
 
 
 @dataclass(frozen=True)

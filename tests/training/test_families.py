@@ -150,6 +150,19 @@ def test_queries_are_capped_in_training_and_complete_when_held_out(tmp_path):
     assert (held_out.query.counts() + held_out.support.counts()).tolist() == [30.0] * 4
 
 
+def test_dropping_leaves_out_other_rows_at_every_visit_and_none_when_held_out(tmp_path):
+    table = Table(config(written(tmp_path, columns(rows=30)), order="size", drop=0.3), seed=0)
+    batch = table.batch(200, generator())
+    rows = batch.support.counts() + batch.query.counts()
+    assert 19 < rows.mean() < 23
+    assert len(set(rows.tolist())) > 5
+    for task in range(20):
+        shown = batch.support.x[task][batch.support.mask[task]]
+        assert shown.max() < batch.query.x[task][batch.query.mask[task]].min()
+    (held_out,) = table.held_out()
+    assert (held_out.support.counts() + held_out.query.counts()).tolist() == [30.0] * 4
+
+
 def test_categories_become_one_column_per_value(tmp_path):
     data = columns()
     table = Table(config(written(tmp_path, data), x=(("size", "log2"), ("kind", "none"))), seed=0)
@@ -183,6 +196,16 @@ def test_without_a_split_column_tasks_are_split_by_the_seed(tmp_path):
     assert roles.tolist() != Table(config(path, split=None), seed=4).rows.roles.tolist()
 
 
+@pytest.mark.parametrize("split", [None, "part"])
+def test_groups_are_never_split(tmp_path, split):
+    data = columns(tasks=24)
+    data["maker"] = np.repeat([f"m{i // 4}" for i in range(24)], 8).tolist()
+    table = Table(config(written(tmp_path, data), split=split, group="maker"), seed=0)
+    for first in range(0, 24, 4):
+        assert len(set(table.rows.roles[first : first + 4].tolist())) == 1
+    assert set(table.rows.roles.tolist()) == {"train", "validation", "test"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,6 +219,8 @@ def test_without_a_split_column_tasks_are_split_by_the_seed(tmp_path):
         ({"split": "kind"}, "several splits"),
         ({"split": "task"}, "may say train"),
         ({"split": "all"}, "keeps no task"),
+        ({"group": "kind"}, "several values of the group column"),
+        ({"group": "all"}, "all tasks lie in one group"),
     ],
 )
 def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):

@@ -97,7 +97,7 @@ class Table:
         """Training tasks with shots drawn per task, and at most `queries` of the other rows."""
         trained = torch.from_numpy(np.flatnonzero(self.rows.roles == "train"))
         chosen = trained[torch.randint(len(trained), (tasks,), generator=generator)]
-        return self._deal(chosen, self.config.queries, generator)
+        return self._deal(chosen, self.config.queries, generator, self.config.drop)
 
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks, dealt the same way every time."""
@@ -113,25 +113,30 @@ class Table:
         for part in chosen.split(EVALUATED_AT_ONCE):
             yield self._deal(part, queries, generator)
 
-    def _deal(self, tasks: torch.Tensor, queries: int, generator: torch.Generator) -> TaskBatch:
-        """Rows of each task, sorted by a key: support first, then queries, then padding."""
+    def _deal(
+        self, tasks: torch.Tensor, queries: int, generator: torch.Generator, drop: float = 0.0
+    ) -> TaskBatch:
+        """Rows of each task, sorted by a key: support first, then queries, then what is left out."""
         counts = torch.from_numpy(self.rows.counts)[tasks]
         starts = torch.from_numpy(self.rows.starts)[tasks]
         low, high = self._shots.lowest, self._shots.highest
-        most = counts.clamp_max(high + 1) - 1  # at least one row is left to ask
+        real = torch.arange(int(counts.max())) < counts.unsqueeze(1)
+        kept = real & (torch.rand(real.shape, generator=generator) >= drop)
+        kept = torch.where(kept.sum(1, keepdim=True) > max(low, 1), kept, real)
+        left = kept.sum(1)
+        most = left.clamp_max(high + 1) - 1  # at least one row is left to ask
         draw = torch.rand(len(tasks), generator=generator)
         shots = (low + (draw * (most - low + 1)).long()).unsqueeze(1)
-        place = torch.arange(int(counts.max()))
-        real = place < counts.unsqueeze(1)
         key = torch.rand(real.shape, generator=generator)
         if self.config.order is not None:
-            key = torch.where(place < shots, place - real.shape[1], key)
-        order = torch.where(real, key, 2.0).argsort(1)[:, : high + queries]
+            rank = kept.cumsum(1) - 1
+            key = torch.where(rank < shots, rank - real.shape[1], key)
+        order = torch.where(kept, key, 2.0).argsort(1)[:, : high + queries]
         x, y = (
             values[(starts.unsqueeze(1) + order).clamp_max(len(values) - 1)] for values in (self._x, self._y)
         )
         position = torch.arange(order.shape[1])
-        present = position < counts.unsqueeze(1)
+        present = position < left.unsqueeze(1)
         shown = position < shots
         support = Examples(x[:, :high], y[:, :high], (present & shown)[:, :high])
         return TaskBatch(support, Examples(x[:, low:], y[:, low:], (present & ~shown)[:, low:]))
@@ -150,7 +155,7 @@ def read_rows(
     """
     table = _read(Path(config.path))
     names = [name for name, _ in config.x]
-    wanted = [config.task, *names, *config.y, *filter(None, (config.split, config.order))]
+    wanted = [config.task, *names, *config.y, *filter(None, (config.split, config.order, config.group))]
     if missing := sorted(set(wanted) - set(table.column_names)):
         raise UnusableTable(f"no column {', '.join(missing)}; there are {', '.join(table.column_names)}")
     table, notes = _without_missing(table.select(list(dict.fromkeys(wanted))))
@@ -164,10 +169,11 @@ def read_rows(
     task = _codes(table[config.task])
     starts = np.flatnonzero(np.r_[True, task[1:] != task[:-1]])
     counts = np.diff(np.r_[starts, len(task)])
+    groups = _constant(_codes(table[config.group or config.task]), starts, counts, config.group)
     if config.split is None:
-        roles = _seeded_roles(len(starts), seed)
+        roles = _seeded_roles(groups, seed)
     else:
-        roles = _roles_from(table[config.split].to_pylist(), starts, counts, seed)
+        roles = _roles_from(table[config.split].to_pylist(), starts, counts, groups, seed)
     enough = counts > max(least_shots, 1)
     if not enough.all():
         need = max(least_shots, 1) + 1
@@ -282,21 +288,39 @@ def _task_of(rows: Rows) -> Indices:
     return owner
 
 
-def _seeded_roles(tasks: int, seed: int) -> NDArray[np.str_]:
-    """One fifth of the tasks for the published figures, one tenth to stop training by."""
-    roles = np.full(tasks, "train", dtype="<U10")
-    shuffled = np.random.default_rng(seed).permutation(tasks)
-    tested, watched = max(1, round(TEST_PART * tasks)), max(1, round(VALIDATION_PART * tasks))
-    roles[shuffled[:tested]] = "test"
-    roles[shuffled[tested : tested + watched]] = "validation"
+def _constant(codes: Indices, starts: Indices, counts: Indices, name: str | None) -> Indices:
+    """One code per task, where no task has several."""
+    for start, count in zip(starts, counts, strict=True):
+        if (codes[start : start + count] != codes[start]).any():
+            raise UnusableTable(f"one task has several values of the group column {name!r}")
+    return codes[starts]
+
+
+def _seeded_part(groups: Indices, part: float, seed: int) -> NDArray[np.bool_]:
+    """Tasks of about `part` of the groups, at least one group and never all of them."""
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise UnusableTable("all tasks lie in one group; there is nothing to keep apart")
+    chosen = np.random.default_rng(seed).permutation(names)[: max(1, round(part * len(names)))]
+    return np.asarray(np.isin(groups, chosen), dtype=bool)
+
+
+def _seeded_roles(groups: Indices, seed: int) -> NDArray[np.str_]:
+    """One fifth of the groups for the published figures, one tenth to stop training by."""
+    roles = np.full(len(groups), "train", dtype="<U10")
+    roles[_seeded_part(groups, TEST_PART, seed)] = "test"
+    rest = roles == "train"
+    roles[np.flatnonzero(rest)[_seeded_part(groups[rest], VALIDATION_PART / (1 - TEST_PART), seed)]] = "validation"
     return roles
 
 
-def _roles_from(labels: list[object], starts: Indices, counts: Indices, seed: int) -> NDArray[np.str_]:
+def _roles_from(
+    labels: list[object], starts: Indices, counts: Indices, groups: Indices, seed: int
+) -> NDArray[np.str_]:
     """The split column's word per task.
 
     With both `validation` and `test` tasks they are what they say. With `validation` alone those
-    are kept for the published figures, and a seeded tenth of the training tasks decides when to
+    are kept for the published figures, and a seeded tenth of the training groups decides when to
     stop, so that no figure is measured on tasks that had a say in the training.
     """
     known = {
@@ -323,6 +347,5 @@ def _roles_from(labels: list[object], starts: Indices, counts: Indices, seed: in
         raise UnusableTable("the split column keeps no task for validation or test")
     if "validation" not in result:
         trained = np.flatnonzero(result == "train")
-        watched = np.random.default_rng(seed).permutation(trained)
-        result[watched[: max(1, round(VALIDATION_PART * len(trained)))]] = "validation"
+        result[trained[_seeded_part(groups[trained], VALIDATION_PART, seed)]] = "validation"
     return result
