@@ -3,14 +3,16 @@ FROM python:3.11-slim-bookworm AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-WORKDIR /build
-# Dependencies first: they change less often than the code. A package without code is enough for pip.
+# Dependencies first, in a folder of their own: they change less often than the code, and a package
+# without code is enough for pip to find them.
+WORKDIR /dependencies
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir -p bmaml model_store training service \
     && echo '__version__ = "0"' > bmaml/__init__.py \
-    && touch model_store/__init__.py training/__init__.py service/__init__.py \
     && pip install --constraint constraints.txt '.[train]' \
     && pip uninstall --yes bmaml-service
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY bmaml bmaml
 COPY model_store model_store
 COPY training training
@@ -31,7 +33,7 @@ RUN groupadd --system --gid 10001 bmaml \
 COPY --from=builder /opt/venv /opt/venv
 # A volume that is first mounted empty at /store starts with the shipped versions.
 COPY --chown=bmaml:bmaml model_store/versions /store
-USER bmaml
+USER 10001:10001
 WORKDIR /runs
 EXPOSE 8000
 STOPSIGNAL SIGTERM

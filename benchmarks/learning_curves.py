@@ -101,7 +101,8 @@ def model_forecasts(name: str, store: Path, seen: list[Curve], asked: list[Curve
 
     def rows(curve: Curve) -> tuple[torch.Tensor, torch.Tensor]:
         x = model.standardised_inputs(2 ** curve.x[:, None])
-        return x, model.standardised_targets(curve.y[:, None])
+        y = model.standardised_targets(curve.y[:, None])
+        return torch.from_numpy(x), torch.from_numpy(y)
 
     with torch.no_grad():
         support = Examples.padded([rows(curve) for curve in seen])

@@ -25,12 +25,11 @@ def draw(axis: plt.Axes, curve: Curve, store: Path, name: str) -> None:
     model = Store(store).load(name)
     grid = np.linspace(curve.x[0] - 0.5, max(curve.x[-1], 12) + 0.5, 200)
     seen = Curve(curve.x[:SHOTS], curve.y[:SHOTS])
-    support = Examples.padded(
-        [(model.standardised_inputs(2 ** seen.x[:, None]), model.standardised_targets(seen.y[:, None]))]
-    )
+    x, y = model.standardised_inputs(2 ** seen.x[:, None]), model.standardised_targets(seen.y[:, None])
+    support = Examples.padded([(torch.from_numpy(x), torch.from_numpy(y))])
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, support)
-        query = model.standardised_inputs(2 ** grid[:, None]).unsqueeze(0)
+        query = torch.from_numpy(model.standardised_inputs(2 ** grid[:, None])).unsqueeze(0)
         belief = model.in_callers_units(model.learner.predict(posterior, query))
         mean = belief.mean()[0, :, 0].numpy()
         for level, shade in ((0.9, 0.18), (0.5, 0.3)):
@@ -65,7 +64,7 @@ def main() -> None:
     for axis, index in zip(np.atleast_1d(axes), options.curves, strict=True):
         draw(axis, curves[index], options.store, options.model)
     np.atleast_1d(axes)[0].set_ylabel("accuracy")
-    np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(options.output, dpi=120)
 
 

@@ -85,9 +85,11 @@ class Predictive:
         scale = self._scale()
         total = torch.zeros_like(self.means[:, 0])
         for node, weight in zip(nodes, node_weights / node_weights.sum(), strict=True):
-            points = self.means + scale * float(node)
-            surprise = torch.stack([self.log_density(point) for point in points.unbind(1)], 1)
-            total = total - float(weight) * self._average(surprise)
+            points = (self.means + scale * float(node)).unsqueeze(1)  # [task, 1, particle, row, output]
+            standard = (points - self.means.unsqueeze(2)) / scale.unsqueeze(2)
+            logs = -0.5 * standard.square() - scale.log().unsqueeze(2)
+            density = torch.logsumexp(logs + self.log_weights[..., None, None, None], 1)
+            total = total - float(weight) * self._average(density - 0.5 * math.log(2 * math.pi))
         return total
 
     def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:

@@ -5,7 +5,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmaml.errors import BmamlError
@@ -13,6 +15,8 @@ from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.predictive import Predictive
 from model_store.columns import Array, standardised
 from model_store.manifest import Manifest
+
+Single = NDArray[np.float32]
 
 
 class CorruptModel(BmamlError):
@@ -80,17 +84,17 @@ class Model:
         """The same model with its tensors on another device."""
         return replace(self, learned={name: t.to(device) for name, t in self.learned.items()})
 
-    def standardised_inputs(self, x: Array) -> Tensor:
-        """x `[row, input]` in the caller's units, as the network wants it.
+    def standardised_inputs(self, x: Array) -> Single:
+        """x `[row, input]` in the caller's units, as the network wants it; ∞ beyond float32's range.
 
         Raises:
             OutsideDomain: a value its column's transform is not defined for.
         """
-        return self._tensor(standardised(self.manifest.inputs, x))
+        return _single(standardised(self.manifest.inputs, x))
 
-    def standardised_targets(self, y: Array) -> Tensor:
-        """y `[row, output]` in the caller's units, as the network wants it."""
-        return self._tensor(standardised(self.manifest.outputs, y))
+    def standardised_targets(self, y: Array) -> Single:
+        """y `[row, output]` in the caller's units, as the network wants it; ∞ beyond float32's range."""
+        return _single(standardised(self.manifest.outputs, y))
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
         """A prediction with the outputs' standardisation undone."""
@@ -98,5 +102,7 @@ class Model:
         scale = predictive.means.new_tensor([column.std for column in self.manifest.outputs])
         return predictive.rescaled(shift, scale)
 
-    def _tensor(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self.learned["initial"].dtype)
+
+def _single(values: Array) -> Single:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

@@ -5,13 +5,12 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bmaml.acquisition import ACQUISITIONS
 from bmaml.learners import MAX_STEPS
 from model_store import Model, OutsideDomain
 from model_store.columns import beyond
+from model_store.model import Single
 from service.problems import FieldError, invalid, invalid_at
 from service.schemas import (
     AdaptPredictRequest,
@@ -85,7 +84,7 @@ def choose_work(request: UncertaintyRequest, model: Model, settings: Settings) -
         model=model,
         support_x=support_x,
         support_y=support_y,
-        query_x=torch.cat(rows),
+        query_x=np.concatenate(rows),
         steps=_steps(request, model),
         ask=ChooseAsk(
             acquisition=acquisition,
@@ -178,7 +177,7 @@ def choose_response(
 
 def _support(
     request: AdaptPredictRequest | UncertaintyRequest, model: Model, settings: Settings
-) -> tuple[Tensor, Tensor, Array]:
+) -> tuple[Single, Single, Array]:
     """Standardised x and y, and the labels `[row, output]` as they came."""
     raw_x = _rows(request.support.x, len(model.manifest.inputs), "/support/x", settings.max_support_rows)
     outputs = len(model.manifest.outputs)
@@ -211,18 +210,17 @@ def _rows(values: Sequence[Sequence[float]], width: int, pointer: str, most: int
     return np.array(values, dtype=np.float64).reshape(len(values), width)
 
 
-def _inputs(model: Model, raw: Array, pointer: str) -> Tensor:
+def _inputs(model: Model, raw: Array, pointer: str) -> Single:
     try:
         return _finite(model.standardised_inputs(raw), pointer)
     except OutsideDomain as error:
         raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
 
 
-def _finite(values: Tensor, pointer: str) -> Tensor:
+def _finite(values: Single, pointer: str) -> Single:
     """Numbers that fit the network's precision."""
-    if not bool(values.isfinite().all()):
-        row = int((~values.isfinite()).any(-1).nonzero()[0])
-        raise invalid_at(f"{pointer}/{row}", "too large for this model's precision")
+    if (bad := np.flatnonzero(~np.isfinite(values).all(-1))).size:
+        raise invalid_at(f"{pointer}/{bad[0]}", "too large for this model's precision")
     return values
 
 

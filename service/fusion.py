@@ -15,6 +15,7 @@ from torch import Tensor
 from bmaml.learners import Diverged
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from model_store.model import Single
 from service.selection import choose
 from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Work
 
@@ -52,9 +53,9 @@ def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
 def _run(works: Sequence[Work]) -> _Batch:
     first = works[0]
     model, learner, learned = first.model, first.model.learner, first.model.learned
-    support = Examples.padded([(work.support_x, work.support_y) for work in works]).to(model.device)
-    blank = first.query_x.new_zeros(max(len(work.query_x) for work in works), 0)
-    query = Examples.padded([(work.query_x, blank[: len(work.query_x)]) for work in works]).to(model.device)
+    support = _padded([(work.support_x, work.support_y) for work in works]).to(model.device)
+    unlabelled = [(work.query_x, work.query_x[:, :0]) for work in works]
+    query = _padded(unlabelled).to(model.device)
 
     start = time.perf_counter()
     posterior = learner.adapt(learned, support, first.steps)
@@ -86,6 +87,10 @@ def _run(works: Sequence[Work]) -> _Batch:
         adapt_s=adapted - start,
         predict_s=time.perf_counter() - adapted,
     )
+
+
+def _padded(rows: Sequence[tuple[Single, Single]]) -> Examples:
+    return Examples.padded([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in rows])
 
 
 def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Diverged:

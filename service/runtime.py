@@ -3,6 +3,7 @@
 import logging
 import time
 
+import numpy as np
 import torch
 
 from bmaml.errors import BmamlError
@@ -85,8 +86,8 @@ class Runtime:
 def _warm_up(model: Model) -> None:
     """Run the model once, alone and in company, so that the first caller does not wait for it."""
     network = model.learner.network
-    x = torch.zeros(WARM_ROWS, network.inputs)
-    y = torch.zeros(WARM_ROWS, network.outputs)
+    x = np.zeros((WARM_ROWS, network.inputs), np.float32)
+    y = np.zeros((WARM_ROWS, network.outputs), np.float32)
     work = Work(model, x, y, x, model.learner.steps, PredictAsk((0.05, 0.95)), deadline=float("inf"))
     for tasks in WARM_TASKS:
         answer_together([work] * tasks)

@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model_store import Model
+from model_store.model import Single
 
 Array = NDArray[np.float64]
 
@@ -43,16 +43,16 @@ class ChooseAsk:
 
 @dataclass(frozen=True)
 class Work:
-    """A task for the device, in the network's units, on the CPU.
+    """A task for the device, in the network's units.
 
     Attributes:
         deadline: on the engine's clock; work not started by then is dropped.
     """
 
     model: Model
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
+    support_x: Single
+    support_y: Single
+    query_x: Single
     steps: int
     ask: PredictAsk | ChooseAsk
     deadline: float

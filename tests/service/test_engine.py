@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,15 +21,10 @@ def model(tmp_path):
 
 
 def work(model, rows=3, deadline=float("inf")):
-    return Work(
-        model,
-        torch.zeros(2, 1),
-        torch.zeros(2, 1),
-        torch.zeros(rows, 1),
-        0,
-        PredictAsk((0.05, 0.95)),
-        deadline,
-    )
+    def zeros(count):
+        return np.zeros((count, 1), np.float32)
+
+    return Work(model, zeros(2), zeros(2), zeros(rows), 0, PredictAsk((0.05, 0.95)), deadline)
 
 
 class Gate:

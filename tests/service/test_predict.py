@@ -5,7 +5,9 @@ import asyncio
 import httpx
 import numpy as np
 import pytest
+import torch
 
+from bmaml.task import Examples
 from model_store import Store
 
 BODY = {
@@ -50,12 +52,11 @@ def test_a_prediction_has_everything_the_contract_names(client):
 def test_the_answer_is_the_learner_s_in_the_caller_s_units(client, store):
     model = Store(store).load("tiny", 1)
     answer = post(client, version=1)
-    from bmaml.task import Examples  # after the shape checks are installed
-
     x, y = np.array(BODY["support"]["x"]), np.array(BODY["support"]["y"])[:, None]
-    support = Examples.padded([(model.standardised_inputs(x), model.standardised_targets(y))])
+    rows = torch.from_numpy(model.standardised_inputs(x)), torch.from_numpy(model.standardised_targets(y))
+    support = Examples.padded([rows])
     posterior = model.learner.adapt(model.learned, support)
-    query = model.standardised_inputs(np.array(BODY["query"]["x"])).unsqueeze(0)
+    query = torch.from_numpy(model.standardised_inputs(np.array(BODY["query"]["x"]))).unsqueeze(0)
     belief = model.in_callers_units(model.learner.predict(posterior, query))
     np.testing.assert_allclose(answer["prediction"]["mean"], belief.mean()[0, :, 0].detach(), rtol=1e-4)
     nll = -belief.__class__.log_density(

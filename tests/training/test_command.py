@@ -96,6 +96,27 @@ def test_an_interrupted_run_resumes_to_the_same_version(tmp_path, monkeypatch, c
     assert store.load("whole", 1).manifest.files == store.load("whole", 2).manifest.files
 
 
+def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_version(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        """What no handler of the loop catches, like SIGKILL."""
+
+    def dying(state, *args):
+        if state.step == 11:
+            raise Killed
+        return meta_step(state, *args)
+
+    meta_step = loop.meta_step
+    assert main(arguments(tmp_path, runs="whole")) == 0
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "meta_step", dying)
+    with pytest.raises(Killed):
+        main(arguments(tmp_path, runs="cut"))
+    monkeypatch.setattr(loop, "meta_step", meta_step)
+    assert main([*arguments(tmp_path, runs="cut"), "--resume"]) == 0
+    store = Store(tmp_path / "store")
+    assert store.load("s", 1).manifest.files == store.load("s", 2).manifest.files
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     assert main(arguments(tmp_path)) == 0

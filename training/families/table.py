@@ -310,7 +310,9 @@ def _seeded_roles(groups: Indices, seed: int) -> NDArray[np.str_]:
     roles = np.full(len(groups), "train", dtype="<U10")
     roles[_seeded_part(groups, TEST_PART, seed)] = "test"
     rest = roles == "train"
-    roles[np.flatnonzero(rest)[_seeded_part(groups[rest], VALIDATION_PART / (1 - TEST_PART), seed)]] = "validation"
+    roles[np.flatnonzero(rest)[_seeded_part(groups[rest], VALIDATION_PART / (1 - TEST_PART), seed)]] = (
+        "validation"
+    )
     return roles
 
 
