@@ -57,9 +57,15 @@ class Predictive:
         """Of the mixture: aleatoric + epistemic."""
         return self.aleatoric() + self.epistemic()
 
-    def effective_particles(self) -> PerTask:
-        """1 / Σ weight²: M when all particles count alike, 1 when one decides."""
-        return torch.exp(-torch.logsumexp(2 * self.log_weights, -1))
+    def effective_particles(self, particles: int) -> PerTask:
+        """1 / Σ weight²: M when all particles count alike, 1 when one decides.
+
+        Args:
+            particles: M; where each stands for several hypotheses, those lie side by side and count
+                as one.
+        """
+        weights = self.log_weights.unflatten(1, (particles, -1)).logsumexp(-1)
+        return torch.exp(-torch.logsumexp(2 * weights, -1))
 
     def log_density(self, y: Targets) -> Moments:
         """log of the mixture's density at y, each output on its own."""

@@ -81,7 +81,7 @@ def _run(works: Sequence[Work]) -> _Batch:
         finite=finite,
         nll_before=nll_before + units,
         nll_after=nll_after + units,
-        effective=_array(belief.effective_particles()),
+        effective=_array(belief.effective_particles(learner.particles)),
         moments=moments,
         quantiles=quantiles,
         adapt_s=adapted - start,

@@ -39,7 +39,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
                 part = _tasks(batch, start, start + TASKS_AT_ONCE)
                 posterior = model.learner.adapt(model.learned, part.support, steps)
                 belief = model.in_callers_units(model.learner.predict(posterior, part.query.x))
-                scores.append(_scores(belief, _restored(model, part.query)))
+                scores.append(_scores(belief, _restored(model, part.query), model.learner.particles))
     per_task = {name: torch.cat([score[name] for score in scores]).double() for name in scores[0]}
     metrics = {name: float(values.mean()) for name, values in per_task.items()}
     metrics["median_mse"] = float(per_task["mse"].median())
@@ -47,7 +47,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
     return Evaluation(len(per_task["mse"]), dict(sorted(metrics.items())))
 
 
-def _scores(belief: Predictive, query: Examples) -> dict[str, Tensor]:
+def _scores(belief: Predictive, query: Examples, particles: int) -> dict[str, Tensor]:
     def mean(values: Tensor) -> Tensor:
         weights = query.mask.unsqueeze(-1).expand_as(values)
         return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
@@ -58,7 +58,7 @@ def _scores(belief: Predictive, query: Examples) -> dict[str, Tensor]:
         "mse": mean((belief.mean() - query.y).square()),
         "nll": mean(-belief.log_density(query.y)),
         "sharpness": mean(upper - lower),
-        "effective_particles": belief.effective_particles(),
+        "effective_particles": belief.effective_particles(particles),
     }
     for level in LEVELS:
         inside = (probability - 0.5).abs() <= level / 2

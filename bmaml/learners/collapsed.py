@@ -67,8 +67,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     Minimises −log Σₘ weightₘ Π_q N(y_q | particle m), so that particles become rival hypotheses
     about the whole task; with `pointwise`, −Σ_q log Σₘ weightₘ N(y_q | particle m), the very figure
     that is reported, which is kinder to tasks that no single particle explains. `steps` SVGD steps
-    on the features under the evidence may come first; zero steps are allowed, and the default,
-    because none were found to help.
+    on the features under the evidence may come first; zero steps are allowed, and the default.
 
     The linear algebra of the last layer runs in float64 whatever the network's precision: the
     variance is a difference of nearly equal numbers, and S × S systems are tiny.

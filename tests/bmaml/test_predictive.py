@@ -110,8 +110,10 @@ def test_effective_particles_run_from_one_to_all():
     decided = Predictive(
         belief.means, belief.noise, belief.within, torch.tensor([[0.0, -900, -900, -900]] * 2).log_softmax(-1)
     )
-    torch.testing.assert_close(equal.effective_particles(), torch.full((2,), 4.0))
-    torch.testing.assert_close(decided.effective_particles(), torch.ones(2))
+    torch.testing.assert_close(equal.effective_particles(4), torch.full((2,), 4.0))
+    torch.testing.assert_close(decided.effective_particles(4), torch.ones(2))
+    # Two particles at two scales each: four hypotheses, two particles.
+    torch.testing.assert_close(equal.effective_particles(2), torch.full((2,), 2.0))
 
 
 def test_another_unit_scales_moments_and_quantiles():
