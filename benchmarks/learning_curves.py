@@ -156,11 +156,11 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, default=8)
     parser.add_argument("--no-baselines", action="store_true")
     options = parser.parse_args()
-    curves = read(options.file, options.anchors)
+    curves = read(options.file, max(options.anchors, options.shots + 1))
     seen = [Curve(curve.x[: options.shots], curve.y[: options.shots]) for curve in curves]
     asked = [Curve(curve.x[options.shots :], curve.y[options.shots :]) for curve in curves]
     print(
-        f"{len(curves)} validation curves with at least {options.anchors} anchors, "
+        f"{len(curves)} validation curves with more than {max(options.anchors - 1, options.shots)} anchors, "
         f"the first {options.shots} given;"
     )
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads\n")

@@ -16,7 +16,7 @@ from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Mask, PerRow
 
 SATURATED = 1e-6
-"""Saturation: less than this part of the pool's largest epistemic variance is left anywhere.
+"""Saturation: less than this part of an output's largest epistemic variance is left anywhere.
 
 A thousandth in standard deviations; rounding in float32 leaves about 1e-12.
 """
@@ -50,8 +50,8 @@ class Batch:
 
     Attributes:
         indices: in the order of choice; −1 where the pool of a task was exhausted.
-        gains: what each adds: its score, nats of joint information, or a distance to the nearest
-            labelled or chosen row, after the strategy that chose it.
+        gains: what each adds: its score, nats of joint information, or the squared distance to the
+            nearest labelled or chosen row, after the strategy that chose it; zero beside a −1.
         strategies: what was used, in order.
         saturated_at: how many picks of each task it took to exhaust what the particles can tell
             apart; −1 where that did not happen.
@@ -92,21 +92,20 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     (Potter's square root), so no rows × rows matrix is built.
 
     Beside it runs the same without noise: it says when the particles have nothing left to tell
-    the rows apart (M bare particles span M − 1 dimensions). From then on `k_centre` chooses.
+    the rows apart (M bare particles span M − 1 dimensions). Each output is held against its own
+    start, so that units do not matter. From then on `k_centre` chooses.
     """
     predictive = candidates.predictive
     informative = predictive.embedding().transpose(1, 2)  # [task, output, row, dimension]
     residual = informative
     noise = predictive.aleatoric().transpose(1, 2)
-    start = residual.square().sum(-1).amax((-1, -2))
-    distance = _distance(candidates)
-    available = candidates.available
-    saturated_at = torch.full((len(start),), -1, device=start.device)
+    distance, available = _distance(candidates), candidates.available
+    start = _largest(residual, available)
+    saturated_at = _never(candidates)
     indices, gains = [], []
-    for pick in range(size):
-        left = residual.square().sum(-1).sum(1).masked_fill(~available, 0).amax(-1)
-        newly = (saturated_at < 0) & (left <= SATURATED * start)
-        saturated_at = torch.where(newly, pick, saturated_at)
+    for pick in range(min(size, available.shape[-1])):
+        spent = (_largest(residual, available) <= SATURATED * start).all(-1) & available.any(-1)
+        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
         information = 0.5 * torch.log1p(informative.square().sum(-1) / noise).sum(1)
         value = torch.where((saturated_at >= 0).unsqueeze(-1), _or_scores(distance, candidates), information)
         index, gain = _best(value, available, candidates.uniform)
@@ -117,7 +116,7 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
         informative = _conditioned(informative, index, noise)
         residual = _conditioned(residual, index, torch.zeros_like(noise))
     used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
-    used += ["k_centre"] if bool(((saturated_at >= 0) & (saturated_at < size)).any()) else []
+    used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
     bare = predictive.factor is None
     return Batch(
         indices=torch.stack(indices, -1),
@@ -136,7 +135,7 @@ def k_centre(candidates: Candidates, size: int) -> Batch:
     """
     distance, available = _distance(candidates), candidates.available
     indices, gains = [], []
-    for _ in range(size):
+    for _ in range(min(size, available.shape[-1])):
         index, gain = _best(_or_scores(distance, candidates), available, candidates.uniform)
         indices.append(index)
         gains.append(gain)
@@ -158,9 +157,9 @@ def _ranked(candidates: Candidates, values: Tensor, size: int, name: str) -> Bat
     by_draw = candidates.uniform.argsort(-1, descending=True)
     by_value = values.gather(-1, by_draw).sort(stable=True, dim=-1, descending=True).indices
     indices = by_draw.gather(-1, by_value)[:, :size]
-    gains = candidates.scores.gather(-1, indices)
-    indices = torch.where(candidates.available.gather(-1, indices), indices, -1)
-    return Batch(indices, gains, [name], _never(candidates))
+    chosen = candidates.available.gather(-1, indices)
+    gains = candidates.scores.gather(-1, indices).where(chosen, 0)
+    return Batch(indices.where(chosen, -1), gains, [name], _never(candidates))
 
 
 def _best(values: Tensor, available: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,12 +168,18 @@ def _best(values: Tensor, available: Tensor, uniform: Tensor) -> tuple[Tensor, T
     gain = values.amax(-1)
     equals = available & (values == gain.unsqueeze(-1))
     index = torch.where(equals, uniform, -1.0).argmax(-1)
-    return torch.where(available.any(-1), index, -1), gain
+    some = available.any(-1)
+    return index.where(some, -1), gain.where(some, 0)
 
 
 def _without(available: Tensor, index: Tensor) -> Tensor:
     place = torch.arange(available.shape[-1], device=available.device)
     return available & (place != index.unsqueeze(-1))
+
+
+def _largest(embedding: Tensor, available: Tensor) -> Tensor:
+    """The largest variance of each output among the available rows, `[task, output]`."""
+    return embedding.square().sum(-1).masked_fill(~available.unsqueeze(1), 0).amax(-1)
 
 
 def _conditioned(embedding: Tensor, index: Tensor, noise: Tensor) -> Tensor:
@@ -193,7 +198,9 @@ def _distance(candidates: Candidates) -> Tensor:
     """Squared distance of every row to the nearest labelled one; ∞ where there is none."""
     if candidates.labelled.shape[1] == 0:
         return torch.full_like(candidates.scores, torch.inf)
-    squared = torch.cdist(candidates.x, candidates.labelled).square().to(candidates.scores.dtype)
+    # By differences: the faster matrix product cancels where rows lie close together.
+    distance = torch.cdist(candidates.x, candidates.labelled, compute_mode="donot_use_mm_for_euclid_dist")
+    squared = distance.square().to(candidates.scores.dtype)
     return squared.masked_fill(~candidates.labelled_mask.unsqueeze(1), torch.inf).amin(-1)
 
 

@@ -1,8 +1,10 @@
 """`bmaml-serve`: serve the published versions; every setting is an environment variable."""
 
+import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import uvicorn
@@ -25,8 +27,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong. Takes no arguments but --help."""
+    names = ", ".join(f"BMAML_{name.upper()}" for name in Settings.model_fields)
+    parser = argparse.ArgumentParser(prog="bmaml-serve", description=__doc__, epilog=f"Settings: {names}")
+    parser.parse_args(arguments)
     try:
         settings = Settings()
     except ValidationError as error:

@@ -31,6 +31,8 @@ class BMAML(BFA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.steps < 1:
+            raise InvalidLearner(f"the chaser needs at least one step; found {self.steps}")
         if self.leader_steps < 1:
             raise InvalidLearner(f"the leader needs at least one step; found {self.leader_steps}")
 

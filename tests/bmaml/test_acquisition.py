@@ -45,6 +45,12 @@ def test_variances_are_the_predictive_s():
         torch.testing.assert_close(ACQUISITIONS[name].score(pool(about)), expected[..., 0])
 
 
+def test_entropy_of_one_gaussian_is_half_the_log_of_its_variance():
+    about = belief(particles=1, rank=3)
+    expected = 0.5 * (2 * torch.pi * torch.e * about.variance()).log()[..., 0]
+    torch.testing.assert_close(ACQUISITIONS["entropy"].score(pool(about)), expected)
+
+
 def test_epig_of_one_gaussian_is_the_mutual_information_of_two_normals():
     about = belief(particles=1, rank=3)
     here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
@@ -100,6 +106,58 @@ def test_batches_are_distinct_available_and_no_longer_than_the_pool(name, labell
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+def test_an_exhausted_pool_ends_in_minus_one_without_gain_and_is_not_saturation(name):
+    available = torch.ones(2, 12, dtype=torch.bool)
+    available[1, 4:] = False
+    batch = STRATEGIES[name](candidates(belief(rank=3), available=available, labelled=1), 20)
+    assert batch.indices.shape == batch.gains.shape == (2, 12)
+    assert batch.indices[1, 4:].tolist() == [-1] * 8
+    assert batch.gains[1, 4:].tolist() == [0.0] * 8
+    assert batch.gains.isfinite().all()
+    assert batch.strategies == [name]
+    assert batch.saturated_at.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("particles", [3, 5])
+def test_rows_that_may_not_be_chosen_change_nothing(name, particles):
+    about = belief(particles=particles)
+    about.means[:, :, 9:] *= 1e4
+    whole = candidates(about, labelled=2)
+    whole.scores[:, 9:] = -5
+    offered = dataclasses.replace(
+        whole,
+        scores=whole.scores[:, :9],
+        available=whole.available[:, :9],
+        uniform=whole.uniform[:, :9],
+        x=whole.x[:, :9],
+        predictive=about.part(slice(None), slice(0, 9)),
+    )
+    whole.available[:, 9:] = False
+    found, expected = STRATEGIES[name](whole, 5), STRATEGIES[name](offered, 5)
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found.saturated_at, expected.saturated_at)
+    assert found.strategies == expected.strategies
+    torch.testing.assert_close(found.gains, expected.gains)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_draw_decides_between_equals(name):
+    about = belief(rank=3)
+    same = dataclasses.replace(
+        about,
+        means=torch.zeros_like(about.means),
+        within=about.within[:, :, :1],
+        factor=about.factor[:, :, :1].expand(-1, -1, 12, -1, -1),
+    )
+    tied = dataclasses.replace(
+        candidates(same, scores=torch.ones(2, 12), labelled=1), x=torch.zeros(2, 12, 2)
+    )
+    first = STRATEGIES[name](tied, 1).indices[:, 0]
+    assert torch.equal(first, tied.uniform.argmax(-1))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_permuting_the_pool_permutes_the_choice(name):
     about, order = belief(rank=3), torch.randperm(12)
     offered = candidates(about, labelled=2)
@@ -142,6 +200,34 @@ def test_power_sampling_draws_in_proportion_to_the_score():
     torch.testing.assert_close(frequencies, torch.tensor([0.125, 0.25, 0.625]), atol=0.015, rtol=0)
 
 
+def test_power_sampling_measures_negative_scores_from_the_lowest():
+    scores = torch.rand(2, 12) - 3
+    offered = candidates(belief(), scores=scores)
+    shifted = dataclasses.replace(offered, scores=scores - scores.amin(-1, keepdim=True))
+    found = STRATEGIES["power"](offered, 12)
+    assert torch.equal(found.indices, STRATEGIES["power"](shifted, 12).indices)
+    assert torch.equal(found.indices[:, -1], scores.argmin(-1))
+    assert torch.equal(found.gains, scores.gather(1, found.indices))
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_max_determinant_takes_the_row_that_raises_the_dense_log_determinant_most(rank):
+    about = belief(particles=7, rank=rank)
+    batch = STRATEGIES["max_determinant"](candidates(about), 5)
+    rows = about.embedding()[:, :, 0]
+    covariance = rows @ rows.mT / 0.2
+    for task in range(2):
+        chosen = []
+        for index in batch.indices[task].tolist():
+            options = [row for row in range(12) if row not in chosen]
+            dense = [
+                torch.logdet(torch.eye(len(chosen) + 1) + covariance[task][[*chosen, row]][:, [*chosen, row]])
+                for row in options
+            ]
+            assert options[int(torch.stack(dense).argmax())] == index
+            chosen.append(index)
+
+
 def test_max_determinant_gains_add_up_to_the_joint_information():
     about = belief(rank=3)
     batch = STRATEGIES["max_determinant"](candidates(about), 5)
@@ -157,6 +243,61 @@ def test_bare_particles_saturate_after_m_minus_one_rows_and_diversity_takes_over
     assert batch.saturated_at.tolist() == [3, 3]
     assert batch.ceiling == 3
     assert batch.strategies == ["max_determinant", "k_centre"]
+
+
+@pytest.mark.parametrize("particles", [2, 5, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturation_is_seen_in_either_precision(particles, dtype):
+    about = belief(rows=40, particles=particles)
+    values = {name: getattr(about, name).to(dtype) for name in ("means", "noise", "within", "log_weights")}
+    batch = STRATEGIES["max_determinant"](candidates(Predictive(**values)), particles + 2)
+    assert batch.saturated_at.tolist() == [particles - 1] * 2
+
+
+def test_one_particle_has_nothing_to_tell_apart():
+    batch = STRATEGIES["max_determinant"](candidates(belief(particles=1), labelled=1), 3)
+    assert batch.strategies == ["k_centre"]
+    assert (batch.ceiling, batch.saturated_at.tolist()) == (0, [0, 0])
+
+
+def test_particles_with_variance_of_their_own_have_no_ceiling():
+    batch = STRATEGIES["max_determinant"](candidates(belief(particles=2, rank=6)), 8)
+    assert batch.ceiling is None
+    assert batch.strategies == ["max_determinant"]
+
+
+def test_saturation_does_not_depend_on_the_units_of_an_output():
+    # The first output tells two groups of particles apart; the second, in other units, all of them.
+    groups = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(1, 4, 1, 1) * torch.rand(2, 1, 12, 1)
+    means = torch.cat([groups, torch.randn(2, 4, 12, 1)], -1)
+    plain = Predictive(
+        means, torch.full((2, 4, 1, 2), 0.2), torch.zeros(1, 1, 1, 1), torch.zeros(2, 4).log_softmax(-1)
+    )
+    offered = candidates(plain)
+    small = dataclasses.replace(offered, predictive=plain.rescaled(torch.zeros(2), torch.tensor([1.0, 1e-5])))
+    one, two = (STRATEGIES["max_determinant"](each, 6) for each in (offered, small))
+    assert one.saturated_at.tolist() == two.saturated_at.tolist() == [3, 3]
+    assert torch.equal(one.indices, two.indices)
+
+
+def test_k_centre_starts_from_the_best_score_where_nothing_is_labelled():
+    offered = candidates(belief())
+    batch = STRATEGIES["k_centre"](offered, 2)
+    assert torch.equal(batch.indices[:, 0], offered.scores.argmax(-1))
+    padded = dataclasses.replace(
+        offered, labelled=torch.randn(2, 3, 2), labelled_mask=torch.zeros(2, 3, dtype=torch.bool)
+    )
+    assert torch.equal(STRATEGIES["k_centre"](padded, 2).indices, batch.indices)
+
+
+def test_distances_between_nearby_rows_survive_single_precision():
+    offered = candidates(belief(rows=40), labelled=30)
+    x = torch.randn(2, 40, 2).float() + 100
+    near = x[:, :30] + 1e-3
+    single = dataclasses.replace(offered, x=x, labelled=near)
+    double = dataclasses.replace(offered, x=x.double(), labelled=near.double())
+    one, two = (STRATEGIES["k_centre"](each, 5) for each in (single, double))
+    torch.testing.assert_close(one.gains, two.gains, rtol=1e-4, atol=1e-7)  # float32 differences of 100
 
 
 def test_k_centre_takes_the_farthest_row_each_time():

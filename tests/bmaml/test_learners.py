@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from bmaml import svgd
-from bmaml.densities import joint_scores, log_likelihood, weights_of
+from bmaml.densities import joint_scores, log_joint, log_likelihood, weights_of
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import MLP
-from bmaml.task import Examples
+from bmaml.task import Examples, TaskBatch
 from tests.closed_form import LEARNERS, bayesian_regression, full_batch, generator, learner_of, ragged
 
 
@@ -29,6 +29,47 @@ def test_ragged_tasks_together_equal_each_alone(kind, steps):
         alone = moments(learner, learned, Examples.padded([rows]), x[task : task + 1], steps)
         for found, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(found[task], expected[0])
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(BFA, 2), (BMAML, 2), (Collapsed, 0), (Collapsed, 2)])
+def test_what_lies_in_the_padding_changes_nothing(kind, steps):
+    learner, learned = learner_of(kind, step_size=1e-3, steps=steps)
+    batch = full_batch()
+
+    def padded(examples):
+        rubbish = Examples(*(torch.full((3, 2, 2), 7.0) for _ in "xy"), torch.zeros(3, 2, dtype=torch.bool))
+        return examples.joined(rubbish)
+
+    found = moments(learner, learned, padded(batch.support), batch.query.x, steps)
+    expected = moments(learner, learned, batch.support, batch.query.x, steps)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    wide = TaskBatch(padded(batch.support), padded(batch.query))
+    torch.testing.assert_close(learner.loss(learned, wide), learner.loss(learned, batch))
+
+
+@pytest.mark.parametrize("kind", [BFA, BMAML])
+def test_one_particle_climbs_its_log_joint_and_knows_nothing_of_its_own_error(kind):
+    learner, learned = learner_of(kind, particles=1, step_size=1e-3)
+    batch = full_batch()
+    expected = learned["initial"].expand(3, 1, -1).clone()
+    for _ in range(2):
+        theta = expected.clone().requires_grad_()
+        total = log_joint(learner.network, theta, batch.support, learner.priors).sum()
+        expected = expected + 1e-3 * torch.autograd.grad(total, theta)[0]
+    posterior = learner.adapt(learned, batch.support, 2)
+    torch.testing.assert_close(posterior.particles, expected)
+    assert not learner.predict(posterior, batch.query.x).epistemic().any()
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_coincident_particles_stay_finite_with_their_gradients(kind):
+    learner, learned = learner_of(kind, step_size=1e-3, steps=2)
+    initial = learned["initial"][:1].expand(5, -1).clone().requires_grad_()
+    batch = full_batch()
+    assert learner.finite(learner.adapt({**learned, "initial": initial}, batch.support)).all()
+    (gradient,) = torch.autograd.grad(learner.loss({**learned, "initial": initial}, batch), initial)
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
@@ -68,19 +109,23 @@ def test_settings_survive_the_round_trip(kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "settings", "found"),
     [
-        ("nobody", {}),
-        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "depth": 3}),
-        ("bmaml", {}),
-        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "particles": 0}),
-        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "leader_steps": 0}),
-        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": -1}),
-        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "step_size": 0.0}),
+        ("nobody", {}, "'nobody'"),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "depth": 3}, "depth"),
+        ("bmaml", {}, "network"),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "particles": 0}, "found 0"),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "leader_steps": 0}, "found 0"),
+        ("bmaml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": 0}, "chaser"),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": -1}, "found -1"),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": 101}, "found 101"),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "step_size": 0.0}, "found 0.0"),
+        ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "scales": []}, r"found \(\)"),
+        ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "spread": -1.0}, "found -1.0"),
     ],
 )
-def test_settings_that_describe_no_learner_are_refused(name, settings):
-    with pytest.raises(InvalidLearner):
+def test_settings_that_describe_no_learner_are_refused_by_name(name, settings, found):
+    with pytest.raises(InvalidLearner, match=found):
         learner_from(name, settings)
 
 

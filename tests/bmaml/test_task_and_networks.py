@@ -20,18 +20,21 @@ def test_an_empty_batch_of_rows_keeps_one_padded_row():
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "found"),
     [
-        lambda: Examples.padded([]),
-        lambda: Examples.padded([(torch.zeros(2, 1), torch.zeros(3, 1))]),
-        lambda: Examples.padded(
-            [(torch.zeros(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 2), torch.zeros(1, 1))]
+        (lambda: Examples.padded([]), "at least one task"),
+        (lambda: Examples.padded([(torch.zeros(2, 1), torch.zeros(3, 1))]), "same number of rows"),
+        (
+            lambda: Examples.padded(
+                [(torch.zeros(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 2), torch.zeros(1, 1))]
+            ),
+            "same inputs and outputs",
         ),
-        lambda: TaskBatch(full_batch(2).support, full_batch(3).query),
+        (lambda: TaskBatch(full_batch(2).support, full_batch(3).query), "2 support sets .* 3 query sets"),
     ],
 )
-def test_rows_that_do_not_fit_together_are_refused(build):
-    with pytest.raises(InvalidExamples):
+def test_rows_that_do_not_fit_together_are_refused_by_name(build, found):
+    with pytest.raises(InvalidExamples, match=found):
         build()
 
 
@@ -60,7 +63,10 @@ def test_shared_parameters_equal_one_copy_per_task():
     torch.testing.assert_close(network(theta, x), network(theta.expand(5, -1, -1).clone(), x))
 
 
-@pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((4, 0), "tanh"), ((4,), "step")])
-def test_networks_that_cannot_be_built_are_refused(hidden, activation):
-    with pytest.raises(InvalidNetwork):
+@pytest.mark.parametrize(
+    ("hidden", "activation", "found"),
+    [((), "tanh", r"1, \(\), 1"), ((4, 0), "tanh", r"\(4, 0\)"), ((4,), "step", "'step'")],
+)
+def test_networks_that_cannot_be_built_are_refused_by_name(hidden, activation, found):
+    with pytest.raises(InvalidNetwork, match=found):
         MLP(1, hidden, 1, activation)
