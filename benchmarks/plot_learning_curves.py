@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="learning-curves")
     parser.add_argument("--store", type=Path, default=SHIPPED)
-    parser.add_argument("--curves", type=int, nargs="+", default=[120, 330])
+    parser.add_argument("--curves", type=int, nargs="+", default=[300, 120])
     parser.add_argument("--output", type=Path, default=Path("docs/learning-curves.png"))
     options = parser.parse_args()
     curves = read(options.file, 8)
