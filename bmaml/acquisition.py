@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from bmaml.errors import BmamlError
@@ -120,5 +119,3 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "random": Acquisition(random, "none"),
 }
 """Those that fit a regression."""
-
-Scores = Float[Tensor, "task row"]

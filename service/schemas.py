@@ -92,12 +92,6 @@ class AdaptPredictRequest(_Adapting):
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
 
 
-AcquisitionName = Literal[
-    "total_variance", "epistemic_variance", "entropy", "epig", "expected_improvement", "ucb", "random"
-]
-StrategyName = Literal["auto", "top_k", "power", "max_determinant", "k_centre"]
-
-
 class BatchChoice(_Request):
     """How many rows to choose, and how to keep them from saying the same thing."""
 
@@ -132,6 +126,18 @@ class UncertaintyRequest(_Adapting):
     )
     batch: BatchChoice = BatchChoice()
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")
+
+
+# Parts that the examples of both answers share.
+_MODEL: dict[str, Any] = {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"}
+_DIAGNOSTICS: dict[str, Any] = {
+    "particles": 16,
+    "effective_particles": 3.2,
+    "steps": 0,
+    "support_nll": {"before": 2.1, "after": -1.9},
+    "warnings": [],
+}
+_TIMING: dict[str, Any] = {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1}
 
 
 class ModelRef(BaseModel):
@@ -220,7 +226,7 @@ class AdaptPredictResponse(BaseModel):
             "examples": [
                 {
                     "request_id": "5f0c",
-                    "model": {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"},
+                    "model": _MODEL,
                     "posterior": None,
                     "prediction": {
                         "mean": [0.1, -1.4],
@@ -234,20 +240,8 @@ class AdaptPredictResponse(BaseModel):
                         "interval": {"level": 0.9, "lower": [-0.4, -1.7], "upper": [0.6, -1.1]},
                         "particles": None,
                     },
-                    "diagnostics": {
-                        "particles": 16,
-                        "effective_particles": 3.2,
-                        "steps": 0,
-                        "support_nll": {"before": 2.1, "after": -1.9},
-                        "warnings": [],
-                    },
-                    "timing_ms": {
-                        "queue": 0.1,
-                        "adapt": 0.9,
-                        "predict": 0.8,
-                        "total": 2.2,
-                        "batched_tasks": 1,
-                    },
+                    "diagnostics": _DIAGNOSTICS,
+                    "timing_ms": _TIMING,
                 }
             ]
         }
@@ -294,7 +288,7 @@ class UncertaintyResponse(BaseModel):
             "examples": [
                 {
                     "request_id": "5f0c",
-                    "model": {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"},
+                    "model": _MODEL,
                     "acquisition": "epig",
                     "direction": "higher_is_more_informative",
                     "units": "nats",
@@ -312,20 +306,8 @@ class UncertaintyResponse(BaseModel):
                     ],
                     "scores": [0.1, 0.3, 0.42],
                     "batch": {"strategies_used": ["top_k"], "saturated_at": None, "ceiling": None},
-                    "diagnostics": {
-                        "particles": 16,
-                        "effective_particles": 3.2,
-                        "steps": 0,
-                        "support_nll": {"before": 2.1, "after": -1.9},
-                        "warnings": [],
-                    },
-                    "timing_ms": {
-                        "queue": 0.1,
-                        "adapt": 0.9,
-                        "predict": 0.8,
-                        "total": 2.2,
-                        "batched_tasks": 1,
-                    },
+                    "diagnostics": _DIAGNOSTICS,
+                    "timing_ms": _TIMING,
                 }
             ]
         }

@@ -2,6 +2,7 @@
 
 from training.families.family import Family
 from training.families.sinusoid import Sinusoid
-from training.families.table import Table, UnusableTable
+from training.families.splits import UnusableTable
+from training.families.table import Table
 
 __all__ = ["Family", "Sinusoid", "Table", "UnusableTable"]

@@ -16,21 +16,14 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
-from bmaml.errors import BmamlError
 from bmaml.task import Examples, TaskBatch
 from model_store.columns import Array, Column, OutsideDomain, Transform, standardised
 from training.config import Shots, TableConfig
+from training.families.splits import Indices, UnusableTable, constant_codes, roles_from, seeded_roles
 
 MAX_CATEGORIES = 64
-VALIDATION_PART, TEST_PART = 0.1, 0.2
 EVALUATED_AT_ONCE = 200
 HELD_OUT_QUERIES = 1000
-
-Indices = NDArray[np.int64]
-
-
-class UnusableTable(BmamlError, ValueError):
-    """Data that no model can be trained on or scored against."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +162,11 @@ def read_rows(
     task = _codes(table[config.task])
     starts = np.flatnonzero(np.r_[True, task[1:] != task[:-1]])
     counts = np.diff(np.r_[starts, len(task)])
-    groups = _constant(_codes(table[config.group or config.task]), starts, counts, config.group)
+    groups = constant_codes(_codes(table[config.group or config.task]), starts, counts, config.group)
     if config.split is None:
-        roles = _seeded_roles(groups, seed)
+        roles = seeded_roles(groups, seed)
     else:
-        roles = _roles_from(table[config.split].to_pylist(), starts, counts, groups, seed)
+        roles = roles_from(table[config.split].to_pylist(), starts, counts, groups, seed)
     enough = counts > max(least_shots, 1)
     if not enough.all():
         need = max(least_shots, 1) + 1
@@ -286,68 +279,3 @@ def _task_of(rows: Rows) -> Indices:
     for task, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):
         owner[start : start + count] = task
     return owner
-
-
-def _constant(codes: Indices, starts: Indices, counts: Indices, name: str | None) -> Indices:
-    """One code per task, where no task has several."""
-    for start, count in zip(starts, counts, strict=True):
-        if (codes[start : start + count] != codes[start]).any():
-            raise UnusableTable(f"one task has several values of the group column {name!r}")
-    return codes[starts]
-
-
-def _seeded_part(groups: Indices, part: float, seed: int) -> NDArray[np.bool_]:
-    """Tasks of about `part` of the groups, at least one group and never all of them."""
-    names = np.unique(groups)
-    if len(names) < 2:
-        raise UnusableTable("all tasks lie in one group; there is nothing to keep apart")
-    chosen = np.random.default_rng(seed).permutation(names)[: max(1, round(part * len(names)))]
-    return np.asarray(np.isin(groups, chosen), dtype=bool)
-
-
-def _seeded_roles(groups: Indices, seed: int) -> NDArray[np.str_]:
-    """One fifth of the groups for the published figures, one tenth to stop training by."""
-    roles = np.full(len(groups), "train", dtype="<U10")
-    roles[_seeded_part(groups, TEST_PART, seed)] = "test"
-    rest = roles == "train"
-    roles[np.flatnonzero(rest)[_seeded_part(groups[rest], VALIDATION_PART / (1 - TEST_PART), seed)]] = (
-        "validation"
-    )
-    return roles
-
-
-def _roles_from(
-    labels: list[object], starts: Indices, counts: Indices, groups: Indices, seed: int
-) -> NDArray[np.str_]:
-    """The split column's word per task.
-
-    With both `validation` and `test` tasks they are what they say. With `validation` alone those
-    are kept for the published figures, and a seeded tenth of the training groups decides when to
-    stop, so that no figure is measured on tasks that had a say in the training.
-    """
-    known = {
-        "train": "train",
-        "training": "train",
-        "validation": "validation",
-        "valid": "validation",
-        "val": "validation",
-        "test": "test",
-    }
-    roles = []
-    for start, count in zip(starts, counts, strict=True):
-        words = {str(label).lower() for label in labels[start : start + count]}
-        if len(words) > 1:
-            raise UnusableTable(f"one task lies in several splits: {', '.join(sorted(words))}")
-        word = words.pop()
-        if word not in known:
-            raise UnusableTable(f"the split column says {word!r}; it may say train, validation or test")
-        roles.append(known[word])
-    result = np.array(roles, dtype="<U10")
-    if "test" not in roles:
-        result[result == "validation"] = "test"
-    if "test" not in result:
-        raise UnusableTable("the split column keeps no task for validation or test")
-    if "validation" not in result:
-        trained = np.flatnonzero(result == "train")
-        result[trained[_seeded_part(groups[trained], VALIDATION_PART, seed)]] = "validation"
-    return result
