@@ -28,7 +28,8 @@ class Pool:
 
     Attributes:
         predictive: the belief about the pool rows.
-        best: `[task]`, the largest label seen so far; what expected improvement improves on.
+        best: `[task]`, what expected improvement improves on: the largest label seen so far (with
+            none, the largest predicted mean will do).
         uniform: one draw in (0, 1) per pool row, for `random`.
         target: the belief about the rows EPIG wants to inform, with its factor.
     """
@@ -86,8 +87,7 @@ def epig(pool: Pool) -> PerRow:
 def expected_improvement(pool: Pool) -> PerRow:
     """E[max(y − best, 0)] under the mixture: a weighted mean of the Gaussian formulas (Jones 1998).
 
-    For maximisation, of the first output. With nothing labelled yet, `best` is −∞ for no task:
-    the caller passes the prior's mean.
+    For maximisation, of the first output.
     """
     predictive = pool.predictive
     scale = (predictive.within + predictive.noise).sqrt().expand_as(predictive.means)[..., 0]

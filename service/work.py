@@ -28,7 +28,8 @@ class ChooseAsk:
         keys: one draw in (0, 1) per pool row, made from the seed and the caller's id, so that
             neither ties nor random choices depend on the order of the pool.
         excluded: pool rows that must not be chosen.
-        best: the largest label so far, in the caller's units; None without labels.
+        best: the largest label so far, in the caller's units; None without labels (then the largest
+            predicted mean of the pool stands in).
     """
 
     acquisition: str
