@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from bmaml.acquisition import ACQUISITIONS
-from bmaml.learners import MAX_STEPS
 from model_store import Model, OutsideDomain
 from model_store.columns import beyond
 from model_store.model import Single
@@ -225,10 +224,7 @@ def _finite(values: Single, pointer: str) -> Single:
 
 
 def _steps(request: AdaptPredictRequest | UncertaintyRequest, model: Model) -> int:
-    steps = model.learner.steps if request.adapt.steps is None else request.adapt.steps
-    if steps > MAX_STEPS:
-        raise invalid_at("/adapt/steps", f"at most {MAX_STEPS} steps")
-    return steps
+    return model.learner.steps if request.adapt.steps is None else request.adapt.steps
 
 
 def _deadline(request: AdaptPredictRequest | UncertaintyRequest, settings: Settings) -> float:

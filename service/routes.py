@@ -12,6 +12,8 @@ from service.codec import choose_response, choose_work, predict_response, predic
 from service.problems import MEDIA_TYPE, Problem, RequestError, field_errors, invalid
 from service.runtime import Runtime
 from service.schemas import (
+    MAX_BATCH,
+    MAX_LEVELS,
     UNION_TAGS,
     AdaptPredictRequest,
     AdaptPredictResponse,
@@ -124,8 +126,8 @@ async def limits(request: Request) -> Limits:
         query_rows=settings.max_query_rows,
         pool_rows=settings.max_pool_rows,
         steps=MAX_STEPS,
-        quantile_levels=100,
-        batch_size=1000,
+        quantile_levels=MAX_LEVELS,
+        batch_size=MAX_BATCH,
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,

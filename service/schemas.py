@@ -5,6 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 from typing_extensions import TypeAliasType
 
+from bmaml.learners import MAX_STEPS
+
+MAX_LEVELS, MAX_BATCH = 100, 1000
+"""Quantile levels of one prediction; rows of one batch to label."""
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 # Named aliases are schemas of their own in OpenAPI (and hashable, which a bare FailFast is not).
 Row = TypeAliasType("Row", Annotated[list[Number], FailFast()])
@@ -52,7 +57,7 @@ class Pool(_Request):
 class Adapt(_Request):
     """How to adapt: inner steps (null: as trained) and the seed of learners that draw."""
 
-    steps: Annotated[int, Field(strict=True, ge=0, le=100)] | None = None
+    steps: Annotated[int, Field(strict=True, ge=0, le=MAX_STEPS)] | None = None
     seed: Seed = 0
 
 
@@ -87,7 +92,7 @@ class AdaptPredictRequest(_Adapting):
     )
 
     query: Query
-    quantiles: list[Level] = Field(default=[], max_length=100)
+    quantiles: list[Level] = Field(default=[], max_length=MAX_LEVELS)
     interval: Level = 0.9
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
 
@@ -95,7 +100,7 @@ class AdaptPredictRequest(_Adapting):
 class BatchChoice(_Request):
     """How many rows to choose, and how to keep them from saying the same thing."""
 
-    size: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    size: Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)] = 1
     strategy: Name = "auto"
     seed: Seed = 0
 
