@@ -94,13 +94,23 @@ def joint_scores(network: MLP, particles: Particles, examples: Examples, priors:
     Hessian-vector product, also in closed form (Pearlmutter 1994), which spares autograd the
     graph of a graph. Starts shared by all tasks enter as `[1, particle, param]`.
     """
-    scores: Tensor = _JointScores.apply(particles, examples, network, priors)
+    scores: Tensor = _Scores.apply(particles, examples, network, priors)
     return scores
 
 
-class _JointScores(torch.autograd.Function):
+def likelihood_scores(network: MLP, particles: Particles, examples: Examples) -> Particles:
+    """∇θ log_likelihood, as `joint_scores` gives the joint's; zero for log λ."""
+    scores: Tensor = _Scores.apply(particles, examples, network, None)
+    return scores
+
+
+class _Scores(torch.autograd.Function):
+    """The likelihood's gradient, and the prior's where there is one."""
+
     @staticmethod
-    def forward(ctx: Any, particles: Tensor, examples: Examples, network: MLP, priors: Precisions) -> Tensor:
+    def forward(
+        ctx: Any, particles: Tensor, examples: Examples, network: MLP, priors: Precisions | None
+    ) -> Tensor:
         activation = ACTIVATIONS[network.activation]
         weights, log_noise, log_weight = _take_apart(particles)
         gamma, lamda = log_noise.exp(), log_weight.exp()
@@ -128,12 +138,17 @@ class _JointScores(torch.autograd.Function):
         for signal, delta in zip(signals, deltas, strict=True):
             pieces += [(signal.mT @ delta).flatten(-2), delta.sum(-2)]
         terms = (examples.counts() * network.outputs).unsqueeze(-1)
-        d_noise = 0.5 * terms - 0.5 * gamma * squares + priors.noise_shape - priors.noise_rate * gamma
-        norm = torch.linalg.vector_norm(weights, dim=-1).square()
-        d_weight = 0.5 * (weights.shape[-1] - lamda * norm) + priors.weight_shape - priors.weight_rate * lamda
+        d_noise = 0.5 * terms - 0.5 * gamma * squares
+        d_weight, norm = torch.zeros_like(lamda), lamda
+        if priors is not None:
+            norm = torch.linalg.vector_norm(weights, dim=-1).square()
+            d_noise = d_noise + priors.noise_shape - priors.noise_rate * gamma
+            d_weight = 0.5 * (weights.shape[-1] - lamda * norm)
+            d_weight = d_weight + priors.weight_shape - priors.weight_rate * lamda
         pieces += [d_noise.unsqueeze(-1), d_weight.expand(tasks, -1).unsqueeze(-1)]
         scores = torch.cat(pieces, -1)
-        weights_of(scores).addcmul_(weights, lamda.unsqueeze(-1), value=-1)
+        if priors is not None:
+            weights_of(scores).addcmul_(weights, lamda.unsqueeze(-1), value=-1)
 
         ctx.save_for_backward(particles, error, squares, norm)
         ctx.parts = (network, priors, examples.mask, layers, signals, slopes, pre_activations, deltas)
@@ -182,9 +197,11 @@ class _JointScores(torch.autograd.Function):
                     bend = curvature(pre_activations[layer - 1]) * bends[layer - 1]
                     delta_move = delta_move + _times_transposed(deltas[layer], weight) * bend
 
-        d_noise = gamma * (
-            -0.5 * u_noise * squares - (error * error_move).sum((-1, -2)) - priors.noise_rate * u_noise
-        )
+        d_noise = gamma * (-0.5 * u_noise * squares - (error * error_move).sum((-1, -2)))
+        if priors is None:
+            pieces += [_over_tasks(d_noise, shared).unsqueeze(-1), torch.zeros_like(lamda).unsqueeze(-1)]
+            return torch.cat(pieces, -1), None, None, None
+        d_noise = d_noise - priors.noise_rate * gamma * u_noise
         # The prior is the same for all tasks, and linear in the tangent.
         u, u_weight = _over_tasks(u, shared), _over_tasks(u_weight, shared)
         d_weight = -lamda * (0.5 * u_weight * norm + (weights * u).sum(-1) + priors.weight_rate * u_weight)

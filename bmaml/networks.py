@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmaml.errors import BmamlError
@@ -133,6 +134,44 @@ class MLP:
         features = self._hidden(layers, x)
         weight, bias = layers[-1]
         return features, affine(features, weight, bias)
+
+    def jacobian(self, theta: Tensor, x: Inputs) -> Float[Tensor, "task particle row output param"]:
+        """∂ outputs / ∂ parameters at every row, in closed form."""
+        signals, deltas = self._sensitivities(theta, x)
+        pieces = []
+        for signal, delta in zip(signals, deltas, strict=True):
+            outer = signal[..., None, :, None] * delta.unsqueeze(-2)
+            pieces += [outer.flatten(-2), delta.expand(*outer.shape[:-2], -1)]
+        return torch.cat(pieces, -1)
+
+    def tangent_gram(self, theta: Tensor, x: Inputs) -> Float[Tensor, "task particle #value #value"]:
+        """J Jᵀ with the rows of J ordered row by row, output by output (the neural tangent kernel).
+
+        Layer by layer it is (signal · signal + 1) × (sensitivity · sensitivity), so that J itself,
+        whose rows are as long as θ, is never formed.
+        """
+        total = x.new_zeros(())
+        for signal, delta in zip(*self._sensitivities(theta, x), strict=True):
+            rows, outputs = signal.shape[-2], delta.shape[-2]
+            inner = (signal @ signal.mT + 1).repeat_interleave(outputs, -1).repeat_interleave(outputs, -2)
+            flat = delta.expand(*delta.shape[:2], rows, -1, -1).flatten(2, 3)
+            total = total + inner * (flat @ flat.mT)
+        return total
+
+    def _sensitivities(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Each layer's input `[…, row, i]`, and ∂ outputs / ∂ its pre-activations `[…, row, output, o]`."""
+        activation, layers = ACTIVATIONS[self.activation], self.unpack(theta)
+        signals, slopes = [x.unsqueeze(1)], []
+        for weight, bias in layers[:-1]:
+            a = affine(signals[-1], weight, bias)
+            slopes.append(activation.slope(a))
+            signals.append(activation.value(a))
+        delta = torch.eye(self.outputs, dtype=x.dtype, device=x.device).expand(1, 1, 1, -1, -1)
+        deltas = [delta]
+        for (weight, _), slope in zip(reversed(layers[1:]), reversed(slopes), strict=True):
+            delta = (delta @ weight.mT.unsqueeze(2)) * slope.unsqueeze(-2)
+            deltas.insert(0, delta)
+        return signals, deltas
 
     def _hidden(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         value = ACTIVATIONS[self.activation].value

@@ -48,6 +48,7 @@ def predict_work(request: AdaptPredictRequest, model: Model, settings: Settings)
         support_y=support_y,
         query_x=_inputs(model, raw, "/query/x"),
         steps=_steps(request, model),
+        seed=request.adapt.seed,
         ask=PredictAsk((*request.quantiles, low, high), request.particles),
         deadline=_deadline(request, settings),
         warnings=_warnings(model, len(support_x), raw, "query"),
@@ -85,6 +86,7 @@ def choose_work(request: UncertaintyRequest, model: Model, settings: Settings) -
         support_y=support_y,
         query_x=np.concatenate(rows),
         steps=_steps(request, model),
+        seed=request.adapt.seed,
         ask=ChooseAsk(
             acquisition=acquisition,
             strategy=strategy,

@@ -6,7 +6,7 @@ company beyond rounding, and a task that diverges fails alone.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
 def _run(works: Sequence[Work]) -> _Batch:
     first = works[0]
     model, learner, learned = first.model, first.model.learner, first.model.learned
+    if learner.draws:
+        learner = replace(learner, seed=first.seed)  # type: ignore[call-arg]  # every learner that draws has one
     support = _padded([(work.support_x, work.support_y) for work in works]).to(model.device)
     unlabelled = [(work.query_x, work.query_x[:, :0]) for work in works]
     query = _padded(unlabelled).to(model.device)

@@ -88,6 +88,6 @@ def _warm_up(model: Model) -> None:
     network = model.learner.network
     x = np.zeros((WARM_ROWS, network.inputs), np.float32)
     y = np.zeros((WARM_ROWS, network.outputs), np.float32)
-    work = Work(model, x, y, x, model.learner.steps, PredictAsk((0.05, 0.95)), deadline=float("inf"))
+    work = Work(model, x, y, x, model.learner.steps, 0, PredictAsk((0.05, 0.95)), deadline=float("inf"))
     for tasks in WARM_TASKS:
         answer_together([work] * tasks)

@@ -47,6 +47,7 @@ class Work:
     """A task for the device, in the network's units.
 
     Attributes:
+        seed: of learners that draw.
         deadline: on the engine's clock; work not started by then is dropped.
     """
 
@@ -55,14 +56,15 @@ class Work:
     support_y: Single
     query_x: Single
     steps: int
+    seed: int
     ask: PredictAsk | ChooseAsk
     deadline: float
     warnings: tuple[str, ...] = ()
 
     @cached_property
-    def group(self) -> tuple[str, int, bool]:
+    def group(self) -> tuple[str, int, int, bool]:
         """Works of one group can be adapted and predicted together."""
-        return self.model.sha256, self.steps, self.joint
+        return self.model.sha256, self.steps, self.seed if self.model.learner.draws else 0, self.joint
 
     @property
     def joint(self) -> bool:

@@ -7,11 +7,14 @@ from bmaml.learners import Learned
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.emaml import EMAML
 from bmaml.learners.interface import Learner
+from bmaml.learners.llama import LLAMA
+from bmaml.learners.maml import MAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 
-LEARNERS = (BFA, BMAML, Collapsed)
+LEARNERS = (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -20,6 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def learner_of(kind: type, particles: int = 5, **settings: object) -> tuple[Learner, Learned]:
     """A small learner with two inputs and two outputs, and a start that is nowhere special."""
+    particles = 1 if kind is MAML else particles
     learner = kind(MLP(2, (6, 5), 2, "tanh"), particles=particles, **settings)
     learned = learner.initialise(generator())
     noise = generator(1)

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import torch
 
 from bmaml.errors import BmamlError
-from bmaml.learners import LEARNERS, Learner, learner_from
+from bmaml.learners import LEARNERS, LearnedRate, Learner, learner_from
+from bmaml.learners.maml import MAML
 from bmaml.networks import ACTIVATIONS
 from model_store import SHIPPED, Model, Store
 from model_store.columns import Transform
@@ -124,16 +125,17 @@ def _config(
         "outputs": len(family.outputs),
         "activation": options.activation,
     }
-    settings: dict[str, Any] = {"network": network, "particles": options.particles}
-    for name in ("steps", "step_size", "leader_steps", "spread"):
+    settings: dict[str, Any] = {"network": network}
+    default = 1 if options.learner == MAML.name else 16
+    settings["particles"] = default if options.particles is None else options.particles
+    for name in ("steps", "step_size", "learn_step_size", "leader_steps", "occam", "spread"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
     if options.scales is not None:
         settings["scales"] = tuple(options.scales)
-    if options.pointwise:
-        settings["pointwise"] = True
-    if options.learn_step_size:
-        settings["learn_step_size"] = True
+    for name in ("pointwise", "evidence_weights"):
+        if getattr(options, name):
+            settings[name] = True
     plan = Optimisation(
         meta_steps=options.meta_steps,
         meta_batch=options.meta_batch,
@@ -229,12 +231,16 @@ def _training_options() -> argparse.ArgumentParser:
     options.add_argument("--name", required=True, help="of the model to publish")
     options.add_argument("--description", default="", help="one sentence for the card")
     options.add_argument("--learner", choices=sorted(LEARNERS), default="collapsed")
-    options.add_argument("--particles", type=int, default=16)
+    options.add_argument("--particles", type=int, help="default: 16, and 1 for maml")
     options.add_argument("--hidden", type=int, nargs="+", default=[40, 40, 40], metavar="UNITS")
     options.add_argument("--activation", choices=sorted(ACTIVATIONS), default="tanh")
     options.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
     options.add_argument("--step-size", type=float, help="inner rate (default: the learner's)")
-    options.add_argument("--learn-step-size", action="store_true", help="meta-learn the inner rate")
+    options.add_argument(
+        "--learn-step-size",
+        choices=get_args(LearnedRate),
+        help="meta-learn the inner rate: one number, or one per parameter (default: none)",
+    )
     options.add_argument(
         "--spread", type=float, help="e-fold range of the particles' first precisions (collapsed only)"
     )
@@ -244,6 +250,12 @@ def _training_options() -> argparse.ArgumentParser:
     options.add_argument(
         "--pointwise", action="store_true", help="score each query row on its own (collapsed only)"
     )
+    options.add_argument(
+        "--evidence-weights",
+        action="store_true",
+        help="weight particles by their Laplace evidence (emaml, bfa and bmaml; collapsed always does)",
+    )
+    options.add_argument("--occam", type=float, help="weight of the log volume in the loss (llama only)")
     options.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml only)")
     options.add_argument("--meta-steps", type=int, default=plan.meta_steps)
     options.add_argument("--meta-batch", type=int, default=plan.meta_batch)

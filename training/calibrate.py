@@ -1,5 +1,6 @@
-"""The last step of training: how wide the predictions of `collapsed` should be on unseen tasks."""
+"""The last step of training: the scalars that only unseen tasks can tell."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,34 +10,39 @@ from bmaml.learners import Learner
 from training.families import Family
 from training.loop import validation_nll
 
-WIDENING = "log_widening"
-SEARCH = (-1.0, 1.0)
-REFINEMENTS = 12
+TOLERANCE = 0.01
+"""Width of the last bracket: one percent of the fitted number, whose logarithm is searched."""
 
 
 def calibrated(learner: Learner[Any], learned: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """`learned` with the widening that has the lowest NLL on the validation tasks.
+    """`learned` with each of the learner's calibrated scalars where the validation NLL is lowest.
 
-    Golden-section search over the logarithm, within a factor e of the learned one. Learners
-    without a widening come back as they are.
+    The scalars are logarithms: how wide `collapsed` predicts, how tightly its start binds `llama`, how
+    much evidence weighs. Each is searched as far from its trained value as the learner allows.
     """
-    if WIDENING not in learned:
-        return learned
-    start, ratio = learned[WIDENING], (5**0.5 - 1) / 2
+    learned = dict(learned)
+    for name in learner.calibrated.keys() & learned.keys():
+        start = learned[name]
 
-    def nll(shift: float) -> float:
-        return validation_nll(learner, {**learned, WIDENING: start + shift}, family)
+        def nll(shift: float, name: str = name, start: Tensor = start) -> float:
+            return validation_nll(learner, {**learned, name: start + shift}, family)
 
-    low, high = SEARCH
+        learned[name] = start + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=start.dtype)
+    return learned
+
+
+def minimum(value: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function of one hollow is lowest, by golden-section search."""
+    ratio = (5**0.5 - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
-    found = [nll(shift) for shift in inner]
-    for _ in range(REFINEMENTS):
+    found = [value(each) for each in inner]
+    while high - low > TOLERANCE:
         if found[0] < found[1]:
             high, inner[1], found[1] = inner[1], inner[0], found[0]
             inner[0] = high - ratio * (high - low)
-            found[0] = nll(inner[0])
+            found[0] = value(inner[0])
         else:
             low, inner[0], found[0] = inner[0], inner[1], found[1]
             inner[1] = low + ratio * (high - low)
-            found[1] = nll(inner[1])
-    return {**learned, WIDENING: start + torch.tensor((low + high) / 2, dtype=start.dtype)}
+            found[1] = value(inner[1])
+    return (low + high) / 2

@@ -7,9 +7,14 @@ from typing import Any
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.interface import MAX_STEPS, Diverged, InvalidLearner, Learned, Learner
+from bmaml.learners.emaml import EMAML
+from bmaml.learners.interface import MAX_STEPS, Diverged, InvalidLearner, Learned, LearnedRate, Learner
+from bmaml.learners.llama import LLAMA
+from bmaml.learners.maml import MAML
 
-LEARNERS: dict[str, type[Learner[Any]]] = {kind.name: kind for kind in (BFA, BMAML, Collapsed)}
+LEARNERS: dict[str, type[Learner[Any]]] = {
+    kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed)
+}
 
 __all__ = [
     "LEARNERS",
@@ -17,6 +22,7 @@ __all__ = [
     "Diverged",
     "InvalidLearner",
     "Learned",
+    "LearnedRate",
     "Learner",
     "learner_from",
     "settings_of",

@@ -82,6 +82,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     """
 
     name: ClassVar[str] = "collapsed"
+    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_widening": (-1.0, 1.0)}
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
@@ -106,7 +107,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         weights[:, -self.network.head_size :] = 0
         initial = with_precisions(weights, *self.priors.starts())
         initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles).unsqueeze(-1) * self.spread
-        learned = {"initial": initial, "log_widening": torch.zeros(()), **self._rate_start()}
+        rate = self._rate_start(initial.shape[-1])
+        learned = {"initial": initial, "log_widening": torch.zeros(()), **rate}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
@@ -220,6 +222,7 @@ class Collapsed(Learner[CollapsedPosterior]):
                 total = self.evidence(whole, support).sum()
                 return torch.autograd.grad(total, hidden, create_graph=differentiable)[0]
 
+        rates = rates[..., :fixed_from]
         moved = svgd.run(particles[..., :fixed_from], scores, steps, rates)
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
 

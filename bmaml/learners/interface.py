@@ -1,9 +1,10 @@
 """What every learner of the literature can do, whatever its inner step and meta-objective."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,9 @@ class Diverged(BmamlError, ArithmeticError):
 
 PosteriorT = TypeVar("PosteriorT")
 
+LearnedRate = Literal["none", "scalar", "parameter"]
+"""What is meta-learned of the inner rate: nothing, one number, or one for every parameter."""
+
 
 @dataclass(frozen=True)
 class Learner(ABC, Generic[PosteriorT]):
@@ -41,20 +45,27 @@ class Learner(ABC, Generic[PosteriorT]):
         network: the predictor each particle parametrises.
         particles: M.
         steps: inner steps in meta-training, and at serving time where the caller does not say.
-        step_size: the inner rate ε. Fixed where `learn_step_size` is False, else its start.
-        learn_step_size: meta-learn ε beside the initial particles.
+        step_size: the inner rate ε. Fixed where `learn_step_size` is "none", else its start.
+        learn_step_size: meta-learn ε beside the initial particles, as "scalar" or one number per
+            "parameter" (Meta-SGD, Li et al. 2017; always positive here).
 
     Raises:
-        InvalidLearner: M < 1, steps outside 0..MAX_STEPS, or a rate that is not positive.
+        InvalidLearner: M < 1, steps outside 0..MAX_STEPS, a rate that is not positive, or an
+            unknown choice.
     """
 
     name: ClassVar[str]
+    draws: ClassVar[bool] = False
+    """Whether the posterior is a random draw, with a setting `seed`."""
+    calibrated: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Learned scalars that are fitted to the validation tasks after training, and how far from
+    where training left them the search may go."""
 
     network: MLP
     particles: int = 10
     steps: int = 1
     step_size: float = 1e-3
-    learn_step_size: bool = False
+    learn_step_size: LearnedRate = "none"
 
     def __post_init__(self) -> None:
         if self.particles < 1:
@@ -63,6 +74,9 @@ class Learner(ABC, Generic[PosteriorT]):
             raise InvalidLearner(f"steps must lie in 0..{MAX_STEPS}; found {self.steps}")
         if not 0 < self.step_size < float("inf"):
             raise InvalidLearner(f"step_size must be positive; found {self.step_size}")
+        if self.learn_step_size not in get_args(LearnedRate):
+            choices = ", ".join(get_args(LearnedRate))
+            raise InvalidLearner(f"learn_step_size is one of {choices}; found {self.learn_step_size!r}")
 
     @abstractmethod
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,11 +108,16 @@ class Learner(ABC, Generic[PosteriorT]):
     def finite(self, posterior: PosteriorT) -> Verdicts:
         """True for each task whose adaptation stayed finite."""
 
-    def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 1"]:
+    def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 #param"]:
         """The inner rate ε of each task: zero without rows, so that the start itself is the prior."""
-        rate = learned["log_step_size"].exp() if self.learn_step_size else self.step_size
-        seen = (support.counts() > 0).to(learned["initial"].dtype)
-        return rate * seen.view(-1, 1, 1)
+        fixed = self.learn_step_size == "none"
+        rate = learned["initial"].new_tensor(self.step_size) if fixed else learned["log_step_size"].exp()
+        seen = (support.counts() > 0).to(rate.dtype)
+        return rate.view(1, 1, -1) * seen.view(-1, 1, 1)
 
-    def _rate_start(self) -> dict[str, Tensor]:
-        return {"log_step_size": torch.tensor(self.step_size).log()} if self.learn_step_size else {}
+    def _rate_start(self, parameters: int) -> dict[str, Tensor]:
+        """`log_step_size`: nothing, a scalar, or `[param]`."""
+        if self.learn_step_size == "none":
+            return {}
+        shape = () if self.learn_step_size == "scalar" else (parameters,)
+        return {"log_step_size": torch.full(shape, math.log(self.step_size))}

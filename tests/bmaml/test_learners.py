@@ -1,17 +1,25 @@
 """What holds for every learner, and what each adds."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from bmaml import svgd
+from bmaml import laplace, svgd
 from bmaml.densities import joint_scores, log_joint, log_likelihood, weights_of
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.emaml import EMAML
+from bmaml.learners.llama import LLAMA
+from bmaml.learners.maml import MAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.closed_form import LEARNERS, bayesian_regression, full_batch, generator, learner_of, ragged
+
+ENSEMBLES = [kind for kind in LEARNERS if kind not in (MAML, LLAMA)]
+"""Those that start from many particles."""
 
 
 def moments(learner, learned, support, x, steps):
@@ -31,7 +39,10 @@ def test_ragged_tasks_together_equal_each_alone(kind, steps):
             torch.testing.assert_close(found[task], expected[0])
 
 
-@pytest.mark.parametrize(("kind", "steps"), [(BFA, 2), (BMAML, 2), (Collapsed, 0), (Collapsed, 2)])
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [(EMAML, 2), (LLAMA, 2), (BFA, 2), (BMAML, 2), (Collapsed, 0), (Collapsed, 2)],
+)
 def test_what_lies_in_the_padding_changes_nothing(kind, steps):
     learner, learned = learner_of(kind, step_size=1e-3, steps=steps)
     batch = full_batch()
@@ -62,7 +73,7 @@ def test_one_particle_climbs_its_log_joint_and_knows_nothing_of_its_own_error(ki
     assert not learner.predict(posterior, batch.query.x).epistemic().any()
 
 
-@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize("kind", ENSEMBLES)
 def test_coincident_particles_stay_finite_with_their_gradients(kind):
     learner, learned = learner_of(kind, step_size=1e-3, steps=2)
     initial = learned["initial"][:1].expand(5, -1).clone().requires_grad_()
@@ -72,7 +83,7 @@ def test_coincident_particles_stay_finite_with_their_gradients(kind):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize("kind", ENSEMBLES)
 def test_the_order_of_particles_does_not_matter(kind):
     learner, learned = learner_of(kind, step_size=1e-3)
     batch, order = full_batch(), torch.randperm(learner.particles)
@@ -93,11 +104,13 @@ def test_an_empty_support_set_leaves_the_start(kind):
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
-def test_gradients_reach_everything_that_is_learned(kind):
-    learner, learned = learner_of(kind, learn_step_size=True, steps=1, step_size=1e-3)
+@pytest.mark.parametrize("rate", ["scalar", "parameter"])
+def test_gradients_reach_everything_that_is_learned(kind, rate):
+    learner, learned = learner_of(kind, learn_step_size=rate, steps=1, step_size=1e-3)
     learned = {name: value.requires_grad_() for name, value in learned.items()}
     learner.loss(learned, full_batch()).backward()
-    for name, value in learned.items():
+    for name in learned.keys() - ({"log_weight_precision"} if kind is LLAMA else set()):
+        value = learned[name]
         assert value.grad is not None, name
         assert value.grad.abs().sum() > 0, name
 
@@ -120,6 +133,9 @@ def test_settings_survive_the_round_trip(kind):
         ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": -1}, "found -1"),
         ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "steps": 101}, "found 101"),
         ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "step_size": 0.0}, "found 0.0"),
+        ("maml", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "particles": 2}, "found 2"),
+        ("llama", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "occam": -1.0}, "found -1.0"),
+        ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "learn_step_size": "x"}, "'x'"),
         ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "scales": []}, r"found \(\)"),
         ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "spread": -1.0}, "found -1.0"),
     ],
@@ -311,3 +327,120 @@ def test_the_two_meta_objectives_of_collapsed_are_their_formulas():
     apart = torch.einsum("tm,tmqo->tqo", weights, each).log().sum((1, 2))
     pointwise, _ = learner_of(Collapsed, steps=0, pointwise=True)
     torch.testing.assert_close(pointwise.loss(learned, batch), -apart.mean() / 5)
+
+
+@pytest.mark.parametrize("kind", [MAML, EMAML])
+def test_maml_climbs_the_likelihood_with_the_weights_alone(kind):
+    learner, learned = learner_of(kind, step_size=1e-3)
+    batch = full_batch()
+    expected = learned["initial"].expand(3, -1, -1)
+    for _ in range(2):
+        theta = expected.clone().requires_grad_()
+        total = log_likelihood(learner.network, theta, batch.support).sum()
+        moved = expected + 1e-3 * torch.autograd.grad(total, theta)[0]
+        expected = torch.cat([weights_of(moved), expected[..., -2:]], -1)
+    posterior = learner.adapt(learned, batch.support, 2)
+    torch.testing.assert_close(posterior.particles, expected)
+    if kind is MAML:
+        assert not learner.predict(posterior, batch.query.x).epistemic().any()
+
+
+@pytest.mark.parametrize("kind", [MAML, EMAML, LLAMA])
+def test_the_gradient_of_maml_is_second_order(kind):
+    learner, learned = learner_of(kind, step_size=1e-3, steps=2, **({"occam": 0.0} if kind is LLAMA else {}))
+    batch = full_batch()
+    initial = learned["initial"].clone().requires_grad_()
+    (found,) = torch.autograd.grad(learner.loss({**learned, "initial": initial}, batch), initial)
+    theta = initial.unsqueeze(0).expand(3, -1, -1)
+    for _ in range(2):
+        total = log_likelihood(learner.network, theta, batch.support).sum()
+        (scores,) = torch.autograd.grad(total, theta, create_graph=True)
+        theta = torch.cat([weights_of(theta + 1e-3 * scores), theta[..., -2:]], -1)
+    expected = -log_likelihood(learner.network, theta, batch.query).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(expected, initial)[0])
+
+
+def jacobian_of(learner, theta, x):
+    """One network's Jacobian by automatic differentiation, `[row × output, param]`."""
+    return torch.autograd.functional.jacobian(
+        lambda theta: learner.network(theta[None, None], x)[0, 0].flatten(), theta
+    )
+
+
+def test_the_jacobian_and_its_gram_are_autograd_s():
+    learner, learned = learner_of(EMAML)
+    theta, x = weights_of(learned["initial"])[None], torch.randn(3, 4, 2)
+    found = learner.network.jacobian(theta, x)
+    for task in range(3):
+        for particle in range(5):
+            expected = jacobian_of(learner, theta[0, particle], x[task : task + 1])
+            torch.testing.assert_close(found[task, particle].flatten(0, 1), expected)
+    flat = found.flatten(2, 3)
+    torch.testing.assert_close(learner.network.tangent_gram(theta, x), flat @ flat.mT)
+
+
+def llama_parts():
+    """A LLAMA with many draws, one task, the adapted point, and the dense precision there."""
+    learner, learned = learner_of(LLAMA, particles=40_000, step_size=1e-3)
+    learned["log_weight_precision"] = torch.tensor(2.0, dtype=torch.float64)
+    batch = full_batch(tasks=1)
+    point = EMAML.adapt(learner, learned, batch.support).particles[0, 0]
+    jacobian = jacobian_of(learner, point[:-2], batch.support.x)
+    identity = torch.eye(len(point) - 2)
+    precision = learned["log_weight_precision"].exp() * identity + point[-2].exp() * jacobian.T @ jacobian
+    return learner, learned, batch, point, precision
+
+
+def test_the_draws_of_llama_are_exactly_gaussian():
+    learner, learned, batch, point, precision = llama_parts()
+    # Standard basis vectors in place of normal draws: together they are the root of the covariance.
+    size = len(point) - 2
+    root = laplace.draws(
+        learner.network, point[None, None], batch.support, learned["log_weight_precision"], torch.eye(size)
+    )
+    root = root[0] - point[:-2]
+    torch.testing.assert_close(root, root.T)
+    torch.testing.assert_close(root @ root.T, torch.linalg.inv(precision))
+
+
+def test_the_draws_of_llama_have_the_mean_and_covariance_of_its_gaussian():
+    learner, learned, batch, point, precision = llama_parts()
+    drawn = weights_of(learner.adapt(learned, batch.support).particles[0])
+    # The errors of 40,000 draws: 1/200 of a standard deviation, and √2/200 of a variance.
+    standard = (drawn - point[:-2]) @ torch.linalg.cholesky(precision)
+    assert standard.mean(0).abs().max() < 5 / 200
+    assert (torch.cov(standard.T) - torch.eye(len(point) - 2)).abs().max() < 5 * 2**0.5 / 200
+
+
+def test_the_draws_of_llama_depend_on_the_seed_alone():
+    learner, learned = learner_of(LLAMA, seed=3)
+    batch = full_batch()
+    one, again = (learner.adapt(learned, batch.support).particles for _ in range(2))
+    other = dataclasses.replace(learner, seed=4).adapt(learned, batch.support).particles
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_the_loss_of_llama_adds_the_log_volume():
+    learner, learned, batch, point, precision = llama_parts()
+    with_volume = dataclasses.replace(learner, particles=2, occam=0.3).loss(learned, batch)
+    without = dataclasses.replace(learner, particles=2, occam=0.0).loss(learned, batch)
+    volume = torch.logdet(precision) - (len(point) - 2) * learned["log_weight_precision"]
+    torch.testing.assert_close(with_volume - without, 0.3 * 0.5 * volume)
+
+
+def test_the_weights_of_bare_particles_are_their_laplace_evidence():
+    learner, learned = learner_of(BFA, step_size=1e-3, evidence_weights=True)
+    batch = full_batch(tasks=1)
+    posterior = learner.adapt(learned, batch.support)
+    expected = []
+    for adapted, start in zip(posterior.particles[0], learned["initial"], strict=True):
+        jacobian = jacobian_of(learner, adapted[:-2], batch.support.x)
+        gamma, lamda = adapted[-2:].exp()
+        identity = torch.eye(len(adapted) - 2)
+        precision = lamda * identity + gamma * jacobian.T @ jacobian
+        prior = torch.distributions.Normal(start[:-2], lamda.rsqrt()).log_prob(adapted[:-2]).sum()
+        fit = log_likelihood(learner.network, adapted[None, None], batch.support)[0, 0]
+        expected.append(fit + prior - 0.5 * torch.logdet(precision / (2 * torch.pi)))
+    tau = learned["log_temperature"].exp()
+    torch.testing.assert_close(posterior.log_weights[0], (tau * torch.stack(expected)).log_softmax(-1))

@@ -24,7 +24,7 @@ def work(model, rows=3, deadline=float("inf")):
     def zeros(count):
         return np.zeros((count, 1), np.float32)
 
-    return Work(model, zeros(2), zeros(2), zeros(rows), 0, PredictAsk((0.05, 0.95)), deadline)
+    return Work(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictAsk((0.05, 0.95)), deadline)
 
 
 class Gate:

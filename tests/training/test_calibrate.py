@@ -1,10 +1,12 @@
-"""The width of the predictions is fitted on validation tasks, and only where there is one to fit."""
+"""What only unseen tasks can tell is fitted on validation tasks, where there is something to fit."""
 
 import pytest
 import torch
 
+from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.llama import LLAMA
 from bmaml.networks import MLP
 from training.calibrate import calibrated
 from training.config import Shots, SinusoidConfig
@@ -34,7 +36,22 @@ def test_the_fitted_width_has_the_lowest_validation_nll(family):
     assert torch.equal(fitted["initial"], learned["initial"])
 
 
-def test_learners_without_a_width_come_back_as_they_are(family):
+@pytest.mark.parametrize(
+    ("kind", "settings", "name"),
+    [
+        (LLAMA, {"particles": 3}, "log_weight_precision"),
+        (BFA, {"particles": 3, "evidence_weights": True}, "log_temperature"),
+    ],
+)
+def test_each_learner_names_what_is_fitted(kind, settings, name, family):
+    learner = kind(MLP(1, (8, 8), 1), **settings)
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    fitted = calibrated(learner, learned, family)
+    assert validation_nll(learner, fitted, family) < validation_nll(learner, learned, family)
+    assert {each for each in learned if not torch.equal(learned[each], fitted[each])} == {name}
+
+
+def test_learners_with_nothing_to_fit_come_back_as_they_are(family):
     learner = BMAML(MLP(1, (8, 8), 1), particles=2)
     learned = learner.initialise(torch.Generator().manual_seed(0))
-    assert calibrated(learner, learned, family) is learned
+    assert calibrated(learner, learned, family) == learned

@@ -40,10 +40,21 @@ def few_held_out_tasks(monkeypatch):
     monkeypatch.setattr("training.families.sinusoid.VALIDATION_TASKS", 10)
 
 
-@pytest.mark.parametrize(("learner", "figure"), [("bfa", "nll"), ("bmaml", "mse"), ("collapsed", "nll")])
+@pytest.mark.parametrize(
+    ("learner", "figure"),
+    [
+        ("maml", "nll"),
+        ("emaml", "nll"),
+        ("llama", "mse"),
+        ("bfa", "nll"),
+        ("bmaml", "mse"),
+        ("collapsed", "nll"),
+    ],
+)
 def test_training_improves_and_publishes_with_measured_figures(tmp_path, learner, figure, capsys):
-    assert main(arguments(tmp_path, **{"learner": learner, "meta-steps": 5})) == 0
-    assert main(arguments(tmp_path, **{"learner": learner, "meta-steps": 200, "evaluate-every": 50})) == 0
+    one = {"learner": learner, "particles": 1 if learner == "maml" else 3}
+    assert main(arguments(tmp_path, **one, **{"meta-steps": 5})) == 0
+    assert main(arguments(tmp_path, **one, **{"meta-steps": 200, "evaluate-every": 50})) == 0
     store = Store(tmp_path / "store")
     before, after = (store.load("s", version).manifest.metrics for version in (1, 2))
     assert after[figure] < before[figure]

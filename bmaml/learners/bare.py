@@ -1,0 +1,80 @@
+"""Bare particles: each is a point, and all that is epistemic lies between them."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
+from bmaml.laplace import log_evidence
+from bmaml.learners.interface import Learned, Learner
+from bmaml.predictive import Predictive
+from bmaml.shapes import Inputs, LogWeights, Particles, Verdicts
+from bmaml.task import Examples
+
+
+@dataclass(frozen=True)
+class BareParticles:
+    """Adapted particles, with the logarithms of their weights."""
+
+    particles: Particles
+    log_weights: LogWeights
+
+
+@dataclass(frozen=True)
+class Bare(Learner[BareParticles]):
+    """What the learners have in common whose posterior is a set of points.
+
+    Particles carry log γ and log λ after their weights.
+
+    Attributes:
+        priors: of γ and λ; their starts are those of every particle.
+        evidence_weights: weight particles by (Laplace evidence)^τ instead of equally. τ is learned
+            where the meta-objective sees it, and fitted on validation tasks in any case.
+    """
+
+    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_temperature": (-8.0, 1.0)}
+
+    priors: Precisions = field(default_factory=Precisions)
+    evidence_weights: bool = False
+
+    def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """`initial` `[particle, param]`; `log_step_size`, `log_temperature` where they are learned."""
+        weights = self.network.initialise(self.particles, generator)
+        initial = with_precisions(weights, *self.priors.starts())
+        learned = {"initial": initial, **self._rate_start(initial.shape[-1])}
+        return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
+
+    def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Predictive:
+        """Each particle's mean and noise; a single particle's epistemic variance is zero."""
+        del joint  # bare particles need nothing more for it
+        particles = posterior.particles
+        means = self.network(weights_of(particles), x)
+        return Predictive(
+            means=means,
+            noise=noise_variance(particles)[..., None, None],
+            within=means.new_zeros(1, means.shape[1], 1, 1),
+            log_weights=posterior.log_weights,
+        )
+
+    def finite(self, posterior: BareParticles) -> Verdicts:
+        """True for each task whose particles and weights are all finite."""
+        particles = posterior.particles.isfinite().flatten(1).all(-1)
+        return particles & posterior.log_weights.isfinite().all(-1)
+
+    def _weighted(self, learned: Learned, adapted: Particles, support: Examples) -> BareParticles:
+        if self.evidence_weights:
+            start = learned["initial"].unsqueeze(0)
+            evidence = log_evidence(self.network, adapted, start, support)
+            weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
+        else:
+            weights = adapted.new_zeros(len(support), adapted.shape[1]).log_softmax(-1)
+        return BareParticles(adapted, weights)
+
+
+def without_precisions(rates: Tensor, particles: Tensor) -> Tensor:
+    """Inner rates that leave log γ and log λ where they are."""
+    moving = torch.ones_like(particles[:1, :1])
+    moving[..., -PRECISIONS:] = 0
+    return rates * moving

@@ -1,0 +1,81 @@
+"""LLAMA (Grant et al. 2018): MAML as hierarchical Bayes, with a Laplace approximation."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bmaml import laplace
+from bmaml.densities import PRECISIONS, log_likelihood
+from bmaml.learners.bare import BareParticles
+from bmaml.learners.emaml import EMAML
+from bmaml.learners.interface import InvalidLearner, Learned
+from bmaml.shapes import Scalar
+from bmaml.task import Examples, TaskBatch
+
+WEIGHT_PRECISION_START = 1e3
+
+
+@dataclass(frozen=True)
+class LLAMA(EMAML):
+    """Adapt one θ by its gradient; believe in a Gaussian around it.
+
+    Minimises −log p(query | θ̂) + η · ½ log |H| / |λI|, with H = λI + γJᵀJ at the adapted point θ̂
+    (the Gauss–Newton precision; the constant P log λ is left out). The answer consists of M exact
+    draws from N(θ̂, H⁻¹), the same standard normal vectors for every task, so that an answer depends
+    neither on its company nor on chance. λ, how tightly the start binds, is fitted to the
+    validation tasks after training: the point alone says nothing about it.
+
+    Attributes:
+        particles: M, the number of draws.
+        occam: η.
+        seed: of the draws.
+
+    Raises:
+        InvalidLearner: a negative η.
+    """
+
+    name: ClassVar[str] = "llama"
+    draws: ClassVar[bool] = True
+    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_weight_precision": (-7.0, 7.0)}
+
+    occam: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.occam < math.inf:
+            raise InvalidLearner(f"occam cannot be negative; found {self.occam}")
+        if self.evidence_weights:
+            raise InvalidLearner("draws from one Gaussian have one evidence; llama takes no evidence_weights")
+
+    def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """`initial` `[1, param]`, the scalar `log_weight_precision`, and the rate where it is learned."""
+        learned = super().initialise(generator)
+        start = torch.tensor(WEIGHT_PRECISION_START).log()
+        return {**learned, "initial": learned["initial"][:1], "log_weight_precision": start}
+
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
+        """M draws around the point that `steps` gradient steps reach."""
+        point = super().adapt(learned, support, steps).particles
+        standard = self._standard(point)
+        weights = laplace.draws(self.network, point, support, learned["log_weight_precision"], standard)
+        precisions = point[..., -PRECISIONS:].expand(len(weights), self.particles, -1)
+        return self._weighted(learned, torch.cat([weights, precisions], -1), support)
+
+    def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
+        """The point's query loss and η times half the log volume of its neighbourhood."""
+        point = super().adapt(learned, batch.support).particles
+        loss = -log_likelihood(self.network, point, batch.query).mean()
+        if not self.occam:
+            return loss
+        log_ratio = point[..., -2] - learned["log_weight_precision"].detach()
+        volume = laplace.log_volume(self.network, point, batch.support, log_ratio).mean()
+        return loss + self.occam * 0.5 * volume
+
+    def _standard(self, point: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.particles, point.shape[-1] - PRECISIONS)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(point)
