@@ -118,7 +118,7 @@ def main() -> None:
             raise SystemExit(f"{other.__name__} disagrees with ours by {difference:.2g}; nothing was timed")
 
     learned = {"initial": start.clone().requires_grad_()}
-    state = State(learned, torch.optim.Adam(learned.values(), lr=1e-3))
+    state = State(learned, torch.optim.Adam(learned.values(), lr=1e-3), torch.device("cpu"))
     plan = Optimisation(meta_batch=10, clip=None)
 
     def eager(loss: Callable[[Tensor, TaskBatch], Tensor]) -> Callable[[], None]:

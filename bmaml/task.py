@@ -81,6 +81,10 @@ class Examples:
         """How many real rows each task has."""
         return self.mask.sum(-1).to(self.x.dtype)
 
+    def tasks(self, chosen: slice) -> "Examples":
+        """Some of the tasks."""
+        return Examples(self.x[chosen], self.y[chosen], self.mask[chosen])
+
     def joined(self, other: "Examples") -> "Examples":
         """The rows of both, task by task."""
         return Examples(
@@ -119,6 +123,14 @@ class TaskBatch:
         """The number of tasks."""
         return len(self.support)
 
+    def tasks(self, chosen: slice) -> "TaskBatch":
+        """Some of the tasks."""
+        return TaskBatch(self.support.tasks(chosen), self.query.tasks(chosen))
+
+    def to(self, target: torch.device | torch.dtype) -> "TaskBatch":
+        """The same tasks on another device or in another precision."""
+        return TaskBatch(self.support.to(target), self.query.to(target))
+
     def everything(self) -> Examples:
-        """Support and query rows together: what the leader sees (METHOD: chaser loss)."""
+        """Support and query rows together: what the leader of the chaser loss sees."""
         return self.support.joined(self.query)

@@ -21,6 +21,7 @@ from training.config import InvalidConfig, Optimisation, Shots, SinusoidConfig, 
 from training.evaluate import Evaluation, evaluate
 from training.families import Family, Sinusoid, Table
 from training.loop import Interrupted, train
+from training.processes import joined
 from training.publish import publish
 
 TRANSFORMS = {"standardise": "none", **{name: name for name in get_args(Transform)}}
@@ -68,7 +69,10 @@ def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfi
     config = _config(options, family_config, family)
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
-    learned = train(config, family, learner, folder, options.resume, _device(options.device))
+    with joined(_device(options.device)) as (processes, device):
+        learned = train(config, family, learner, folder, options.resume, device, processes)
+    if not processes.leads:
+        return
     learned = calibrated(learner, learned, family)
     model, evaluation = publish(Store(options.store), config, family, learner, learned, options.description)
     _print(evaluation)

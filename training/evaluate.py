@@ -36,7 +36,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
     with torch.no_grad():
         for batch in batches:
             for start in range(0, len(batch), TASKS_AT_ONCE):
-                part = _tasks(batch, start, start + TASKS_AT_ONCE)
+                part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
                 posterior = model.learner.adapt(model.learned, part.support, steps)
                 belief = model.in_callers_units(model.learner.predict(posterior, part.query.x))
                 scores.append(_scores(belief, _restored(model, part.query), model.learner.particles))
@@ -70,10 +70,3 @@ def _restored(model: Model, examples: Examples) -> Examples:
     shift = examples.y.new_tensor([column.mean for column in model.manifest.outputs])
     scale = examples.y.new_tensor([column.std for column in model.manifest.outputs])
     return Examples(examples.x, examples.y * scale + shift, examples.mask)
-
-
-def _tasks(batch: TaskBatch, start: int, stop: int) -> TaskBatch:
-    def part(examples: Examples) -> Examples:
-        return Examples(examples.x[start:stop], examples.y[start:stop], examples.mask[start:stop])
-
-    return TaskBatch(part(batch.support), part(batch.query))

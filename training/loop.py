@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from bmaml.learners import Learner
 from bmaml.task import TaskBatch
 from training.config import Optimisation, TrainingConfig
 from training.families import Family
+from training.processes import LostProcess, Processes
 
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT = "checkpoint.pt"
+ALONE = Processes()
 
 
 class Interrupted(BmamlError):
@@ -50,6 +52,7 @@ class State:
 
     learned: dict[str, Tensor]
     optimiser: torch.optim.Adam
+    device: torch.device
     step: int = 0
     best: dict[str, Tensor] | None = None
     best_nll: float = math.inf
@@ -63,66 +66,90 @@ def train(
     folder: Path,
     resume: bool = False,
     device: str = "cpu",
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """The learned tensors of a whole run, on the CPU.
+    """The learned tensors of a whole run, on the CPU; the same in every process.
 
     Args:
-        folder: for the checkpoint and the TensorBoard log.
+        folder: for the checkpoint and the TensorBoard log; all processes must see the same one.
         resume: go on from the checkpoint in `folder`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
         CannotResume: there is no checkpoint, or it is another run's.
         TrainingDiverged: the loss is not finite.
+        LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = _start(learner, config, device)
     if resume:
         _read_checkpoint(state, config, folder)
     plan = config.optimisation
     saved = time.monotonic()
-    with _stop_requested() as stop, SummaryWriter(str(folder / "tensorboard"), purge_step=state.step) as log:
-        progress = tqdm(
-            total=plan.meta_steps, initial=state.step, desc=config.name, unit="step", disable=None
-        )
-        with progress:
+    with _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
+        try:
             while state.step < plan.meta_steps:
-                loss = meta_step(state, learner, _draw(config, family, state.step, device), plan)
+                batch = _draw(config, family, state.step)
+                loss, stopping = meta_step(state, learner, batch, plan, processes, stop.is_set)
                 state.step += 1
-                progress.update()
+                log.progress.update()
                 if state.step % plan.evaluate_every == 0 or state.step == plan.meta_steps:
                     if not math.isfinite(value := float(loss)):
                         raise TrainingDiverged(f"the loss at step {state.step} is {value}")
-                    nll = validation_nll(learner, state.learned, family, device)
+                    own = validation_nll(learner, state.learned, family, device) if processes.leads else 0.0
+                    nll = processes.told(own)
                     _look(state, nll, plan)
-                    log.add_scalar("loss/meta", value, state.step)
-                    log.add_scalar("nll/validation", nll, state.step)
-                    log.add_scalar("rate", learning_rate(plan, state.step), state.step)
-                    progress.set_postfix(loss=f"{value:.3g}", nll=f"{nll:.3g}")
-                    if progress.disable:
-                        print(f"step {state.step}  loss {value:.4g}  validation nll {nll:.4g}", flush=True)
+                    log.look(state.step, value, nll, learning_rate(plan, state.step))
                     if plan.patience and state.looks_since_best >= plan.patience:
                         break
-                if stop.is_set or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                due = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
+                if due and processes.leads:
                     _write_checkpoint(state, config, folder)
                     saved = time.monotonic()
-                if stop.is_set:
+                if stopping:
                     raise Interrupted(f"stopped at step {state.step}; go on with --resume")
+        except LostProcess:
+            if processes.leads:
+                _write_checkpoint(state, config, folder)
+            raise
     chosen = state.best if plan.patience and state.best is not None else state.learned
     return {name: tensor.detach().cpu() for name, tensor in chosen.items()}
 
 
-def meta_step(state: State, learner: Learner[Any], batch: TaskBatch, plan: Optimisation) -> Tensor:
-    """One update of the meta-parameters; returns the loss before it, detached."""
+def meta_step(
+    state: State,
+    learner: Learner[Any],
+    batch: TaskBatch,
+    plan: Optimisation,
+    processes: Processes = ALONE,
+    stop: bool = False,
+) -> tuple[Tensor, bool]:
+    """One update of the meta-parameters.
+
+    Args:
+        batch: the tasks of all processes.
+        stop: whether this process was asked to stop.
+
+    Returns:
+        The loss before the update, detached, and whether any process was asked to stop.
+
+    Raises:
+        LostProcess: another process ended; nothing was updated.
+    """
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(plan, state.step)
     state.optimiser.zero_grad()
-    loss = learner.loss(state.learned, batch)
+    loss = learner.loss(state.learned, processes.part(batch).to(state.device))
     loss.backward()
+    loss = loss.detach()
+    if processes.count > 1:
+        asked = loss.new_tensor(float(stop))
+        gradients = [value.grad for value in state.learned.values() if value.grad is not None]
+        processes.average([*gradients, loss, asked])
+        stop = bool(asked > 0)
     if plan.clip is not None:
         torch.nn.utils.clip_grad_norm_(state.learned.values(), plan.clip)
     state.optimiser.step()
-    return loss.detach()
+    return loss, stop
 
 
 def learning_rate(plan: Optimisation, step: int) -> float:
@@ -142,7 +169,7 @@ def validation_nll(
     totals: list[Tensor] = []
     with torch.no_grad():
         for batch in family.validation():
-            batch = _moved(batch, device)
+            batch = batch.to(torch.device(device))
             belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
             mask = batch.query.mask.unsqueeze(-1)
             values = torch.where(mask, belief.log_density(batch.query.y), 0).sum((1, 2))
@@ -155,18 +182,13 @@ def _start(learner: Learner[Any], config: TrainingConfig, device: str) -> State:
     learned = {
         name: tensor.to(device).requires_grad_() for name, tensor in learner.initialise(generator).items()
     }
-    return State(learned, torch.optim.Adam(learned.values(), lr=config.optimisation.learning_rate))
+    optimiser = torch.optim.Adam(learned.values(), lr=config.optimisation.learning_rate)
+    return State(learned, optimiser, torch.device(device))
 
 
-def _draw(config: TrainingConfig, family: Family, step: int, device: str) -> TaskBatch:
+def _draw(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
     seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
-    generator = torch.Generator().manual_seed(seed)
-    return _moved(family.batch(config.optimisation.meta_batch, generator), device)
-
-
-def _moved(batch: TaskBatch, device: str) -> TaskBatch:
-    target = torch.device(device)
-    return TaskBatch(batch.support.to(target), batch.query.to(target))
+    return family.batch(config.optimisation.meta_batch, torch.Generator().manual_seed(seed))
 
 
 def _look(state: State, nll: float, plan: Optimisation) -> None:
@@ -179,6 +201,7 @@ def _look(state: State, nll: float, plan: Optimisation) -> None:
 
 def _write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
     """Whole or not at all: written aside, flushed, renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{CHECKPOINT}.new"
     with draft.open("wb") as file:
         torch.save(
@@ -210,6 +233,36 @@ def _read_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None
     state.optimiser.load_state_dict(held["optimiser"])
     state.step, state.best = held["step"], held["best"]
     state.best_nll, state.looks_since_best = held["best_nll"], held["looks_since_best"]
+
+
+class _Log:
+    """Progress in the terminal and figures in TensorBoard; silent in all processes but the leading one."""
+
+    def __init__(self, config: TrainingConfig, folder: Path, step: int, leads: bool) -> None:
+        steps = config.optimisation.meta_steps
+        self.progress = tqdm(
+            total=steps, initial=step, desc=config.name, unit="step", disable=None if leads else True
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if leads else None
+
+    def look(self, step: int, loss: float, nll: float, rate: float) -> None:
+        """The figures of one look at the validation tasks."""
+        if self._board is None:
+            return
+        for name, value in (("loss/meta", loss), ("nll/validation", nll), ("rate", rate)):
+            self._board.add_scalar(name, value, step)
+        self.progress.set_postfix(loss=f"{loss:.3g}", nll=f"{nll:.3g}")
+        if self.progress.disable:
+            print(f"step {step}  loss {loss:.4g}  validation nll {nll:.4g}", flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.close()
+        if self._board is not None:
+            self._board.close()
 
 
 @dataclass

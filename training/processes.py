@@ -1,0 +1,105 @@
+"""Training in several processes: each takes its part of every meta-batch, and gradients are averaged.
+
+Started by `torchrun`, which sets the environment that is read here. Meta-parameters and optimiser
+are the same in all of them: they start from one seed and see one averaged gradient.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bmaml.errors import BmamlError
+from bmaml.task import TaskBatch
+from training.config import InvalidConfig
+
+
+class LostProcess(BmamlError):
+    """Another process of the run is gone."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who takes part in a run: this process, and how many there are."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """True for the one process that validates, logs, saves and publishes."""
+        return self.rank == 0
+
+    def part(self, batch: TaskBatch) -> TaskBatch:
+        """This process's tasks of a meta-batch.
+
+        Raises:
+            InvalidConfig: the tasks cannot be dealt out evenly.
+        """
+        if self.count == 1:
+            return batch
+        if len(batch) % self.count:
+            raise InvalidConfig(
+                f"a meta-batch of {len(batch)} tasks cannot be dealt out evenly to {self.count} processes"
+            )
+        return batch.tasks(slice(self.rank, None, self.count))
+
+    def average(self, values: Iterable[Tensor]) -> None:
+        """Replace values by their mean over all processes, in one exchange.
+
+        Raises:
+            LostProcess: another process ended.
+        """
+        if self.count == 1:
+            return
+        values = list(values)
+        flat = torch.cat([value.flatten() for value in values])
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise _lost(error) from error
+        for value, mean in zip(values, (flat / self.count).split([v.numel() for v in values]), strict=True):
+            value.copy_(mean.view_as(value))
+
+    def told(self, value: float) -> float:
+        """What the leading process says.
+
+        Raises:
+            LostProcess: another process ended.
+        """
+        if self.count == 1:
+            return value
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        message = torch.tensor([value], dtype=torch.float64, device=device)
+        try:
+            dist.broadcast(message, 0)
+        except RuntimeError as error:
+            raise _lost(error) from error
+        return float(message)
+
+
+def _lost(error: RuntimeError) -> LostProcess:
+    first = str(error).splitlines()[0]
+    return LostProcess(f"a process of this run was lost ({first}); start it again with --resume")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, str]]:
+    """The processes that `torchrun` started together, and this one's device; one, without it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(), device
+        return
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Processes(dist.get_rank(), count), device
+    finally:
+        dist.destroy_process_group()
