@@ -81,6 +81,22 @@ class Predictive:
         """P(value ≤ y) under the mixture, each output on its own."""
         return self._average(torch.special.ndtr((y.unsqueeze(1) - self.means) / self._scale()))
 
+    def crps(self, y: Targets) -> Moments:
+        """Continuous ranked probability score at y, in the units of y; the lower the better.
+
+        E|Y − y| − ½ E|Y − Y′| in closed form (Grimit et al. 2006, eq. 3): a proper score like the log
+        density, but one that a single far-off truth cannot dominate.
+        """
+        scale = self._scale()
+        weights = self.log_weights.exp()[..., None, None]
+        total = (weights * _absolute(self.means - y.unsqueeze(1), scale)).sum(1)
+        for other in range(self.means.shape[1]):
+            one = slice(other, other + 1)
+            distance = self.means - self.means[:, one]
+            both = (scale.square() + scale[:, one].square()).sqrt()
+            total = total - 0.5 * weights[:, other] * (weights * _absolute(distance, both)).sum(1)
+        return total
+
     def entropy(self) -> Moments:
         """Differential entropy of each output in nats, by Gauss–Hermite quadrature per particle.
 
@@ -154,6 +170,34 @@ class Predictive:
         inside = (root.unsqueeze(-1) * self.factor).movedim(1, 3).flatten(3)
         return torch.cat([between, inside.expand(-1, -1, between.shape[2], -1)], -1)
 
+    def without_negligible(self, lost: float) -> "Predictive":
+        """The same belief carried by its weightiest components.
+
+        Each task drops, lightest first, what together weighs no more than `lost`; no task depends
+        on another. The others' weights add up to one again.
+        """
+        weights, order = self.log_weights.exp().sort(-1, descending=True)
+        lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
+        kept = ~(lighter <= lost)  # weights that are no numbers stay, and are seen
+        count = int(kept.sum(-1).max())
+        order, logs = order[:, :count], self.log_weights.gather(1, order[:, :count])
+        logs = logs.masked_fill(~kept[:, :count], -math.inf).log_softmax(-1)
+
+        def taken(values: Tensor) -> Tensor:
+            if values.shape[1] == 1:
+                return values
+            index = order.view(*order.shape, *[1] * (values.ndim - 2))
+            whole = values.expand(len(order), *values.shape[1:])
+            return whole.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+        return Predictive(
+            means=taken(self.means),
+            noise=taken(self.noise),
+            within=taken(self.within),
+            log_weights=logs,
+            factor=None if self.factor is None else taken(self.factor),
+        )
+
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Predictive":
         """The belief about some rows of some tasks."""
 
@@ -187,3 +231,10 @@ class Predictive:
 
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
+
+
+def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
+    """E|X| of X ~ N(mean, scale²)."""
+    standard = mean / scale
+    density = torch.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)
+    return mean * (2 * torch.special.ndtr(standard) - 1) + 2 * scale * density

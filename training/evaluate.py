@@ -12,7 +12,9 @@ from bmaml.task import Examples, TaskBatch
 from model_store.model import Model
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-TASKS_AT_ONCE = 100
+TASKS_AT_ONCE = 50
+NEGLIGIBLE = 1e-6
+"""Weight of the components that scoring leaves out: far below what any figure shows."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Evaluation:
 
     Attributes:
         tasks: how many were scored.
-        metrics: mse (of the mixture's mean), median_mse (of the median task), rmse (√mse), nll (of
-            the mixture, nats per value), coverage_50 … coverage_95 (fraction of truths inside the
-            central interval), sharpness (mean width of the 90 % interval), effective_particles.
+        metrics: mse (of the mixture's mean), median_mse (of the median task), rmse (√mse),
+            particle_mse (of the particles' own means, weighted), nll (of the mixture, nats per value),
+            crps, coverage_50 … coverage_95 (fraction of truths inside the central interval), sharpness
+            (mean width of the 90 % interval), effective_particles.
     """
 
     tasks: int
@@ -39,31 +42,43 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
                 part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
                 posterior = model.learner.adapt(model.learned, part.support, steps)
                 belief = model.in_callers_units(model.learner.predict(posterior, part.query.x))
-                scores.append(_scores(belief, _restored(model, part.query), model.learner.particles))
-    per_task = {name: torch.cat([score[name] for score in scores]).double() for name in scores[0]}
-    metrics = {name: float(values.mean()) for name, values in per_task.items()}
-    metrics["median_mse"] = float(per_task["mse"].median())
-    metrics["rmse"] = math.sqrt(metrics["mse"])
-    return Evaluation(len(per_task["mse"]), dict(sorted(metrics.items())))
+                effective = belief.effective_particles(model.learner.particles)
+                query = _restored(model, part.query)
+                scores.append({**scored(belief, query), "effective_particles": effective})
+    return summarised({name: torch.cat([score[name] for score in scores]) for name in scores[0]})
 
 
-def _scores(belief: Predictive, query: Examples, particles: int) -> dict[str, Tensor]:
+def scored(belief: Predictive, query: Examples) -> dict[str, Tensor]:
+    """Each task's mean scores, `[task]`, by the names of `Evaluation`."""
+
     def mean(values: Tensor) -> Tensor:
         weights = query.mask.unsqueeze(-1).expand_as(values)
         return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
 
+    nll = mean(-belief.log_density(query.y))  # of the whole: the lightest may explain an outlier
+    belief = belief.without_negligible(NEGLIGIBLE)
     probability = belief.cdf(query.y)
     lower, upper = belief.interval(0.9)
+    weights = belief.log_weights.exp()[..., None, None]
     result = {
         "mse": mean((belief.mean() - query.y).square()),
-        "nll": mean(-belief.log_density(query.y)),
+        "particle_mse": mean((weights * (belief.means - query.y.unsqueeze(1)).square()).sum(1)),
+        "nll": nll,
+        "crps": mean(belief.crps(query.y)),
         "sharpness": mean(upper - lower),
-        "effective_particles": belief.effective_particles(particles),
     }
     for level in LEVELS:
         inside = (probability - 0.5).abs() <= level / 2
         result[f"coverage_{100 * level:.0f}"] = mean(inside.to(probability.dtype))
     return result
+
+
+def summarised(scores: dict[str, Tensor]) -> Evaluation:
+    """The means over tasks of scores by name, each `[task]`."""
+    metrics = {name: float(values.double().mean()) for name, values in scores.items()}
+    metrics["median_mse"] = float(scores["mse"].double().median())
+    metrics["rmse"] = math.sqrt(metrics["mse"])
+    return Evaluation(len(scores["mse"]), dict(sorted(metrics.items())))
 
 
 def _restored(model: Model, examples: Examples) -> Examples:

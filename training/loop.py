@@ -30,6 +30,8 @@ from training.families import Family
 from training.processes import LostProcess, Processes
 
 CHECKPOINT_SECONDS = 30.0
+TASKS_AT_ONCE = 50
+"""Validation tasks in one piece: large enough to be quick, small enough to stay in memory at hand."""
 CHECKPOINT = "checkpoint.pt"
 ALONE = Processes()
 
@@ -168,12 +170,13 @@ def validation_nll(
     """Mean NLL of the mixture on the validation tasks, per value, in standardised units."""
     totals: list[Tensor] = []
     with torch.no_grad():
-        for batch in family.validation():
-            batch = batch.to(torch.device(device))
-            belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
-            mask = batch.query.mask.unsqueeze(-1)
-            values = torch.where(mask, belief.log_density(batch.query.y), 0).sum((1, 2))
-            totals.append(-values / (mask.sum((1, 2)) * batch.query.y.shape[-1]))
+        for whole in family.validation():
+            for start in range(0, len(whole), TASKS_AT_ONCE):
+                batch = whole.tasks(slice(start, start + TASKS_AT_ONCE)).to(torch.device(device))
+                belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
+                mask = batch.query.mask.unsqueeze(-1)
+                values = torch.where(mask, belief.log_density(batch.query.y), 0).sum((1, 2))
+                totals.append(-values / (mask.sum((1, 2)) * batch.query.y.shape[-1]))
     return float(torch.cat(totals).mean())
 
 

@@ -47,16 +47,20 @@ class CollapsedPosterior:
         particles: adapted parameters; `[1, …]` where no step was taken.
         log_weights: of each (particle, scale) hypothesis, `[task, particle × scale]`, normalised.
         features: Φ of the support rows, float64, zero where padded.
+        noise: variance of the support rows' noise, one where padded.
         cholesky: lower factor of K, `[task, particle, row, row]`.
         whitened: cholesky⁻¹ r, `[task, particle, row, output]`.
+        noise_slopes: a, where the noise depends on x, `[particle, feature]`.
         widening: what every predicted standard deviation is multiplied by.
     """
 
     particles: Particles
     log_weights: Float[Tensor, "task hypothesis"]
     features: Features
+    noise: Float[Tensor, "task particle row"]
     cholesky: Tensor
     whitened: Outputs
+    noise_slopes: Tensor | None
     widening: Scalar
 
 
@@ -79,6 +83,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         scales: s, the sizes at which each particle is held.
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
+        varying_noise: the noise depends on x: its variance is exp(aᵀφ(x)) / γ, with a meta-learned.
     """
 
     name: ClassVar[str] = "collapsed"
@@ -90,6 +95,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     scales: tuple[float, ...] = (1.0,)
     pointwise: bool = False
     evidence_weights: bool = True
+    varying_noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,23 +115,27 @@ class Collapsed(Learner[CollapsedPosterior]):
         initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles).unsqueeze(-1) * self.spread
         rate = self._rate_start(initial.shape[-1])
         learned = {"initial": initial, "log_widening": torch.zeros(()), **rate}
-        return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
+        if self.evidence_weights:
+            learned["log_temperature"] = torch.zeros(())
+        if self.varying_noise:
+            learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
+        return learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
         """Condition every last layer on the support set, after `steps` moves of the features."""
         particles = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         if steps:
-            particles = self._move_features(particles, support, steps, self.rates(learned, support))
-        features, cholesky, whitened = self._condition(particles, support)
+            particles = self._move_features(learned, support, steps)
+        slopes = learned.get("noise_slopes")
+        features, noise, cholesky, whitened = self._condition(particles, slopes, support)
         evidence = self._evidence(cholesky, whitened, support).flatten(1)
         if self.evidence_weights:
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        return CollapsedPosterior(
-            particles, weights, features, cholesky, whitened, learned["log_widening"].exp()
-        )
+        widening = learned["log_widening"].exp()
+        return CollapsedPosterior(particles, weights, features, noise, cholesky, whitened, slopes, widening)
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
         """The mixture of the particles' exact predictions, in x's precision."""
@@ -135,7 +145,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         solved = torch.linalg.solve_triangular(posterior.cholesky, cross, upper=False)
         means = prior_mean + solved.mT @ posterior.whitened
         within = (features.square().sum(-1) / precision.squeeze(-1) - solved.square().sum(-2)).clamp_min(0)
-        noise = noise_variance(posterior.particles)[..., None, None]
+        noise = self._noise(posterior.particles, posterior.noise_slopes, features).to(x.dtype).unsqueeze(-1)
         factor = self._factor(posterior, features, precision).to(x.dtype) if joint else None
         widening, wider = posterior.widening, posterior.widening.square()
         return Predictive(
@@ -165,12 +175,14 @@ class Collapsed(Learner[CollapsedPosterior]):
             & posterior.particles.isfinite().flatten(1).all(-1)
         )
 
-    def evidence(self, particles: Particles, support: Examples) -> PerParticle:
+    def evidence(
+        self, particles: Particles, support: Examples, noise_slopes: Tensor | None = None
+    ) -> PerParticle:
         """log p(y | X) of every particle on each support set, averaged over its scales.
 
         Zero for an empty support set.
         """
-        _, cholesky, whitened = self._condition(particles, support)
+        _, _, cholesky, whitened = self._condition(particles, noise_slopes, support)
         return self._evidence(cholesky, whitened, support).logsumexp(-1) - math.log(len(self.scales))
 
     def _features(self, particles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,18 +192,27 @@ class Collapsed(Learner[CollapsedPosterior]):
         scaled = features.double() / math.sqrt(self.network.feature_size + 1)
         return scaled, prior_mean.double()
 
-    def _condition(self, particles: Tensor, support: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    def _noise(self, particles: Tensor, slopes: Tensor | None, features: Tensor) -> Tensor:
+        """Variance of the noise at rows with these features, `[task, particle, row]`."""
+        base = noise_variance(particles).double().unsqueeze(-1)
+        if slopes is None:
+            return base
+        root = math.sqrt(self.network.feature_size + 1)
+        return base * torch.exp(root * (features @ slopes.double().unsqueeze(-1)).squeeze(-1))
+
+    def _condition(
+        self, particles: Tensor, slopes: Tensor | None, support: Examples
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mask = support.mask[:, None, :, None]
         features, prior_mean = self._features(particles, support.x)
+        noise = torch.where(support.mask.unsqueeze(1), self._noise(particles, slopes, features), 1.0)
         features = features * mask
         residual = (support.y.unsqueeze(1) - prior_mean) * mask
-        noise = noise_variance(particles).double()[..., None]
-        diagonal = torch.where(support.mask.unsqueeze(1), noise, 1.0)
-        gram = features @ features.mT / _weight_precision(particles) + torch.diag_embed(diagonal)
+        gram = features @ features.mT / _weight_precision(particles) + torch.diag_embed(noise)
         # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
         cholesky = torch.linalg.cholesky_ex(gram).L
         whitened = torch.linalg.solve_triangular(cholesky, residual, upper=False)
-        return features, cholesky, whitened
+        return features, noise, cholesky, whitened
 
     def _evidence(
         self, cholesky: Tensor, whitened: Tensor, support: Examples
@@ -208,8 +229,9 @@ class Collapsed(Learner[CollapsedPosterior]):
         scales = values.new_tensor(self.scales) ** power
         return (values.unsqueeze(2) * scales.view(-1, *[1] * (values.ndim - 2))).flatten(1, 2)
 
-    def _move_features(self, particles: Tensor, support: Examples, steps: int, rates: Tensor) -> Tensor:
+    def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:
         """SVGD on the hidden layers alone, each particle's target being its evidence."""
+        particles, rates = learned["initial"].unsqueeze(0), self.rates(learned, support)
         fixed_from = particles.shape[-1] - self.network.head_size - PRECISIONS
         fixed = particles[..., fixed_from:]
 
@@ -219,7 +241,7 @@ class Collapsed(Learner[CollapsedPosterior]):
                 hidden = hidden.expand(len(support), -1, -1)
                 hidden = hidden if differentiable else hidden.detach().requires_grad_()
                 whole = torch.cat([hidden, fixed.expand(len(hidden), -1, -1)], -1)
-                total = self.evidence(whole, support).sum()
+                total = self.evidence(whole, support, learned.get("noise_slopes")).sum()
                 return torch.autograd.grad(total, hidden, create_graph=differentiable)[0]
 
         rates = rates[..., :fixed_from]
@@ -228,8 +250,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def _factor(self, posterior: CollapsedPosterior, features: Tensor, precision: Tensor) -> Tensor:
         """Rows F with F Fᵀ the covariance inside each particle: Φ* (λI + γΦᵀΦ)^(−½)."""
-        gamma = 1 / noise_variance(posterior.particles).double()[..., None, None]
-        information = gamma * posterior.features.mT @ posterior.features
+        information = (posterior.features / posterior.noise.unsqueeze(-1)).mT @ posterior.features
         size = information.shape[-1]
         identity = torch.eye(size, dtype=information.dtype, device=information.device)
         root = torch.linalg.cholesky_ex(precision * identity + information).L

@@ -1,5 +1,7 @@
 """Mixtures of Gaussians: decompositions add up, quantiles invert the cdf."""
 
+import dataclasses
+
 import pytest
 import torch
 from scipy import integrate
@@ -132,3 +134,42 @@ def test_a_part_is_the_same_belief_about_fewer_rows_and_tasks():
     part = belief.part(slice(1, 2), slice(0, 2))
     torch.testing.assert_close(part.variance(), belief.variance()[1:2, :2])
     torch.testing.assert_close(part.embedding(), belief.embedding()[1:2, :2])
+
+
+def test_the_crps_is_the_integral_of_the_squared_distance_between_cdfs():
+    belief, y = mixture(tasks=1, rows=2, outputs=1), torch.randn(1, 2, 1)
+    found = belief.crps(y)
+    for row in range(2):
+        truth = float(y[0, row, 0])
+
+        def squared(value, row=row, truth=truth):
+            below = float(belief.cdf(torch.full((1, 2, 1), value))[0, row, 0])
+            return (below - (value >= truth)) ** 2
+
+        expected = sum(integrate.quad(squared, *span, epsabs=1e-9)[0] for span in ((-15, truth), (truth, 15)))
+        torch.testing.assert_close(float(found[0, row, 0]), expected, rtol=1e-6, atol=0)
+
+
+def test_components_of_no_weight_go_and_the_others_stay():
+    belief = mixture(particles=5, rank=2)
+    weights = torch.tensor([[0.5, 1e-4, 0.3, 2e-4, 0.1997], [0.9, 0.1 - 3e-4, 1e-4, 1e-4, 1e-4]])
+    belief = dataclasses.replace(belief, log_weights=weights.log())
+    light = belief.without_negligible(3.5e-4)
+    torch.testing.assert_close(
+        light.log_weights.exp(),
+        torch.tensor([[0.5, 0.3, 0.1997], [0.9, 0.0997, 0.0]]) / torch.tensor([[0.9997], [0.9997]]),
+    )
+    for name in ("means", "noise", "within", "factor"):
+        torch.testing.assert_close(getattr(light, name)[0], getattr(belief, name)[0, [0, 2, 4]])
+    torch.testing.assert_close(light.mean(), belief.mean(), atol=5e-3, rtol=0)
+    levels = torch.tensor([[0.05, 0.5]])
+    torch.testing.assert_close(light.quantiles(levels), belief.quantiles(levels), atol=5e-3, rtol=0)
+
+
+def test_dropping_components_is_each_task_s_own_affair():
+    belief = mixture(tasks=3, particles=6)
+    together = belief.without_negligible(0.2)
+    for task in range(3):
+        alone = belief.part(slice(task, task + 1)).without_negligible(0.2)
+        torch.testing.assert_close(alone.mean()[0], together.mean()[task])
+        torch.testing.assert_close(alone.variance()[0], together.variance()[task])

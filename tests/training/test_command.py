@@ -62,6 +62,8 @@ def test_training_improves_and_publishes_with_measured_figures(tmp_path, learner
         "mse",
         "median_mse",
         "rmse",
+        "particle_mse",
+        "crps",
         "nll",
         "sharpness",
         "effective_particles",

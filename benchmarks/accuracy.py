@@ -1,0 +1,149 @@
+"""Every learner and what a user would pick instead, on the same held-out tasks; writes docs/accuracy.md.
+
+    python benchmarks/accuracy.py --data learning_curves.parquet [--jobs 2] [--seeds 3]
+    python benchmarks/accuracy.py --quick            # a minute: is everything in working order?
+
+Sine curves with 100, 1000 and unlimited training tasks, at 5, 10 and 20 support rows, 500 held-out
+curves × 200 noiseless points; learning curves from 3, 5 and 8 anchors. The inner rate of every
+gradient learner is found by the same search, on the validation NLL after a short training. Results
+are kept in `--results`, so that an interrupted benchmark goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import platform
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy_report import Row, write
+from contenders import CONTENDERS, RATES, Contender, Entry, result, shipped
+from problems import learning_curves, sine
+
+from model_store import SHIPPED
+from training.config import Shots
+
+TASKS = (100, 1000, None)
+TUNING_TASKS = 1000
+SHIPPED_SINE, SHIPPED_CURVES = ("sinusoid", "sinusoid-bmaml"), ("learning-curves",)
+
+
+class Results:
+    """Results by entry, each in a file of its own."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self._folder, self._jobs = folder, jobs
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, entries: list[Entry]) -> dict[Entry, dict[str, Any]]:
+        """The results of all entries; those that are not there yet are computed, side by side."""
+        by_text = {self._path(entry): entry for entry in entries}
+        missing = {path: entry for path, entry in by_text.items() if not path.exists()}
+        with ProcessPoolExecutor(self._jobs, multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(result, entry): path for path, entry in missing.items()}
+            for number, done in enumerate(as_completed(running), 1):
+                path = running[done]
+                path.write_text(json.dumps(done.result()))
+                entry = by_text[path]
+                print(f"{number}/{len(running)} {entry.contender.name}, {entry.problem_name}", flush=True)
+        return {entry: json.loads(path.read_text()) for path, entry in by_text.items()}
+
+    def _path(self, entry: Entry) -> Path:
+        return self._folder / f"{hashlib.sha256(repr(entry).encode()).hexdigest()[:24]}.json"
+
+
+def tuned_rates(results: Results, options: argparse.Namespace) -> dict[tuple[str, bool], float]:
+    """The inner rate of every tuned contender, on sine curves and on learning curves."""
+    candidates = {
+        (contender.name, on_curves, rate): Entry(
+            contender,
+            seed=100,
+            tasks=None if on_curves else TUNING_TASKS,
+            data=options.data if on_curves else None,
+            step_size=rate,
+            tuning=True,
+            share=options.share,
+            held_out=options.held_out,
+        )
+        for contender in chosen(options)
+        if contender.tuned
+        for on_curves in ((False, True) if options.data else (False,))
+        for rate in options.rates
+    }
+    found = results.of(list(candidates.values()))
+    best: dict[tuple[str, bool], float] = {}
+    for name, on_curves in {key[:2] for key in candidates}:
+        best[name, on_curves] = min(
+            options.rates, key=lambda rate: found[candidates[name, on_curves, rate]]["nll"]
+        )
+        print(f"inner rate of {name} on {'curves' if on_curves else 'sine'}: {best[name, on_curves]:g}")
+    return best
+
+
+def chosen(options: argparse.Namespace) -> list[Contender]:
+    """All contenders, or those whose name contains `--only`."""
+    return [each for each in CONTENDERS if not options.only or any(o in each.name for o in options.only)]
+
+
+def entries(options: argparse.Namespace, rates: dict[tuple[str, bool], float]) -> Iterator[Entry]:
+    """All trainings of the benchmark, the longest first."""
+    for contender in sorted(chosen(options), key=lambda each: -each.steps[0] * (each.learner is not None)):
+        for seed in range(options.seeds):
+            shared: dict[str, Any] = {"seed": seed, "share": options.share, "held_out": options.held_out}
+            for tasks in options.tasks if contender.steps[0] else ():
+                if contender.everywhere or tasks == TUNING_TASKS:
+                    rate = rates.get((contender.name, False))
+                    yield Entry(contender, tasks=tasks, step_size=rate, **shared)
+            if options.data and contender.steps[1]:
+                rate = rates.get((contender.name, True))
+                yield Entry(contender, data=options.data, step_size=rate, **shared)
+
+
+def main() -> None:
+    """Train, score, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="learning_curves.parquet; without it that problem is left out")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--page", type=Path, default=Path("docs/accuracy.md"))
+    parser.add_argument("--store", type=Path, default=SHIPPED)
+    parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
+    parser.add_argument("--quick", action="store_true", help="few steps and tasks; prints, writes no page")
+    options = parser.parse_args()
+    options.share, options.held_out, options.tasks, options.rates = 1.0, None, TASKS, RATES
+    if options.quick:
+        options.share, options.held_out, options.tasks, options.seeds = 0.003, 10, (TUNING_TASKS,), 1
+        options.rates = RATES[1:2]
+        options.results = options.results / "quick"
+    results = Results(options.results, options.jobs)
+    found = results.of(list(entries(options, tuned_rates(results, options))))
+    rows = [
+        Row(entry.problem_name, name, int(shots), entry.seed, metrics)
+        for entry, each in found.items()
+        for name, by_shots in each.get("variants", {}).items()
+        for shots, metrics in by_shots.items()
+    ]
+    torch.set_num_threads(1)
+    problems = [(sine(None, Shots(10, 10), 10, 0, options.held_out or 500), SHIPPED_SINE)]
+    if options.data:
+        problems.append((learning_curves(Path(options.data), 0, options.held_out), SHIPPED_CURVES))
+    for problem, names in problems:
+        for name in names:
+            for shots, metrics in shipped(name, problem, options.store).items():
+                rows.append(Row(f"{problem.name}, shipped", f"`{name}`", int(shots), 0, metrics))
+    steps = {(e.contender.name, e.problem_name): e.meta_steps for e in found}
+    rates = {(e.contender.name, e.problem_name): e.step_size for e in found if e.step_size is not None}
+    machine = f"{platform.machine()}, one thread a training, torch {torch.__version__}"
+    write(None if options.quick else options.page, rows, steps, rates, machine)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

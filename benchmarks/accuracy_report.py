@@ -1,0 +1,128 @@
+"""Tables and reliability plots of the accuracy benchmark."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+LEVELS = [step / 20 for step in range(1, 20)]
+COLUMNS = (
+    ("MSE", "mse", "{:.3g}"),
+    ("median task", "median_mse", "{:.2g}"),
+    ("per particle", "particle_mse", "{:.3g}"),
+    ("NLL", "nll", "{:.2f}"),
+    ("CRPS", "crps", "{:.3g}"),
+    ("in 50 %", "coverage_50", "{:.0%}"),
+    ("in 80 %", "coverage_80", "{:.0%}"),
+    ("in 90 %", "coverage_90", "{:.0%}"),
+    ("in 95 %", "coverage_95", "{:.0%}"),
+    ("ms", "ms", "{:.1f}"),
+)
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one training at one number of shots."""
+
+    problem: str
+    name: str
+    shots: int
+    seed: int
+    metrics: Mapping[str, Any]
+
+
+def write(
+    page: Path | None,
+    rows: list[Row],
+    steps: Mapping[tuple[str, str], int],
+    rates: Mapping[tuple[str, str], float],
+    machine: str,
+) -> None:
+    """Put the tables between the page's two marks and draw the plots beside it; without a page, print."""
+    text = "\n".join([f"Measured on {machine}.", "", *_tables(rows), *_trainings(steps, rates)])
+    if page is None:
+        print(text)
+        return
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    _plot(rows, page.parent / "reliability.png")
+
+
+def _tables(rows: list[Row]) -> list[str]:
+    lines = []
+    for problem in dict.fromkeys(row.problem for row in rows):
+        squared = "RMSE" if problem.startswith("curves") else "MSE"
+        lines += [f"### {problem[0].upper()}{problem[1:]}", ""]
+        heads = [squared if head == "MSE" else head for head, _, _ in COLUMNS]
+        lines += [f"| given | | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+        own = [row for row in rows if row.problem == problem]
+        for shots in sorted({row.shots for row in own}):
+            named: dict[str, list[Mapping[str, Any]]] = {}
+            for row in own:
+                if row.shots == shots:
+                    named.setdefault(row.name, []).append(row.metrics)
+            ordered = sorted(named.items(), key=lambda item: _mean(item[1], "nll"))
+            lines += [_line(shots, name, metrics, squared) for name, metrics in ordered]
+        lines.append("")
+    return lines
+
+
+def _line(shots: int, name: str, metrics: list[Mapping[str, Any]], squared: str) -> str:
+    cells = []
+    for _, key, form in COLUMNS:
+        key = "rmse" if key == "mse" and squared == "RMSE" else key
+        cell = form.format(_mean(metrics, key))
+        if key in ("mse", "rmse", "nll") and len(metrics) > 1:
+            cell += " ± " + form.format(statistics.stdev([each[key] for each in metrics]))
+        cells.append(cell.replace("%", " %"))
+    return f"| {shots} | {name} | {' | '.join(cells)} |"
+
+
+def _mean(metrics: list[Mapping[str, Any]], key: str) -> float:
+    return statistics.fmean(each[key] for each in metrics)
+
+
+def _trainings(steps: Mapping[tuple[str, str], int], rates: Mapping[tuple[str, str], float]) -> list[str]:
+    lines = ["### Trainings", "", "| | problem | meta-steps | inner rate found |", "|---|---|---|---|"]
+    for (name, problem), count in sorted(steps.items()):
+        if count > 20:
+            rate = rates.get((name, problem))
+            lines.append(f"| {name} | {problem} | {count} | {'' if rate is None else f'{rate:g}'} |")
+    return [*lines, ""]
+
+
+def _plot(rows: list[Row], path: Path) -> None:
+    panels = [("sine, 1000 tasks", 10), ("curves", 5)]
+    panels = [panel for panel in panels if any((row.problem, row.shots) == panel for row in rows)]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 6), squeeze=False)
+    for axis, (problem, shots) in zip(axes[0], panels, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+        named: dict[str, list[list[float]]] = {}
+        for row in rows:
+            if (row.problem, row.shots) == (problem, shots) and "fitted afterwards" not in row.name:
+                named.setdefault(row.name, []).append(row.metrics["reliability"])
+        for number, (name, curves) in enumerate(sorted(named.items())):
+            mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
+            bold = "shipped recipe" in name
+            style = (
+                {"color": "black", "lw": 3, "zorder": 5} if bold else {"lw": 1.4, "color": f"C{number % 10}"}
+            )
+            axis.plot(
+                LEVELS, mean, label=name, marker="o" if number >= 10 and not bold else None, ms=3, **style
+            )
+        axis.set(xlabel="central interval", ylabel="truths inside", xlim=(0, 1), ylim=(0, 1))
+        axis.set_title(f"{problem}, {shots} rows given")
+        axis.legend(fontsize=7, frameon=False, loc="upper left")
+        axis.set_aspect("equal")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
