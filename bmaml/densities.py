@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bmaml.networks import ACTIVATIONS, MLP, affine
+from bmaml.networks import ACTIVATIONS, MLP
 from bmaml.shapes import Particles, PerParticle
 from bmaml.task import Examples
 
@@ -105,128 +105,178 @@ def likelihood_scores(network: MLP, particles: Particles, examples: Examples) ->
 
 
 class _Scores(torch.autograd.Function):
-    """The likelihood's gradient, and the prior's where there is one."""
+    """The likelihood's gradient, and the prior's where there is one.
+
+    Every tensor inside is a stack of matrices, one for each network. Where all tasks share the
+    networks, a network's matrix holds the rows of all tasks, one task after the other, and the
+    products multiply them in one go; sums that belong to a single task split the rows again, which
+    is a view.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, particles: Tensor, examples: Examples, network: MLP, priors: Precisions | None
     ) -> Tensor:
-        activation = ACTIVATIONS[network.activation]
-        weights, log_noise, log_weight = _take_apart(particles)
+        activation, stack = ACTIVATIONS[network.activation], _Stack.of(particles, examples)
+        weights, log_noise, log_weight = _take_apart(particles.flatten(0, 1))
         gamma, lamda = log_noise.exp(), log_weight.exp()
         layers = network.unpack(weights)
 
-        signals, slopes, pre_activations = [examples.x.unsqueeze(1)], [], []
+        signals, slopes, pre_activations = [stack.rows_of(examples.x)], [], []
         for weight, bias in layers[:-1]:
-            a = affine(signals[-1], weight, bias)
+            a = torch.baddbmm(bias, signals[-1], weight)
             pre_activations.append(a)
             slopes.append(activation.slope(a))
             signals.append(activation.value(a))
-        output = affine(signals[-1], *layers[-1])
-        error = (examples.y.unsqueeze(1) - output) * examples.mask[:, None, :, None]
+        weight, bias = layers[-1]
+        output = torch.baddbmm(bias, signals[-1], weight)
+        mask = stack.rows_of(examples.mask.unsqueeze(-1).to(output.dtype))
+        error = (stack.rows_of(examples.y) - output) * mask
 
-        squares = error.square().sum((-1, -2))
-        delta = gamma[..., None, None] * error
+        squares = stack.by_task(error).square().sum((1, 2))
+        delta = gamma[:, None, None] * error
         deltas = [delta]
         for (weight, _), slope in zip(reversed(layers[1:]), reversed(slopes), strict=True):
-            delta = _times_transposed(delta, weight) * slope
+            delta = torch.bmm(delta, weight.mT).mul_(slope)
             deltas.append(delta)
         deltas.reverse()
 
-        tasks = len(examples)
         pieces = []
         for signal, delta in zip(signals, deltas, strict=True):
-            pieces += [(signal.mT @ delta).flatten(-2), delta.sum(-2)]
-        terms = (examples.counts() * network.outputs).unsqueeze(-1)
-        d_noise = 0.5 * terms - 0.5 * gamma * squares
+            apart = stack.by_task(delta)
+            pieces += [torch.bmm(stack.by_task(signal).mT, apart).flatten(1), apart.sum(1)]
+        d_noise = 0.5 * stack.each_task(examples.counts() * network.outputs)
+        d_noise = d_noise - 0.5 * stack.each_network(gamma) * squares
         d_weight, norm = torch.zeros_like(lamda), lamda
         if priors is not None:
             norm = torch.linalg.vector_norm(weights, dim=-1).square()
-            d_noise = d_noise + priors.noise_shape - priors.noise_rate * gamma
+            d_noise = d_noise + priors.noise_shape - priors.noise_rate * stack.each_network(gamma)
             d_weight = 0.5 * (weights.shape[-1] - lamda * norm)
             d_weight = d_weight + priors.weight_shape - priors.weight_rate * lamda
-        pieces += [d_noise.unsqueeze(-1), d_weight.expand(tasks, -1).unsqueeze(-1)]
-        scores = torch.cat(pieces, -1)
+        pieces += [d_noise.unsqueeze(-1), stack.each_network(d_weight).unsqueeze(-1)]
+        scores = torch.cat(pieces, -1).unflatten(0, (len(weights), -1))
         if priors is not None:
-            weights_of(scores).addcmul_(weights, lamda.unsqueeze(-1), value=-1)
+            weights_of(scores).addcmul_(weights.unsqueeze(1), lamda[:, None, None], value=-1)
 
         ctx.save_for_backward(particles, error, squares, norm)
-        ctx.parts = (network, priors, examples.mask, layers, signals, slopes, pre_activations, deltas)
-        return scores
+        ctx.parts = (network, priors, stack, mask, layers, signals, slopes, pre_activations, deltas)
+        return stack.as_particles(scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor, None, None, None]:
-        network, priors, mask, layers, signals, slopes, pre_activations, deltas = ctx.parts
+        network, priors, stack, mask, layers, signals, slopes, pre_activations, deltas = ctx.parts
         particles, error, squares, norm = ctx.saved_tensors
         curvature = ACTIVATIONS[network.activation].curvature
-        weights, log_noise, log_weight = _take_apart(particles)
+        weights, log_noise, log_weight = _take_apart(particles.flatten(0, 1))
         gamma, lamda = log_noise.exp(), log_weight.exp()
-        u, u_noise, u_weight = _take_apart(tangent)
-        tangents = network.unpack(u)
+        whole = stack.from_particles(tangent)  # [network, task, param]
+        u, u_noise, u_weight = _take_apart(whole)
+        tangents = network.unpack(u.flatten(0, 1))
 
         # Forward with tangents: how signals move when the parameters move along u.
         moves: list[Tensor | None] = [None]
         bends: list[Tensor] = []
         for layer, (dw, db) in enumerate(tangents):
-            move = signals[layer] @ dw + db
+            move = stack.together(torch.baddbmm(db, stack.by_task(signals[layer]), dw))
             previous = moves[-1]
             if previous is not None:
-                move = move + affine(previous, layers[layer][0], move.new_zeros(()))
+                move = torch.baddbmm(move, previous, layers[layer][0])
             if layer < len(slopes):
                 bends.append(move)
                 moves.append(move * slopes[layer])
-        error_move = -move * mask[:, None, :, None]
+        error_move = -move * mask
 
         # Backward with tangents, from the output layer down.
-        shared = particles.shape[0] == 1 and tangent.shape[0] > 1
-        delta_move = gamma[..., None, None] * (error_move + u_noise[..., None, None] * error)
+        noise_move = stack.by_task(error) * u_noise.flatten()[:, None, None]
+        delta_move = gamma[:, None, None] * (error_move + stack.together(noise_move))
         pieces: list[Tensor] = []
         for layer in reversed(range(len(layers))):
             previous = moves[layer]
-            bias_piece = _over_tasks(delta_move.sum(-2), shared)
-            weight_piece = _outer(signals[layer], delta_move, shared)
+            weight_piece = torch.bmm(signals[layer].mT, delta_move)
             if previous is not None:
-                weight_piece = weight_piece + _outer(previous, deltas[layer], shared)
-            pieces = [weight_piece.flatten(-2), bias_piece, *pieces]
+                weight_piece = torch.baddbmm(weight_piece, previous.mT, deltas[layer])
+            pieces = [weight_piece.flatten(1), delta_move.sum(1), *pieces]
             if layer:
                 weight, (dw, _) = layers[layer][0], tangents[layer]
-                back = _times_transposed(delta_move, weight) + deltas[layer] @ dw.mT
+                back = stack.by_task(torch.bmm(delta_move, weight.mT))
+                back = stack.together(torch.baddbmm(back, stack.by_task(deltas[layer]), dw.mT))
                 delta_move = back * slopes[layer - 1]
                 if curvature is not None:
                     bend = curvature(pre_activations[layer - 1]) * bends[layer - 1]
-                    delta_move = delta_move + _times_transposed(deltas[layer], weight) * bend
+                    delta_move = delta_move + torch.bmm(deltas[layer], weight.mT) * bend
 
-        d_noise = gamma * (-0.5 * u_noise * squares - (error * error_move).sum((-1, -2)))
+        product = stack.by_task(error * error_move).sum((1, 2)).view_as(u_noise)
+        d_noise = -gamma[:, None] * (0.5 * u_noise * squares.view_as(u_noise) + product)
         if priors is None:
-            pieces += [_over_tasks(d_noise, shared).unsqueeze(-1), torch.zeros_like(lamda).unsqueeze(-1)]
-            return torch.cat(pieces, -1), None, None, None
-        d_noise = d_noise - priors.noise_rate * gamma * u_noise
+            pieces += [d_noise.sum(1, keepdim=True), torch.zeros_like(lamda).unsqueeze(-1)]
+            return torch.cat(pieces, -1).view_as(particles), None, None, None
+        d_noise = d_noise - priors.noise_rate * gamma[:, None] * u_noise
         # The prior is the same for all tasks, and linear in the tangent.
-        u, u_weight = _over_tasks(u, shared), _over_tasks(u_weight, shared)
+        u, u_weight = u.sum(1), u_weight.sum(1)
         d_weight = -lamda * (0.5 * u_weight * norm + (weights * u).sum(-1) + priors.weight_rate * u_weight)
-        pieces += [_over_tasks(d_noise, shared).unsqueeze(-1), d_weight.unsqueeze(-1)]
-        product = torch.cat(pieces, -1)
-        weights_of(product).sub_(lamda.unsqueeze(-1) * (u + u_weight.unsqueeze(-1) * weights))
-        return product, None, None, None
+        pieces += [d_noise.sum(1, keepdim=True), d_weight.unsqueeze(-1)]
+        hessian_product = torch.cat(pieces, -1)
+        weights_of(hessian_product).sub_(lamda.unsqueeze(-1) * (u + u_weight.unsqueeze(-1) * weights))
+        return hessian_product.view_as(particles), None, None, None
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """How tasks and particles lie in a stack of networks.
+
+    Shared networks: one per particle, each with the rows of all `tasks`. Own networks: one per task
+    and particle, each with the rows of its task, and `tasks` is 1.
+    """
+
+    shared: bool
+    networks: int
+    particles: int
+    tasks: int
+    rows: int
+
+    @classmethod
+    def of(cls, particles: Tensor, examples: Examples) -> "_Stack":
+        tasks, count = len(examples), particles.shape[1]
+        shared = particles.shape[0] == 1
+        return cls(
+            shared, count if shared else tasks * count, count, tasks if shared else 1, examples.x.shape[1]
+        )
+
+    def rows_of(self, values: Tensor) -> Tensor:
+        """`[task, row, …]` for each network."""
+        if self.shared:
+            return values.flatten(0, 1).expand(self.networks, -1, -1)
+        return values.unsqueeze(1).expand(-1, self.particles, -1, -1).flatten(0, 1)
+
+    def by_task(self, values: Tensor) -> Tensor:
+        """A matrix per network and task, of a matrix per network."""
+        return values.reshape(self.networks * self.tasks, self.rows, -1)
+
+    def together(self, values: Tensor) -> Tensor:
+        """The inverse of `by_task`."""
+        return values.view(self.networks, self.tasks * self.rows, -1)
+
+    def each_task(self, values: Tensor) -> Tensor:
+        """A number per task for each network and task."""
+        if self.shared:
+            return values.repeat(self.networks)
+        return values.repeat_interleave(self.particles)
+
+    def each_network(self, values: Tensor) -> Tensor:
+        """A number per network for each network and task."""
+        return values.repeat_interleave(self.tasks) if self.shared else values
+
+    def as_particles(self, values: Tensor) -> Tensor:
+        """`[network, task, …]` as `[task, particle, …]`."""
+        return values.transpose(0, 1) if self.shared else values.view(-1, self.particles, values.shape[-1])
+
+    def from_particles(self, values: Tensor) -> Tensor:
+        """The inverse of `as_particles`, in one piece of memory."""
+        if self.shared:
+            return values.transpose(0, 1).contiguous()
+        return values.reshape(self.networks, 1, -1)
 
 
 def _take_apart(particles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return weights_of(particles), particles[..., -2], particles[..., -1]
-
-
-def _times_transposed(delta: Tensor, weight: Tensor) -> Tensor:
-    return affine(delta, weight.mT, delta.new_zeros(()))
-
-
-def _over_tasks(values: Tensor, shared: bool) -> Tensor:
-    return values.sum(0, keepdim=True) if shared else values
-
-
-def _outer(signal: Tensor, delta: Tensor, shared: bool) -> Tensor:
-    """Σ_rows signalᵀ delta; summed over tasks too where the parameters are shared."""
-    if not shared:
-        return signal.mT @ delta
-    particles = delta.shape[1]
-    signal = signal.expand(-1, particles, -1, -1).transpose(0, 1).flatten(1, 2)
-    return (signal.mT @ delta.transpose(0, 1).flatten(1, 2)).unsqueeze(0)

@@ -181,15 +181,26 @@ class MLP:
         return signal
 
 
-def affine(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """signal `[task, #particle, row, i]` times weight `[#task, particle, i, o]` plus bias.
+def affine(signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """signal `[task, #particle, row, i]` times weight `[#task, particle, i, o]`, plus bias.
 
     Where all tasks share the weights their rows are folded into one product per particle, so
     that the weights are neither copied nor multiplied task by task.
     """
-    tasks = signal.shape[0]
+    tasks, rows = signal.shape[0], signal.shape[2]
     if weight.shape[0] == 1 and tasks > 1:
-        folded = signal.transpose(0, 1).flatten(1, 2).unsqueeze(0)
-        product = (folded @ weight + bias).squeeze(0)
-        return product.unflatten(1, (tasks, signal.shape[2])).transpose(0, 1)
-    return signal @ weight + bias
+        folded = signal.transpose(0, 1).flatten(1, 2)
+        if folded.shape[0] != weight.shape[1]:
+            folded = folded.expand(weight.shape[1], -1, -1)
+        product = _product(folded, weight[0], None if bias is None else bias[0])
+        return product.unflatten(1, (tasks, rows)).transpose(0, 1)
+    if signal.shape[1] != weight.shape[1]:
+        signal = signal.expand(-1, weight.shape[1], -1, -1)
+    weight = weight.expand(tasks, -1, -1, -1)
+    flat_bias = None if bias is None else bias.expand(tasks, -1, -1, -1).flatten(0, 1)
+    product = _product(signal.flatten(0, 1), weight.flatten(0, 1), flat_bias)
+    return product.unflatten(0, (tasks, -1))
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)

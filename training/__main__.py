@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfi
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
     with joined(_device(options.device)) as (processes, device):
-        learned = train(config, family, learner, folder, options.resume, device, processes)
+        learned = train(config, family, learner, folder, options.resume, device, processes, options.compile)
     if not processes.leads:
         return
     learned = calibrated(learner, learned, family)
@@ -279,6 +279,9 @@ def _training_options() -> argparse.ArgumentParser:
         type=Path,
         default=Path(os.environ.get("BMAML_RUNS", "runs")),
         help="checkpoints and TensorBoard logs (default: $BMAML_RUNS, else ./runs)",
+    )
+    options.add_argument(
+        "--compile", action="store_true", help="compile the meta-objective first: worth it for long runs"
     )
     options.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     return options

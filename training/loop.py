@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bmaml.errors import BmamlError
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
+from training.compiled import Objective, objective
 from training.config import Optimisation, TrainingConfig
 from training.families import Family
 from training.processes import LostProcess, Processes
@@ -69,10 +70,12 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     processes: Processes = ALONE,
+    compile_it: bool = False,
 ) -> dict[str, Tensor]:
     """The learned tensors of a whole run, on the CPU; the same in every process.
 
     Args:
+        compile_it: compile the meta-objective first (see `training.compiled`).
         folder: for the checkpoint and the TensorBoard log; all processes must see the same one.
         resume: go on from the checkpoint in `folder`.
 
@@ -85,13 +88,13 @@ def train(
     state = _start(learner, config, device)
     if resume:
         _read_checkpoint(state, config, folder)
-    plan = config.optimisation
+    plan, loss_of = config.optimisation, objective(learner, compile_it, device)
     saved = time.monotonic()
     with _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
         try:
             while state.step < plan.meta_steps:
                 batch = _draw(config, family, state.step)
-                loss, stopping = meta_step(state, learner, batch, plan, processes, stop.is_set)
+                loss, stopping = meta_step(state, loss_of, batch, plan, processes, stop.is_set)
                 state.step += 1
                 log.progress.update()
                 if state.step % plan.evaluate_every == 0 or state.step == plan.meta_steps:
@@ -119,7 +122,7 @@ def train(
 
 def meta_step(
     state: State,
-    learner: Learner[Any],
+    loss_of: Objective,
     batch: TaskBatch,
     plan: Optimisation,
     processes: Processes = ALONE,
@@ -128,6 +131,7 @@ def meta_step(
     """One update of the meta-parameters.
 
     Args:
+        loss_of: the meta-objective.
         batch: the tasks of all processes.
         stop: whether this process was asked to stop.
 
@@ -140,7 +144,7 @@ def meta_step(
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(plan, state.step)
     state.optimiser.zero_grad()
-    loss = learner.loss(state.learned, processes.part(batch).to(state.device))
+    loss = loss_of(state.learned, processes.part(batch).to(state.device))
     loss.backward()
     loss = loss.detach()
     if processes.count > 1:

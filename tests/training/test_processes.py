@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from model_store import Store
+from tests.closed_form import full_batch
 from training.config import InvalidConfig
 from training.processes import Processes
-from tests.closed_form import full_batch
 
 FEW_STEPS = ["--meta-steps", "6"]
 

@@ -1,0 +1,46 @@
+"""The meta-objective, compiled where that is asked for and possible; training only."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmaml.learners import Learned, Learner
+from bmaml.task import TaskBatch
+
+Objective = Callable[[Learned, TaskBatch], Tensor]
+
+
+def objective(learner: Learner[Any], compile_it: bool = False, device: str = "cpu") -> Objective:
+    """The learner's loss as a function of meta-parameters and tasks.
+
+    Compiling fuses passes over memory and, on a GPU, captures the step as a CUDA graph; the result
+    differs by rounding alone. It happens at the first call, and takes half a minute. Where it fails
+    (no C++ compiler, say) the reason is printed and the plain function is used from then on.
+    """
+    if not compile_it:
+        return learner.loss
+    mode = "reduce-overhead" if device.startswith("cuda") else "default"
+    return _Compiled(learner, torch.compile(learner.loss, mode=mode))
+
+
+class _Compiled:
+    def __init__(self, learner: Learner[Any], compiled: Objective) -> None:
+        self._learner, self._call, self._proven = learner, compiled, False
+
+    def __call__(self, learned: Learned, batch: TaskBatch) -> Tensor:
+        if self._proven:
+            return self._call(learned, batch)
+        try:
+            loss = self._call(learned, batch)
+        except (
+            Exception
+        ) as error:  # whatever keeps a compiler from working: the plain function shows the rest
+            reason = str(error).strip().splitlines()[0]
+            print(f"not compiled, going on without ({type(error).__name__}: {reason})", file=sys.stderr)
+            self._call = self._learner.loss
+            loss = self._call(learned, batch)
+        self._proven = True
+        return loss
