@@ -274,7 +274,7 @@ def _trained(entry: Entry, learner: Learner[Any], problem: Problem) -> dict[str,
     )
     config = TrainingConfig("entry", SinusoidConfig(), learner.name, {}, plan, entry.seed)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-        return train(config, problem.family, learner, Path(folder))
+        return train(config, problem.family, learner, Path(folder)).learned
 
 
 def _method(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Method:

@@ -251,11 +251,11 @@ class _Stack:
 
     def by_task(self, values: Tensor) -> Tensor:
         """A matrix per network and task, of a matrix per network."""
-        return values.reshape(self.networks * self.tasks, self.rows, -1)
+        return values.reshape(self.networks * self.tasks, self.rows, values.shape[-1])
 
     def together(self, values: Tensor) -> Tensor:
         """The inverse of `by_task`."""
-        return values.view(self.networks, self.tasks * self.rows, -1)
+        return values.view(self.networks, self.tasks * self.rows, values.shape[-1])
 
     def each_task(self, values: Tensor) -> Tensor:
         """A number per task for each network and task."""

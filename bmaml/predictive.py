@@ -198,6 +198,33 @@ class Predictive:
             factor=None if self.factor is None else taken(self.factor),
         )
 
+    def towards(self, prior: "Predictive", share: Float[Tensor, "task row"], joint: bool) -> "Predictive":
+        """The belief where what was seen counts only 1 − share, and the prior the rest.
+
+        Every component's mean moves to the prior mixture's, and its epistemic variance to the
+        prior mixture's; noise stays. At share 1 each has the prior's mean and epistemic variance.
+
+        Args:
+            joint: carry a `factor` too: the same correlations at the new variances; what is new in
+                bare particles moves together.
+        """
+        share = share.unsqueeze(1).unsqueeze(-1)  # [task, 1, row, 1]
+        kept = 1 - share
+        within = kept * self.within + share * prior.epistemic().unsqueeze(1)
+        factor = self.factor
+        if joint and factor is None:
+            factor = within.expand_as(self.means).sqrt().unsqueeze(-1)
+        elif factor is not None:
+            growth = within / self.within.clamp_min(torch.finfo(within.dtype).tiny)
+            factor = factor * growth.sqrt().unsqueeze(-1)
+        return Predictive(
+            means=kept * self.means + share * prior.mean().unsqueeze(1),
+            noise=self.noise,
+            within=within,
+            log_weights=self.log_weights,
+            factor=factor,
+        )
+
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Predictive":
         """The belief about some rows of some tasks."""
 

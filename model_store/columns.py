@@ -87,19 +87,32 @@ def standardised(columns: Sequence[Column], values: Array) -> Array:
     return result
 
 
-def beyond(columns: Sequence[Column], values: Array, margin: float = 0.25) -> NDArray[np.bool_]:
-    """True for each row that leaves what training saw by more than `margin` of its width.
+def restored(columns: Sequence[Column], values: Array) -> Array:
+    """The inverse of `standardised`."""
+    result = np.empty_like(values)
+    for index, column in enumerate(columns):
+        scaled = values[:, index] * column.std + column.mean
+        if column.transform != "none":
+            scaled = np.exp2(scaled) if column.transform == "log2" else np.exp(scaled)
+        result[:, index] = scaled
+    return result
 
-    The width is measured on the column's own scale, so that one doubling counts alike
-    everywhere on a log2 column.
+
+FAR = 0.25
+"""How far outside the training range, in widths of it, a row counts as far away."""
+
+
+def outside(columns: Sequence[Column], values: Array) -> Array:
+    """How far each row lies outside what training saw, in widths of it; 0 inside, the largest column counts.
+
+    The width is measured on the column's own scale, so that one doubling counts alike everywhere on
+    a log2 column.
     """
-    if not columns:
-        return np.zeros(len(values), dtype=bool)
-    outside = []
+    distance = np.zeros(len(values))
     for index, column in enumerate(columns):
         ends = np.array([column.lower, column.upper])
         low, high = transformed(column.name, column.transform, ends)
         scaled = transformed(column.name, column.transform, values[:, index])
-        slack = margin * (high - low)
-        outside.append((scaled < low - slack) | (scaled > high + slack))
-    return np.asarray(np.any(outside, axis=0), dtype=bool)
+        out = np.maximum(low - scaled, scaled - high) / (high - low)
+        distance = np.maximum(distance, out)
+    return distance

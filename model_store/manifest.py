@@ -33,6 +33,16 @@ def checked_name(name: str) -> str:
     return name
 
 
+class Look(BaseModel):
+    """One look at the validation tasks during training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: int
+    loss: float
+    nll: float
+
+
 class Manifest(BaseModel):
     """One version of one model.
 
@@ -42,6 +52,7 @@ class Manifest(BaseModel):
         inputs, outputs: columns of x and y, with their units.
         learner, settings: which learner, and everything needed to build it again.
         training: the whole configuration that produced it.
+        history: how training went: the meta-objective and the validation NLL, in standardised units.
         metrics: measured on held-out tasks, in the caller's units; NLL in nats per value.
         tensors: shape of each learned tensor in the weights file.
         files: sha256 of each file of the version, by name.
@@ -59,6 +70,7 @@ class Manifest(BaseModel):
     learner: str
     settings: dict[str, Any]
     training: dict[str, Any]
+    history: tuple[Look, ...] = ()
     seed: int
     code_version: str
     metrics: dict[str, float]

@@ -13,7 +13,8 @@ from torch import Tensor
 from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.predictive import Predictive
-from model_store.columns import Array, standardised
+from bmaml.task import Examples
+from model_store.columns import FAR, Array, standardised
 from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
@@ -84,6 +85,14 @@ class Model:
         """The same model with its tensors on another device."""
         return replace(self, learned={name: t.to(device) for name, t in self.learned.items()})
 
+    def drawing(self, seed: int) -> "Model":
+        """The same model with another seed, if its learner draws at all."""
+        if not self.learner.draws:
+            return self
+        return replace(
+            self, learner=learner_from(self.manifest.learner, {**self.manifest.settings, "seed": seed})
+        )
+
     def standardised_inputs(self, x: Array) -> Single:
         """x `[row, input]` in the caller's units, as the network wants it; ∞ beyond float32's range.
 
@@ -95,6 +104,33 @@ class Model:
     def standardised_targets(self, y: Array) -> Single:
         """y `[row, output]` in the caller's units, as the network wants it; ∞ beyond float32's range."""
         return _single(standardised(self.manifest.outputs, y))
+
+    def predict(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
+        """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
+
+        There the support set says less and less, and so does the network: with d the distance in
+        widths of the range (`columns.outside`), the answer returns to the prior by a share of
+        1 − exp(−½ (d / FAR)²), which is 39 % where a row counts as far away and all of it soon after.
+        """
+        belief = self.learner.predict(posterior, x, joint)
+        share = self._unknown(x)
+        if not bool(share.any()):
+            return belief
+        nothing = Examples(x[:, :0], x.new_zeros(len(x), 0, self.learner.network.outputs), x[:, :0, 0].bool())
+        prior = self.learner.predict(self.learner.adapt(self.learned, nothing, 0), x)
+        return belief.towards(prior, share, joint)
+
+    def _unknown(self, x: Tensor) -> Tensor:
+        """The prior's share at each row, `[task, row]`."""
+        low, high = self._range.to(x).unbind(0)
+        distance = (torch.maximum(low - x, x - high) / (high - low)).amax(-1).clamp_min(0)
+        return -torch.expm1(-0.5 * (distance / FAR).square())
+
+    @cached_property
+    def _range(self) -> Tensor:
+        """What training saw, standardised: lower and upper, `[2, input]`."""
+        ends = np.array([[c.lower, c.upper] for c in self.manifest.inputs]).T
+        return torch.from_numpy(standardised(self.manifest.inputs, ends))
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
         """A prediction with the outputs' standardisation undone."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from bmaml.acquisition import ACQUISITIONS
 from model_store import Model, OutsideDomain
-from model_store.columns import beyond
+from model_store.columns import FAR, outside
 from model_store.model import Single
 from service.problems import FieldError, invalid, invalid_at
 from service.schemas import (
@@ -238,9 +238,12 @@ def _warnings(model: Model, shown: int, asked: Array, what: str) -> tuple[str, .
     warnings = []
     if shown == 0:
         warnings.append("the support set is empty: this is the model's prior")
-    if outside := int(beyond(model.manifest.inputs, asked).sum()):
+    if far := int((outside(model.manifest.inputs, asked) > FAR).sum()):
         spans = ", ".join(f"{c.name} in [{c.lower:g}, {c.upper:g}]" for c in model.manifest.inputs[:8])
-        warnings.append(f"{outside} of {len(asked)} {what} rows are far from what training saw ({spans})")
+        warnings.append(
+            f"{far} of {len(asked)} {what} rows are far from what training saw ({spans}); "
+            "there the answer returns to the model's prior"
+        )
     return tuple(warnings)
 
 

@@ -144,7 +144,7 @@ class Engine:
         self._queue = kept
         self._queued_work = sum(waiting.work.cost for waiting in kept)
 
-    def _fitting(self, group: tuple[str, int, bool]) -> list[_Waiting]:
+    def _fitting(self, group: tuple[str, int, int, bool]) -> list[_Waiting]:
         batch: list[_Waiting] = []
         support = query = 0
         for waiting in self._queue:

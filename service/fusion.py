@@ -6,7 +6,7 @@ company beyond rounding, and a task that diverges fails alone.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,9 +52,8 @@ def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
 
 def _run(works: Sequence[Work]) -> _Batch:
     first = works[0]
-    model, learner, learned = first.model, first.model.learner, first.model.learned
-    if learner.draws:
-        learner = replace(learner, seed=first.seed)  # type: ignore[call-arg]  # every learner that draws has one
+    model = first.model.drawing(first.seed)
+    learner, learned = model.learner, model.learned
     support = _padded([(work.support_x, work.support_y) for work in works]).to(model.device)
     unlabelled = [(work.query_x, work.query_x[:, :0]) for work in works]
     query = _padded(unlabelled).to(model.device)
@@ -66,7 +65,7 @@ def _run(works: Sequence[Work]) -> _Batch:
 
     # The support rows ride along with the query rows: one pass says how well they are explained.
     shown = support.x.shape[1]
-    everything = learner.predict(posterior, torch.cat([support.x, query.x], 1), first.joint)
+    everything = model.predict(posterior, torch.cat([support.x, query.x], 1), first.joint)
     nothing = Examples(support.x[:, :0], support.y[:, :0], support.mask[:, :0])
     prior = learner.predict(learner.adapt(learned, nothing, 0), support.x)
     nll_after = _array(_nll(everything.part(slice(None), slice(shown)), support))

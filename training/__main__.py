@@ -1,9 +1,10 @@
-"""`bmaml-train sinusoid | table FILE | evaluate NAME DATA`: from a family of tasks to a published version."""
+"""`bmaml-train sinusoid | table FILE | evaluate NAME DATA | plot NAME DATA`: tasks in, versions out."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,11 +71,11 @@ def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfi
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
     with joined(_device(options.device)) as (processes, device):
-        learned = train(config, family, learner, folder, options.resume, device, processes, options.compile)
+        trained = train(config, family, learner, folder, options.resume, device, processes, options.compile)
     if not processes.leads:
         return
-    learned = calibrated(learner, learned, family)
-    model, evaluation = publish(Store(options.store), config, family, learner, learned, options.description)
+    trained = replace(trained, learned=calibrated(learner, trained.learned, family))
+    model, evaluation = publish(Store(options.store), config, family, learner, trained, options.description)
     _print(evaluation)
     print(f"published {model.manifest.name} version {model.manifest.version} in {options.store}")
 
@@ -83,6 +84,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = Store(options.store).load(options.name, options.version)
     held_out = _held_out(model, options)
     _print(evaluate(model, held_out, options.steps))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from training import plots  # matplotlib takes a second to load, and only this needs it
+
+    store = Store(options.store)
+    model = store.load(options.name, options.version)
+    folder = options.store / model.manifest.name / str(model.manifest.version)
+    for path in plots.draw(model, _held_out(model, options), folder):
+        print(path)
 
 
 def _held_out(model: Model, options: argparse.Namespace) -> Any:
@@ -217,16 +228,25 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--drop", type=float, default=0.0, help="part of a task's rows each visit leaves out")
     table.set_defaults(command=_train_table)
 
-    scoring = commands.add_parser("evaluate", parents=[store], help="score a published version on any data")
-    scoring.add_argument("name", metavar="NAME")
-    scoring.add_argument("data", metavar="DATA", help="'sinusoid' or a Parquet or CSV file")
-    scoring.add_argument("--version", type=int, help="default: the newest")
-    scoring.add_argument("--shots", help="support rows: K or LOWEST:HIGHEST")
+    published = [store, _published_options()]
+    scoring = commands.add_parser("evaluate", parents=published, help="score a published version on any data")
     scoring.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
-    for name in ("task", "split", "order"):
-        scoring.add_argument(f"--{name}", help="as in training (default: as the model was trained)")
     scoring.set_defaults(command=_evaluate)
+
+    plot = commands.add_parser("plot", parents=published, help="draw a published version, beside its card")
+    plot.set_defaults(command=_plot)
     return parser
+
+
+def _published_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("name", metavar="NAME")
+    options.add_argument("data", metavar="DATA", help="'sinusoid' or a Parquet or CSV file")
+    options.add_argument("--version", type=int, help="default: the newest")
+    options.add_argument("--shots", help="support rows: K or LOWEST:HIGHEST")
+    for name in ("task", "split", "order"):
+        options.add_argument(f"--{name}", help="as in training (default: as the model was trained)")
+    return options
 
 
 def _training_options() -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
             for start in range(0, len(batch), TASKS_AT_ONCE):
                 part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
                 posterior = model.learner.adapt(model.learned, part.support, steps)
-                belief = model.in_callers_units(model.learner.predict(posterior, part.query.x))
+                belief = model.in_callers_units(model.predict(posterior, part.query.x))
                 effective = belief.effective_particles(model.learner.particles)
                 query = _restored(model, part.query)
                 scores.append({**scored(belief, query), "effective_particles": effective})

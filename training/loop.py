@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -60,6 +60,20 @@ class State:
     best: dict[str, Tensor] | None = None
     best_nll: float = math.inf
     looks_since_best: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run ends with.
+
+    Attributes:
+        learned: the tensors, on the CPU.
+        history: step, meta-objective and validation NLL of every look.
+    """
+
+    learned: dict[str, Tensor]
+    history: list[tuple[int, float, float]]
 
 
 def train(
@@ -71,8 +85,8 @@ def train(
     device: str = "cpu",
     processes: Processes = ALONE,
     compile_it: bool = False,
-) -> dict[str, Tensor]:
-    """The learned tensors of a whole run, on the CPU; the same in every process.
+) -> Trained:
+    """A whole run; the same in every process.
 
     Args:
         compile_it: compile the meta-objective first (see `training.compiled`).
@@ -102,7 +116,8 @@ def train(
                         raise TrainingDiverged(f"the loss at step {state.step} is {value}")
                     own = validation_nll(learner, state.learned, family, device) if processes.leads else 0.0
                     nll = processes.told(own)
-                    _look(state, nll, plan)
+                    _look(state, nll)
+                    state.history.append((state.step, value, nll))
                     log.look(state.step, value, nll, learning_rate(plan, state.step))
                     if plan.patience and state.looks_since_best >= plan.patience:
                         break
@@ -117,7 +132,7 @@ def train(
                 _write_checkpoint(state, config, folder)
             raise
     chosen = state.best if plan.patience and state.best is not None else state.learned
-    return {name: tensor.detach().cpu() for name, tensor in chosen.items()}
+    return Trained({name: tensor.detach().cpu() for name, tensor in chosen.items()}, state.history)
 
 
 def meta_step(
@@ -198,7 +213,7 @@ def _draw(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
     return family.batch(config.optimisation.meta_batch, torch.Generator().manual_seed(seed))
 
 
-def _look(state: State, nll: float, plan: Optimisation) -> None:
+def _look(state: State, nll: float) -> None:
     if nll < state.best_nll:
         state.best_nll, state.looks_since_best = nll, 0
         state.best = {name: tensor.detach().clone() for name, tensor in state.learned.items()}
@@ -220,6 +235,7 @@ def _write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> Non
                 "best": state.best,
                 "best_nll": state.best_nll,
                 "looks_since_best": state.looks_since_best,
+                "history": state.history,
             },
             file,
         )
@@ -240,6 +256,7 @@ def _read_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None
     state.optimiser.load_state_dict(held["optimiser"])
     state.step, state.best = held["step"], held["best"]
     state.best_nll, state.looks_since_best = held["best_nll"], held["looks_since_best"]
+    state.history = held["history"]
 
 
 class _Log:

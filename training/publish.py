@@ -7,10 +7,11 @@ from torch import Tensor
 from bmaml import __version__
 from bmaml.learners import Learner, settings_of
 from model_store import Manifest, Model, Store
-from model_store.manifest import WEIGHTS
+from model_store.manifest import WEIGHTS, Look
 from training.config import TrainingConfig
 from training.evaluate import Evaluation, evaluate
 from training.families import Family
+from training.loop import Trained
 
 CARD = """# {name}
 
@@ -61,11 +62,11 @@ def publish(
     config: TrainingConfig,
     family: Family,
     learner: Learner[Any],
-    learned: dict[str, Tensor],
+    trained: Trained,
     description: str = "",
 ) -> tuple[Model, Evaluation]:
     """Measure on the held-out tasks, then publish with those figures and a card."""
-    evaluation = measured(config, family, learner, learned)
+    evaluation = measured(config, family, learner, trained.learned)
     card = CARD.format(
         name=config.name,
         description=description or "A few-shot regression model.",
@@ -82,13 +83,14 @@ def publish(
     model = store.publish(
         config.name,
         card,
-        learned,
+        trained.learned,
         description=description,
         inputs=family.inputs,
         outputs=family.outputs,
         learner=learner.name,
         settings=settings_of(learner),
         training=config.as_data(),
+        history=tuple(Look(step=step, loss=loss, nll=nll) for step, loss, nll in trained.history),
         seed=config.seed,
         code_version=__version__,
         metrics=evaluation.metrics,

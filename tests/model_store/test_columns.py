@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model_store import Column, OutsideDomain
-from model_store.columns import beyond, standardised
+from model_store.columns import outside, restored, standardised
 
 
 def test_a_fitted_column_has_mean_zero_and_unit_variance_on_its_own_scale():
@@ -15,6 +15,13 @@ def test_a_fitted_column_has_mean_zero_and_unit_variance_on_its_own_scale():
     assert found.std() == pytest.approx(1)
     assert (column.lower, column.upper) == (16, 4096)
     assert np.diff(found)[:2] == pytest.approx([found[1] - found[0]] * 2)
+
+
+@pytest.mark.parametrize("transform", ["none", "log", "log2"])
+def test_what_was_standardised_can_be_restored(transform):
+    values = np.array([[16.0], [64.0], [300.0]])
+    column = Column.fitted("size", transform, values[:, 0])
+    assert restored([column], standardised([column], values)) == pytest.approx(values)
 
 
 def test_logarithms_of_what_is_not_positive_name_the_row():
@@ -28,7 +35,9 @@ def test_constant_columns_are_refused():
         Column.fitted("x", "none", np.full(3, 0.1))
 
 
-def test_far_away_is_measured_on_the_column_s_scale():
-    column = Column(name="s", transform="log2", lower=16, upper=256)  # four doublings, one is the margin
-    rows = np.array([[7.9], [8.1], [500.0], [520.0]])
-    assert beyond([column], rows).tolist() == [True, False, False, True]
+def test_distance_is_measured_on_the_column_s_scale_and_the_farthest_column_counts():
+    size = Column(name="s", transform="log2", lower=16, upper=256)  # four doublings wide
+    rows = np.array([[8.0], [16.0], [100.0], [256.0], [1024.0]])
+    assert outside([size], rows) == pytest.approx([0.25, 0, 0, 0, 0.5])
+    both = [size, Column(name="t", lower=0, upper=10)]
+    assert outside(both, np.array([[8.0, 15.0], [8.0, 5.0]])) == pytest.approx([0.5, 0.25])

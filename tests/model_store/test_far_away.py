@@ -1,0 +1,53 @@
+"""Outside the training range an answer returns to the prior; inside it is the learner's own."""
+
+import numpy as np
+import pytest
+import torch
+
+from bmaml.task import Examples
+from tests.published import publish
+
+KINDS = ["maml", "emaml", "llama", "bfa", "bmaml", "collapsed"]
+
+
+def asked(tmp_path, kind, rows, joint=False, outputs=None):
+    """The model's belief about x in the caller's units, the learner's own, and the prior's."""
+    settings = {"particles": 1} if kind == "maml" else {}
+    model = publish(tmp_path, learner=kind, **settings)  # trained on x in [-5, 5]
+    draw = torch.Generator().manual_seed(1)
+    support = Examples.full(torch.randn(1, 4, 1, generator=draw), torch.randn(1, 4, 1, generator=draw))
+    x = torch.from_numpy(model.standardised_inputs(np.array(rows)[:, None])).unsqueeze(0)
+    with torch.no_grad():
+        posterior = model.learner.adapt(model.learned, support)
+        nothing = Examples(x[:, :0], x[:, :0], x[:, :0, 0].bool())
+        prior = model.learner.predict(model.learner.adapt(model.learned, nothing), x)
+        return model.predict(posterior, x, joint), model.learner.predict(posterior, x, joint), prior
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inside_the_training_range_nothing_changes(tmp_path, kind):
+    belief, own, _ = asked(tmp_path, kind, [-5.0, 0.0, 5.0])
+    assert torch.equal(belief.means, own.means)
+    assert torch.equal(belief.within, own.within)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_far_away_mean_and_epistemic_variance_are_the_prior_s(tmp_path, kind):
+    belief, own, prior = asked(tmp_path, kind, [-20.0, 20.0])
+    torch.testing.assert_close(belief.mean(), prior.mean())
+    torch.testing.assert_close(belief.epistemic(), prior.epistemic())
+    torch.testing.assert_close(belief.aleatoric(), own.aleatoric())
+
+
+def test_on_the_way_the_prior_s_share_grows_without_a_jump(tmp_path):
+    belief, own, prior = asked(tmp_path, "collapsed", [5.0, 5.001, 7.5, 10.0])  # the range is 10 wide
+    shares = (belief.mean() - own.mean()) / (prior.mean() - own.mean())
+    expected = torch.tensor([0.0, 0.0, 1 - np.exp(-0.5), 1 - np.exp(-2.0)])
+    torch.testing.assert_close(shares[0, :, 0], expected.to(shares), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bfa", "collapsed"])
+def test_covariances_between_rows_fit_the_variances_everywhere(tmp_path, kind):
+    belief, _, _ = asked(tmp_path, kind, [0.0, 6.0, 8.0, 30.0], joint=True)
+    embedding = belief.embedding()
+    torch.testing.assert_close(embedding.square().sum(-1), belief.epistemic())
