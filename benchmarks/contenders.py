@@ -38,7 +38,7 @@ RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 TUNING_STEPS = 1500
 LEVELS = [step / 20 for step in range(1, 20)]
 KERNEL_TASKS = 100
-TASKS_AT_ONCE = 50
+TASKS_AT_ONCE = 10
 
 PAPER = {"hidden": (40, 40, 40), "activation": "relu"}
 PERIODIC = {"hidden": (24, 24), "activation": "sine"}
@@ -76,24 +76,24 @@ class Contender:
 
 FLAGSHIP = "collapsed (shipped recipe)"
 CONTENDERS = [
-    Contender("maml", "maml", settings={"particles": 1}, steps=(10_000, 4_000), tuned=True),
-    Contender("emaml", "emaml", steps=(8_000, 3_000), tuned=True, fit_weights=True),
-    Contender("llama", "llama", steps=(8_000, 3_000), tuned=True),
-    Contender("bfa", "bfa", steps=(8_000, 3_000), tuned=True, fit_weights=True),
+    Contender("maml", "maml", settings={"particles": 1}, steps=(8_000, 3_000), tuned=True),
+    Contender("emaml", "emaml", steps=(5_000, 2_000), tuned=True, fit_weights=True),
+    Contender("llama", "llama", steps=(5_000, 2_000), tuned=True),
+    Contender("bfa", "bfa", steps=(5_000, 2_000), tuned=True, fit_weights=True),
     Contender(
         "bfa, trained with evidence weights",
         "bfa",
         settings={"evidence_weights": True},
-        steps=(6_000, 3_000),
+        steps=(5_000, 2_000),
         tuned=True,
         everywhere=False,
     ),
-    Contender("bmaml", "bmaml", steps=(8_000, 3_000), tuned=True, fit_weights=True),
+    Contender("bmaml", "bmaml", steps=(6_000, 2_000), tuned=True, fit_weights=True),
     Contender(
         "collapsed, one particle (ridge head)",
         "collapsed",
         settings={"particles": 1, "evidence_weights": False},
-        steps=(6_000, 3_000),
+        steps=(4_000, 2_000),
         variable_shots=True,
         everywhere=False,
     ),
@@ -101,16 +101,16 @@ CONTENDERS = [
         "collapsed, equal weights",
         "collapsed",
         settings={"evidence_weights": False},
-        steps=(6_000, 3_000),
+        steps=(4_000, 2_000),
         variable_shots=True,
         everywhere=False,
     ),
-    Contender("collapsed, relu, 10 particles", "collapsed", steps=(6_000, 3_000), variable_shots=True),
+    Contender("collapsed, relu, 10 particles", "collapsed", steps=(4_000, 2_000), variable_shots=True),
     Contender(
         FLAGSHIP,
         "collapsed",
         network=PERIODIC,
-        settings={"particles": 128, "spread": 2.0, "scales": (0.125, 0.25, 0.5, 1.0, 2.0)},
+        settings={"particles": 64, "spread": 2.0, "scales": (0.125, 0.25, 0.5, 1.0, 2.0)},
         on_curves={
             "network": {"inputs": 1, "outputs": 1, **WIDER},
             "particles": 32,
@@ -119,12 +119,12 @@ CONTENDERS = [
             "pointwise": True,
             "varying_noise": True,
         },
-        steps=(2_000, 3_000),
+        steps=(2_500, 3_000),
         variable_shots=True,
         meta_batch=16,
         learning_rate=3e-3,
     ),
-    Contender("neural process (CNP)", steps=(20_000, 6_000), variable_shots=True),
+    Contender("neural process (CNP)", steps=(10_000, 5_000), variable_shots=True),
     Contender("GP, kernel learned on the training tasks", steps=(1, 1)),
     Contender("GP per task", steps=(1, 1), everywhere=False),
     Contender("last value", steps=(0, 1)),
@@ -270,7 +270,7 @@ def _trained(entry: Entry, learner: Learner[Any], problem: Problem) -> dict[str,
         final_rate=0.02,
         decay="cosine",
         evaluate_every=max(1, steps // 20) if entry.share == 1 else steps,
-        patience=20,
+        patience=5,
     )
     config = TrainingConfig("entry", SinusoidConfig(), learner.name, {}, plan, entry.seed)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):

@@ -11,17 +11,15 @@ from typing import Any, get_args
 import torch
 
 from bmaml.errors import BmamlError
-from bmaml.learners import LEARNERS, LearnedRate, Learner, learner_from
-from bmaml.learners.maml import MAML
-from bmaml.networks import ACTIVATIONS
+from bmaml.learners import learner_from
 from model_store import SHIPPED, Model, Store
 from model_store.columns import Transform
-from model_store.manifest import checked_name
 from training.calibrate import calibrated
-from training.config import InvalidConfig, Optimisation, Shots, SinusoidConfig, TableConfig, TrainingConfig
+from training.config import InvalidConfig, Shots, SinusoidConfig, TableConfig
 from training.evaluate import Evaluation, evaluate
 from training.families import Family, Sinusoid, Table
 from training.loop import Interrupted, train
+from training.options import configuration, training_options
 from training.processes import joined
 from training.publish import publish
 
@@ -67,7 +65,7 @@ def _train_table(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family) -> None:
-    config = _config(options, family_config, family)
+    config = configuration(options, family_config, family)
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
     with joined(_device(options.device)) as (processes, device):
@@ -131,43 +129,6 @@ def _held_out(model: Model, options: argparse.Namespace) -> Any:
     return family.held_out()
 
 
-def _config(
-    options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family
-) -> TrainingConfig:
-    network = {
-        "inputs": len(family.inputs),
-        "hidden": tuple(options.hidden),
-        "outputs": len(family.outputs),
-        "activation": options.activation,
-    }
-    settings: dict[str, Any] = {"network": network}
-    default = 1 if options.learner == MAML.name else 16
-    settings["particles"] = default if options.particles is None else options.particles
-    for name in ("steps", "step_size", "learn_step_size", "leader_steps", "occam", "spread"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
-    if options.scales is not None:
-        settings["scales"] = tuple(options.scales)
-    for name in ("pointwise", "evidence_weights"):
-        if getattr(options, name):
-            settings[name] = True
-    plan = Optimisation(
-        meta_steps=options.meta_steps,
-        meta_batch=options.meta_batch,
-        learning_rate=options.learning_rate,
-        final_rate=options.final_rate,
-        decay=options.decay,
-        warmup=options.warmup,
-        clip=options.clip or None,
-        evaluate_every=options.evaluate_every,
-        patience=options.patience,
-    )
-    learner: Learner[Any] = learner_from(options.learner, settings)
-    return TrainingConfig(
-        checked_name(options.name), family_config, learner.name, settings, plan, options.seed
-    )
-
-
 def _device(choice: str) -> str:
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(os.environ.get("BMAML_STORE", SHIPPED)),
         help="where versions are published (default: $BMAML_STORE, else the shipped versions)",
     )
-    training = [store, _training_options()]
+    training = [store, training_options()]
 
     sinusoid = commands.add_parser("sinusoid", parents=training, help="sine curves, as in the paper")
     sinusoid.add_argument("--shots", default="10", help="support points: K or LOWEST:HIGHEST")
@@ -246,64 +207,6 @@ def _published_options() -> argparse.ArgumentParser:
     options.add_argument("--shots", help="support rows: K or LOWEST:HIGHEST")
     for name in ("task", "split", "order"):
         options.add_argument(f"--{name}", help="as in training (default: as the model was trained)")
-    return options
-
-
-def _training_options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    plan = Optimisation()
-    options.add_argument("--name", required=True, help="of the model to publish")
-    options.add_argument("--description", default="", help="one sentence for the card")
-    options.add_argument("--learner", choices=sorted(LEARNERS), default="collapsed")
-    options.add_argument("--particles", type=int, help="default: 16, and 1 for maml")
-    options.add_argument("--hidden", type=int, nargs="+", default=[40, 40, 40], metavar="UNITS")
-    options.add_argument("--activation", choices=sorted(ACTIVATIONS), default="tanh")
-    options.add_argument("--steps", type=int, help="inner steps (default: the learner's)")
-    options.add_argument("--step-size", type=float, help="inner rate (default: the learner's)")
-    options.add_argument(
-        "--learn-step-size",
-        choices=get_args(LearnedRate),
-        help="meta-learn the inner rate: one number, or one per parameter (default: none)",
-    )
-    options.add_argument(
-        "--spread", type=float, help="e-fold range of the particles' first precisions (collapsed only)"
-    )
-    options.add_argument(
-        "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed only)"
-    )
-    options.add_argument(
-        "--pointwise", action="store_true", help="score each query row on its own (collapsed only)"
-    )
-    options.add_argument(
-        "--evidence-weights",
-        action="store_true",
-        help="weight particles by their Laplace evidence (emaml, bfa and bmaml; collapsed always does)",
-    )
-    options.add_argument("--occam", type=float, help="weight of the log volume in the loss (llama only)")
-    options.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml only)")
-    options.add_argument("--meta-steps", type=int, default=plan.meta_steps)
-    options.add_argument("--meta-batch", type=int, default=plan.meta_batch)
-    options.add_argument("--learning-rate", type=float, default=plan.learning_rate)
-    options.add_argument("--final-rate", type=float, default=plan.final_rate, help="fraction left at the end")
-    options.add_argument("--decay", choices=["exponential", "cosine"], default=plan.decay)
-    options.add_argument("--warmup", type=int, default=plan.warmup)
-    options.add_argument("--clip", type=float, default=plan.clip, help="meta-gradient norm; 0 for no limit")
-    options.add_argument("--evaluate-every", type=int, default=plan.evaluate_every)
-    options.add_argument(
-        "--patience", type=int, default=plan.patience, help="0: run to the end and keep the last parameters"
-    )
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    options.add_argument(
-        "--runs",
-        type=Path,
-        default=Path(os.environ.get("BMAML_RUNS", "runs")),
-        help="checkpoints and TensorBoard logs (default: $BMAML_RUNS, else ./runs)",
-    )
-    options.add_argument(
-        "--compile", action="store_true", help="compile the meta-objective first: worth it for long runs"
-    )
-    options.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     return options
 
 

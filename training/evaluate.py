@@ -12,7 +12,7 @@ from bmaml.task import Examples, TaskBatch
 from model_store.model import Model
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-TASKS_AT_ONCE = 50
+TASKS_AT_ONCE = 10
 NEGLIGIBLE = 1e-6
 """Weight of the components that scoring leaves out: far below what any figure shows."""
 

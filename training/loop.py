@@ -31,7 +31,7 @@ from training.families import Family
 from training.processes import LostProcess, Processes
 
 CHECKPOINT_SECONDS = 30.0
-TASKS_AT_ONCE = 50
+TASKS_AT_ONCE = 20
 """Validation tasks in one piece: large enough to be quick, small enough to stay in memory at hand."""
 CHECKPOINT = "checkpoint.pt"
 ALONE = Processes()

@@ -23,6 +23,8 @@ from training.families.splits import Indices, UnusableTable, constant_codes, rol
 
 MAX_CATEGORIES = 64
 EVALUATED_AT_ONCE = 200
+VALIDATION_DEALS = 200
+"""How many support sets validation wants at least: five tasks, dealt once, say little about a width."""
 HELD_OUT_QUERIES = 1000
 
 
@@ -93,16 +95,18 @@ class Table:
         return self._deal(chosen, self.config.queries, generator, self.config.drop)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """The validation tasks, dealt the same way every time."""
-        return self._fixed("validation", self.config.queries)
+        """The validation tasks, dealt the same way every time; few of them are dealt several times."""
+        tasks = int((self.rows.roles == "validation").sum())
+        deals = max(1, VALIDATION_DEALS // max(1, tasks))
+        return self._fixed("validation", self.config.queries, deals)
 
     def held_out(self) -> Iterator[TaskBatch]:
         """The test tasks, each with (nearly) all rows asked."""
         return self._fixed("test", HELD_OUT_QUERIES)
 
-    def _fixed(self, role: str, queries: int) -> Iterator[TaskBatch]:
+    def _fixed(self, role: str, queries: int, deals: int = 1) -> Iterator[TaskBatch]:
         generator = torch.Generator().manual_seed(self._seed + 1_000_003)
-        chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role))
+        chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role)).repeat(deals)
         for part in chosen.split(EVALUATED_AT_ONCE):
             yield self._deal(part, queries, generator)
 

@@ -1,0 +1,51 @@
+"""What a training run does where the command line is silent: the recipe that measured best.
+
+One for each learner and kind of family; docs/accuracy.md has the measurements. The learners of the
+literature keep the paper's network, ten particles and one inner step.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.maml import MAML
+from training.config import Optimisation
+
+FamilyKind = Literal["sinusoid", "table"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of one kind of run.
+
+    Attributes:
+        hidden, activation: of the network.
+        settings: of the learner, beside the network.
+        optimisation: the outer loop.
+    """
+
+    hidden: tuple[int, ...] = (40, 40, 40)
+    activation: str = "relu"
+    settings: dict[str, Any] = field(default_factory=lambda: {"particles": 10})
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+
+def recipe_for(learner: str, family: FamilyKind) -> Recipe:
+    """The recipe of a learner, by its name, on a kind of family."""
+    if learner == MAML.name:
+        return Recipe(settings={"particles": 1})
+    if learner != Collapsed.name:
+        return Recipe()
+    decay = {"learning_rate": 3e-3, "final_rate": 0.02, "decay": "cosine"}
+    if family == "sinusoid":
+        settings = {"particles": 128, "spread": 2.0, "scales": (0.125, 0.25, 0.5, 1.0, 2.0)}
+        long = Optimisation(meta_steps=20_000, evaluate_every=1000, patience=0, **decay)  # type: ignore[arg-type]
+        return Recipe((24, 24), "sine", settings, long)
+    settings = {
+        "particles": 32,
+        "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
+        "pointwise": True,
+        "varying_noise": True,
+    }
+    short = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
+    return Recipe((32, 32), "sine", settings, short)
