@@ -5,6 +5,7 @@ at most as many as there are; ties are broken by one uniform draw per row and ne
 so that permuting the pool permutes the answer.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -123,7 +124,7 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
         gains=torch.stack(gains, -1),
         strategies=used,
         saturated_at=saturated_at,
-        ceiling=predictive.means.shape[1] - 1 if bare else None,
+        ceiling=int((predictive.log_weights > -math.inf).sum(-1).max()) - 1 if bare else None,
     )
 
 

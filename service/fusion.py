@@ -19,6 +19,9 @@ from model_store.model import Single
 from service.selection import choose
 from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Work
 
+NEGLIGIBLE = 1e-8
+"""Weight of the components that quantiles and acquisitions leave out: far below single precision."""
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -26,11 +29,13 @@ class _Batch:
 
     Attributes:
         belief: about the query rows.
+        light: the same without the components of negligible weight.
         support_x, query_x: padded inputs, standardised, on the device.
         nll_before, nll_after: of the support labels, nats per value.
     """
 
     belief: Predictive
+    light: Predictive
     support_x: Tensor
     query_x: Tensor
     finite: Array
@@ -74,9 +79,11 @@ def _run(works: Sequence[Work]) -> _Batch:
 
     belief = model.in_callers_units(everything.part(slice(None), slice(shown, None)))
     moments = Moments(_array(belief.mean()), _array(belief.aleatoric()), _array(belief.epistemic()))
-    quantiles = _array(belief.quantiles(_levels(works).to(model.device)))
+    light = belief.without_negligible(NEGLIGIBLE)
+    quantiles = _array(light.quantiles(_levels(works).to(model.device)))
     return _Batch(
         belief=belief,
+        light=light,
         support_x=support.x,
         query_x=query.x,
         finite=finite,
@@ -108,15 +115,17 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
             f"adapting {work.model.manifest.name!r} to these {shown} rows left the finite numbers; "
             "check the units of the rows, or ask for fewer steps"
         )
-    belief = batch.belief.part(slice(task, task + 1), slice(rows))
+    own = slice(task, task + 1)
     result: Predicted | Chosen
     if isinstance(work.ask, PredictAsk):
         levels = batch.quantiles[task, : len(work.ask.levels), :rows]
         result = (
-            _with_particles(belief, moments, levels) if work.ask.particles else Predicted(moments, levels)
+            _with_particles(batch.belief.part(own, slice(rows)), moments, levels)
+            if work.ask.particles
+            else Predicted(moments, levels)
         )
     else:
-        own = slice(task, task + 1)
+        belief = batch.light.part(own, slice(rows))
         result = choose(work.ask, belief, moments, batch.query_x[own, :rows], batch.support_x[own, :shown])
     return Answer(
         result=result,

@@ -107,6 +107,8 @@ class Optimisation:
         warmup: updates over which the rate first rises from zero.
         clip: largest norm of the meta-gradient; None for no limit.
         evaluate_every: updates between looks at the validation tasks.
+        optimiser: Adam for everything, or Muon for the matrices between hidden layers.
+        matrix_rate: Muon's rate for those, at the start; it decays with the learning rate.
         patience: looks without a better NLL before stopping; 0 runs to the end and keeps the last
             parameters, anything else keeps the best.
     """
@@ -120,6 +122,8 @@ class Optimisation:
     clip: float | None = 10.0
     evaluate_every: int = 500
     patience: int = 10
+    optimiser: Literal["adam", "muon"] = "adam"
+    matrix_rate: float = 0.02
 
     def __post_init__(self) -> None:
         whole = {"meta_steps": self.meta_steps, "meta_batch": self.meta_batch}
@@ -127,8 +131,9 @@ class Optimisation:
         for name, value in whole.items():
             if value < 1:
                 raise InvalidConfig(f"{name} must be at least 1; found {value}")
-        if not (0 < self.learning_rate < float("inf") and 0 < self.final_rate <= 1):
-            raise InvalidConfig("the learning rate must be positive and its final fraction in (0, 1]")
+        rates = (self.learning_rate, self.matrix_rate)
+        if not all(0 < rate < float("inf") for rate in rates) or not 0 < self.final_rate <= 1:
+            raise InvalidConfig("the learning rates must be positive and their final fraction in (0, 1]")
         if min(self.warmup, self.patience) < 0 or (self.clip is not None and self.clip <= 0):
             raise InvalidConfig("warmup and patience cannot be negative, and clip must be positive")
 

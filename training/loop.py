@@ -28,6 +28,7 @@ from bmaml.task import TaskBatch
 from training.compiled import Objective, objective
 from training.config import Optimisation, TrainingConfig
 from training.families import Family
+from training.muon import Muon
 from training.processes import LostProcess, Processes
 
 CHECKPOINT_SECONDS = 30.0
@@ -156,8 +157,11 @@ def meta_step(
     Raises:
         LostProcess: another process ended; nothing was updated.
     """
+    rate = learning_rate(plan, state.step)
     for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(plan, state.step)
+        group["lr"] = rate
+        if "matrix_lr" in group:
+            group["matrix_lr"] = plan.matrix_rate * rate / plan.learning_rate
     state.optimiser.zero_grad()
     loss = loss_of(state.learned, processes.part(batch).to(state.device))
     loss.backward()
@@ -204,7 +208,9 @@ def _start(learner: Learner[Any], config: TrainingConfig, device: str) -> State:
     learned = {
         name: tensor.to(device).requires_grad_() for name, tensor in learner.initialise(generator).items()
     }
-    optimiser = torch.optim.Adam(learned.values(), lr=config.optimisation.learning_rate)
+    plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
+    if plan.optimiser == "muon":
+        optimiser = Muon(learned, learner.network, plan.learning_rate, plan.matrix_rate)
     return State(learned, optimiser, torch.device(device))
 
 

@@ -117,6 +117,8 @@ def training_options() -> argparse.ArgumentParser:
     plan.add_argument("--meta-batch", type=int)
     plan.add_argument("--learning-rate", type=float)
     plan.add_argument("--final-rate", type=float, help="fraction of the learning rate left at the end")
+    plan.add_argument("--optimiser", choices=["adam", "muon"])
+    plan.add_argument("--matrix-rate", type=float, help="of Muon, for matrices between hidden layers")
     plan.add_argument("--decay", choices=["exponential", "cosine"])
     plan.add_argument("--warmup", type=int)
     plan.add_argument("--clip", type=float, help="meta-gradient norm; 0 for no limit")
