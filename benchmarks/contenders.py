@@ -72,6 +72,7 @@ class Contender:
     fit_weights: bool = False
     meta_batch: int = 10
     learning_rate: float = 1e-3
+    optimiser: str = field(default="adam", repr=False)
 
 
 FLAGSHIP = "collapsed (shipped recipe)"
@@ -119,10 +120,11 @@ CONTENDERS = [
             "pointwise": True,
             "varying_noise": True,
         },
-        steps=(2_500, 3_000),
+        steps=(2_000, 3_000),
         variable_shots=True,
         meta_batch=16,
         learning_rate=3e-3,
+        optimiser="muon",
     ),
     Contender("neural process (CNP)", steps=(10_000, 5_000), variable_shots=True),
     Contender("GP, kernel learned on the training tasks", steps=(1, 1)),
@@ -267,6 +269,7 @@ def _trained(entry: Entry, learner: Learner[Any], problem: Problem) -> dict[str,
         meta_steps=steps,
         meta_batch=entry.contender.meta_batch,
         learning_rate=entry.contender.learning_rate,
+        optimiser=entry.contender.optimiser,
         final_rate=0.02,
         decay="cosine",
         evaluate_every=max(1, steps // 20) if entry.share == 1 else steps,
