@@ -34,7 +34,7 @@ from training.config import Optimisation, Shots, SinusoidConfig, TrainingConfig
 from training.evaluate import scored, summarised
 from training.loop import TrainingDiverged, train, validation_nll
 
-RATES = (1e-5, 1e-4, 1e-3, 1e-2)
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TUNING_STEPS = 1500
 LEVELS = [step / 20 for step in range(1, 20)]
 KERNEL_TASKS = 100
