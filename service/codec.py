@@ -238,6 +238,8 @@ def _warnings(model: Model, shown: int, asked: Array, what: str) -> tuple[str, .
     warnings = []
     if shown == 0:
         warnings.append("the support set is empty: this is the model's prior")
+    if not model.learner.has_epistemic:
+        warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
     if far := int((outside(model.manifest.inputs, asked) > FAR).sum()):
         spans = ", ".join(f"{c.name} in [{c.lower:g}, {c.upper:g}]" for c in model.manifest.inputs[:8])
         warnings.append(

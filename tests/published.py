@@ -8,6 +8,7 @@ import torch
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
+from model_store.manifest import Look
 
 X = Column(name="x", lower=-5.0, upper=5.0)
 SIZE = Column(name="size", transform="log2", mean=6.0, std=2.0, lower=16.0, upper=4096.0)
@@ -22,6 +23,7 @@ def publish(
     inputs: tuple[Column, ...] = (X,),
     outputs: tuple[Column, ...] = (Y,),
     seed: int = 0,
+    history: tuple[Look, ...] = (),
     **settings: Any,
 ) -> Model:
     built = LEARNERS[learner](MLP(len(inputs), (6, 5), len(outputs), "tanh"), **{"particles": 4, **settings})
@@ -37,6 +39,7 @@ def publish(
         learner=learner,
         settings=settings_of(built),
         training={},
+        history=history,
         seed=seed,
         code_version="0",
         metrics={"nll": 1.5},

@@ -39,6 +39,11 @@ class Bare(Learner[BareParticles]):
     priors: Precisions = field(default_factory=Precisions)
     evidence_weights: bool = False
 
+    @property
+    def has_epistemic(self) -> bool:
+        """True for more than one particle."""
+        return self.particles > 1
+
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`; `log_step_size`, `log_temperature` where they are learned."""
         weights = self.network.initialise(self.particles, generator)

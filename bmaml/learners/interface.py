@@ -108,6 +108,11 @@ class Learner(ABC, Generic[PosteriorT]):
     def finite(self, posterior: PosteriorT) -> Verdicts:
         """True for each task whose adaptation stayed finite."""
 
+    @property
+    def has_epistemic(self) -> bool:
+        """False where the posterior is a single point: its epistemic variance is zero, for want of others."""
+        return True
+
     def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 #param"]:
         """The inner rate ε of each task: zero without rows, so that the start itself is the prior."""
         fixed = self.learn_step_size == "none"
