@@ -54,7 +54,8 @@ class Results:
         return {entry: json.loads(path.read_text()) for path, entry in by_text.items()}
 
     def _path(self, entry: Entry) -> Path:
-        return self._folder / f"{hashlib.sha256(repr(entry).encode()).hexdigest()[:24]}.json"
+        told = f"{entry!r} {entry.meta_steps}"
+        return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
 
 
 def tuned_rates(results: Results, options: argparse.Namespace) -> dict[tuple[str, bool], float]:

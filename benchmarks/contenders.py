@@ -65,7 +65,7 @@ class Contender:
     network: Mapping[str, Any] = field(default_factory=lambda: PAPER)
     settings: Mapping[str, Any] = field(default_factory=dict)
     on_curves: Mapping[str, Any] = field(default_factory=dict)
-    steps: tuple[int, int] = (0, 0)
+    steps: tuple[int, int] = field(default=(0, 0), repr=False)
     tuned: bool = False
     variable_shots: bool = False
     everywhere: bool = True
@@ -77,24 +77,24 @@ class Contender:
 
 FLAGSHIP = "collapsed (shipped recipe)"
 CONTENDERS = [
-    Contender("maml", "maml", settings={"particles": 1}, steps=(8_000, 3_000), tuned=True),
-    Contender("emaml", "emaml", steps=(5_000, 2_000), tuned=True, fit_weights=True),
-    Contender("llama", "llama", steps=(5_000, 2_000), tuned=True),
-    Contender("bfa", "bfa", steps=(5_000, 2_000), tuned=True, fit_weights=True),
+    Contender("maml", "maml", settings={"particles": 1}, steps=(5_000, 2_000), tuned=True),
+    Contender("emaml", "emaml", steps=(3_000, 1_500), tuned=True, fit_weights=True),
+    Contender("llama", "llama", steps=(3_000, 1_500), tuned=True),
+    Contender("bfa", "bfa", steps=(3_000, 1_500), tuned=True, fit_weights=True),
     Contender(
         "bfa, trained with evidence weights",
         "bfa",
         settings={"evidence_weights": True},
-        steps=(5_000, 2_000),
+        steps=(3_000, 1_500),
         tuned=True,
         everywhere=False,
     ),
-    Contender("bmaml", "bmaml", steps=(6_000, 2_000), tuned=True, fit_weights=True),
+    Contender("bmaml", "bmaml", steps=(4_000, 1_500), tuned=True, fit_weights=True),
     Contender(
         "collapsed, one particle (ridge head)",
         "collapsed",
         settings={"particles": 1, "evidence_weights": False},
-        steps=(4_000, 2_000),
+        steps=(2_500, 1_500),
         variable_shots=True,
         everywhere=False,
     ),
@@ -102,11 +102,11 @@ CONTENDERS = [
         "collapsed, equal weights",
         "collapsed",
         settings={"evidence_weights": False},
-        steps=(4_000, 2_000),
+        steps=(2_500, 1_500),
         variable_shots=True,
         everywhere=False,
     ),
-    Contender("collapsed, relu, 10 particles", "collapsed", steps=(4_000, 2_000), variable_shots=True),
+    Contender("collapsed, relu, 10 particles", "collapsed", steps=(2_500, 1_500), variable_shots=True),
     Contender(
         FLAGSHIP,
         "collapsed",
@@ -120,13 +120,13 @@ CONTENDERS = [
             "pointwise": True,
             "varying_noise": True,
         },
-        steps=(2_000, 3_000),
+        steps=(1_500, 3_000),
         variable_shots=True,
         meta_batch=16,
         learning_rate=3e-3,
         optimiser="muon",
     ),
-    Contender("neural process (CNP)", steps=(10_000, 5_000), variable_shots=True),
+    Contender("neural process (CNP)", steps=(6_000, 3_000), variable_shots=True),
     Contender("GP, kernel learned on the training tasks", steps=(1, 1)),
     Contender("GP per task", steps=(1, 1), everywhere=False),
     Contender("last value", steps=(0, 1)),
