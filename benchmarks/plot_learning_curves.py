@@ -9,7 +9,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from learning_curves import Curve, read
+from baselines import Array
+from problems import FEWEST_ANCHORS, read
 
 from bmaml.task import Examples
 from model_store import SHIPPED, Store
@@ -20,28 +21,26 @@ from matplotlib import pyplot as plt
 SHOTS = 5
 
 
-def draw(axis: plt.Axes, curve: Curve, store: Path, name: str) -> None:
+def draw(axis: plt.Axes, sizes: Array, values: Array, store: Path, name: str) -> None:
     """Points given, points that came later, mean, 50 and 90 % intervals and the epistemic part."""
     model = Store(store).load(name)
-    grid = np.linspace(curve.x[0] - 0.5, max(curve.x[-1], 12) + 0.5, 200)
-    seen = Curve(curve.x[:SHOTS], curve.y[:SHOTS])
-    x, y = model.standardised_inputs(2 ** seen.x[:, None]), model.standardised_targets(seen.y[:, None])
+    grid = np.geomspace(sizes[0] / 1.4, 1.4 * max(sizes[-1], 4096), 200)
+    seen, values_seen = sizes[:SHOTS], values[:SHOTS]
+    x, y = model.standardised_inputs(seen[:, None]), model.standardised_targets(values_seen[:, None])
     support = Examples.padded([(torch.from_numpy(x), torch.from_numpy(y))])
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, support)
-        query = torch.from_numpy(model.standardised_inputs(2 ** grid[:, None])).unsqueeze(0)
-        belief = model.in_callers_units(model.learner.predict(posterior, query))
+        query = torch.from_numpy(model.standardised_inputs(grid[:, None])).unsqueeze(0)
+        belief = model.in_callers_units(model.predict(posterior, query))
         mean = belief.mean()[0, :, 0].numpy()
         for level, shade in ((0.9, 0.18), (0.5, 0.3)):
             lower, upper = (bound[0, :, 0].numpy() for bound in belief.interval(level))
             axis.fill_between(
-                2**grid, lower, upper, color="#2a6f97", alpha=shade, lw=0, label=f"{level:.0%} interval"
+                grid, lower, upper, color="#2a6f97", alpha=shade, lw=0, label=f"{level:.0%} interval"
             )
-    axis.plot(2**grid, mean, color="#014f86", lw=2, label="mean")
-    axis.plot(
-        2 ** curve.x[SHOTS:], curve.y[SHOTS:], "o", ms=5, mfc="white", mec="#c9184a", label="came later"
-    )
-    axis.plot(2**seen.x, seen.y, "o", ms=6, color="#c9184a", label="given")
+    axis.plot(grid, mean, color="#014f86", lw=2, label="mean")
+    axis.plot(sizes[SHOTS:], values[SHOTS:], "o", ms=5, mfc="white", mec="#c9184a", label="came later")
+    axis.plot(seen, values_seen, "o", ms=6, color="#c9184a", label="given")
     axis.set_xscale("log", base=2)
     axis.set_xlabel("training rows")
     axis.grid(alpha=0.25, lw=0.6)
@@ -59,10 +58,10 @@ def main() -> None:
     parser.add_argument("--curves", type=int, nargs="+", default=[300, 120])
     parser.add_argument("--output", type=Path, default=Path("docs/learning-curves.png"))
     options = parser.parse_args()
-    curves = read(options.file, 8)
+    curves = [curve for curve in read(options.file) if len(curve[0]) >= FEWEST_ANCHORS]
     figure, axes = plt.subplots(1, len(options.curves), figsize=(9, 3.2), layout="constrained")
     for axis, index in zip(np.atleast_1d(axes), options.curves, strict=True):
-        draw(axis, curves[index], options.store, options.model)
+        draw(axis, *curves[index], options.store, options.model)
     np.atleast_1d(axes)[0].set_ylabel("accuracy")
     np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(options.output, dpi=120)
