@@ -13,6 +13,9 @@ before any data. With Φ the support features, r = y − f(x) and K = ΦΦᵀ/λ
 the particles with weight ∝ exp(τ · evidence): Bayesian model averaging over hypotheses. τ is
 learned. Padding has zero features, zero residual and unit diagonal, so it adds nothing.
 
+The noise may depend on x: then the variance 1/γ of a row becomes exp(aᵀψ(x)) / γ, with ψ the features
+before their scaling and a meta-learned per particle, on K's diagonal and in the prediction alike.
+
 Tasks also differ in the size of their targets. Each particle may therefore be held at several
 scales s, which multiply every standard deviation: K becomes s²K, and with the same Cholesky
 factor the evidence is −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n log 2π. A (particle, scale) pair is a
@@ -83,7 +86,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         scales: s, the sizes at which each particle is held.
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
-        varying_noise: the noise depends on x: its variance is exp(aᵀφ(x)) / γ, with a meta-learned.
+        varying_noise: let the noise depend on x.
     """
 
     name: ClassVar[str] = "collapsed"
@@ -107,7 +110,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
-        The prior mean of the last layer starts at zero.
+        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`. The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         weights[:, -self.network.head_size :] = 0

@@ -444,3 +444,35 @@ def test_the_weights_of_bare_particles_are_their_laplace_evidence():
         expected.append(fit + prior - 0.5 * torch.logdet(precision / (2 * torch.pi)))
     tau = learned["log_temperature"].exp()
     torch.testing.assert_close(posterior.log_weights[0], (tau * torch.stack(expected)).log_softmax(-1))
+
+
+def test_noise_that_depends_on_x_enters_evidence_and_prediction_row_by_row():
+    learner, learned = learner_of(Collapsed, steps=0, varying_noise=True)
+    learned["log_widening"] = torch.zeros(())
+    batch = full_batch(tasks=1)
+    theta = weights_of(learned["initial"])[None]
+
+    def parts(x):
+        hidden = learner.network.features(theta, x)[0, 2]
+        raw = torch.cat([hidden, torch.ones(len(hidden), 1)], -1)
+        noise = torch.exp(raw @ learned["noise_slopes"][2] - learned["initial"][2, -2])
+        return raw / 6**0.5, noise, learner.network(theta, x)[0, 2]
+
+    phi, noise, prior_mean = parts(batch.support.x)
+    lamda = learned["initial"][2, -1].exp()
+    dense = torch.distributions.MultivariateNormal(
+        torch.zeros(4), phi @ phi.T / lamda + torch.diag_embed(noise)
+    )
+    residual = batch.support.y[0] - prior_mean
+    found = learner.evidence(learned["initial"].unsqueeze(0), batch.support, learned["noise_slopes"])
+    torch.testing.assert_close(found[0, 2], dense.log_prob(residual.T).sum())
+
+    belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x, joint=True)
+    asked, asked_noise, asked_mean = parts(batch.query.x)
+    gain = asked @ phi.T / lamda @ torch.linalg.inv(dense.covariance_matrix)
+    torch.testing.assert_close(belief.means[0, 2], asked_mean + gain @ residual)
+    covariance = asked @ asked.T / lamda - gain @ phi @ asked.T / lamda
+    factor = belief.factor[0, 2, :, 0]
+    torch.testing.assert_close(factor @ factor.T, covariance)
+    torch.testing.assert_close(belief.within[0, 2, :, 0], covariance.diagonal())
+    torch.testing.assert_close(belief.noise[0, 2, :, 0], asked_noise)
