@@ -110,7 +110,8 @@ class Collapsed(Learner[CollapsedPosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
-        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`. The prior mean of the last layer starts at zero.
+        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`. The prior mean of the
+        last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         weights[:, -self.network.head_size :] = 0
