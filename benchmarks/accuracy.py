@@ -94,7 +94,7 @@ def chosen(options: argparse.Namespace) -> list[Contender]:
 def entries(options: argparse.Namespace, rates: dict[tuple[str, bool], float]) -> Iterator[Entry]:
     """All trainings of the benchmark, the longest first."""
     for contender in sorted(chosen(options), key=lambda each: -each.steps[0] * (each.learner is not None)):
-        for seed in range(options.seeds):
+        for seed in range(options.seeds if contender.seeded else 1):
             shared: dict[str, Any] = {"seed": seed, "share": options.share, "held_out": options.held_out}
             for tasks in options.tasks if contender.steps[0] else ():
                 if contender.everywhere or tasks == TUNING_TASKS:

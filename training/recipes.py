@@ -39,13 +39,13 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     decay = {"learning_rate": 3e-3, "final_rate": 0.02, "decay": "cosine"}
     if family == "sinusoid":
         settings = {"particles": 128, "spread": 2.0, "scales": (0.125, 0.25, 0.5, 1.0, 2.0)}
-        long = Optimisation(meta_steps=20_000, evaluate_every=1000, patience=0, **decay)  # type: ignore[arg-type]
-        return Recipe((24, 24), "sine", settings, long)
+        plan = Optimisation(meta_steps=9000, patience=0, optimiser="muon", **decay)  # type: ignore[arg-type]
+        return Recipe((24, 24), "sine", settings, plan)
     settings = {
         "particles": 32,
         "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
         "pointwise": True,
         "varying_noise": True,
     }
-    short = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
-    return Recipe((32, 32), "sine", settings, short)
+    plan = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
+    return Recipe((32, 32), "sine", settings, plan)
