@@ -166,7 +166,7 @@ def test_a_diverging_run_publishes_nothing(tmp_path, capsys):
         ({"particles": 0}, "at least one particle"),
         ({"shots": "5:2"}, "lowest <= highest"),
         ({"meta-steps": 0}, "meta_steps must be"),
-        ({"learning-rate": -1}, "learning rate must be"),
+        ({"learning-rate": -1}, "learning rates must be"),
         ({"name": "No Such"}, "not a model name"),
     ],
 )
