@@ -123,7 +123,7 @@ CONTENDERS = [
             "pointwise": True,
             "varying_noise": True,
         },
-        steps=(1_500, 3_000),
+        steps=(1_000, 2_000),
         variable_shots=True,
         meta_batch=16,
         learning_rate=3e-3,
