@@ -26,7 +26,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     BMAML_HOST=0.0.0.0 \
     BMAML_PORT=8000 \
     BMAML_STORE=/store \
-    BMAML_RUNS=/runs
+    BMAML_RUNS=/runs \
+    MPLCONFIGDIR=/tmp
 RUN groupadd --system --gid 10001 bmaml \
     && useradd --system --uid 10001 --gid bmaml --home-dir /nonexistent --shell /usr/sbin/nologin bmaml \
     && mkdir /runs && chown bmaml:bmaml /runs

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from contenders import LEVELS
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-LEVELS = [step / 20 for step in range(1, 20)]
 COLUMNS = (
     ("MSE", "mse", "{:.3g}"),
     ("median task", "median_mse", "{:.2g}"),
