@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--page", type=Path, default=Path("docs/accuracy.md"))
+    parser.add_argument("--machine", default=platform.machine(), help="its name on the page")
     parser.add_argument("--store", type=Path, default=SHIPPED)
     parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
     parser.add_argument("--quick", action="store_true", help="few steps and tasks; prints, writes no page")
@@ -142,7 +143,7 @@ def main() -> None:
                 rows.append(Row(f"{problem.name}, shipped", f"`{name}`", int(shots), 0, metrics))
     steps = {(e.contender.name, e.problem_name): e.meta_steps for e in found}
     rates = {(e.contender.name, e.problem_name): e.step_size for e in found if e.step_size is not None}
-    machine = f"{platform.machine()}, one thread a training, torch {torch.__version__}"
+    machine = f"{options.machine}, one thread a training, torch {torch.__version__}"
     write(None if options.quick else options.page, rows, steps, rates, machine)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from contenders import LEVELS
 
 mpl.use("Agg")
@@ -81,13 +82,13 @@ def _line(shots: int, name: str, metrics: list[Mapping[str, Any]], squared: str)
         key = "rmse" if key == "mse" and squared == "RMSE" else key
         cell = form.format(_mean(metrics, key))
         if key in ("mse", "rmse", "nll") and len(metrics) > 1:
-            cell += " ± " + form.format(statistics.stdev([each[key] for each in metrics]))
+            cell += " ± " + form.format(np.std([each[key] for each in metrics], ddof=1))
         cells.append(cell.replace("%", " %"))
     return f"| {shots} | {name} | {' | '.join(cells)} |"
 
 
 def _mean(metrics: list[Mapping[str, Any]], key: str) -> float:
-    return statistics.fmean(each[key] for each in metrics)
+    return float(np.mean([each[key] for each in metrics]))
 
 
 def _trainings(steps: Mapping[tuple[str, str], int], rates: Mapping[tuple[str, str], float]) -> list[str]:
