@@ -31,7 +31,7 @@ from bmaml.task import Examples, TaskBatch
 from model_store import Store
 from training.calibrate import calibrated
 from training.config import Optimisation, Shots, SinusoidConfig, TrainingConfig
-from training.evaluate import scored, summarised
+from training.evaluate import TASKS_AT_ONCE, scored, summarised
 from training.loop import TrainingDiverged, train, validation_nll
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -39,7 +39,6 @@ TUNING_STEPS = 1500
 LOOKS = 8
 LEVELS = [step / 20 for step in range(1, 20)]
 KERNEL_TASKS = 100
-TASKS_AT_ONCE = 10
 
 PAPER = {"hidden": (40, 40, 40), "activation": "relu"}
 PERIODIC = {"hidden": (24, 24), "activation": "sine"}

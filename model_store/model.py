@@ -19,6 +19,9 @@ from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
 
+ROUNDING = 1e-6
+"""Widths of the training range within which a row at its very end is inside: single precision's error."""
+
 
 class CorruptModel(BmamlError):
     """A version that is not what its manifest says."""
@@ -123,7 +126,8 @@ class Model:
     def _unknown(self, x: Tensor) -> Tensor:
         """The prior's share at each row, `[task, row]`."""
         low, high = self._range.to(x).unbind(0)
-        distance = (torch.maximum(low - x, x - high) / (high - low)).amax(-1).clamp_min(0)
+        distance = (torch.maximum(low - x, x - high) / (high - low)).amax(-1)
+        distance = torch.where(distance > ROUNDING, distance, 0.0)
         return -torch.expm1(-0.5 * (distance / FAR).square())
 
     @cached_property
