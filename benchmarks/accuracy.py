@@ -5,7 +5,7 @@
 
 Sine curves with 100, 1000 and unlimited training tasks, at 5, 10 and 20 support rows, 500 held-out
 curves × 200 noiseless points; learning curves from 3, 5 and 8 anchors. The inner rate of every
-gradient learner is found by the same search, on the validation NLL after a short training. Results
+gradient learner is found by the same search, on the validation CRPS after a short training. Results
 are kept in `--results`, so that an interrupted benchmark goes on where it was.
 """
 
@@ -80,7 +80,7 @@ def tuned_rates(results: Results, options: argparse.Namespace) -> dict[tuple[str
     best: dict[tuple[str, bool], float] = {}
     for name, on_curves in {key[:2] for key in candidates}:
         best[name, on_curves] = min(
-            options.rates, key=lambda rate: found[candidates[name, on_curves, rate]]["nll"]
+            options.rates, key=lambda rate: found[candidates[name, on_curves, rate]]["crps"]
         )
         print(f"inner rate of {name} on {'curves' if on_curves else 'sine'}: {best[name, on_curves]:g}")
     return best

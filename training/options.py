@@ -23,6 +23,7 @@ OF_THE_LEARNER = (
     "evidence_weights",
     "spread",
     "scales",
+    "bands",
     "pointwise",
     "varying_noise",
 )
@@ -49,8 +50,8 @@ def configuration(
         "activation": options.activation or recipe.activation,
     }
     settings = {"network": network, **recipe.settings, **given(OF_THE_LEARNER)}
-    if "scales" in settings:
-        settings["scales"] = tuple(settings["scales"])
+    for several in {"scales", "bands"} & settings.keys():
+        settings[several] = tuple(settings[several])
     plan = given(OF_THE_PLAN)
     if "clip" in plan:
         plan["clip"] = plan["clip"] or None
@@ -108,6 +109,13 @@ def training_options() -> argparse.ArgumentParser:
     )
     learner.add_argument(
         "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed)"
+    )
+    learner.add_argument(
+        "--bands",
+        type=float,
+        nargs=2,
+        metavar=("LOWEST", "HIGHEST"),
+        help="frequencies of the first layer, a band for each particle (collapsed, sine activations)",
     )
     learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
     learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")

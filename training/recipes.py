@@ -38,9 +38,14 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
         return Recipe()
     decay = {"learning_rate": 3e-3, "final_rate": 0.02, "decay": "cosine"}
     if family == "sinusoid":
-        settings = {"particles": 128, "spread": 2.0, "scales": (0.125, 0.25, 0.5, 1.0, 2.0)}
-        plan = Optimisation(meta_steps=9000, patience=0, optimiser="muon", **decay)  # type: ignore[arg-type]
-        return Recipe((24, 24), "sine", settings, plan)
+        settings = {
+            "particles": 128,
+            "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
+            "bands": (0.47, 2.05),
+            "priors": {"noise_start": 5000.0},
+        }
+        plan = Optimisation(meta_steps=2000, patience=0, **{**decay, "learning_rate": 1e-3})  # type: ignore[arg-type]
+        return Recipe((12,), "sine", settings, plan)
     settings = {
         "particles": 32,
         "scales": (0.25, 0.5, 1.0, 2.0, 4.0),

@@ -35,6 +35,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import svgd
+from bmaml.bands import in_bands
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.learners.interface import InvalidLearner, Learned, Learner
 from bmaml.predictive import Predictive
@@ -84,6 +85,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         spread: particles start with both precisions multiplied by e^−spread … e^spread, evenly in the
             logarithm: rival hypotheses about the size of a task from the first step on.
         scales: s, the sizes at which each particle is held.
+        bands: lowest and highest frequency of a sine network's first layer, of which every particle
+            starts in a band of its own (see `bmaml.bands`); None draws all from one distribution.
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
         varying_noise: let the noise depend on x.
@@ -96,6 +99,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     priors: Precisions = field(default_factory=Precisions)
     spread: float = 0.0
     scales: tuple[float, ...] = (1.0,)
+    bands: tuple[float, float] | None = None
     pointwise: bool = False
     evidence_weights: bool = True
     varying_noise: bool = False
@@ -106,6 +110,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
         if not 0 <= self.spread < math.inf:
             raise InvalidLearner(f"spread cannot be negative; found {self.spread}")
+        if self.bands is not None:
+            if not 0 <= self.bands[0] < self.bands[1] < math.inf:
+                raise InvalidLearner(f"bands are a lowest and a higher frequency; found {self.bands}")
+            if self.network.activation != "sine":
+                raise InvalidLearner(f"bands need sine features; found {self.network.activation}")
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
@@ -114,6 +123,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
+        if self.bands is not None:
+            weights = in_bands(self.network, weights, self.bands, generator)
         weights[:, -self.network.head_size :] = 0
         initial = with_precisions(weights, *self.priors.starts())
         initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles).unsqueeze(-1) * self.spread

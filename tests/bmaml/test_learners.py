@@ -138,6 +138,19 @@ def test_settings_survive_the_round_trip(kind):
         ("bfa", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "learn_step_size": "x"}, "'x'"),
         ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "scales": []}, r"found \(\)"),
         ("collapsed", {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "spread": -1.0}, "found -1.0"),
+        (
+            "collapsed",
+            {"network": {"inputs": 1, "hidden": [4], "outputs": 1}, "bands": [1.0, 2.0]},
+            "bands need sine features",
+        ),
+        (
+            "collapsed",
+            {
+                "network": {"inputs": 1, "hidden": [4], "outputs": 1, "activation": "sine"},
+                "bands": [2.0, 1.0],
+            },
+            r"a lowest and a higher frequency; found \(2.0, 1.0\)",
+        ),
     ],
 )
 def test_settings_that_describe_no_learner_are_refused_by_name(name, settings, found):
