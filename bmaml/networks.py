@@ -58,7 +58,7 @@ class MLP:
 
     Attributes:
         inputs, outputs: columns of x and y.
-        hidden: units of each hidden layer; at least one layer.
+        hidden: units of each hidden layer; none for a linear map.
         activation: "relu", "tanh" or "sine" (periodic features; Sitzmann et al. 2020).
 
     Raises:
@@ -71,7 +71,7 @@ class MLP:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        if not self.hidden or min(self.inputs, self.outputs, *self.hidden) < 1:
+        if min(self.inputs, self.outputs, *self.hidden) < 1:
             raise InvalidNetwork(
                 f"every layer needs at least one unit; found {self.inputs}, {self.hidden}, {self.outputs}"
             )
@@ -93,8 +93,8 @@ class MLP:
 
     @property
     def feature_size(self) -> int:
-        """The width of the last hidden layer."""
-        return self.hidden[-1]
+        """The width of the last hidden layer; of the inputs where there is none."""
+        return self.hidden[-1] if self.hidden else self.inputs
 
     @property
     def head_size(self) -> int:
@@ -121,7 +121,7 @@ class MLP:
         return [(next(pieces).unflatten(-1, (i, o)), next(pieces).unsqueeze(-2)) for i, o in self.layers]
 
     def features(self, theta: Tensor, x: Inputs) -> Features:
-        """The last hidden layer, for parameters `[#task, particle, param]`."""
+        """The last hidden layer (x itself where there is none), for parameters `[#task, particle, param]`."""
         return self._hidden(self.unpack(theta), x)
 
     def __call__(self, theta: Tensor, x: Inputs) -> Outputs:

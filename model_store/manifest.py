@@ -1,12 +1,14 @@
 """What a published version says about itself."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bmaml.errors import BmamlError
+from bmaml.learners.interface import Kind
 from model_store.columns import Column
+from model_store.images import ImageInput
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 WEIGHTS = "particles.safetensors"
@@ -49,7 +51,10 @@ class Manifest(BaseModel):
     Attributes:
         format: of this file; a reader refuses a format it does not know.
         kind: what the model predicts.
-        inputs, outputs: columns of x and y, with their units.
+        inputs, outputs: columns of x and y, with their units; none for pictures and classes.
+        image: what pictures look like, where x is one.
+        classes: the most classes a task may have, where y is one.
+        embedding: of pictures, before the learner sees them: the settings of a `ConvNet`.
         learner, settings: which learner, and everything needed to build it again.
         training: the whole configuration that produced it.
         history: how training went: the meta-objective and the validation NLL, in standardised units.
@@ -63,10 +68,13 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     name: str
     version: int = Field(ge=1)
-    kind: Literal["regression"] = "regression"
+    kind: Kind = "regression"
     description: str = ""
-    inputs: tuple[Column, ...] = Field(min_length=1)
-    outputs: tuple[Column, ...] = Field(min_length=1)
+    inputs: tuple[Column, ...] = ()
+    outputs: tuple[Column, ...] = ()
+    image: ImageInput | None = None
+    classes: int | None = Field(default=None, ge=2)
+    embedding: dict[str, Any] | None = None
     learner: str
     settings: dict[str, Any]
     training: dict[str, Any]
@@ -81,6 +89,17 @@ class Manifest(BaseModel):
     @classmethod
     def _named(cls, name: str) -> str:
         return checked_name(name)
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        numbers = bool(self.inputs and self.outputs)
+        pictures = self.image is not None and self.classes is not None and self.embedding is not None
+        if (numbers, pictures) != (self.kind == "regression", self.kind == "classification"):
+            raise ValueError(
+                "a regression has input and output columns, a classification an image, an embedding and "
+                f"a number of classes; this {self.kind} has other things"
+            )
+        return self
 
     @field_validator("files")
     @classmethod

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmaml.categorical import Categorical
+from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.predictive import Predictive
@@ -33,6 +35,7 @@ class Model:
 
     Attributes:
         learned: the meta-learned tensors, `initial` among them.
+        embedding: of pictures, where x is one.
 
     Raises:
         CorruptModel: tensors that do not fit the learner, or are not finite.
@@ -41,19 +44,33 @@ class Model:
     manifest: Manifest
     learner: Learner[Any]
     learned: dict[str, Tensor]
+    embedding: ConvNet | None = None
 
     def __post_init__(self) -> None:
         where = f"{self.manifest.name} version {self.manifest.version}"
-        expected = {
-            name: tuple(tensor.shape) for name, tensor in self.learner.initialise(torch.Generator()).items()
-        }
+        fresh = self.learner.initialise(torch.Generator())
+        if self.embedding is not None:
+            fresh |= self.embedding.initialise(torch.Generator())
+        expected = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
         found = {name: tuple(tensor.shape) for name, tensor in self.learned.items()}
         if found != expected:
             raise CorruptModel(f"{where}: its learner needs tensors {expected}, the weights hold {found}")
         for name, tensor in self.learned.items():
             if not bool(tensor.isfinite().all()):
                 raise CorruptModel(f"{where}: tensor {name!r} is not finite. Train this model again.")
-        network = self.learner.network
+        if self.learner.kind != self.manifest.kind:
+            raise CorruptModel(f"{where}: a {self.manifest.kind} with a learner for {self.learner.kind}")
+        network, image = self.learner.network, self.manifest.image
+        if self.embedding is not None and image is not None:
+            pictures = (image.channels, image.size)
+            if (self.embedding.channels, self.embedding.size) != pictures:
+                raise CorruptModel(f"{where}: the embedding is not made for {pictures} pictures")
+            if network.inputs != self.embedding.features:
+                raise CorruptModel(
+                    f"{where}: the network takes {network.inputs} features, "
+                    f"the embedding gives {self.embedding.features}"
+                )
+            return
         columns = (len(self.manifest.inputs), len(self.manifest.outputs))
         if (network.inputs, network.outputs) != columns:
             raise CorruptModel(
@@ -70,9 +87,10 @@ class Model:
         """
         try:
             learner = learner_from(manifest.learner, manifest.settings)
-        except (InvalidLearner, ValueError) as error:
+            embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
+        except (InvalidLearner, ValueError, TypeError) as error:
             raise CorruptModel(f"{manifest.name} version {manifest.version}: {error}") from None
-        return cls(manifest, learner, learned)
+        return cls(manifest, learner, learned, embedding)
 
     @cached_property
     def sha256(self) -> str:
@@ -96,6 +114,10 @@ class Model:
             self, learner=learner_from(self.manifest.learner, {**self.manifest.settings, "seed": seed})
         )
 
+    def embedded(self, x: Tensor) -> Tensor:
+        """What the learner sees of rows x `[task, row, input]`: features of pictures, else x itself."""
+        return x if self.embedding is None else self.embedding(self.learned, x)
+
     def standardised_inputs(self, x: Array) -> Single:
         """x `[row, input]` in the caller's units, as the network wants it; ∞ beyond float32's range.
 
@@ -108,6 +130,12 @@ class Model:
         """y `[row, output]` in the caller's units, as the network wants it; ∞ beyond float32's range."""
         return _single(standardised(self.manifest.outputs, y))
 
+    def classify(self, posterior: Any, features: Tensor) -> Categorical:
+        """The learner's belief about the classes of embedded rows `[task, row, feature]`."""
+        belief = self.learner.predict(posterior, features)
+        assert isinstance(belief, Categorical)
+        return belief
+
     def predict(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
         """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
 
@@ -116,11 +144,13 @@ class Model:
         1 − exp(−½ (d / FAR)²), which is 39 % where a row counts as far away and all of it soon after.
         """
         belief = self.learner.predict(posterior, x, joint)
+        assert isinstance(belief, Predictive)
         share = self._unknown(x)
         if not bool(share.any()):
             return belief
         nothing = Examples(x[:, :0], x.new_zeros(len(x), 0, self.learner.network.outputs), x[:, :0, 0].bool())
         prior = self.learner.predict(self.learner.adapt(self.learned, nothing, 0), x)
+        assert isinstance(prior, Predictive)
         return belief.towards(prior, share, joint)
 
     def _unknown(self, x: Tensor) -> Tensor:

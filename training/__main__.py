@@ -1,6 +1,7 @@
 """`bmaml-train sinusoid | table FILE | evaluate NAME DATA | plot NAME DATA`: tasks in, versions out."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from bmaml.learners import learner_from
 from model_store import SHIPPED, Model, Store
 from model_store.columns import Transform
 from training.calibrate import calibrated
-from training.config import InvalidConfig, Shots, SinusoidConfig, TableConfig
+from training.config import ImagesConfig, InvalidConfig, Shots, SinusoidConfig, TableConfig, TrainingConfig
 from training.evaluate import Evaluation, evaluate
-from training.families import Family, Sinusoid, Table
+from training.families import Featured, Images, Sinusoid, Table
 from training.loop import Interrupted, train
-from training.options import configuration, training_options
+from training.options import configuration, images_options, training_options
 from training.processes import joined
 from training.publish import publish
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train_sinusoid(options: argparse.Namespace) -> None:
     config = SinusoidConfig(Shots.parse(options.shots), options.queries, options.tasks, options.resplit)
-    _run(options, config, Sinusoid(config, options.seed))
+    _run(options, configuration(options, config, (1, 1)), Sinusoid(config, options.seed))
 
 
 def _train_table(options: argparse.Namespace) -> None:
@@ -61,18 +62,51 @@ def _train_table(options: argparse.Namespace) -> None:
     family = Table(config, options.seed)
     for note in family.notes:
         print(note, file=sys.stderr)
-    _run(options, config, family)
+    columns = (len(family.inputs), len(family.outputs))
+    _run(options, configuration(options, config, columns), family)
 
 
-def _run(options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family) -> None:
-    config = configuration(options, family_config, family)
+def _train_images(options: argparse.Namespace) -> None:
+    family_config = ImagesConfig(
+        path=options.path,
+        size=options.size,
+        channels=3 if options.rgb else 1,
+        drawing=options.drawing,
+        split=options.split,
+        ways=options.classes,
+        shots=Shots.parse(options.shots),
+        queries=options.queries,
+        rotations=options.rotations,
+        augment=options.augment,
+        least=options.least,
+        strict=options.strict,
+        features_of=options.features_of,
+    )
+    family = Images(family_config, options.seed)
+    for note in family.notes:
+        print(note, file=sys.stderr)
+    config = configuration(options, family_config)
+    if options.features_of is None:
+        _run(options, config, family)
+        return
+    source = Store(options.store).load(options.features_of)
+    if source.embedding is None:
+        raise InvalidConfig(f"{options.features_of} has no features to use: it is no model of pictures")
+    config = replace(config, embedding=dataclasses.asdict(source.embedding))
+    _run(options, config, Featured(family, source.embedding, source.learned))
+
+
+def _run(
+    options: argparse.Namespace, config: TrainingConfig, family: Sinusoid | Table | Images | Featured
+) -> None:
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
     with joined(_device(options.device)) as (processes, device):
         trained = train(config, family, learner, folder, options.resume, device, processes, options.compile)
     if not processes.leads:
         return
-    trained = replace(trained, learned=calibrated(learner, trained.learned, family))
+    learned = calibrated(learner, trained.learned, family, config.trained_embedding)
+    trained = replace(trained, learned=learned)
     model, evaluation = publish(Store(options.store), config, family, learner, trained, options.description)
     _print(evaluation)
     print(f"published {model.manifest.name} version {model.manifest.version} in {options.store}")
@@ -188,6 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--queries", type=int, default=64, help="at most so many query rows a task")
     table.add_argument("--drop", type=float, default=0.0, help="part of a task's rows each visit leaves out")
     table.set_defaults(command=_train_table)
+
+    images = commands.add_parser("images", parents=[*training, images_options()], help="pictures by class")
+    images.set_defaults(command=_train_images)
 
     published = [store, _published_options()]
     scoring = commands.add_parser("evaluate", parents=published, help="score a published version on any data")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
 from training.families import Family
 from training.loop import validation_nll
@@ -14,7 +15,12 @@ TOLERANCE = 0.01
 """Width of the last bracket: one percent of the fitted number, whose logarithm is searched."""
 
 
-def calibrated(learner: Learner[Any], learned: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+def calibrated(
+    learner: Learner[Any],
+    learned: dict[str, Tensor],
+    family: Family,
+    embedding: ConvNet | None = None,
+) -> dict[str, Tensor]:
     """`learned` with each of the learner's calibrated scalars where the validation NLL is lowest.
 
     The scalars are logarithms: how wide `collapsed` predicts, how tightly its start binds `llama`, how
@@ -25,7 +31,7 @@ def calibrated(learner: Learner[Any], learned: dict[str, Tensor], family: Family
         start = learned[name]
 
         def nll(shift: float, name: str = name, start: Tensor = start) -> float:
-            return validation_nll(learner, {**learned, name: start + shift}, family)
+            return validation_nll(learner, {**learned, name: start + shift}, family, embedding=embedding)
 
         learned[name] = start + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=start.dtype)
     return learned

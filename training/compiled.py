@@ -7,28 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmaml.embedding import ConvNet
 from bmaml.learners import Learned, Learner
 from bmaml.task import TaskBatch
 
 Objective = Callable[[Learned, TaskBatch], Tensor]
 
 
-def objective(learner: Learner[Any], compile_it: bool = False, device: str = "cpu") -> Objective:
-    """The learner's loss as a function of meta-parameters and tasks.
+def objective(
+    learner: Learner[Any],
+    compile_it: bool = False,
+    device: str = "cpu",
+    embedding: ConvNet | None = None,
+) -> Objective:
+    """The learner's loss as a function of meta-parameters and tasks, after the embedding of pictures.
 
     Compiling fuses passes over memory and, on a GPU, captures the step as a CUDA graph; the result
     differs by rounding alone. It happens at the first call, and takes half a minute. Where it fails
     (no C++ compiler, say) the reason is printed and the plain function is used from then on.
     """
+
+    def of_pictures(learned: Learned, batch: TaskBatch) -> Tensor:
+        assert embedding is not None
+        return learner.loss(learned, embedding.embedded(learned, batch, training=True))
+
+    plain = learner.loss if embedding is None else of_pictures
     if not compile_it:
-        return learner.loss
+        return plain
     mode = "reduce-overhead" if device.startswith("cuda") else "default"
-    return _Compiled(learner, torch.compile(learner.loss, mode=mode))
+    return _Compiled(plain, torch.compile(plain, mode=mode))
 
 
 class _Compiled:
-    def __init__(self, learner: Learner[Any], compiled: Objective) -> None:
-        self._learner, self._call, self._proven = learner, compiled, False
+    def __init__(self, plain: Objective, compiled: Objective) -> None:
+        self._plain, self._call, self._proven = plain, compiled, False
 
     def __call__(self, learned: Learned, batch: TaskBatch) -> Tensor:
         if self._proven:
@@ -40,7 +52,7 @@ class _Compiled:
         ) as error:  # whatever keeps a compiler from working: the plain function shows the rest
             reason = str(error).strip().splitlines()[0]
             print(f"not compiled, going on without ({type(error).__name__}: {reason})", file=sys.stderr)
-            self._call = self._learner.loss
+            self._call = self._plain
             loss = self._call(learned, batch)
         self._proven = True
         return loss

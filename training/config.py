@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from model_store.columns import Transform
 
@@ -95,6 +96,53 @@ class TableConfig:
 
 
 @dataclass(frozen=True)
+class ImagesConfig:
+    """Pictures by class.
+
+    Attributes:
+        path: a folder, a zip or an npz; see `families.pictures`.
+        size: pixels along each side of the model's input.
+        channels: 1 for grey, 3 for RGB.
+        drawing: ink on an even ground: bright paper is inverted.
+        split: "folder", a CSV file of class and role, or an array of the npz; None splits by class, seeded.
+        ways: classes of a training task.
+        shots: pictures shown of each class; drawn once for the tasks of a meta-batch.
+        queries: pictures asked of each class where `shots.highest` are shown; more where fewer are.
+        rotations: a class turned by a quarter of a circle is another class.
+        augment: strength of random distortions; 0 for none.
+        least: classes with fewer pictures are left out.
+        strict: refuse what would be left out.
+        features_of: a published version whose features are used as they are.
+
+    Raises:
+        InvalidConfig: sizes or counts that make no task.
+    """
+
+    path: str
+    size: int = 28
+    channels: int = 1
+    drawing: bool = False
+    split: str | None = None
+    ways: int = 5
+    shots: Shots = Shots(1, 3)
+    queries: int = 1
+    rotations: bool = False
+    augment: float = 1.0
+    least: int = 5
+    strict: bool = False
+    features_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:
+            raise InvalidConfig(
+                "a task needs two classes, a picture shown and one asked of each, and a class two pictures; "
+                f"found {self.ways} ways, {self.shots.lowest} shots, {self.queries} queries, {self.least} least"
+            )
+        if not 0 <= self.augment < float("inf"):
+            raise InvalidConfig(f"the strength of augmentation cannot be negative; found {self.augment}")
+
+
+@dataclass(frozen=True)
 class Optimisation:
     """The outer loop.
 
@@ -138,21 +186,38 @@ class Optimisation:
             raise InvalidConfig("warmup and patience cannot be negative, and clip must be positive")
 
 
+FamilyConfig = SinusoidConfig | TableConfig | ImagesConfig
+FamilyKind = Literal["sinusoid", "table", "images"]
+
+
+def kind_of(config: FamilyConfig) -> FamilyKind:
+    """The kind of a family, as the command line calls it."""
+    kinds: dict[type, FamilyKind] = {SinusoidConfig: "sinusoid", TableConfig: "table", ImagesConfig: "images"}
+    return kinds[type(config)]
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run, from data to published version."""
+    """One run, from data to published version; `embedding` holds the settings of a `ConvNet`."""
 
     name: str
-    family: SinusoidConfig | TableConfig
+    family: FamilyConfig
     learner: str
     settings: dict[str, Any]
     optimisation: Optimisation = field(default_factory=Optimisation)
     seed: int = 0
+    embedding: dict[str, Any] | None = None
+
+    @property
+    def trained_embedding(self) -> ConvNet | None:
+        """The embedding that is trained with the learner, if there is one."""
+        taken = isinstance(self.family, ImagesConfig) and self.family.features_of is not None
+        return None if self.embedding is None or taken else ConvNet(**self.embedding)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for the manifest and for comparing runs; of a table's path only the file's name."""
         data = dataclasses.asdict(self)
-        if isinstance(self.family, TableConfig):
+        if not isinstance(self.family, SinusoidConfig):
             data["family"]["path"] = Path(self.family.path).name
-        data["family"]["kind"] = "table" if isinstance(self.family, TableConfig) else "sinusoid"
+        data["family"]["kind"] = kind_of(self.family)
         return data

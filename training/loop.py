@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
@@ -100,10 +101,11 @@ def train(
         TrainingDiverged: the loss is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
-    state = _start(learner, config, device)
+    embedding = config.trained_embedding
+    state = _start(learner, embedding, config, device)
     if resume:
         _read_checkpoint(state, config, folder)
-    plan, loss_of = config.optimisation, objective(learner, compile_it, device)
+    plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
     saved = time.monotonic()
     with _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
         try:
@@ -115,8 +117,10 @@ def train(
                 if state.step % plan.evaluate_every == 0 or state.step == plan.meta_steps:
                     if not math.isfinite(value := float(loss)):
                         raise TrainingDiverged(f"the loss at step {state.step} is {value}")
-                    own = validation_nll(learner, state.learned, family, device) if processes.leads else 0.0
-                    nll = processes.told(own)
+                    nll = math.inf
+                    if processes.leads:
+                        nll = validation_nll(learner, state.learned, family, device, embedding)
+                    nll = processes.told(nll)
                     _look(state, nll)
                     state.history.append((state.step, value, nll))
                     log.look(state.step, value, nll, learning_rate(plan, state.step))
@@ -188,7 +192,11 @@ def learning_rate(plan: Optimisation, step: int) -> float:
 
 
 def validation_nll(
-    learner: Learner[Any], learned: dict[str, Tensor], family: Family, device: str = "cpu"
+    learner: Learner[Any],
+    learned: Mapping[str, Tensor],
+    family: Family,
+    device: str = "cpu",
+    embedding: ConvNet | None = None,
 ) -> float:
     """Mean NLL of the mixture on the validation tasks, per value, in standardised units."""
     totals: list[Tensor] = []
@@ -196,18 +204,20 @@ def validation_nll(
         for whole in family.validation():
             for start in range(0, len(whole), TASKS_AT_ONCE):
                 batch = whole.tasks(slice(start, start + TASKS_AT_ONCE)).to(torch.device(device))
+                if embedding is not None:
+                    batch = embedding.embedded(learned, batch, training=False)
                 belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
-                mask = batch.query.mask.unsqueeze(-1)
-                values = torch.where(mask, belief.log_density(batch.query.y), 0).sum((1, 2))
-                totals.append(-values / (mask.sum((1, 2)) * batch.query.y.shape[-1]))
+                logs, mask = belief.log_density(batch.query.y), batch.query.mask.unsqueeze(-1)
+                totals.append(-torch.where(mask, logs, 0).sum((1, 2)) / mask.expand_as(logs).sum((1, 2)))
     return float(torch.cat(totals).mean())
 
 
-def _start(learner: Learner[Any], config: TrainingConfig, device: str) -> State:
+def _start(learner: Learner[Any], embedding: ConvNet | None, config: TrainingConfig, device: str) -> State:
     generator = torch.Generator().manual_seed(config.seed)
-    learned = {
-        name: tensor.to(device).requires_grad_() for name, tensor in learner.initialise(generator).items()
-    }
+    fresh = learner.initialise(generator)
+    if embedding is not None:
+        fresh |= embedding.initialise(generator)
+    learned = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":
         optimiser = Muon(learned, learner.network, plan.learning_rate, plan.matrix_rate)

@@ -6,11 +6,20 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
+from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, LearnedRate, learner_from
+from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.conjugate import Conjugate
 from bmaml.networks import ACTIVATIONS
 from model_store.manifest import checked_name
-from training.config import Optimisation, SinusoidConfig, TableConfig, TrainingConfig
-from training.families import Family
+from training.config import (
+    FamilyConfig,
+    ImagesConfig,
+    InvalidConfig,
+    Optimisation,
+    TrainingConfig,
+    kind_of,
+)
 from training.recipes import recipe_for
 
 OF_THE_LEARNER = (
@@ -26,36 +35,54 @@ OF_THE_LEARNER = (
     "bands",
     "pointwise",
     "varying_noise",
+    "ways",
 )
+SEVERAL = {"scales", "bands", "ways"}
 OF_THE_PLAN = [field.name for field in dataclasses.fields(Optimisation)]
 
 
 def configuration(
-    options: argparse.Namespace, family_config: SinusoidConfig | TableConfig, family: Family
+    options: argparse.Namespace, family_config: FamilyConfig, columns: tuple[int, int] | None = None
 ) -> TrainingConfig:
     """The run that options describe; what they leave out is the recipe's.
 
+    Args:
+        columns: how many of x and of y there are; None for pictures and classes.
+
     Raises:
-        InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
+        InvalidLearner, InvalidConfig, InvalidEmbedding, InvalidName: settings that make no sense.
     """
-    recipe = recipe_for(options.learner, "table" if isinstance(family_config, TableConfig) else "sinusoid")
+    kind = kind_of(family_config)
+    name = options.learner or (Conjugate.name if kind == "images" else Collapsed.name)
+    recipe = recipe_for(name, kind)
 
     def given(names: Any) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(options, name)) is not None}
+        return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
+    embedding = None
+    if isinstance(family_config, ImagesConfig):
+        embedding = ConvNet(
+            family_config.channels, family_config.size, options.width, not options.standard, options.bfloat16
+        )
+        outputs = options.dimensions if name == Conjugate.name else family_config.ways
+        columns = (embedding.features, outputs)
+    assert columns is not None
     network = {
-        "inputs": len(family.inputs),
-        "hidden": tuple(options.hidden or recipe.hidden),
-        "outputs": len(family.outputs),
+        "inputs": columns[0],
+        "hidden": tuple(recipe.hidden if options.hidden is None else options.hidden),
+        "outputs": columns[1],
         "activation": options.activation or recipe.activation,
     }
     settings = {"network": network, **recipe.settings, **given(OF_THE_LEARNER)}
-    for several in {"scales", "bands"} & settings.keys():
+    for several in SEVERAL & settings.keys():
         settings[several] = tuple(settings[several])
     plan = given(OF_THE_PLAN)
     if "clip" in plan:
         plan["clip"] = plan["clip"] or None
-    learner = learner_from(options.learner, settings)
+    learner = learner_from(name, settings)
+    wanted = "classification" if kind == "images" else "regression"
+    if learner.kind != wanted:
+        raise InvalidConfig(f"{name} is a learner for {learner.kind}; these tasks are {wanted}")
     return TrainingConfig(
         checked_name(options.name),
         family_config,
@@ -63,6 +90,7 @@ def configuration(
         settings,
         dataclasses.replace(recipe.optimisation, **plan),
         options.seed,
+        None if embedding is None else dataclasses.asdict(embedding),
     )
 
 
@@ -85,9 +113,11 @@ def training_options() -> argparse.ArgumentParser:
     )
 
     learner = options.add_argument_group("learner", "defaults depend on the learner and the family")
-    learner.add_argument("--learner", choices=sorted(LEARNERS), default="collapsed")
+    learner.add_argument(
+        "--learner", choices=sorted(LEARNERS), help="default: collapsed; for images conjugate"
+    )
     learner.add_argument("--particles", type=int)
-    learner.add_argument("--hidden", type=int, nargs="+", metavar="UNITS")
+    learner.add_argument("--hidden", type=int, nargs="*", metavar="UNITS")
     learner.add_argument("--activation", choices=sorted(ACTIVATIONS))
     learner.add_argument("--steps", type=int, help="inner steps")
     learner.add_argument("--step-size", type=float, help="inner rate")
@@ -132,4 +162,37 @@ def training_options() -> argparse.ArgumentParser:
     plan.add_argument("--clip", type=float, help="meta-gradient norm; 0 for no limit")
     plan.add_argument("--evaluate-every", type=int)
     plan.add_argument("--patience", type=int, help="0: run to the end and keep the last parameters")
+    return options
+
+
+def images_options() -> argparse.ArgumentParser:
+    """What pictures, which tasks of them, and the network that embeds them."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("path", metavar="PATH", help="a folder per class, a zip of such folders, or an npz")
+    pictures = options.add_argument_group("pictures")
+    pictures.add_argument("--size", type=int, default=28, help="pixels a side (default: 28)")
+    pictures.add_argument("--rgb", action="store_true", help="three colours (default: grey)")
+    pictures.add_argument("--drawing", action="store_true", help="ink on an even ground, bright or dark")
+    pictures.add_argument(
+        "--split",
+        help="'folder' (the topmost names the role), a CSV of class and role, or an array of the npz "
+        "(default: by class, seeded)",
+    )
+    pictures.add_argument("--least", type=int, default=5, help="leave out classes with fewer pictures")
+    pictures.add_argument("--strict", action="store_true", help="refuse what would be left out")
+    tasks = options.add_argument_group("tasks")
+    tasks.add_argument("--classes", type=int, default=60, help="of a training task (default: 60)")
+    tasks.add_argument("--shots", default="1:3", help="pictures shown of each class: K or LOWEST:HIGHEST")
+    tasks.add_argument("--queries", type=int, default=1, help="pictures asked of each class")
+    tasks.add_argument("--ways", type=int, nargs="*", help="smaller tasks that each is scored as (conjugate)")
+    tasks.add_argument("--rotations", action="store_true", help="quarter turns make other classes")
+    tasks.add_argument("--augment", type=float, default=1.0, help="strength of distortions; 0 for none")
+    network = options.add_argument_group("embedding")
+    network.add_argument("--width", type=int, default=64, help="channels of its blocks")
+    network.add_argument("--standard", action="store_true", help="four pooled blocks, not the lighter ones")
+    network.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16 while training")
+    network.add_argument("--dimensions", type=int, default=64, help="of each projection (conjugate)")
+    network.add_argument(
+        "--features-of", metavar="NAME", help="use a published version's features as they are"
+    )
     return options

@@ -5,13 +5,12 @@ literature keep the paper's network, ten particles and one inner step.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.maml import MAML
-from training.config import Optimisation
-
-FamilyKind = Literal["sinusoid", "table"]
+from training.config import FamilyKind, Optimisation
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Recipe:
 
 def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     """The recipe of a learner, by its name, on a kind of family."""
+    if family == "images":
+        return _for_pictures(learner)
     if learner == MAML.name:
         return Recipe(settings={"particles": 1})
     if learner != Collapsed.name:
@@ -54,3 +55,23 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     }
     plan = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
     return Recipe((32, 32), "sine", settings, plan)
+
+
+def _for_pictures(learner: str) -> Recipe:
+    """Linear heads on shared features; the features have a network of their own."""
+    plan = Optimisation(
+        meta_steps=10_000,
+        meta_batch=1,
+        learning_rate=4e-3,
+        final_rate=0.01,
+        decay="cosine",
+        warmup=50,
+        clip=5.0,
+        evaluate_every=500,
+        patience=0,
+    )
+    if learner == Conjugate.name:
+        return Recipe((), settings={"particles": 8, "ways": (5, 20)}, optimisation=plan)
+    particles = 1 if learner == MAML.name else 10
+    settings = {"particles": particles, "likelihood": "categorical", "step_size": 0.01}
+    return Recipe((), settings=settings, optimisation=plan)

@@ -7,18 +7,28 @@ from typing import Any
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
-from bmaml.learners.interface import MAX_STEPS, Diverged, InvalidLearner, Learned, LearnedRate, Learner
+from bmaml.learners.interface import (
+    MAX_STEPS,
+    Belief,
+    Diverged,
+    InvalidLearner,
+    Learned,
+    LearnedRate,
+    Learner,
+)
 from bmaml.learners.llama import LLAMA
 from bmaml.learners.maml import MAML
 
 LEARNERS: dict[str, type[Learner[Any]]] = {
-    kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed)
+    kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed, Conjugate)
 }
 
 __all__ = [
     "LEARNERS",
     "MAX_STEPS",
+    "Belief",
     "Diverged",
     "InvalidLearner",
     "Learned",

@@ -1,25 +1,31 @@
 """Bare particles: each is a point, and all that is epistemic lies between them."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from bmaml import densities, softmax
+from bmaml.categorical import Categorical, classes_of, normalised
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
-from bmaml.learners.interface import Learned, Learner
+from bmaml.learners.interface import Belief, InvalidLearner, Kind, Learned, Learner
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, LogWeights, Particles, Verdicts
+from bmaml.shapes import Inputs, LogWeights, Particles, PerParticle, Verdicts
 from bmaml.task import Examples
+
+Likelihood = Literal["gaussian", "categorical"]
 
 
 @dataclass(frozen=True)
 class BareParticles:
-    """Adapted particles, with the logarithms of their weights."""
+    """Adapted particles, with the logarithms of their weights, and the classes of each task if it has any."""
 
     particles: Particles
     log_weights: LogWeights
+    present: Bool[Tensor, "task class"] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,34 @@ class Bare(Learner[BareParticles]):
     Particles carry log γ and log λ after their weights.
 
     Attributes:
+        likelihood: "gaussian" for numbers, "categorical" for classes: a softmax over the outputs whose
+            classes the support set names.
         priors: of γ and λ; their starts are those of every particle.
         evidence_weights: weight particles by (Laplace evidence)^τ instead of equally. τ is learned
             where the meta-objective sees it, and fitted on validation tasks in any case.
+
+    Raises:
+        InvalidLearner: an unknown likelihood, or evidence weights for classes.
     """
 
     calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_temperature": (-8.0, 1.0)}
 
+    likelihood: Likelihood = "gaussian"
     priors: Precisions = field(default_factory=Precisions)
     evidence_weights: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood not in get_args(Likelihood):
+            choices = ", ".join(get_args(Likelihood))
+            raise InvalidLearner(f"likelihood is one of {choices}; found {self.likelihood!r}")
+        if self.evidence_weights and self.likelihood == "categorical":
+            raise InvalidLearner("evidence weights are Laplace's for numbers; classes have none")
+
+    @property
+    def kind(self) -> Kind:
+        """As the likelihood says."""
+        return "classification" if self.likelihood == "categorical" else "regression"
 
     @property
     def has_epistemic(self) -> bool:
@@ -51,11 +76,13 @@ class Bare(Learner[BareParticles]):
         learned = {"initial": initial, **self._rate_start(initial.shape[-1])}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
-    def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Predictive:
-        """Each particle's mean and noise; a single particle's epistemic variance is zero."""
+    def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Belief:
+        """Each particle's mean and noise, or its class probabilities; alone, it knows no other view."""
         del joint  # bare particles need nothing more for it
         particles = posterior.particles
         means = self.network(weights_of(particles), x)
+        if posterior.present is not None:
+            return Categorical(normalised(means, posterior.present), posterior.log_weights)
         return Predictive(
             means=means,
             noise=noise_variance(particles)[..., None, None],
@@ -75,7 +102,23 @@ class Bare(Learner[BareParticles]):
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = adapted.new_zeros(len(support), adapted.shape[1]).log_softmax(-1)
-        return BareParticles(adapted, weights)
+        return BareParticles(adapted, weights, self._classes(support))
+
+    def _classes(self, support: Examples) -> Tensor | None:
+        return classes_of(support.y, support.mask) if self.likelihood == "categorical" else None
+
+    def _log_likelihood(self, posterior: BareParticles, examples: Examples) -> PerParticle:
+        if posterior.present is not None:
+            return softmax.log_likelihood(self.network, posterior.particles, examples, posterior.present)
+        return densities.log_likelihood(self.network, posterior.particles, examples)
+
+    def _likelihood_scores(self, particles: Particles, examples: Examples) -> Particles:
+        of = softmax if self.likelihood == "categorical" else densities
+        return of.likelihood_scores(self.network, particles, examples)
+
+    def _joint_scores(self, particles: Particles, examples: Examples) -> Particles:
+        of = softmax if self.likelihood == "categorical" else densities
+        return of.joint_scores(self.network, particles, examples, self.priors)
 
 
 def without_precisions(rates: Tensor, particles: Tensor) -> Tensor:

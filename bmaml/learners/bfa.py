@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from bmaml import svgd
-from bmaml.densities import joint_scores, log_likelihood
 from bmaml.learners.bare import Bare, BareParticles
 from bmaml.learners.interface import Learned
 from bmaml.shapes import Particles, Scalar
@@ -34,11 +33,11 @@ class BFA(Bare):
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted particles' likelihood of the query set, per task."""
         posterior = self.adapt(learned, batch.support)
-        likelihoods = log_likelihood(self.network, posterior.particles, batch.query)
+        likelihoods = self._log_likelihood(posterior, batch.query)
         return -torch.logsumexp(likelihoods + posterior.log_weights, -1).mean()
 
     def _move(self, particles: Particles, examples: Examples, steps: int, rates: Tensor) -> Particles:
         def scores(particles: Tensor) -> Tensor:
-            return joint_scores(self.network, particles, examples, self.priors)
+            return self._joint_scores(particles, examples)
 
         return svgd.run(particles, scores, steps, rates)

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bmaml.densities import likelihood_scores, log_likelihood
 from bmaml.learners.bare import Bare, BareParticles, without_precisions
 from bmaml.learners.interface import Learned
 from bmaml.shapes import Particles, Scalar
@@ -31,10 +30,9 @@ class EMAML(Bare):
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """Mean over particles and tasks of −log p(query | particle)."""
-        adapted = self.adapt(learned, batch.support).particles
-        return -log_likelihood(self.network, adapted, batch.query).mean()
+        return -self._log_likelihood(self.adapt(learned, batch.support), batch.query).mean()
 
     def _climb(self, particles: Particles, support: Examples, steps: int | None, rates: Tensor) -> Particles:
         for _ in range(self.steps if steps is None else steps):
-            particles = particles + rates * likelihood_scores(self.network, particles, support)
+            particles = particles + rates * self._likelihood_scores(particles, support)
         return particles

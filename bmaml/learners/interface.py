@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmaml.categorical import Categorical
 from bmaml.errors import BmamlError
 from bmaml.networks import MLP
 from bmaml.predictive import Predictive
@@ -31,7 +32,12 @@ class Diverged(BmamlError, ArithmeticError):
     """Adaptation left the finite numbers."""
 
 
+Belief = Predictive | Categorical
+"""About numbers, or about classes; either way with `log_density` of the truth."""
+
 PosteriorT = TypeVar("PosteriorT")
+
+Kind = Literal["regression", "classification"]
 
 LearnedRate = Literal["none", "scalar", "parameter"]
 """What is meta-learned of the inner rate: nothing, one number, or one for every parameter."""
@@ -55,6 +61,8 @@ class Learner(ABC, Generic[PosteriorT]):
     """
 
     name: ClassVar[str]
+    iterates: ClassVar[bool] = True
+    """Whether there is such a thing as an inner step."""
     draws: ClassVar[bool] = False
     """Whether the posterior is a random draw, with a setting `seed`."""
     calibrated: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -93,7 +101,7 @@ class Learner(ABC, Generic[PosteriorT]):
         """
 
     @abstractmethod
-    def predict(self, posterior: PosteriorT, x: Inputs, joint: bool = False) -> Predictive:
+    def predict(self, posterior: PosteriorT, x: Inputs, joint: bool = False) -> Belief:
         """The ensemble's belief about the rows x of each task.
 
         Args:
@@ -107,6 +115,11 @@ class Learner(ABC, Generic[PosteriorT]):
     @abstractmethod
     def finite(self, posterior: PosteriorT) -> Verdicts:
         """True for each task whose adaptation stayed finite."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it predicts: numbers or classes."""
+        return "regression"
 
     @property
     def has_epistemic(self) -> bool:

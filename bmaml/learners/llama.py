@@ -34,7 +34,7 @@ class LLAMA(EMAML):
         seed: of the draws.
 
     Raises:
-        InvalidLearner: a negative η.
+        InvalidLearner: a negative η, or classes.
     """
 
     name: ClassVar[str] = "llama"
@@ -48,6 +48,8 @@ class LLAMA(EMAML):
         super().__post_init__()
         if not 0 <= self.occam < math.inf:
             raise InvalidLearner(f"occam cannot be negative; found {self.occam}")
+        if self.likelihood == "categorical":
+            raise InvalidLearner("llama predicts numbers; for classes choose another learner")
         if self.evidence_weights:
             raise InvalidLearner("draws from one Gaussian have one evidence; llama takes no evidence_weights")
 

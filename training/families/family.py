@@ -12,6 +12,16 @@ from model_store.columns import Column
 class Family(Protocol):
     """A source of related tasks, in standardised units."""
 
+    def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
+        """Training tasks, drawn at random."""
+
+    def validation(self) -> Iterator[TaskBatch]:
+        """The tasks that decide when to stop; the same every time."""
+
+
+class Numbers(Family, Protocol):
+    """A family of regressions."""
+
     @property
     def inputs(self) -> tuple[Column, ...]:
         """The columns of x and their units."""
@@ -19,12 +29,6 @@ class Family(Protocol):
     @property
     def outputs(self) -> tuple[Column, ...]:
         """The columns of y and their units."""
-
-    def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks, drawn at random."""
-
-    def validation(self) -> Iterator[TaskBatch]:
-        """The tasks that decide when to stop; the same every time."""
 
     def held_out(self) -> Iterator[TaskBatch]:
         """The tasks that the published figures are measured on; never seen before."""

@@ -9,9 +9,22 @@ VALIDATION_PART, TEST_PART = 0.1, 0.2
 
 Indices = NDArray[np.int64]
 
+KNOWN_ROLES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
 
-class UnusableTable(BmamlError, ValueError):
+
+class UnusableData(BmamlError, ValueError):
     """Data that no model can be trained on or scored against."""
+
+
+class UnusableTable(UnusableData):
+    """A table of that sort."""
 
 
 def constant_codes(codes: Indices, starts: Indices, counts: Indices, name: str | None) -> Indices:
@@ -51,28 +64,34 @@ def roles_from(
     are kept for the published figures, and a seeded tenth of the training groups decides when to
     stop, so that no figure is measured on tasks that had a say in the training.
     """
-    known = {
-        "train": "train",
-        "training": "train",
-        "validation": "validation",
-        "valid": "validation",
-        "val": "validation",
-        "test": "test",
-    }
     roles = []
     for start, count in zip(starts, counts, strict=True):
         words = {str(label).lower() for label in labels[start : start + count]}
         if len(words) > 1:
             raise UnusableTable(f"one task lies in several splits: {', '.join(sorted(words))}")
         word = words.pop()
-        if word not in known:
+        if word not in KNOWN_ROLES:
             raise UnusableTable(f"the split column says {word!r}; it may say train, validation or test")
-        roles.append(known[word])
+        roles.append(KNOWN_ROLES[word])
+    return _completed(roles, groups, seed)
+
+
+def roles_by_class(told: list[str] | None, classes: int, seed: int) -> NDArray[np.str_]:
+    """The role of each class of pictures: as told, or by the seed; see `roles_from`."""
+    own = np.arange(classes)
+    if told is None:
+        return seeded_roles(own, seed)
+    if unknown := sorted({word for word in told if word.lower() not in KNOWN_ROLES}):
+        raise UnusableData(f"the split says {unknown[0]!r}; it may say train, validation or test")
+    return _completed([KNOWN_ROLES[word.lower()] for word in told], own, seed)
+
+
+def _completed(roles: list[str], groups: Indices, seed: int) -> NDArray[np.str_]:
     result = np.array(roles, dtype="<U10")
     if "test" not in roles:
         result[result == "validation"] = "test"
     if "test" not in result:
-        raise UnusableTable("the split column keeps no task for validation or test")
+        raise UnusableData("the split keeps no task for validation or test")
     if "validation" not in result:
         trained = np.flatnonzero(result == "train")
         result[trained[_seeded_part(groups[trained], VALIDATION_PART, seed)]] = "validation"

@@ -1,0 +1,88 @@
+"""What is believed about the class of a query: a weighted mixture of the particles' probabilities."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bmaml.shapes import LogWeights, PerRow, PerTask
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Class probabilities of every particle for every query row.
+
+    Attributes:
+        log_probabilities: of each particle, normalised over the classes of the task; −∞ for others.
+        log_weights: of the particles, normalised.
+    """
+
+    log_probabilities: Float[Tensor, "task particle row class"]
+    log_weights: LogWeights
+
+    def log_mixture(self) -> Float[Tensor, "task row class"]:
+        """Logarithms of `probabilities`."""
+        return torch.logsumexp(self.log_probabilities + self.log_weights[..., None, None], 1)
+
+    def probabilities(self) -> Float[Tensor, "task row class"]:
+        """Of the mixture."""
+        return self.log_mixture().exp()
+
+    def log_density(self, y: Float[Tensor, "task row class"]) -> Float[Tensor, "task row 1"]:
+        """log probability of the true class, told by one-hot rows; zero for a row of zeros."""
+        truth = torch.where(y > 0, self.log_mixture(), 0.0)
+        return truth.sum(-1, keepdim=True)
+
+    def entropy(self) -> PerRow:
+        """Of the mixture, in nats: all that is uncertain."""
+        return torch.special.entr(self.probabilities()).sum(-1)
+
+    def expected_entropy(self) -> PerRow:
+        """The weighted mean of the particles' entropies: what no label would remove (aleatoric)."""
+        return self._average(torch.special.entr(self.log_probabilities.exp()).sum(-1))
+
+    def mutual_information(self) -> PerRow:
+        """Between the label and the particle (epistemic; BALD, Houlsby et al. 2011): the difference."""
+        return (self.entropy() - self.expected_entropy()).clamp_min(0)
+
+    def margin(self) -> PerRow:
+        """The most probable class's lead over the next; 1 where there is no other."""
+        best = self.probabilities().topk(min(2, self.log_probabilities.shape[-1]), -1).values
+        return best[..., 0] - (best[..., 1] if best.shape[-1] > 1 else 0)
+
+    def variation_ratio(self) -> PerRow:
+        """The weight of particles whose most probable class is not the one most of them name."""
+        classes = self.log_probabilities.shape[-1]
+        votes = torch.nn.functional.one_hot(self.log_probabilities.argmax(-1), classes)
+        return (1 - self._average(votes.to(self.log_weights.dtype)).amax(-1)).clamp_min(0)
+
+    def effective_particles(self, particles: int) -> PerTask:
+        """1 / Σ weight²: M when all particles count alike, 1 when one decides."""
+        del particles
+        return torch.exp(-torch.logsumexp(2 * self.log_weights, -1))
+
+    def part(self, tasks: slice, rows: slice = slice(None)) -> "Categorical":
+        """The belief about some rows of some tasks."""
+        return Categorical(self.log_probabilities[tasks, :, rows], self.log_weights[tasks])
+
+    def _average(self, values: Tensor) -> Tensor:
+        weights = self.log_weights.exp()
+        return (weights.view(*weights.shape, *[1] * (values.ndim - 2)) * values).sum(1)
+
+
+def normalised(
+    logits: Float[Tensor, "task particle row class"], present: Bool[Tensor, "task class"]
+) -> Float[Tensor, "task particle row class"]:
+    """log softmax over the classes of each task; −∞ for others, and everywhere in a task without classes."""
+    some = present.any(-1, keepdim=True)
+    among = torch.where(some, present, True)[:, None, None, :]  # a softmax over nothing is not a number
+    logs = logits.masked_fill(~among, -torch.inf).log_softmax(-1)
+    return logs.masked_fill(~some[:, :, None, None], -torch.inf)
+
+
+def classes_of(
+    y: Float[Tensor, "task row class"], mask: Bool[Tensor, "task row"]
+) -> Bool[Tensor, "task class"]:
+    """Which classes a task has: those its support rows name."""
+    return ((y > 0) & mask.unsqueeze(-1)).any(1)

@@ -1,0 +1,145 @@
+"""Convolutional features of an image, shared by all particles: embedded once, then only heads adapt.
+
+Parameters are named tensors beside the learner's own (`embedding.0.kernel`, …), because no
+particle carries them. Batch normalisation uses the batch's statistics in training and remembered
+ones afterwards, so that an answer never depends on what else is in the batch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import batch_norm, conv2d, max_pool2d
+
+from bmaml.errors import BmamlError
+from bmaml.shapes import Inputs
+from bmaml.task import Examples, TaskBatch
+
+PREFIX = "embedding."
+MOMENTUM = 0.02
+EPSILON = 1e-5
+SMALLEST = 16
+BLOCKS = 4
+
+
+class InvalidEmbedding(BmamlError, ValueError):
+    """An embedding that cannot be built."""
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """Four blocks of convolution, batch normalisation, ReLU and 2 × 2 pooling.
+
+    The standard network of few-shot learning (Vinyals et al. 2016) has `width` channels in each
+    block. The `light` one begins with a 5 × 5 convolution of stride 2 with half as many channels
+    in the place of the first pooling, and does not pool at the end: on a CPU, where the
+    full-resolution maps cost most, it is several times as fast.
+
+    Attributes:
+        channels: 1 for grey, 3 for RGB.
+        size: pixels along each side.
+        bfloat16: multiply in bfloat16 while training, where the processor has it; features are
+            float32 in any case, and so is all of serving.
+
+    Raises:
+        InvalidEmbedding: channels other than 1 or 3, images under 16 × 16, a width that is odd or
+            below 2.
+    """
+
+    channels: int
+    size: int
+    width: int = 64
+    light: bool = True
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise InvalidEmbedding(f"images have 1 or 3 channels; found {self.channels}")
+        if self.size < SMALLEST:
+            raise InvalidEmbedding(f"images need at least {SMALLEST} pixels a side; found {self.size}")
+        if self.width < 2 or self.width % 2:
+            raise InvalidEmbedding(f"the width must be even and positive; found {self.width}")
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one image: channels × size × size."""
+        return self.channels * self.size**2
+
+    @property
+    def features(self) -> int:
+        """Numbers in one embedded image."""
+        side = self.size
+        for _ in range(BLOCKS):
+            side //= 2
+        if self.light:
+            side = -(-self.size // 2) // 2 // 2
+        return self.width * side**2
+
+    @property
+    def kernels(self) -> list[tuple[int, int, int]]:
+        """(channels in, channels out, pixels along a side of the kernel) of each block."""
+        first = (self.channels, self.width // 2, 5) if self.light else (self.channels, self.width, 3)
+        second = (first[1], self.width, 3)
+        return [first, second, *[(self.width, self.width, 3)] * (BLOCKS - 2)]
+
+    def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Fresh parameters by name; kernels are normal with variance 2 / fan-in (He et al. 2015)."""
+        named = {}
+        for block, (i, o, side) in enumerate(self.kernels):
+            kernel = torch.randn(o, i, side, side, generator=generator) * math.sqrt(2 / (i * side**2))
+            named[f"{PREFIX}{block}.kernel"] = kernel
+            named[f"{PREFIX}{block}.scale"] = torch.ones(o)
+            named[f"{PREFIX}{block}.shift"] = torch.zeros(o)
+            named[f"{PREFIX}{block}.mean"] = torch.zeros(o)
+            named[f"{PREFIX}{block}.variance"] = torch.ones(o)
+        return named
+
+    def __call__(
+        self, learned: Mapping[str, Tensor], images: Inputs, training: bool = False
+    ) -> Float[Tensor, "task row feature"]:
+        """Features of images `[task, row, channel × height × width]`.
+
+        Args:
+            training: normalise by the batch's own statistics, and move the remembered ones towards
+                them in place: the one thing a meta-step changes beside what its optimiser moves.
+        """
+        tasks, rows, _ = images.shape
+        signal = images.reshape(tasks * rows, self.channels, self.size, self.size)
+        if not len(signal):
+            return images.new_zeros(tasks, rows, self.features)
+        signal = signal.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16 and training):
+            for block in range(BLOCKS):
+                signal = self._block(learned, block, signal, training)
+        return signal.flatten(1).to(images.dtype).unflatten(0, (tasks, rows))
+
+    def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
+        """A batch with features in the place of images, all from one pass."""
+        shown = batch.support.x.shape[1]
+        features = self(learned, torch.cat([batch.support.x, batch.query.x], 1), training)
+        support, query = features[:, :shown], features[:, shown:]
+        return TaskBatch(
+            Examples(support, batch.support.y, batch.support.mask),
+            Examples(query, batch.query.y, batch.query.mask),
+        )
+
+    def _block(self, learned: Mapping[str, Tensor], block: int, signal: Tensor, training: bool) -> Tensor:
+        kernel, scale, shift, mean, variance = (
+            learned[f"{PREFIX}{block}.{name}"] for name in ("kernel", "scale", "shift", "mean", "variance")
+        )
+        strided = self.light and block == 0
+        stride, padding = 2 if strided else 1, kernel.shape[-1] // 2
+        if training:
+            signal = conv2d(signal, kernel, None, stride, padding)
+            remembered = mean.detach(), variance.detach()
+            signal = batch_norm(signal, *remembered, scale, shift, True, MOMENTUM, EPSILON)
+        else:  # an affine map per channel, folded into the kernel
+            factor = scale * torch.rsqrt(variance + EPSILON)
+            folded = kernel * factor[:, None, None, None]
+            signal = conv2d(signal, folded, shift - mean * factor, stride, padding)
+        signal = torch.relu(signal)
+        pooled = not strided and not (self.light and block == BLOCKS - 1)
+        return max_pool2d(signal, 2) if pooled else signal

@@ -1,0 +1,51 @@
+"""How pictures become the numbers an image model takes."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Pixels = NDArray[np.uint8]
+"""`[image, height, width]` grey, or `[image, height, width, 3]` RGB."""
+
+
+class ImageInput(BaseModel):
+    """The pictures of a model: channels × size × size values in [0, 1], channel by channel.
+
+    Attributes:
+        channels: 1 for grey, 3 for RGB.
+        size: pixels along each side.
+        drawing: ink on an even ground. A drawing whose border is bright is inverted first, so that
+            ink is bright and neither paper nor screen matters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int
+    size: int = Field(ge=1)
+    drawing: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture, as arrays of pixels have it."""
+        return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
+
+    @property
+    def numbers(self) -> int:
+        """Of one picture."""
+        return self.channels * self.size**2
+
+    def scaled(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Pixels 0 … 255 as `[image, channel × height × width]`, in [0, 1]."""
+        return self.turned(pixels.astype(np.float32) / 255)
+
+    def turned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values in [0, 1], laid out as `pixels` are, as `[image, channel × height × width]`."""
+        values = values.reshape(len(values), *self.shape)
+        if self.drawing:
+            edges = (values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1])
+            border = np.concatenate([edge.reshape(len(values), -1) for edge in edges], 1)
+            bright = np.median(border, axis=1) > 0.5
+            values = np.where(bright.reshape(-1, *[1] * (values.ndim - 1)), 1 - values, values)
+        if self.channels == 3:
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
