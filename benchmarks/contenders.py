@@ -81,10 +81,10 @@ class Contender:
 
 FLAGSHIP = "collapsed (shipped recipe)"
 CONTENDERS = [
-    Contender("maml", "maml", settings={"particles": 1}, steps=(10_000, 2_000), tuned=True),
-    Contender("emaml", "emaml", steps=(6_000, 1_500), tuned=True, fit_weights=True),
-    Contender("llama", "llama", steps=(6_000, 1_500), tuned=True),
-    Contender("bfa", "bfa", steps=(6_000, 1_500), tuned=True, fit_weights=True),
+    Contender("maml", "maml", settings={"particles": 1}, steps=(5_000, 2_000), tuned=True),
+    Contender("emaml", "emaml", steps=(3_000, 1_500), tuned=True, fit_weights=True),
+    Contender("llama", "llama", steps=(3_000, 1_500), tuned=True),
+    Contender("bfa", "bfa", steps=(3_000, 1_500), tuned=True, fit_weights=True),
     Contender(
         "bfa, trained with evidence weights",
         "bfa",

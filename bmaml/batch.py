@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bmaml.categorical import Categorical
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Mask, PerRow
 
@@ -39,7 +40,7 @@ class Candidates:
     scores: PerRow
     available: Mask
     uniform: PerRow
-    predictive: Predictive
+    predictive: Predictive | Categorical
     x: Inputs
     labelled: Float[Tensor, "task shot input"]
     labelled_mask: Bool[Tensor, "task shot"]
@@ -56,14 +57,47 @@ class Batch:
         strategies: what was used, in order.
         saturated_at: how many picks of each task it took to exhaust what the particles can tell
             apart; −1 where that did not happen.
-        ceiling: the most picks that can be informative together: M − 1 for bare particles.
+        ceiling: the most picks that can be informative together, M − 1 for bare particles; for classes
+            the most nats, at most log M.
     """
 
     indices: Int[Tensor, "task pick"]
     gains: Float[Tensor, "task pick"]
     strategies: list[str]
     saturated_at: Int[Tensor, " task"]
-    ceiling: int | None = None
+    ceiling: float | None = None
+
+
+class Picker:
+    """Picks one row after the other, and remembers how far every row lies from those that have a label.
+
+    Attributes:
+        available: rows that may still be chosen.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = candidates
+        self._distance, self.available = _distance(candidates), candidates.available
+        self._indices: list[Tensor] = []
+        self._gains: list[Tensor] = []
+
+    def distances(self) -> Tensor:
+        """Squared distance to the nearest labelled or chosen row; the scores where there is none."""
+        return _or_scores(self._distance, self._candidates)
+
+    def take(self, values: Tensor) -> Tensor:
+        """Choose the row of the largest value in each task; −1 where none is left."""
+        index, gain = _best(values, self.available, self._candidates.uniform)
+        self._indices.append(index)
+        self._gains.append(gain)
+        self.available = _without(self.available, index)
+        self._distance = torch.minimum(self._distance, _distance_to(self._candidates.x, index))
+        return index
+
+    def batch(self, strategies: list[str], saturated_at: Tensor, ceiling: float | None = None) -> Batch:
+        """All picks."""
+        indices, gains = torch.stack(self._indices, -1), torch.stack(self._gains, -1)
+        return Batch(indices, gains, strategies, saturated_at, ceiling)
 
 
 def top_k(candidates: Candidates, size: int) -> Batch:
@@ -97,35 +131,26 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     start, so that units do not matter. From then on `k_centre` chooses.
     """
     predictive = candidates.predictive
+    assert isinstance(predictive, Predictive)
+    picker = Picker(candidates)
     informative = predictive.embedding().transpose(1, 2)  # [task, output, row, dimension]
     residual = informative
     noise = predictive.aleatoric().transpose(1, 2)
-    distance, available = _distance(candidates), candidates.available
-    start = _largest(residual, available)
+    start = _largest(residual, picker.available)
     saturated_at = _never(candidates)
-    indices, gains = [], []
-    for pick in range(min(size, available.shape[-1])):
-        spent = (_largest(residual, available) <= SATURATED * start).all(-1) & available.any(-1)
+    for pick in range(min(size, picker.available.shape[-1])):
+        left = picker.available
+        spent = (_largest(residual, left) <= SATURATED * start).all(-1) & left.any(-1)
         saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
         information = 0.5 * torch.log1p(informative.square().sum(-1) / noise).sum(1)
-        value = torch.where((saturated_at >= 0).unsqueeze(-1), _or_scores(distance, candidates), information)
-        index, gain = _best(value, available, candidates.uniform)
-        indices.append(index)
-        gains.append(gain)
-        available = _without(available, index)
-        distance = torch.minimum(distance, _distance_to(candidates.x, index))
+        index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), information))
         informative = _conditioned(informative, index, noise)
         residual = _conditioned(residual, index, torch.zeros_like(noise))
     used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
     used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
     bare = predictive.factor is None
-    return Batch(
-        indices=torch.stack(indices, -1),
-        gains=torch.stack(gains, -1),
-        strategies=used,
-        saturated_at=saturated_at,
-        ceiling=int((predictive.log_weights > -math.inf).sum(-1).max()) - 1 if bare else None,
-    )
+    particles = int((predictive.log_weights > -math.inf).sum(-1).max())
+    return picker.batch(used, saturated_at, float(particles - 1) if bare else None)
 
 
 def k_centre(candidates: Candidates, size: int) -> Batch:
@@ -134,15 +159,10 @@ def k_centre(candidates: Candidates, size: int) -> Batch:
     Far from the labelled rows and from each other; with nothing to be far from, the best score
     goes first.
     """
-    distance, available = _distance(candidates), candidates.available
-    indices, gains = [], []
-    for _ in range(min(size, available.shape[-1])):
-        index, gain = _best(_or_scores(distance, candidates), available, candidates.uniform)
-        indices.append(index)
-        gains.append(gain)
-        available = _without(available, index)
-        distance = torch.minimum(distance, _distance_to(candidates.x, index))
-    return Batch(torch.stack(indices, -1), torch.stack(gains, -1), ["k_centre"], _never(candidates))
+    picker = Picker(candidates)
+    for _ in range(min(size, picker.available.shape[-1])):
+        picker.take(picker.distances())
+    return picker.batch(["k_centre"], _never(candidates))
 
 
 STRATEGIES: dict[str, Callable[[Candidates, int], Batch]] = {

@@ -129,7 +129,7 @@ class MLP:
         return self.features_and_outputs(theta, x)[1]
 
     def features_and_outputs(self, theta: Tensor, x: Inputs) -> tuple[Features, Outputs]:
-        """Both from one pass."""
+        """Both from one pass; without a hidden layer the features are x, shared by all particles."""
         layers = self.unpack(theta)
         features = self._hidden(layers, x)
         weight, bias = layers[-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmaml.errors import BmamlError
@@ -223,6 +223,24 @@ class Predictive:
             within=within,
             log_weights=self.log_weights,
             factor=factor,
+        )
+
+    def at_rows(self, rows: Int[Tensor, "task chosen"]) -> "Predictive":
+        """The belief about some rows, other ones in each task."""
+
+        def taken(values: Tensor) -> Tensor:
+            if values.shape[2] == 1:
+                return values
+            whole = values.expand(len(rows), *values.shape[1:])
+            place = rows.view(len(rows), 1, -1, *[1] * (values.ndim - 3))
+            return whole.gather(2, place.expand(-1, values.shape[1], -1, *values.shape[3:]))
+
+        return Predictive(
+            means=taken(self.means),
+            noise=taken(self.noise),
+            within=taken(self.within),
+            log_weights=self.log_weights,
+            factor=None if self.factor is None else taken(self.factor),
         )
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Predictive":

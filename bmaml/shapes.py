@@ -18,7 +18,9 @@ Mask = Bool[Tensor, "task row"]
 """True where a row is real, False where it is padding."""
 
 Outputs = Float[Tensor, "task particle row output"]
-Features = Float[Tensor, "task particle row feature"]
+Features = Float[Tensor, "task #particle row feature"]
+"""Of one particle, or shared by all of them."""
+
 LogWeights = Float[Tensor, "task particle"]
 """Logarithms of the particles' weights; they sum to one over particles."""
 

@@ -36,7 +36,7 @@ class ImageInput(BaseModel):
 
     def scaled(self, pixels: Pixels) -> NDArray[np.float32]:
         """Pixels 0 … 255 as `[image, channel × height × width]`, in [0, 1]."""
-        return self.turned(pixels.astype(np.float32) / 255)
+        return self.turned(pixels.astype(np.float32) / np.float32(255))
 
     def turned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values in [0, 1], laid out as `pixels` are, as `[image, channel × height × width]`."""
@@ -48,4 +48,4 @@ class ImageInput(BaseModel):
             values = np.where(bright.reshape(-1, *[1] * (values.ndim - 1)), 1 - values, values)
         if self.channels == 3:
             values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+        return np.ascontiguousarray(values.reshape(len(values), self.numbers), dtype=np.float32)

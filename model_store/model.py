@@ -25,6 +25,9 @@ ROUNDING = 1e-6
 """Widths of the training range within which a row at its very end is inside: single precision's error."""
 
 
+WORK_OF_A_PICTURE = 1000
+
+
 class CorruptModel(BmamlError):
     """A version that is not what its manifest says."""
 
@@ -113,6 +116,11 @@ class Model:
         return replace(
             self, learner=learner_from(self.manifest.learner, {**self.manifest.settings, "seed": seed})
         )
+
+    def work_per_row(self, steps: int) -> int:
+        """What a row of a request costs: particles × (steps + 1), and a thousand for a picture."""
+        picture = 0 if self.embedding is None else WORK_OF_A_PICTURE
+        return self.learner.particles * (steps + 1) + picture
 
     def embedded(self, x: Tensor) -> Tensor:
         """What the learner sees of rows x `[task, row, input]`: features of pictures, else x itself."""

@@ -7,7 +7,7 @@ import torch
 
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel
-from service.schemas import ColumnCard, ModelList, ModelSummary, Refused, VersionCard
+from service.schemas import ColumnCard, ImageCard, ModelList, ModelSummary, Refused, VersionCard
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Catalogue:
             UnknownModel: no such name or version.
         """
         model = self.model(name, version)
-        manifest = model.manifest
+        manifest, image = model.manifest, model.manifest.image
         inputs, outputs = (
             [ColumnCard(name=c.name, transform=c.transform, lower=c.lower, upper=c.upper) for c in columns]
             for columns in (manifest.inputs, manifest.outputs)
@@ -92,6 +92,8 @@ class Catalogue:
             description=manifest.description,
             inputs=inputs,
             outputs=outputs,
+            image=None if image is None else ImageCard(**image.model_dump()),
+            classes=manifest.classes,
             learner=manifest.learner,
             particles=model.learner.particles,
             steps=model.learner.steps,

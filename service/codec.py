@@ -3,22 +3,27 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from bmaml.acquisition import ACQUISITIONS
 from model_store import Model, OutsideDomain
 from model_store.columns import FAR, outside
 from model_store.model import Single
+from service.labels import class_rows
+from service.offers import OFFERS
 from service.problems import FieldError, invalid, invalid_at
 from service.schemas import (
     AdaptPredictRequest,
     AdaptPredictResponse,
     BatchReport,
+    ClassPrediction,
     Diagnostics,
+    Entropy,
     Interval,
     ModelRef,
     ParticleMoments,
+    ParticleProbabilities,
     Prediction,
     Quantiles,
     Selected,
@@ -28,31 +33,28 @@ from service.schemas import (
     UncertaintyResponse,
     Variance,
 )
-from service.selection import STRATEGY_NAMES, resolved_strategy
 from service.settings import Settings
-from service.work import Answer, Array, ChooseAsk, Chosen, PredictAsk, Predicted, Work
+from service.tensors import pictures_of, rows_of
+from service.wire import Values
+from service.work import Answer, Array, ChooseAsk, Chosen, Classified, PredictAsk, Predicted, Work
 
 
 def predict_work(request: AdaptPredictRequest, model: Model, settings: Settings) -> Work:
     """The work a prediction asks for.
 
     Raises:
-        RequestError: 422 with a JSON pointer for shapes, values, and rows beyond the limits.
+        RequestError: 422 with a JSON pointer for shapes, values, and rows beyond the limits; 413 for
+            pictures of too many pixels.
     """
-    support_x, support_y, _ = _support(request, model, settings)
-    raw = _rows(request.query.x, len(model.manifest.inputs), "/query/x", settings.max_query_rows, least=1)
-    low, high = 0.5 - request.interval / 2, 0.5 + request.interval / 2
-    return Work(
-        model=model,
-        support_x=support_x,
-        support_y=support_y,
-        query_x=_inputs(model, raw, "/query/x"),
-        steps=_steps(request, model),
-        seed=request.adapt.seed,
-        ask=PredictAsk((*request.quantiles, low, high), request.particles),
-        deadline=_deadline(request, settings),
-        warnings=_warnings(model, len(support_x), raw, "query"),
-    )
+    support = _support(request, model, settings)
+    query = _x(request.query.x, model, "/query/x", settings.max_query_rows, settings, least=1)
+    if model.manifest.kind == "classification":
+        if request.quantiles:
+            raise invalid_at("/quantiles", "classes have no quantiles")
+        levels: tuple[float, ...] = ()
+    else:
+        levels = (*request.quantiles, 0.5 - request.interval / 2, 0.5 + request.interval / 2)
+    return _work(request, model, settings, support, query, PredictAsk(levels, request.particles), "query")
 
 
 def choose_work(request: UncertaintyRequest, model: Model, settings: Settings) -> Work:
@@ -61,45 +63,35 @@ def choose_work(request: UncertaintyRequest, model: Model, settings: Settings) -
     Raises:
         RequestError: as `predict_work`; also for an acquisition or strategy that is not offered.
     """
-    support_x, support_y, labels = _support(request, model, settings)
-    width = len(model.manifest.inputs)
-    pool = _rows(request.pool.x, width, "/pool/x", settings.max_pool_rows, least=1)
-    rows = [_inputs(model, pool, "/pool/x")]
+    support = _support(request, model, settings)
+    pool = _x(request.pool.x, model, "/pool/x", settings.max_pool_rows, settings, least=1)
+    rows = pool.standardised
     if request.target is not None:
-        target = _rows(request.target.x, width, "/target/x", settings.max_query_rows, least=1)
-        rows.append(_inputs(model, target, "/target/x"))
-    acquisition = request.acquisition or ("epistemic_variance" if request.target is None else "epig")
-    if acquisition not in ACQUISITIONS:
+        target = _x(request.target.x, model, "/target/x", settings.max_query_rows, settings, least=1)
+        rows = np.concatenate([rows, target.standardised])
+    offers = OFFERS[model.manifest.kind]
+    acquisition = request.acquisition or (offers.without_target if request.target is None else "epig")
+    if acquisition not in offers.acquisitions:
         raise invalid_at(
-            "/acquisition", f"one of {', '.join(ACQUISITIONS)} fits a {model.manifest.kind} model"
+            "/acquisition", f"one of {', '.join(offers.acquisitions)} fits a {model.manifest.kind} model"
         )
     if acquisition == "epig" and request.target is None:
         raise invalid_at("/target", "epig needs target rows: where should the predictions get better?")
-    if request.batch.strategy not in STRATEGY_NAMES:
-        raise invalid_at("/batch/strategy", f"one of {', '.join(STRATEGY_NAMES)}")
-    strategy = resolved_strategy(request.batch.strategy, acquisition, request.batch.size)
-    ids = _pool_ids(request, len(pool))
-    excluded = _excluded(request, ids)
-    return Work(
-        model=model,
-        support_x=support_x,
-        support_y=support_y,
-        query_x=np.concatenate(rows),
-        steps=_steps(request, model),
-        seed=request.adapt.seed,
-        ask=ChooseAsk(
-            acquisition=acquisition,
-            strategy=strategy,
-            size=request.batch.size,
-            pool_rows=len(pool),
-            keys=_keys(request.batch.seed, ids if request.pool.ids is not None else None, pool),
-            excluded=excluded,
-            best=float(labels[:, 0].max()) if len(labels) else None,
-            joint=ACQUISITIONS[acquisition].joint or strategy == "max_determinant",
-        ),
-        deadline=_deadline(request, settings),
-        warnings=_warnings(model, len(support_x), pool, "pool"),
+    if request.batch.strategy not in ("auto", *offers.strategies):
+        raise invalid_at("/batch/strategy", f"one of auto, {', '.join(offers.strategies)}")
+    strategy = offers.resolved(request.batch.strategy, acquisition, request.batch.size)
+    ids = _pool_ids(request, len(pool.raw))
+    ask = ChooseAsk(
+        acquisition=acquisition,
+        strategy=strategy,
+        size=request.batch.size,
+        pool_rows=len(pool.raw),
+        keys=_keys(request.batch.seed, ids if request.pool.ids is not None else None, pool.raw),
+        excluded=_excluded(request, ids),
+        best=float(support.labels[:, 0].max()) if support.labels.size else None,
+        joint=offers.needs_joint(acquisition, strategy),
     )
+    return _work(request, model, settings, support, Rows(pool.raw, rows), ask, "pool")
 
 
 def predict_response(
@@ -107,7 +99,19 @@ def predict_response(
 ) -> AdaptPredictResponse:
     """A prediction as JSON will say it."""
     result = answer.result
-    assert isinstance(result, Predicted)
+    assert isinstance(result, Predicted | Classified)
+    said = _classes(work, result) if isinstance(result, Classified) else _numbers(request, result)
+    return AdaptPredictResponse(
+        request_id=request_id,
+        model=_reference(work.model),
+        posterior=None,
+        prediction=said,
+        diagnostics=_diagnostics(work, answer),
+        timing_ms=_timing(work, answer, accepted),
+    )
+
+
+def _numbers(request: AdaptPredictRequest, result: Predicted) -> Prediction:
     moments, single = result.moments, result.moments.mean.shape[-1] == 1
 
     def listed(values: Array) -> list[object]:
@@ -120,22 +124,37 @@ def predict_response(
             mean=listed(result.particle_mean), std=listed(result.particle_std), weight=result.weights.tolist()
         )
     *quantiles, lower, upper = result.quantiles
-    return AdaptPredictResponse(
-        request_id=request_id,
-        model=_reference(work.model),
-        posterior=None,
-        prediction=Prediction(
-            mean=listed(moments.mean),
-            std=listed(np.sqrt(total)),
-            variance=Variance(
-                total=listed(total), aleatoric=listed(moments.aleatoric), epistemic=listed(moments.epistemic)
-            ),
-            quantiles=Quantiles(levels=request.quantiles, values=[listed(each) for each in quantiles]),
-            interval=Interval(level=request.interval, lower=listed(lower), upper=listed(upper)),
-            particles=particles,
+    return Prediction(
+        mean=listed(moments.mean),
+        std=listed(np.sqrt(total)),
+        variance=Variance(
+            total=listed(total), aleatoric=listed(moments.aleatoric), epistemic=listed(moments.epistemic)
         ),
-        diagnostics=_diagnostics(work, answer),
-        timing_ms=_timing(answer, accepted),
+        quantiles=Quantiles(levels=request.quantiles, values=[listed(each) for each in quantiles]),
+        interval=Interval(level=request.interval, lower=listed(lower), upper=listed(upper)),
+        particles=particles,
+    )
+
+
+def _classes(work: Work, result: Classified) -> ClassPrediction:
+    classes, uncertainty = work.classes, result.uncertainty
+    particles = None
+    if result.particle_probabilities is not None and result.weights is not None:
+        particles = ParticleProbabilities(
+            probabilities=result.particle_probabilities.tolist(), weight=result.weights.tolist()
+        )
+    return ClassPrediction(
+        classes=list(classes),
+        probabilities=result.probabilities.tolist(),
+        label=[classes[index] for index in result.probabilities.argmax(-1).tolist()],
+        entropy=Entropy(
+            total=(uncertainty.aleatoric + uncertainty.epistemic).tolist(),
+            expected=uncertainty.aleatoric.tolist(),
+            mutual_information=uncertainty.epistemic.tolist(),
+        ),
+        margin=result.margin.tolist(),
+        variation_ratio=result.variation_ratio.tolist(),
+        particles=particles,
     )
 
 
@@ -147,7 +166,7 @@ def choose_response(
     assert isinstance(result, Chosen)
     assert isinstance(ask, ChooseAsk)
     ids = request.pool.ids or list(range(ask.pool_rows))
-    aleatoric, epistemic = result.moments.aleatoric.sum(-1), result.moments.epistemic.sum(-1)
+    aleatoric, epistemic = result.uncertainty.aleatoric, result.uncertainty.epistemic
     selected = [
         Selected(
             rank=rank,
@@ -165,57 +184,88 @@ def choose_response(
         request_id=request_id,
         model=_reference(work.model),
         acquisition=ask.acquisition,
-        units=ACQUISITIONS[ask.acquisition].units,
+        units=OFFERS[work.model.manifest.kind].acquisitions[ask.acquisition],
         selected=selected,
         scores=result.scores.tolist(),
         batch=BatchReport(
             strategies_used=result.strategies, saturated_at=result.saturated_at, ceiling=result.ceiling
         ),
         diagnostics=_diagnostics(work, answer),
-        timing_ms=_timing(answer, accepted),
+        timing_ms=_timing(work, answer, accepted),
     )
 
 
-def _support(
-    request: AdaptPredictRequest | UncertaintyRequest, model: Model, settings: Settings
-) -> tuple[Single, Single, Array]:
-    """Standardised x and y, and the labels `[row, output]` as they came."""
-    raw_x = _rows(request.support.x, len(model.manifest.inputs), "/support/x", settings.max_support_rows)
-    outputs = len(model.manifest.outputs)
-    labels = request.support.y
-    columns = [[value] if isinstance(value, float | int) else value for value in labels]
-    raw_y = _rows(columns, outputs, "/support/y", settings.max_support_rows)
-    if len(raw_x) != len(raw_y):
-        raise invalid_at("/support/y", f"{len(raw_y)} labels for {len(raw_x)} rows of x")
-    y = _finite(model.standardised_targets(raw_y), "/support/y")
-    return _inputs(model, raw_x, "/support/x"), y, raw_y
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they came, and as the network wants them."""
+
+    raw: Array
+    standardised: Single
 
 
-def _rows(values: Sequence[Sequence[float]], width: int, pointer: str, most: int, least: int = 0) -> Array:
-    if len(values) > most:
-        raise invalid_at(pointer, f"{len(values)} rows; this service takes at most {most}")
-    if len(values) < least:
-        raise invalid_at(pointer, f"at least {least} row is needed")
-    ragged = [index for index, row in enumerate(values) if len(row) != width]
-    if ragged:
-        raise invalid(
-            "the rows do not have the model's number of columns",
-            *(
-                FieldError(
-                    pointer=f"{pointer}/{index}",
-                    detail=f"{len(values[index])} numbers where the model takes {width}",
-                )
-                for index in ragged[:20]
-            ),
-        )
-    return np.array(values, dtype=np.float64).reshape(len(values), width)
+@dataclass(frozen=True)
+class Shown:
+    """A support set: rows, targets as the network wants them, numeric labels as they came, or classes."""
+
+    x: Rows
+    y: Single
+    labels: Array
+    classes: tuple[str | int, ...] = ()
 
 
-def _inputs(model: Model, raw: Array, pointer: str) -> Single:
+def _x(values: Values, model: Model, pointer: str, most: int, settings: Settings, least: int = 0) -> Rows:
+    image = model.manifest.image
+    if image is not None:
+        pixels = pictures_of(values, image, pointer, most, settings.max_picture_pixels, least)
+        return Rows(pixels.astype(np.float64), pixels)
+    raw = rows_of(values, len(model.manifest.inputs), pointer, most, least)
     try:
-        return _finite(model.standardised_inputs(raw), pointer)
+        standardised = model.standardised_inputs(raw)
     except OutsideDomain as error:
         raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
+    return Rows(raw, _finite(standardised, pointer))
+
+
+def _support(request: AdaptPredictRequest | UncertaintyRequest, model: Model, settings: Settings) -> Shown:
+    x = _x(request.support.x, model, "/support/x", settings.max_support_rows, settings)
+    labels = request.support.y
+    if len(labels) != len(x.raw):
+        raise invalid_at("/support/y", f"{len(labels)} labels for {len(x.raw)} rows of x")
+    if model.manifest.kind == "classification":
+        classes, y = class_rows(labels, model)
+        return Shown(x, y, np.zeros((0, 1)), classes)
+    if labels and isinstance(labels[0], str):
+        raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
+    columns = [[value] if isinstance(value, float | int) else value for value in labels]
+    raw = rows_of(columns, len(model.manifest.outputs), "/support/y", settings.max_support_rows)  # type: ignore[arg-type]
+    return Shown(x, _finite(model.standardised_targets(raw), "/support/y"), raw)
+
+
+def _work(
+    request: AdaptPredictRequest | UncertaintyRequest,
+    model: Model,
+    settings: Settings,
+    support: Shown,
+    asked: Rows,
+    ask: PredictAsk | ChooseAsk,
+    what: str,
+) -> Work:
+    steps = model.learner.steps if request.adapt.steps is None else request.adapt.steps
+    if steps and not model.learner.iterates:
+        raise invalid_at("/adapt/steps", "this model adapts exactly, without steps: leave them out or send 0")
+    wanted = settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
+    return Work(
+        model=model,
+        support_x=support.x.standardised,
+        support_y=support.y,
+        query_x=asked.standardised,
+        steps=steps,
+        seed=request.adapt.seed,
+        ask=ask,
+        deadline=time.monotonic() + wanted / 1000,
+        warnings=_warnings(model, support, asked.raw, what),
+        classes=support.classes,
+    )
 
 
 def _finite(values: Single, pointer: str) -> Single:
@@ -225,21 +275,16 @@ def _finite(values: Single, pointer: str) -> Single:
     return values
 
 
-def _steps(request: AdaptPredictRequest | UncertaintyRequest, model: Model) -> int:
-    return model.learner.steps if request.adapt.steps is None else request.adapt.steps
-
-
-def _deadline(request: AdaptPredictRequest | UncertaintyRequest, settings: Settings) -> float:
-    wanted = settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
-    return time.monotonic() + wanted / 1000
-
-
-def _warnings(model: Model, shown: int, asked: Array, what: str) -> tuple[str, ...]:
+def _warnings(model: Model, support: Shown, asked: Array, what: str) -> tuple[str, ...]:
     warnings = []
-    if shown == 0:
+    if not len(support.x.raw):
         warnings.append("the support set is empty: this is the model's prior")
+    if len(support.classes) == 1:
+        warnings.append("the support set names one class: every row is of it, whatever it shows")
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
+    if not model.manifest.inputs:
+        return tuple(warnings)
     if far := int((outside(model.manifest.inputs, asked) > FAR).sum()):
         spans = ", ".join(f"{c.name} in [{c.lower:g}, {c.upper:g}]" for c in model.manifest.inputs[:8])
         warnings.append(
@@ -296,9 +341,11 @@ def _diagnostics(work: Work, answer: Answer) -> Diagnostics:
     )
 
 
-def _timing(answer: Answer, accepted: float) -> Timing:
+def _timing(work: Work, answer: Answer, accepted: float) -> Timing:
     return Timing(
+        decode=1000 * (work.made - accepted),
         queue=1000 * answer.queue_s,
+        embed=1000 * answer.embed_s,
         adapt=1000 * answer.adapt_s,
         predict=1000 * answer.predict_s,
         total=1000 * (time.monotonic() - accepted),

@@ -144,7 +144,7 @@ class Engine:
         self._queue = kept
         self._queued_work = sum(waiting.work.cost for waiting in kept)
 
-    def _fitting(self, group: tuple[str, int, int, bool]) -> list[_Waiting]:
+    def _fitting(self, group: tuple[str, int, int, int, bool]) -> list[_Waiting]:
         batch: list[_Waiting] = []
         support = query = 0
         for waiting in self._queue:
@@ -152,7 +152,7 @@ class Engine:
             if work.group != group:
                 continue
             support, query = max(support, len(work.support_x)), max(query, len(work.query_x))
-            per_row = work.model.learner.particles * (work.steps + 1)
+            per_row = work.model.work_per_row(work.steps)
             if batch and (len(batch) + 1) * (support + query) * per_row > self._max_batch_work:
                 break
             batch.append(waiting)

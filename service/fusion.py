@@ -15,9 +15,10 @@ from torch import Tensor
 from bmaml.learners import Diverged
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
-from model_store.model import Single
+from service.class_fusion import classified_together
+from service.padding import array, diverged, padded
 from service.selection import choose
-from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Work
+from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Uncertainty, Work
 
 NEGLIGIBLE = 1e-8
 """Weight of the components that quantiles and acquisitions leave out: far below single precision."""
@@ -51,6 +52,8 @@ class _Batch:
 def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one."""
     with torch.no_grad():  # not inference mode: feature steps differentiate the evidence
+        if works[0].model.manifest.kind == "classification":
+            return classified_together(works)
         batch = _run(works)
         return [_taken_out(batch, task, work, len(works)) for task, work in enumerate(works)]
 
@@ -59,13 +62,11 @@ def _run(works: Sequence[Work]) -> _Batch:
     first = works[0]
     model = first.model.drawing(first.seed)
     learner, learned = model.learner, model.learned
-    support = _padded([(work.support_x, work.support_y) for work in works]).to(model.device)
-    unlabelled = [(work.query_x, work.query_x[:, :0]) for work in works]
-    query = _padded(unlabelled).to(model.device)
+    support, query = padded(works, model.device)
 
     start = time.perf_counter()
     posterior = learner.adapt(learned, support, first.steps)
-    finite = _array(learner.finite(posterior))
+    finite = array(learner.finite(posterior))
     adapted = time.perf_counter()
 
     # The support rows ride along with the query rows: one pass says how well they are explained.
@@ -73,14 +74,15 @@ def _run(works: Sequence[Work]) -> _Batch:
     everything = model.predict(posterior, torch.cat([support.x, query.x], 1), first.joint)
     nothing = Examples(support.x[:, :0], support.y[:, :0], support.mask[:, :0])
     prior = learner.predict(learner.adapt(learned, nothing, 0), support.x)
-    nll_after = _array(_nll(everything.part(slice(None), slice(shown)), support))
-    nll_before = _array(_nll(prior, support))
+    assert isinstance(prior, Predictive)
+    nll_after = array(_nll(everything.part(slice(None), slice(shown)), support))
+    nll_before = array(_nll(prior, support))
     units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
 
     belief = model.in_callers_units(everything.part(slice(None), slice(shown, None)))
-    moments = Moments(_array(belief.mean()), _array(belief.aleatoric()), _array(belief.epistemic()))
+    moments = Moments(array(belief.mean()), array(belief.aleatoric()), array(belief.epistemic()))
     light = belief.without_negligible(NEGLIGIBLE)
-    quantiles = _array(light.quantiles(_levels(works).to(model.device)))
+    quantiles = array(light.quantiles(_levels(works).to(model.device)))
     return _Batch(
         belief=belief,
         light=light,
@@ -89,16 +91,12 @@ def _run(works: Sequence[Work]) -> _Batch:
         finite=finite,
         nll_before=nll_before + units,
         nll_after=nll_after + units,
-        effective=_array(belief.effective_particles(learner.particles)),
+        effective=array(belief.effective_particles(learner.particles)),
         moments=moments,
         quantiles=quantiles,
         adapt_s=adapted - start,
         predict_s=time.perf_counter() - adapted,
     )
-
-
-def _padded(rows: Sequence[tuple[Single, Single]]) -> Examples:
-    return Examples.padded([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in rows])
 
 
 def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Diverged:
@@ -111,10 +109,7 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
     nll = (float(batch.nll_before[task]), float(batch.nll_after[task])) if shown else None
     numbers = (moments.mean, moments.aleatoric, moments.epistemic, np.array(nll or ()))
     if not batch.finite[task] or not all(np.isfinite(values).all() for values in numbers):
-        return Diverged(
-            f"adapting {work.model.manifest.name!r} to these {shown} rows left the finite numbers; "
-            "check the units of the rows, or ask for fewer steps"
-        )
+        return diverged(work)
     own = slice(task, task + 1)
     result: Predicted | Chosen
     if isinstance(work.ask, PredictAsk):
@@ -126,7 +121,8 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
         )
     else:
         belief = batch.light.part(own, slice(rows))
-        result = choose(work.ask, belief, moments, batch.query_x[own, :rows], batch.support_x[own, :shown])
+        spread = Uncertainty(moments.aleatoric.sum(-1), moments.epistemic.sum(-1))
+        result = choose(work.ask, belief, spread, batch.query_x[own, :rows], batch.support_x[own, :shown])
     return Answer(
         result=result,
         support_nll=nll,
@@ -139,8 +135,8 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
 
 def _with_particles(belief: Predictive, moments: Moments, quantiles: Array) -> Predicted:
     scale = (belief.noise + belief.within).sqrt().expand_as(belief.means)
-    weights = _array(belief.log_weights.exp())[0]
-    return Predicted(moments, quantiles, _array(belief.means)[0], _array(scale)[0], weights)
+    weights = array(belief.log_weights.exp())[0]
+    return Predicted(moments, quantiles, array(belief.means)[0], array(scale)[0], weights)
 
 
 def _nll(belief: Predictive, support: Examples) -> Tensor:
@@ -157,7 +153,3 @@ def _levels(works: Sequence[Work]) -> Tensor:
     for task, own in enumerate(wanted):
         levels[task, : len(own)] = torch.tensor(own, dtype=torch.float64)
     return levels
-
-
-def _array(values: Tensor) -> Array:
-    return values.double().cpu().numpy()

@@ -1,20 +1,22 @@
 """Decode, call, encode: no handler touches a tensor or builds an error."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from bmaml.acquisition import ACQUISITIONS
 from bmaml.learners import MAX_STEPS
+from model_store import Model
 from service.codec import choose_response, choose_work, predict_response, predict_work
+from service.offers import OFFERS
 from service.problems import MEDIA_TYPE, Problem, RequestError, field_errors, invalid
 from service.runtime import Runtime
 from service.schemas import (
     MAX_BATCH,
     MAX_LEVELS,
-    UNION_TAGS,
     AdaptPredictRequest,
     AdaptPredictResponse,
     Health,
@@ -25,8 +27,9 @@ from service.schemas import (
     UncertaintyResponse,
     VersionCard,
 )
-from service.selection import STRATEGY_NAMES
 from service.settings import Settings
+from service.wire import UNION_TAGS
+from service.work import Work
 
 router = APIRouter()
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -72,7 +75,7 @@ async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
     accepted, runtime = time.monotonic(), _ready(request)
     body = await _parsed(request, AdaptPredictRequest, runtime.settings)
-    work = predict_work(body, runtime.catalogue.model(body.model, body.version), runtime.settings)
+    work = await _decoded(predict_work, body, runtime)
     answer = await runtime.engine.submit(work)
     return _json(request, predict_response(body, work, answer, request.state.request_id, accepted))
 
@@ -88,7 +91,7 @@ async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then say which pool rows to label next."""
     accepted, runtime = time.monotonic(), _ready(request)
     body = await _parsed(request, UncertaintyRequest, runtime.settings)
-    work = choose_work(body, runtime.catalogue.model(body.model, body.version), runtime.settings)
+    work = await _decoded(choose_work, body, runtime)
     answer = await runtime.engine.submit(work)
     return _json(request, choose_response(body, work, answer, request.state.request_id, accepted))
 
@@ -131,8 +134,9 @@ async def limits(request: Request) -> Limits:
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,
-        acquisitions=list(ACQUISITIONS),
-        strategies=list(STRATEGY_NAMES),
+        picture_pixels=settings.max_picture_pixels,
+        acquisitions={kind: list(each.acquisitions) for kind, each in OFFERS.items()},
+        strategies={kind: ["auto", *each.strategies] for kind, each in OFFERS.items()},
     )
 
 
@@ -149,6 +153,14 @@ async def readyz(request: Request) -> Health:
     """A model is loaded, warm, and the device answers."""
     _ready(request)
     return Health(status="ok")
+
+
+async def _decoded(make: Callable[[Any, Model, Settings], Work], body: Any, runtime: Runtime) -> Work:
+    """The work a body describes; pictures are decoded off the event loop."""
+    model = runtime.catalogue.model(body.model, body.version)
+    if model.manifest.image is None:
+        return make(body, model, runtime.settings)
+    return await asyncio.to_thread(make, body, model, runtime.settings)
 
 
 def _ready(request: Request) -> Runtime:
@@ -182,6 +194,7 @@ async def _parsed(request: Request, model: type[BodyT], settings: Settings) -> B
 def _json(request: Request, body: AdaptPredictResponse | UncertaintyResponse) -> Response:
     timing = body.timing_ms
     request.state.server_timing = ", ".join(
-        f"{part};dur={getattr(timing, part):.3f}" for part in ("queue", "adapt", "predict", "total")
+        f"{part};dur={getattr(timing, part):.3f}"
+        for part in ("decode", "queue", "embed", "adapt", "predict", "total")
     )
     return Response(body.model_dump_json(), media_type="application/json")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from bmaml.errors import BmamlError
+from bmaml.learners.bare import Bare
 from model_store import Model
 from service.catalogue import Catalogue
 from service.engine import Engine, device_for
@@ -16,7 +17,7 @@ from service.work import PredictAsk, Work
 
 log = logging.getLogger("service.runtime")
 
-WARM_TASKS, WARM_ROWS = (1, 4), 8
+WARM_TASKS, WARM_ROWS, WARM_CLASSES = (1, 4), 8, 8
 
 
 class NothingToServe(BmamlError):
@@ -85,9 +86,13 @@ class Runtime:
 
 def _warm_up(model: Model) -> None:
     """Run the model once, alone and in company, so that the first caller does not wait for it."""
-    network = model.learner.network
-    x = np.zeros((WARM_ROWS, network.inputs), np.float32)
-    y = np.zeros((WARM_ROWS, network.outputs), np.float32)
-    work = Work(model, x, y, x, model.learner.steps, 0, PredictAsk((0.05, 0.95)), deadline=float("inf"))
+    network, image = model.learner.network, model.manifest.image
+    outputs = network.outputs if image is None or isinstance(model.learner, Bare) else WARM_CLASSES
+    x = np.zeros((WARM_ROWS, network.inputs if image is None else image.numbers), np.float32)
+    y = np.eye(outputs, dtype=np.float32)[np.arange(WARM_ROWS) % outputs]
+    ask = PredictAsk((0.05, 0.95) if image is None else ())
+    classes = tuple(range(outputs)) if image is not None else ()
+    forever = float("inf")
+    work = Work(model, x, y, x, model.learner.steps, 0, ask, deadline=forever, classes=classes)
     for tasks in WARM_TASKS:
         answer_together([work] * tasks)

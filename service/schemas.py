@@ -2,27 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
-from typing_extensions import TypeAliasType
+from pydantic import BaseModel, ConfigDict, Field
 
 from bmaml.learners import MAX_STEPS
+from service.wire import Labels, X
 
 MAX_LEVELS, MAX_BATCH = 100, 1000
 """Quantile levels of one prediction; rows of one batch to label."""
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-# Named aliases are schemas of their own in OpenAPI (and hashable, which a bare FailFast is not).
-Row = TypeAliasType("Row", Annotated[list[Number], FailFast()])
-Rows = TypeAliasType("Rows", Annotated[list[Row], FailFast()])
-
-
-def _dimensions(value: Any) -> str:
-    return "2-D" if isinstance(value, list) and value and isinstance(value[0], list) else "1-D"
-
-
-Labels = Annotated[Annotated[Row, Tag("1-D")] | Annotated[Rows, Tag("2-D")], Discriminator(_dimensions)]
-UNION_TAGS = frozenset({"1-D", "2-D"})
-"""Parts of pydantic's error locations that are not in the caller's body."""
 
 Identifier = Annotated[str, Field(strict=True, max_length=200)] | Annotated[int, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, max_length=200)]
@@ -37,20 +23,23 @@ class _Request(BaseModel):
 class Support(_Request):
     """What the task shows. Both lists may be empty: the answer then comes from the prior."""
 
-    x: Rows = Field(description="rows × features, in the caller's units")
-    y: Labels = Field(description="one number per row; rows × outputs for models with several outputs")
+    x: X = Field(description="rows × features, in the caller's units; or pictures")
+    y: Labels = Field(
+        description="one number per row (rows × outputs for models with several outputs); "
+        "for classification one string or integer per row"
+    )
 
 
 class Query(_Request):
     """Rows to predict."""
 
-    x: Rows
+    x: X
 
 
 class Pool(_Request):
     """Unlabelled rows to choose from, with the caller's names for them."""
 
-    x: Rows
+    x: X
     ids: list[Identifier] | None = Field(default=None, description="unique; by default the row's index")
 
 
@@ -142,7 +131,15 @@ _DIAGNOSTICS: dict[str, Any] = {
     "support_nll": {"before": 2.1, "after": -1.9},
     "warnings": [],
 }
-_TIMING: dict[str, Any] = {"queue": 0.1, "adapt": 0.9, "predict": 0.8, "total": 2.2, "batched_tasks": 1}
+_TIMING: dict[str, Any] = {
+    "decode": 0.2,
+    "queue": 0.1,
+    "embed": 0.0,
+    "adapt": 0.9,
+    "predict": 0.8,
+    "total": 2.2,
+    "batched_tasks": 1,
+}
 
 
 class ModelRef(BaseModel):
@@ -196,6 +193,33 @@ class Prediction(BaseModel):
     particles: ParticleMoments | None
 
 
+class Entropy(BaseModel):
+    """In nats, per query row: total is expected (aleatoric) plus mutual information (epistemic)."""
+
+    total: list[float]
+    expected: list[float]
+    mutual_information: list[float]
+
+
+class ParticleProbabilities(BaseModel):
+    """Each particle's own answer: probabilities[particle][row][class], weight[particle]."""
+
+    probabilities: list[list[list[float]]]
+    weight: list[float]
+
+
+class ClassPrediction(BaseModel):
+    """One entry per query row; the classes are those of the support set, as they were sent."""
+
+    classes: list[str | int]
+    probabilities: list[list[float]] = Field(description="rows × classes")
+    label: list[str | int] = Field(description="the most probable class")
+    entropy: Entropy
+    margin: list[float] = Field(description="the most probable class's lead over the next")
+    variation_ratio: list[float] = Field(description="the weight of particles that name another class")
+    particles: ParticleProbabilities | None
+
+
 class SupportNll(BaseModel):
     """NLL of the support labels in nats per value, before and after adaptation."""
 
@@ -214,9 +238,14 @@ class Diagnostics(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds from acceptance to answer; adapt and predict are those of the whole fused batch."""
+    """Milliseconds from acceptance to answer; from embed to predict they are those of the whole fused batch.
 
+    `decode` is the time from bytes to arrays, `embed` from pictures to features.
+    """
+
+    decode: float
     queue: float
+    embed: float
     adapt: float
     predict: float
     total: float
@@ -255,7 +284,7 @@ class AdaptPredictResponse(BaseModel):
     request_id: str
     model: ModelRef
     posterior: None
-    prediction: Prediction
+    prediction: Prediction | ClassPrediction
     diagnostics: Diagnostics
     timing_ms: Timing
 
@@ -276,17 +305,20 @@ class Selected(BaseModel):
 class BatchReport(BaseModel):
     """How the batch was chosen.
 
-    A set of M bare particles can tell at most M − 1 rows apart (`ceiling`); from `saturated_at`
-    picks on the rest are chosen for diversity alone.
+    A set of M bare particles can tell at most M − 1 rows apart, and inform about classes by at most
+    log M nats (`ceiling`); from `saturated_at` picks on the rest are chosen for diversity alone.
     """
 
     strategies_used: list[str]
     saturated_at: int | None
-    ceiling: int | None
+    ceiling: float | None
 
 
 class UncertaintyResponse(BaseModel):
-    """What to label next; `total`, `aleatoric` and `epistemic` are variances summed over outputs."""
+    """What to label next.
+
+    `total`, `aleatoric` and `epistemic` are variances summed over outputs; entropies for classes.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -339,6 +371,14 @@ class ColumnCard(BaseModel):
     upper: float
 
 
+class ImageCard(BaseModel):
+    """The pictures a model takes."""
+
+    channels: int
+    size: int
+    drawing: bool
+
+
 class VersionCard(BaseModel):
     """The model card of one version."""
 
@@ -349,6 +389,8 @@ class VersionCard(BaseModel):
     description: str
     inputs: list[ColumnCard]
     outputs: list[ColumnCard]
+    image: ImageCard | None = Field(description="what pictures are made into, where x is one")
+    classes: int | None = Field(description="the most classes of a request, where y is one")
     learner: str
     particles: int
     steps: int
@@ -392,14 +434,15 @@ class Limits(BaseModel):
     support_rows: int
     query_rows: int
     pool_rows: int
+    picture_pixels: int
     steps: int
     quantile_levels: int
     batch_size: int
     queue_work: int
     batch_work: int
     deadline_ms: int
-    acquisitions: list[str]
-    strategies: list[str]
+    acquisitions: dict[str, list[str]] = Field(description="by kind of model")
+    strategies: dict[str, list[str]]
 
 
 class Health(BaseModel):

@@ -1,60 +1,64 @@
 """Scores of a pool and the batch chosen from it, for one task; tensor work, on the engine's thread."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
 from bmaml.acquisition import ACQUISITIONS, Pool
-from bmaml.batch import STRATEGIES, Candidates
+from bmaml.batch import STRATEGIES, Batch, Candidates
+from bmaml.categorical import Categorical
+from bmaml.class_acquisition import CLASS_ACQUISITIONS, ClassPool
+from bmaml.class_batch import CLASS_STRATEGIES
 from bmaml.predictive import Predictive
-from service.work import ChooseAsk, Chosen, Moments
-
-STRATEGY_NAMES = ("auto", *STRATEGIES)
-
-JOINT_INFORMATION = frozenset({"total_variance", "epistemic_variance", "entropy", "epig"})
-"""Acquisitions whose best rows tend to say the same thing, so that a batch needs the joint view."""
+from service.work import ChooseAsk, Chosen, Uncertainty
 
 
-def resolved_strategy(strategy: str, acquisition: str, size: int) -> str:
-    """What `auto` stands for.
-
-    One row: the best. Several: the most information together for acquisitions that measure it,
-    power sampling for those that look for a maximum, and plain top-k for random draws.
-    """
-    if strategy != "auto":
-        return strategy
-    if size == 1 or acquisition == "random":
-        return "top_k"
-    return "max_determinant" if acquisition in JOINT_INFORMATION else "power"
-
-
-def choose(ask: ChooseAsk, belief: Predictive, moments: Moments, rows_x: Tensor, support_x: Tensor) -> Chosen:
-    """The batch of pool rows to label next."""
-    pool = slice(ask.pool_rows)
-    everything = slice(None)
+def choose(
+    ask: ChooseAsk, belief: Predictive, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
+) -> Chosen:
+    """The batch of pool rows to label next, by what is believed about their numbers."""
+    pool, everything = slice(ask.pool_rows), slice(None)
     predictive = belief.part(everything, pool)
-    device = predictive.means.device
+    uniform = _uniform(ask, rows_x)
+    best = predictive.mean()[..., 0].amax(-1) if ask.best is None else uniform.new_tensor([ask.best])
     has_target = belief.means.shape[2] > ask.pool_rows
-    uniform = torch.from_numpy(ask.keys).to(device).unsqueeze(0)
-    best = (
-        predictive.mean()[..., 0].amax(-1) if ask.best is None else torch.full((1,), ask.best, device=device)
-    )
-    scores = ACQUISITIONS[ask.acquisition].score(
-        Pool(
-            predictive=predictive,
-            best=best,
-            uniform=uniform,
-            target=belief.part(everything, slice(ask.pool_rows, None)) if has_target else None,
-        )
-    )
-    batch = STRATEGIES[ask.strategy](
+    target = belief.part(everything, slice(ask.pool_rows, None)) if has_target else None
+    scores = ACQUISITIONS[ask.acquisition].score(Pool(predictive, best.to(predictive.means), uniform, target))
+    return _chosen(ask, STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
+
+
+def choose_by_class(
+    ask: ChooseAsk, belief: Categorical, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
+) -> Chosen:
+    """The batch of pool rows to label next, by what is believed about their classes."""
+    predictive = belief.part(slice(None), slice(ask.pool_rows))
+    has_target = belief.log_probabilities.shape[2] > ask.pool_rows
+    target = belief.part(slice(None), slice(ask.pool_rows, None)) if has_target else None
+    pool = ClassPool(predictive, _uniform(ask, rows_x), target)
+    scores = CLASS_ACQUISITIONS[ask.acquisition].score(pool)
+    return _chosen(ask, CLASS_STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
+
+
+def _chosen(
+    ask: ChooseAsk,
+    strategies: Mapping[str, Callable[[Candidates, int], Batch]],
+    scores: Tensor,
+    predictive: Predictive | Categorical,
+    uncertainty: Uncertainty,
+    rows_x: Tensor,
+    support_x: Tensor,
+) -> Chosen:
+    pool = slice(ask.pool_rows)
+    batch = strategies[ask.strategy](
         Candidates(
             scores=scores.double(),
-            available=torch.from_numpy(~ask.excluded).to(device).unsqueeze(0),
-            uniform=uniform,
+            available=torch.from_numpy(~ask.excluded).to(scores.device).unsqueeze(0),
+            uniform=_uniform(ask, rows_x),
             predictive=predictive,
             x=rows_x[:, pool],
             labelled=support_x,
-            labelled_mask=torch.ones(support_x.shape[:2], dtype=torch.bool, device=device),
+            labelled_mask=torch.ones(support_x.shape[:2], dtype=torch.bool, device=scores.device),
         ),
         ask.size,
     )
@@ -64,8 +68,12 @@ def choose(ask: ChooseAsk, belief: Predictive, moments: Moments, rows_x: Tensor,
         indices=indices,
         gains=[float(gain) for gain in batch.gains[0].tolist()[: len(indices)]],
         scores=scores[0].double().cpu().numpy(),
-        moments=Moments(*(values[pool] for values in (moments.mean, moments.aleatoric, moments.epistemic))),
+        uncertainty=Uncertainty(uncertainty.aleatoric[pool], uncertainty.epistemic[pool]),
         strategies=batch.strategies,
         saturated_at=saturated if saturated >= 0 else None,
         ceiling=batch.ceiling,
     )
+
+
+def _uniform(ask: ChooseAsk, like: Tensor) -> Tensor:
+    return torch.from_numpy(ask.keys).to(like.device).unsqueeze(0)

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
         device: `auto` takes the GPU where there is one.
         threads: of tensor work on the CPU; 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
+        max_picture_pixels: a larger picture is refused before it is decoded.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
         max_batch_work: the same, for one fused batch on the device.
         deadline_ms: how long a request may wait for the device where it does not say.
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     max_support_rows: int = Field(default=1000, ge=1)
     max_query_rows: int = Field(default=10_000, ge=1)
     max_pool_rows: int = Field(default=10_000, ge=1)
+    max_picture_pixels: int = Field(default=4_000_000, ge=1)
     max_queue_work: int = Field(default=200_000_000, ge=1)
     max_batch_work: int = Field(default=1_000_000, ge=1)
     deadline_ms: int = Field(default=10_000, ge=1)

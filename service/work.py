@@ -1,6 +1,7 @@
 """One request as the engine sees it: checked arrays in, numbers out; no HTTP and no JSON."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -49,6 +50,8 @@ class Work:
     Attributes:
         seed: of learners that draw.
         deadline: on the engine's clock; work not started by then is dropped.
+        classes: of the support set, in the order of the one-hot columns of `support_y`.
+        made: on the engine's clock, when the request was decoded.
     """
 
     model: Model
@@ -60,11 +63,14 @@ class Work:
     ask: PredictAsk | ChooseAsk
     deadline: float
     warnings: tuple[str, ...] = ()
+    classes: tuple[str | int, ...] = ()
+    made: float = field(default_factory=time.monotonic)
 
     @cached_property
-    def group(self) -> tuple[str, int, int, bool]:
+    def group(self) -> tuple[str, int, int, int, bool]:
         """Works of one group can be adapted and predicted together."""
-        return self.model.sha256, self.steps, self.seed if self.model.learner.draws else 0, self.joint
+        seed = self.seed if self.model.learner.draws else 0
+        return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint
 
     @property
     def joint(self) -> bool:
@@ -78,8 +84,11 @@ class Work:
 
     @property
     def cost(self) -> int:
-        """particles × rows × (steps + 1): the unit in which the queue is bounded."""
-        return self.model.learner.particles * max(1, self.rows) * (self.steps + 1)
+        """particles × rows × (steps + 1): the unit in which the queue is bounded.
+
+        A picture costs what a thousand particles do: its features come from a deep network.
+        """
+        return self.model.work_per_row(self.steps) * max(1, self.rows)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,29 @@ class Moments:
     mean: Array
     aleatoric: Array
     epistemic: Array
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """`[row]`: variances summed over outputs, or entropies in nats; together they are the total."""
+
+    aleatoric: Array
+    epistemic: Array
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Answer to a `PredictAsk` about classes: probabilities `[row, class]`, and `[row]` of the rest.
+
+    `particle_probabilities` are `[particle, row, class]`.
+    """
+
+    probabilities: Array
+    uncertainty: Uncertainty
+    margin: Array
+    variation_ratio: Array
+    particle_probabilities: Array | None = None
+    weights: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +144,10 @@ class Chosen:
     indices: list[int]
     gains: list[float]
     scores: Array
-    moments: Moments
+    uncertainty: Uncertainty
     strategies: list[str]
     saturated_at: int | None
-    ceiling: int | None
+    ceiling: float | None
 
 
 @dataclass(frozen=True)
@@ -124,14 +156,15 @@ class Answer:
 
     Attributes:
         support_nll: before and after adaptation; None without support rows.
-        adapt_s, predict_s: seconds of the whole batch.
+        embed_s, adapt_s, predict_s: seconds of the whole batch.
         queue_s: seconds from submission to the start of the batch.
     """
 
-    result: Predicted | Chosen
+    result: Predicted | Classified | Chosen
     support_nll: tuple[float, float] | None
     effective_particles: float
     adapt_s: float
     predict_s: float
     batched_tasks: int
     queue_s: float = 0.0
+    embed_s: float = 0.0

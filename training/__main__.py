@@ -1,7 +1,6 @@
 """`bmaml-train sinusoid | table FILE | evaluate NAME DATA | plot NAME DATA`: tasks in, versions out."""
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -85,14 +84,15 @@ def _train_images(options: argparse.Namespace) -> None:
     family = Images(family_config, options.seed)
     for note in family.notes:
         print(note, file=sys.stderr)
-    config = configuration(options, family_config)
     if options.features_of is None:
-        _run(options, config, family)
+        _run(options, configuration(options, family_config), family)
         return
     source = Store(options.store).load(options.features_of)
     if source.embedding is None:
         raise InvalidConfig(f"{options.features_of} has no features to use: it is no model of pictures")
-    config = replace(config, embedding=dataclasses.asdict(source.embedding))
+    if (source.embedding.channels, source.embedding.size) != (family_config.channels, family_config.size):
+        raise InvalidConfig(f"{options.features_of} takes other pictures: see its --size and --rgb")
+    config = configuration(options, family_config, embedding=source.embedding)
     _run(options, config, Featured(family, source.embedding, source.learned))
 
 

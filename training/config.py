@@ -135,8 +135,8 @@ class ImagesConfig:
     def __post_init__(self) -> None:
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:
             raise InvalidConfig(
-                "a task needs two classes, a picture shown and one asked of each, and a class two pictures; "
-                f"found {self.ways} ways, {self.shots.lowest} shots, {self.queries} queries, {self.least} least"
+                "a task needs two classes, a picture shown and one asked of each, a class two pictures; "
+                f"found {self.ways}, {self.shots.lowest}, {self.queries}, {self.least}"
             )
         if not 0 <= self.augment < float("inf"):
             raise InvalidConfig(f"the strength of augmentation cannot be negative; found {self.augment}")

@@ -81,6 +81,7 @@ def scored(
 
 def expected_calibration_error(right: Tensor, confidence: Tensor) -> float:
     """Σ over bins of confidence: fraction in the bin × |mean confidence − accuracy| there."""
+    right, confidence = right.double(), confidence.double()
     place = (confidence * BINS).long().clamp_max(BINS - 1)
     sums = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, confidence - right)
     return float(sums.abs().sum() / len(right))

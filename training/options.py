@@ -20,7 +20,7 @@ from training.config import (
     TrainingConfig,
     kind_of,
 )
-from training.recipes import recipe_for
+from training.recipes import CLASSIFIERS, REGRESSORS, recipe_for
 
 OF_THE_LEARNER = (
     "particles",
@@ -42,27 +42,33 @@ OF_THE_PLAN = [field.name for field in dataclasses.fields(Optimisation)]
 
 
 def configuration(
-    options: argparse.Namespace, family_config: FamilyConfig, columns: tuple[int, int] | None = None
+    options: argparse.Namespace,
+    family_config: FamilyConfig,
+    columns: tuple[int, int] | None = None,
+    embedding: ConvNet | None = None,
 ) -> TrainingConfig:
     """The run that options describe; what they leave out is the recipe's.
 
     Args:
         columns: how many of x and of y there are; None for pictures and classes.
+        embedding: of a version whose features are used; else the options describe one.
 
     Raises:
         InvalidLearner, InvalidConfig, InvalidEmbedding, InvalidName: settings that make no sense.
     """
     kind = kind_of(family_config)
     name = options.learner or (Conjugate.name if kind == "images" else Collapsed.name)
+    if name not in (CLASSIFIERS if kind == "images" else REGRESSORS):
+        raise InvalidConfig(f"{name} is no learner for {'classes' if kind == 'images' else 'numbers'}")
     recipe = recipe_for(name, kind)
 
     def given(names: Any) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
-    embedding = None
     if isinstance(family_config, ImagesConfig):
-        embedding = ConvNet(
-            family_config.channels, family_config.size, options.width, not options.standard, options.bfloat16
+        channels, size = family_config.channels, family_config.size
+        embedding = embedding or ConvNet(
+            channels, size, options.width, not options.standard, options.bfloat16
         )
         outputs = options.dimensions if name == Conjugate.name else family_config.ways
         columns = (embedding.features, outputs)
@@ -80,9 +86,6 @@ def configuration(
     if "clip" in plan:
         plan["clip"] = plan["clip"] or None
     learner = learner_from(name, settings)
-    wanted = "classification" if kind == "images" else "regression"
-    if learner.kind != wanted:
-        raise InvalidConfig(f"{name} is a learner for {learner.kind}; these tasks are {wanted}")
     return TrainingConfig(
         checked_name(options.name),
         family_config,

@@ -7,10 +7,17 @@ literature keep the paper's network, ten particles and one inner step.
 from dataclasses import dataclass, field
 from typing import Any
 
+from bmaml.learners import LEARNERS
+from bmaml.learners.bfa import BFA
+from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.conjugate import Conjugate
+from bmaml.learners.emaml import EMAML
 from bmaml.learners.maml import MAML
 from training.config import FamilyKind, Optimisation
+
+CLASSIFIERS = frozenset({Conjugate.name, MAML.name, EMAML.name, BFA.name, BMAML.name})
+REGRESSORS = frozenset(LEARNERS) - {Conjugate.name}
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ factor the evidence is −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n
 hypothesis of its own; the average over scales is a discrete stand-in for the Student-t of an
 unknown scale, with Gaussian components.
 
-One last number, the widening, multiplies every predicted standard deviation but not the evidence:
-features chosen among thousands of tasks are a little too sure, or too careful, of a new one.
+One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
+features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
+as far as the rows have spoken: where a particle's epistemic variance v is still its prior's v₀, nothing
+is widened, and everything where it is gone; the factor is ω^(1 − v/v₀).
 """
 
 import math
@@ -55,7 +57,7 @@ class CollapsedPosterior:
         cholesky: lower factor of K, `[task, particle, row, row]`.
         whitened: cholesky⁻¹ r, `[task, particle, row, output]`.
         noise_slopes: a, where the noise depends on x, `[particle, feature]`.
-        widening: what every predicted standard deviation is multiplied by.
+        widening: ω, what predicted standard deviations are multiplied by once the rows have spoken.
     """
 
     particles: Particles
@@ -159,16 +161,18 @@ class Collapsed(Learner[CollapsedPosterior]):
         cross = posterior.features @ features.mT / precision  # [task, particle, support, query]
         solved = torch.linalg.solve_triangular(posterior.cholesky, cross, upper=False)
         means = prior_mean + solved.mT @ posterior.whitened
-        within = (features.square().sum(-1) / precision.squeeze(-1) - solved.square().sum(-2)).clamp_min(0)
+        before = features.square().sum(-1) / precision.squeeze(-1)
+        within = (before - solved.square().sum(-2)).clamp_min(0)
         noise = self._noise(posterior.particles, posterior.noise_slopes, features).to(x.dtype).unsqueeze(-1)
         factor = self._factor(posterior, features, precision).to(x.dtype) if joint else None
-        widening, wider = posterior.widening, posterior.widening.square()
+        widening = (posterior.widening.double().log() * (1 - within / before)).exp().to(x.dtype).unsqueeze(-1)
+        wider = self._at_scales(widening.square(), 0)
         return Predictive(
             means=means.to(x.dtype).repeat_interleave(len(self.scales), 1),
             noise=wider * self._at_scales(noise, 2),
             within=wider * self._at_scales(within.unsqueeze(-1).to(x.dtype), 2),
             log_weights=posterior.log_weights.to(x.dtype),
-            factor=None if factor is None else widening * self._at_scales(factor, 1),
+            factor=None if factor is None else self._at_scales(widening.unsqueeze(-1) * factor, 1),
         )
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:

@@ -286,17 +286,22 @@ def test_steps_on_the_features_raise_the_evidence_and_leave_head_and_precisions(
     assert (learner.evidence(moved, support) > learner.evidence(start, support)).all()
 
 
-def test_the_widening_scales_every_deviation_and_no_mean_or_weight():
+def test_the_widening_scales_deviations_as_far_as_the_rows_have_spoken_and_no_mean_or_weight():
     learner, learned, batch, *_ = collapsed_parts()
     wide = {**learned, "log_widening": torch.tensor(2.0).log()}
     one, two = (
         learner.predict(learner.adapt(each, batch.support), batch.query.x, True) for each in (learned, wide)
     )
+    nothing = Examples(batch.support.x[:, :0], batch.support.y[:, :0], batch.support.mask[:, :0])
+    before, still = (learner.predict(learner.adapt(each, nothing), batch.query.x) for each in (learned, wide))
+    factor = 4 ** (1 - one.within / before.within)
+    assert float(factor.min()) > 1
     torch.testing.assert_close(two.means, one.means)
     torch.testing.assert_close(two.log_weights, one.log_weights)
-    torch.testing.assert_close(two.noise, 4 * one.noise)
-    torch.testing.assert_close(two.within, 4 * one.within)
+    torch.testing.assert_close(two.noise, factor * one.noise)
+    torch.testing.assert_close(two.within, factor * one.within)
     torch.testing.assert_close(two.factor.square().sum(-1), two.within)
+    torch.testing.assert_close(still.variance(), before.variance())
 
 
 def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
@@ -319,7 +324,7 @@ def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
     torch.testing.assert_close(found[1] - found[0], tau * (expected[1] - expected[0]))
     belief = learner.predict(posterior, batch.query.x, joint=True)
     torch.testing.assert_close(belief.means[:, 0], belief.means[:, 1])
-    torch.testing.assert_close(belief.noise[0, 1] / belief.noise[0, 0], torch.tensor([[36.0]]))
+    torch.testing.assert_close(belief.noise[0, 1], 36 * belief.noise[0, 0])
     torch.testing.assert_close(belief.factor.square().sum(-1), belief.within)
 
 

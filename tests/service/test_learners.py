@@ -5,18 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bmaml.learners import LEARNERS
 from service.settings import Settings
+from tests.closed_form import LEARNERS
 from tests.published import publish
 from tests.service.conftest import serve
 
+NAMES = [kind.name for kind in LEARNERS]
 SUPPORT = {"x": [[-2.0], [0.5], [3.0]], "y": [8.0, 11.5, 10.0]}
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     root = tmp_path_factory.mktemp("learners")
-    for name in LEARNERS:
+    for name in NAMES:
         settings = {"particles": 1} if name == "maml" else {}
         publish(root, name, learner=name, steps=2, step_size=1e-4, **settings)
     weighted = {"step_size": 1e-4, "evidence_weights": True}
@@ -35,7 +36,7 @@ def predict(client, model, **changes):
     return post(client, "/adapt-predict", model=model, query={"x": [[0.0], [1.0], [4.0]]}, **changes)
 
 
-@pytest.mark.parametrize("model", [*LEARNERS, "weighted"])
+@pytest.mark.parametrize("model", [*NAMES, "weighted"])
 def test_every_learner_answers_both_questions(client, model):
     answer = predict(client, model)
     variance = answer["prediction"]["variance"]

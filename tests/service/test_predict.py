@@ -169,7 +169,9 @@ def test_every_reply_carries_its_id_and_timing(client):
     reply = client.post("/adapt-predict", json=BODY, headers={"X-Request-ID": "mine-1"})
     assert reply.headers["x-request-id"] == reply.json()["request_id"] == "mine-1"
     assert {part.split(";")[0] for part in reply.headers["server-timing"].split(", ")} == {
+        "decode",
         "queue",
+        "embed",
         "adapt",
         "predict",
         "total",

@@ -31,7 +31,8 @@ def send(client, text, headers=None, path="/adapt-predict"):
         (TEXT.replace("8.0", "NaN"), 422, "/support/y/0"),
         (TEXT.replace("8.0", "-Infinity"), 422, "/support/y/0"),
         (TEXT.replace("8.0", "1e999"), 422, "/support/y/0"),
-        (TEXT.replace("8.0", '"3"'), 422, "/support/y/0"),
+        (TEXT.replace("8.0", '"3"'), 422, "/support/y/1"),  # a name, and what follows is none
+        (TEXT.replace("[8.0, 11.5]", '["3", "4"]'), 422, "/support/y/0"),
         (TEXT.replace("8.0", "true"), 422, "/support/y/0"),
         (TEXT.replace("8.0", "null"), 422, "/support/y/0"),
         (TEXT.replace("8.0", "1" + "0" * 400), 422, "/support/y/0"),

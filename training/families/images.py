@@ -50,7 +50,7 @@ class Images:
         )
 
     def bank(self, role: str) -> tuple[Tensor, Bank]:
-        """The images `[picture, channel × height × width]` of a role's classes, as bytes, and where they lie."""
+        """Images `[picture, channel × height × width]` of a role's classes, as bytes, and whose they are."""
         chosen = np.flatnonzero(self.pictures.roles == role)
         mine = np.isin(self.pictures.owners, chosen)
         owners = np.searchsorted(chosen, self.pictures.owners[mine])

@@ -68,7 +68,7 @@ def read_pictures(config: ImagesConfig, seed: int) -> Pictures:
     notes, enough = found.notes, counts >= config.least
     if not enough.all():
         notes.append(
-            f"left out {int((~enough).sum())} of {len(counts)} classes with fewer than {config.least} pictures"
+            f"left out {int((~enough).sum())} of {len(counts)} classes with under {config.least} pictures"
         )
     if config.strict and notes:
         raise UnusableData("; ".join(notes))

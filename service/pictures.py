@@ -1,0 +1,55 @@
+"""Pictures in a request: base64 PNG or JPEG to pixels, with bounds checked before anything is decoded."""
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from model_store.images import ImageInput, Pixels
+from service.problems import FieldError, RequestError, invalid_at
+
+FORMATS = ("PNG", "JPEG")
+
+
+def decoded(pictures: Sequence[str], image: ImageInput, most_pixels: int, pointer: str) -> Pixels:
+    """Pictures as the model takes them: grey or RGB, resized by area.
+
+    Raises:
+        RequestError: 422 for what is no picture, 413 for one of too many pixels.
+    """
+    result = np.empty((len(pictures), *image.shape), dtype=np.uint8)
+    for index, text in enumerate(pictures):
+        result[index] = _one(text, image, most_pixels, f"{pointer}/images/{index}")
+    return result
+
+
+def _one(text: str, image: ImageInput, most_pixels: int, pointer: str) -> Pixels:
+    try:
+        content = base64.b64decode(text.removeprefix("data:").rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid_at(pointer, "not base64") from None
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            if opened.width * opened.height > most_pixels:
+                raise RequestError(
+                    "body-too-large",
+                    413,
+                    f"a picture has more than {most_pixels} pixels",
+                    [FieldError(pointer=pointer, detail=f"{opened.width} × {opened.height} pixels")],
+                )
+            mode, side = "L" if image.channels == 1 else "RGB", (image.size, image.size)
+            return np.asarray(_flat(opened).convert(mode).resize(side, Image.Resampling.BOX), np.uint8)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        raise invalid_at(pointer, f"not a readable {' or '.join(FORMATS)}") from None
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """Without transparency: what shows through is white, as on a page."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    above = picture.convert("RGBA")
+    page = Image.new("RGBA", above.size, "white")
+    return Image.alpha_composite(page, above).convert("RGB")

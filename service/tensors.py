@@ -1,0 +1,115 @@
+"""Rows of numbers or pictures in a request, in any of their forms, as one array."""
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.images import ImageInput
+from service.pictures import decoded
+from service.problems import FieldError, invalid, invalid_at
+from service.wire import EncodedImages, EncodedTensor, Values
+from service.work import Array
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+    "uint8": np.dtype("u1"),
+}
+
+
+def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0) -> Array:
+    """Numbers `[row, column]`.
+
+    Raises:
+        RequestError: 422 for pictures, other shapes, what is not finite, and too many or few rows.
+    """
+    if isinstance(values, EncodedImages):
+        raise invalid_at(pointer, f"this model takes {width} numbers a row, not pictures")
+    if isinstance(values, EncodedTensor):
+        array = _from_base64(values, pointer).astype(np.float64)
+        _bounded(len(array) if array.ndim else 0, pointer, most, least)
+        if array.ndim != 2 or array.shape[1] != width:
+            raise invalid_at(f"{pointer}/shape", f"[rows, {width}] is wanted")
+        _check_finite(array, pointer)
+        return array
+    rows: list[Any] = list(values)
+    _bounded(len(rows), pointer, most, least)
+    ragged = [i for i, row in enumerate(rows) if len(row) != width or (row and isinstance(row[0], list))]
+    if ragged:
+        raise invalid(
+            "the rows do not have the model's number of columns",
+            *(
+                FieldError(
+                    pointer=f"{pointer}/{index}",
+                    detail=f"{len(rows[index])} numbers where the model takes {width}",
+                )
+                for index in ragged[:20]
+            ),
+        )
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+
+
+def pictures_of(
+    values: Values, image: ImageInput, pointer: str, most: int, most_pixels: int, least: int = 0
+) -> NDArray[np.float32]:
+    """Pictures `[picture, channel × height × width]` in [0, 1].
+
+    They come encoded, as `uint8` tensors (0 … 255), or as numbers in [0, 1]; the last two in the
+    model's own size, `[picture, height, width]` grey and `[picture, height, width, 3]` RGB.
+
+    Raises:
+        RequestError: 422 for other shapes or values, 413 for too many pixels.
+    """
+    if isinstance(values, EncodedImages):
+        _bounded(len(values.images), pointer, most, least)
+        return image.scaled(decoded(values.images, image, most_pixels, pointer))
+    array: NDArray[Any]
+    if isinstance(values, EncodedTensor):
+        array = _from_base64(values, pointer)
+    else:
+        _bounded(len(values), pointer, most, least)
+        try:
+            array = np.array(values, dtype=np.float32)
+        except ValueError:
+            raise invalid_at(pointer, "pictures must all have the model's size") from None
+    _bounded(len(array) if array.ndim else 0, pointer, most, least)
+    flat = (image.numbers,) if image.channels == 1 else None
+    if array.shape[1:] not in (image.shape, flat) and len(array):
+        raise invalid_at(pointer, f"pictures of shape {list(image.shape)} are wanted, or encoded ones")
+    if array.dtype == np.uint8:
+        return image.scaled(array.reshape(len(array), *image.shape))
+    _check_finite(array, pointer)
+    if array.size and (array.min() < 0 or array.max() > 1):
+        raise invalid_at(pointer, "pixel values lie in [0, 1]; send uint8 for 0 to 255")
+    return image.turned(array.astype(np.float32))
+
+
+def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
+    dtype = DTYPES[values.dtype]
+    try:
+        content = base64.b64decode(values.base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid_at(f"{pointer}/base64", "not base64") from None
+    wanted = dtype.itemsize
+    for side in values.shape:  # Python's integers do not overflow
+        wanted *= side
+    if wanted != len(content):
+        detail = f"{len(content)} bytes where shape and dtype take {wanted}"
+        raise invalid_at(f"{pointer}/base64", detail[:200])
+    return np.frombuffer(content, dtype=dtype).reshape(values.shape)
+
+
+def _bounded(rows: int, pointer: str, most: int, least: int) -> None:
+    if rows > most:
+        raise invalid_at(pointer, f"{rows} rows; this service takes at most {most}")
+    if rows < least:
+        raise invalid_at(pointer, f"at least {least} row is needed")
+
+
+def _check_finite(array: NDArray[Any], pointer: str) -> None:
+    finite = np.isfinite(array.astype(np.float64, copy=False)).reshape(len(array), -1).all(1)
+    if not finite.all():
+        raise invalid_at(f"{pointer}/{int(np.argmin(finite))}", "not finite")
