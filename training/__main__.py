@@ -17,6 +17,7 @@ from model_store.columns import Transform
 from training.calibrate import calibrated
 from training.config import ImagesConfig, InvalidConfig, Shots, SinusoidConfig, TableConfig, TrainingConfig
 from training.evaluate import Evaluation, evaluate
+from training.evaluate_classes import evaluate_classes
 from training.families import Featured, Images, Sinusoid, Table
 from training.loop import Interrupted, train
 from training.options import configuration, images_options, training_options
@@ -114,6 +115,12 @@ def _run(
 
 def _evaluate(options: argparse.Namespace) -> None:
     model = Store(options.store).load(options.name, options.version)
+    if model.manifest.kind == "classification":
+        trained = model.manifest.training.get("family", {})
+        config = ImagesConfig.recalled(trained, options.data)
+        split = options.split or config.split
+        _print(evaluate_classes(model, Images(replace(config, split=split), model.manifest.seed)))
+        return
     held_out = _held_out(model, options)
     _print(evaluate(model, held_out, options.steps))
 
@@ -123,6 +130,8 @@ def _plot(options: argparse.Namespace) -> None:
 
     store = Store(options.store)
     model = store.load(options.name, options.version)
+    if model.manifest.kind == "classification":
+        raise InvalidConfig(f"{options.name} tells classes of pictures apart; plots are of numbers")
     folder = options.store / model.manifest.name / str(model.manifest.version)
     for path in plots.draw(model, _held_out(model, options), folder):
         print(path)
@@ -239,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
 def _published_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("name", metavar="NAME")
-    options.add_argument("data", metavar="DATA", help="'sinusoid' or a Parquet or CSV file")
+    options.add_argument("data", metavar="DATA", help="'sinusoid', a Parquet or CSV file, or pictures")
     options.add_argument("--version", type=int, help="default: the newest")
     options.add_argument("--shots", help="support rows: K or LOWEST:HIGHEST")
     for name in ("task", "split", "order"):

@@ -1,6 +1,7 @@
 """What a training run is: one frozen tree, saved whole in the manifest of what it publishes."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +132,12 @@ class ImagesConfig:
     least: int = 5
     strict: bool = False
     features_of: str | None = None
+
+    @classmethod
+    def recalled(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
+        """As a published version remembers its training, for pictures at `path`."""
+        values = {name: value for name, value in trained.items() if name != "kind"}
+        return cls(**{**values, "path": path, "shots": Shots(**trained["shots"])})
 
     def __post_init__(self) -> None:
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:

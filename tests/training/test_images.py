@@ -235,6 +235,8 @@ def test_every_learner_trains_and_publishes_a_classifier(arrays, tmp_path, learn
     assert model.manifest.kind == "classification"
     assert model.manifest.classes == (100 if learner == "conjugate" else 2)
     assert "16 × 16 → any classes" in Store(store).card("shapes")
+    assert main(["evaluate", "shapes", str(arrays), "--store", str(store)]) == 0
+    assert main(["plot", "shapes", str(arrays), "--store", str(store)]) == 1
 
 
 def test_a_head_is_trained_on_the_features_of_a_published_version(arrays, tmp_path):
