@@ -200,8 +200,8 @@ def table(arena: Arena, found: Mapping[str, NDArray[np.float64]]) -> list[str]:
     lines = [
         f"### {arena.name[0].upper()}{arena.name[1:]}",
         "",
-        f"{len(arena.rows)} tasks, {arena.rounds} rounds; {arena.figure}, ± half a 95 % interval of the difference to "
-        "random.",
+        f"{len(arena.rows)} tasks, {arena.rounds} rounds; {arena.figure}, ± half a 95 % interval of the "
+        "difference to random.",
         "",
         f"| | start | after {half} | after {arena.rounds} | labels to random's end | of random's |",
         "|---|---|---|---|---|---|",
@@ -210,16 +210,9 @@ def table(arena: Arena, found: Mapping[str, NDArray[np.float64]]) -> list[str]:
         mean, needed = scores.mean(0), labels_needed(scores, goal)
         against = scores - found["random"]
         width = 1.96 * against.std(0, ddof=1) / np.sqrt(len(scores))
-        cells = [
-            f"{mean[0]:.4g}",
-            f"{mean[half]:.4g} ± {width[half]:.2g}",
-            f"{mean[-1]:.4g} ± {width[-1]:.2g}",
-        ]
-        cells += (
-            ["never", ""]
-            if needed is None
-            else [str(needed), f"{needed / arena.rounds:.0%}".replace("%", " %")]
-        )
+        cells = [f"{mean[0]:.4g}", *(f"{mean[at]:.4g} ± {width[at]:.2g}" for at in (half, arena.rounds))]
+        part = "" if needed is None else f"{100 * needed / arena.rounds:.0f} %"
+        cells += ["never" if needed is None else str(needed), part]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -253,9 +246,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--rounds", type=int, help="of pictures; default 30")
     parser.add_argument("--store", type=Path, default=SHIPPED)
-    parser.add_argument(
-        "--page", type=Path, help="docs/active-learning.md; without it the tables are printed"
-    )
+    parser.add_argument("--page", type=Path, help="docs/active-learning.md; else nothing is written")
     parser.add_argument("--machine", default=platform.machine())
     options = parser.parse_args()
     torch.set_num_threads(1)

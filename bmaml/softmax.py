@@ -7,13 +7,13 @@ weights, then log γ, which no class depends on and which stays where it is, and
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bmaml.categorical import classes_of, normalised
 from bmaml.densities import Precisions, log_prior, weights_of
 from bmaml.networks import MLP
-from bmaml.shapes import Particles, PerParticle
+from bmaml.shapes import Inputs, Particles, PerParticle
 from bmaml.task import Examples
 
 
@@ -25,9 +25,16 @@ def log_likelihood(
     Args:
         present: the classes that share the probability.
     """
-    logs = normalised(network(weights_of(particles), examples.x), present)
+    logs = class_logs(network, particles, examples.x, present)
     named = (examples.y > 0) & examples.mask.unsqueeze(-1)
     return torch.where(named.unsqueeze(1), logs, 0.0).sum((-1, -2))
+
+
+def class_logs(
+    network: MLP, particles: Particles, x: Inputs, present: Bool[Tensor, "task class"]
+) -> Float[Tensor, "task particle row class"]:
+    """log probabilities of the present classes; a network of more outputs than classes uses the first."""
+    return normalised(network(weights_of(particles), x)[..., : present.shape[1]], present)
 
 
 def likelihood_scores(network: MLP, particles: Particles, examples: Examples) -> Particles:

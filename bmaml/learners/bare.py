@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from bmaml import densities, softmax
-from bmaml.categorical import Categorical, classes_of, normalised
+from bmaml.categorical import Categorical, classes_of
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
 from bmaml.learners.interface import Belief, InvalidLearner, Kind, Learned, Learner
@@ -80,9 +80,10 @@ class Bare(Learner[BareParticles]):
         """Each particle's mean and noise, or its class probabilities; alone, it knows no other view."""
         del joint  # bare particles need nothing more for it
         particles = posterior.particles
-        means = self.network(weights_of(particles), x)
         if posterior.present is not None:
-            return Categorical(normalised(means, posterior.present), posterior.log_weights)
+            logs = softmax.class_logs(self.network, particles, x, posterior.present)
+            return Categorical(logs, posterior.log_weights)
+        means = self.network(weights_of(particles), x)
         return Predictive(
             means=means,
             noise=noise_variance(particles)[..., None, None],

@@ -6,15 +6,21 @@ mean z̄ in a class the posterior of its mean has
 
     precision   1/v = 1/τ² + n/σ²          mean   m = v n z̄ / σ²
 
-and the class of a query follows from Bayes' rule with z* | c ~ N(m, v + σ²), each class as likely as
-the others beforehand, the log densities multiplied by a learned sharpness. The support's
+and the class of a query follows from Bayes' rule with z* | c about m with variances v + σ², each class as
+likely as the others beforehand. A query of unknown scale, Gaussian given it, has a Student-t density,
+
+    log p(z* | c) = −½ s [ Σ log(v + σ²) + k log(1 + D²/k) ],    D² = Σ (z* − m)² / (v + σ²)
+
+up to a constant, with a learned knee k and sharpness s; k → ∞ is the Gaussian. Its tails are what keeps
+the answer honest about a picture that is like none of the classes: far from all of them a Gaussian
+is ever surer which is nearest, and this is ever less. The support's
 
     log p(z | c) = −½ Σ [ n log 2πσ² + log(1 + nτ²/σ²) + Σᵢ zᵢ²/σ² − m²/v ]
 
 weighs the particles, ∝ exp(temperature · Σ_c log p). Densities of different projections are not in the
 same units, so the learned temperature, which starts near zero, decides how much they count.
 
-With τ → ∞ and one σ this is a prototypical network (Snell et al. 2017) in each particle; a finite τ
+With τ, k → ∞ and one σ this is a prototypical network (Snell et al. 2017) in each particle; a finite τ
 shrinks classes of few rows to the middle, and v tells how little is known of them. No limit on the
 number of classes or of rows; nothing iterates. Padding and absent classes have no rows and are
 left out of Bayes' rule.
@@ -35,6 +41,8 @@ from bmaml.shapes import Inputs, LogWeights, Particles, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 FIRST_TEMPERATURE = 0.01
+FIRST_KNEE = 2.0
+"""Per dimension of the projection: D² is about one per dimension for a row of the class."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class ConjugatePosterior:
         means, variances: of a class's rows, posterior and scatter together, in z.
         present: classes that have rows.
         log_weights: of the particles.
-        sharpness: what log densities are multiplied by.
+        sharpness, knee: s and k.
     """
 
     projections: Particles
@@ -55,6 +63,7 @@ class ConjugatePosterior:
     present: Bool[Tensor, "task class"]
     log_weights: LogWeights
     sharpness: Scalar
+    knee: Scalar
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,10 @@ class Conjugate(Learner[ConjugatePosterior]):
     """
 
     name: ClassVar[str] = "conjugate"
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_sharpness": (-1.0, 1.0)}
+    calibrated: ClassVar[dict[str, tuple[float, float]]] = {
+        "log_knee": (-3.0, 3.0),
+        "log_sharpness": (-1.5, 1.5),
+    }
     iterates: ClassVar[bool] = False
 
     steps: int = 0
@@ -95,7 +107,7 @@ class Conjugate(Learner[ConjugatePosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`; log τ as `log_between` and log σ as `log_within`, `[particle, …]`.
 
-        Also the scalars `log_temperature` and `log_sharpness`.
+        Also the scalars `log_temperature`, `log_sharpness` and `log_knee`.
         """
         per_dimension = (self.particles, self.network.outputs)
         return {
@@ -104,6 +116,7 @@ class Conjugate(Learner[ConjugatePosterior]):
             "log_within": torch.zeros(per_dimension),
             "log_temperature": torch.tensor(math.log(FIRST_TEMPERATURE)),
             "log_sharpness": torch.zeros(()),
+            "log_knee": torch.tensor(math.log(FIRST_KNEE * self.network.outputs)),
         }
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
@@ -111,22 +124,22 @@ class Conjugate(Learner[ConjugatePosterior]):
         del steps
         posterior, evidence = self._condition(learned, support)
         weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
-        return ConjugatePosterior(*posterior, weights, learned["log_sharpness"].exp())
+        return ConjugatePosterior(*posterior, weights, *self._tails(learned))
 
     def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> Categorical:
         """Bayes' rule in every particle, over the classes of the task."""
         del joint
-        logits = posterior.sharpness * self._log_densities(posterior, x)
+        logits = self._log_densities(posterior, x)
         return Categorical(normalised(logits, posterior.present), posterior.log_weights)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log probability of the true class, a mean over rows, tasks and numbers of classes."""
         (projections, means, variances, present), evidence = self._condition(learned, batch.support)
         weights = learned["log_temperature"].exp() * evidence  # [task, particle, class]
-        sharpness = learned["log_sharpness"].exp()
         whole = weights.sum(-1).log_softmax(-1)
-        posterior = ConjugatePosterior(projections, means, variances, present, whole, sharpness)
-        logits = sharpness * self._log_densities(posterior, batch.query.x)
+        tails = self._tails(learned)
+        posterior = ConjugatePosterior(projections, means, variances, present, whole, *tails)
+        logits = self._log_densities(posterior, batch.query.x)
         classes = logits.shape[-1]
         mask, y = batch.query.mask, batch.query.y
         total = logits.new_zeros(())
@@ -170,9 +183,14 @@ class Conjugate(Learner[ConjugatePosterior]):
         return (projections, mean, variance + within, present), evidence
 
     def _log_densities(self, posterior: ConjugatePosterior, x: Tensor) -> Tensor:
-        """log N(z* | class), `[task, particle, row, class]`, from two matrix products."""
+        """log p(z* | class) up to a constant, `[task, particle, row, class]`, from two matrix products."""
         z, precision = self.network(posterior.projections, x), 1 / posterior.variances
         weighted = posterior.means * precision
         square = z.square() @ precision.mT - 2 * (z @ weighted.mT)
-        rest = (posterior.means * weighted + posterior.variances.log() + LOG_2PI).sum(-1)
-        return -0.5 * (square + rest.unsqueeze(2))
+        square = (square + (posterior.means * weighted).sum(-1).unsqueeze(2)).clamp_min(0)
+        volume = posterior.variances.log().sum(-1).unsqueeze(2)
+        bent = posterior.knee * torch.log1p(square / posterior.knee)
+        return -0.5 * posterior.sharpness * (volume + bent)
+
+    def _tails(self, learned: Learned) -> tuple[Scalar, Scalar]:
+        return learned["log_sharpness"].exp(), learned["log_knee"].exp()

@@ -36,6 +36,26 @@ def batch(counts=(2, 1, 3, 2), asked=3, seed=0):
     return TaskBatch(Examples.padded([support]), Examples.padded([query]))
 
 
+def student(learner, learned, x, y, query):
+    """log p(z* | class) up to a constant, dimension by dimension and class by class."""
+    found = []
+    knee, sharp = learned["log_knee"].exp(), learned["log_sharpness"].exp()
+    for particle in range(learner.particles):
+        weight, bias = learner.network.unpack(learned["initial"][particle])[0]
+        z, z_query = x @ weight + bias, query @ weight + bias
+        between, within = ((2 * learned[name][particle]).exp() for name in ("log_between", "log_within"))
+        logs = []
+        for label in range(y.shape[1]):
+            own = z[y[:, label] > 0]
+            variance = 1 / (1 / between + len(own) / within)
+            mean = variance * own.sum(0) / within
+            spread = variance + within
+            square = ((z_query - mean).square() / spread).sum(-1)
+            logs.append(-0.5 * sharp * (spread.log().sum() + knee * torch.log(1 + square / knee)))
+        found.append(torch.stack(logs, -1))
+    return torch.stack(found)
+
+
 def densities(learner, learned, x, y, query):
     """log p(z* | class) and log p(z) of each class by dense multivariate normals, particle by particle."""
     found = []
@@ -62,16 +82,39 @@ def densities(learner, learned, x, y, query):
     return torch.stack(predictive), torch.stack(evidence)
 
 
-def test_the_answer_is_bayes_rule_over_dense_normals():
+def test_with_a_far_knee_the_answer_is_bayes_rule_over_dense_normals():
     learner, learned = learner_and_start()
+    learned["log_knee"] = torch.tensor(25.0)
     x, y = rows((2, 1, 3, 2))
     query = torch.randn(6, 5)
     log_densities, evidence = densities(learner, learned, x, y, query)
     belief = learner.predict(learner.adapt(learned, Examples.padded([(x, y)])), query.unsqueeze(0))
     sharp = learned["log_sharpness"].exp()
-    torch.testing.assert_close(belief.log_probabilities[0], (sharp * log_densities).log_softmax(-1))
+    expected = (sharp * log_densities).log_softmax(-1)
+    torch.testing.assert_close(belief.log_probabilities[0], expected, atol=1e-6, rtol=1e-6)
     weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(0)
     torch.testing.assert_close(belief.log_weights[0], weights)
+
+
+def test_the_answer_is_bayes_rule_over_student_densities():
+    learner, learned = learner_and_start()
+    x, y = rows((2, 1, 3, 2))
+    query = torch.randn(6, 5)
+    belief = learner.predict(learner.adapt(learned, Examples.padded([(x, y)])), query.unsqueeze(0))
+    expected = student(learner, learned, x, y, query).log_softmax(-1)
+    torch.testing.assert_close(belief.log_probabilities[0], expected)
+
+
+def test_far_from_every_class_the_answer_is_unsure():
+    learner, learned = learner_and_start(dimensions=5)
+    x, y = rows((3, 3, 3))
+    posterior = learner.adapt(learned, Examples.padded([(3 * x, y)]))
+    direction = torch.randn(1, 1, 5)
+    near, far = (learner.predict(posterior, scale * direction).entropy() for scale in (3.0, 3000.0))
+    assert float(far) > float(near)
+    volumes = posterior.variances.log().sum(-1)
+    assert float(volumes.std(-1).max()) < 1e-6  # equal counts: only distances tell the classes apart
+    torch.testing.assert_close(far, torch.tensor([[math.log(3)]]), atol=0.01, rtol=0)
 
 
 def test_the_evidence_of_a_class_is_that_of_a_dense_normal_and_zero_without_rows():
@@ -97,7 +140,7 @@ def test_a_wide_prior_and_equal_scatter_make_each_particle_a_prototypical_networ
     learner, learned = learner_and_start(particles=1)
     learned["log_between"] = torch.full_like(learned["log_between"], 12.0)
     learned["log_within"] = torch.zeros_like(learned["log_within"])
-    learned["log_sharpness"] = torch.zeros(())
+    learned["log_sharpness"], learned["log_knee"] = torch.zeros(()), torch.tensor(25.0)
     x, y = rows((3, 3, 3))
     query = torch.randn(4, 5)
     weight, bias = learner.network.unpack(learned["initial"][0])[0]
@@ -105,7 +148,7 @@ def test_a_wide_prior_and_equal_scatter_make_each_particle_a_prototypical_networ
     squares = torch.cdist(query @ weight + bias, prototypes).square()
     expected = (-0.5 * squares / (1 + 1 / 3)).softmax(-1)  # σ² + σ²/n with n = 3
     belief = learner.predict(learner.adapt(learned, Examples.padded([(x, y)])), query.unsqueeze(0))
-    torch.testing.assert_close(belief.probabilities()[0], expected, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(belief.probabilities()[0], expected, atol=1e-6, rtol=1e-6)
 
 
 def test_ragged_tasks_together_equal_each_alone():
