@@ -80,6 +80,8 @@ def configuration(
         "activation": options.activation or recipe.activation,
     }
     settings = {"network": network, **recipe.settings, **given(OF_THE_LEARNER)}
+    if network["activation"] != recipe.activation and options.bands is None:
+        settings.pop("bands", None)  # the recipe's, which are for its own activation
     for several in SEVERAL & settings.keys():
         settings[several] = tuple(settings[several])
     plan = given(OF_THE_PLAN)

@@ -143,7 +143,7 @@ def test_early_stopping_keeps_the_best_parameters(tmp_path, monkeypatch):
     verdicts = iter([3.0, 1.0, 2.0, 2.0, 2.0])
     seen = []
 
-    def scripted(learner, learned, family, device):
+    def scripted(learner, learned, family, device, embedding):
         seen.append({name: tensor.detach().clone() for name, tensor in learned.items()})
         return next(verdicts)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training.config import InvalidConfig, Shots, SinusoidConfig, TableConfig
-from training.families import Sinusoid, Table, UnusableTable
+from training.families import Sinusoid, Table, UnusableData, UnusableTable
 from training.families.sinusoid import curves
 
 
@@ -218,7 +218,7 @@ def test_groups_are_never_split(tmp_path, split):
         ({"shots": Shots(8, 9)}, "no task has enough rows"),
         ({"split": "kind"}, "several splits"),
         ({"split": "task"}, "may say train"),
-        ({"split": "all"}, "keeps no task"),
+        ({"split": "all"}, "keeps no task for validation or test"),
         ({"group": "kind"}, "several values of the group column"),
         ({"group": "all"}, "all tasks lie in one group"),
     ],
@@ -231,7 +231,7 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
         "many": [f"v{i}" for i in range(96)],
         "all": ["train"] * 96,
     }
-    with pytest.raises(UnusableTable, match=message):
+    with pytest.raises(UnusableData, match=message):
         Table(config(written(tmp_path, data), **change), seed=0)
 
 
