@@ -1,0 +1,67 @@
+"""Label pictures in the order in which they teach the model most, through the service.
+
+    python examples/label_next.py FOLDER --model grocery [--url http://127.0.0.1:8000] [--rounds 20]
+
+FOLDER holds a folder per class with one labelled picture or more, and `unlabelled/`. Each round asks the
+service which unlabelled picture to label next, asks you for its class, and moves it into that folder.
+"""
+
+import argparse
+import base64
+from pathlib import Path
+
+import httpx
+
+POOL = "unlabelled"
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The picture files of a folder, in order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def encoded(paths: list[Path]) -> dict[str, list[str]]:
+    """Pictures as the service takes them."""
+    return {"images": [base64.b64encode(path.read_bytes()).decode() for path in paths]}
+
+
+def next_picture(client: httpx.Client, folder: Path, model: str) -> tuple[Path, float]:
+    """The unlabelled picture of the highest entropy after adapting to the labelled ones, and that entropy."""
+    classes = [each for each in sorted(folder.iterdir()) if each.is_dir() and each.name != POOL]
+    shown = [(path, each.name) for each in classes for path in pictures(each)]
+    pool = pictures(folder / POOL)
+    body = {
+        "model": model,
+        "support": {"x": encoded([path for path, _ in shown]), "y": [name for _, name in shown]},
+        "pool": {"x": encoded(pool), "ids": [path.name for path in pool]},
+        "acquisition": "entropy",
+    }
+    reply = client.post("/uncertainty", json=body)
+    reply.raise_for_status()
+    best = reply.json()["selected"][0]
+    return folder / POOL / best["id"], best["score"]
+
+
+def main() -> None:
+    """Ask, move, repeat."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    with httpx.Client(base_url=options.url, timeout=60) as client:
+        for _ in range(options.rounds):
+            if not pictures(options.folder / POOL):
+                break
+            path, entropy = next_picture(client, options.folder, options.model)
+            name = input(f"{path} (entropy {entropy:.2f} nats) is a: ").strip()
+            (options.folder / name).mkdir(exist_ok=True)
+            path.rename(options.folder / name / path.name)
+
+
+if __name__ == "__main__":
+    main()
