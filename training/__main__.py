@@ -102,8 +102,11 @@ def _run(
 ) -> None:
     learner = learner_from(config.learner, config.settings)
     folder = options.runs / config.name
+    start = Store(options.store).load(config.start_from).learned if config.start_from else None
     with joined(_device(options.device)) as (processes, device):
-        trained = train(config, family, learner, folder, options.resume, device, processes, options.compile)
+        trained = train(
+            config, family, learner, folder, options.resume, device, processes, options.compile, start
+        )
     if not processes.leads:
         return
     learned = calibrated(learner, trained.learned, family, config.trained_embedding)

@@ -205,7 +205,12 @@ def kind_of(config: FamilyConfig) -> FamilyKind:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run, from data to published version; `embedding` holds the settings of a `ConvNet`."""
+    """One run, from data to published version.
+
+    Attributes:
+        embedding: the settings of a `ConvNet`, where tasks are pictures.
+        start_from: a published model, the newest version of whose parameters are the first ones.
+    """
 
     name: str
     family: FamilyConfig
@@ -214,6 +219,7 @@ class TrainingConfig:
     optimisation: Optimisation = field(default_factory=Optimisation)
     seed: int = 0
     embedding: dict[str, Any] | None = None
+    start_from: str | None = None
 
     @property
     def trained_embedding(self) -> ConvNet | None:

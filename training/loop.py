@@ -27,7 +27,7 @@ from bmaml.errors import BmamlError
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
 from training.compiled import Objective, objective
-from training.config import Optimisation, TrainingConfig
+from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
 from training.muon import Muon
 from training.processes import LostProcess, Processes
@@ -87,22 +87,25 @@ def train(
     device: str = "cpu",
     processes: Processes = ALONE,
     compile_it: bool = False,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Trained:
     """A whole run; the same in every process.
 
     Args:
         compile_it: compile the meta-objective first (see `training.compiled`).
+        start: the first parameters; what is not among them is drawn as ever.
         folder: for the checkpoint and the TensorBoard log; all processes must see the same one.
         resume: go on from the checkpoint in `folder`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
+        InvalidConfig: parameters to start from that are of other shapes.
         CannotResume: there is no checkpoint, or it is another run's.
         TrainingDiverged: the loss is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
     embedding = config.trained_embedding
-    state = _start(learner, embedding, config, device)
+    state = _start(learner, embedding, config, device, start)
     if resume:
         _read_checkpoint(state, config, folder)
     plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
@@ -212,11 +215,21 @@ def validation_nll(
     return float(torch.cat(totals).mean())
 
 
-def _start(learner: Learner[Any], embedding: ConvNet | None, config: TrainingConfig, device: str) -> State:
+def _start(
+    learner: Learner[Any],
+    embedding: ConvNet | None,
+    config: TrainingConfig,
+    device: str,
+    start: Mapping[str, Tensor] | None,
+) -> State:
     generator = torch.Generator().manual_seed(config.seed)
     fresh = learner.initialise(generator)
     if embedding is not None:
         fresh |= embedding.initialise(generator)
+    for name, tensor in (start or {}).items():
+        if name not in fresh or fresh[name].shape != tensor.shape:
+            raise InvalidConfig(f"{config.start_from} has other parameters than this run: {name}")
+        fresh[name] = tensor.clone()
     learned = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":

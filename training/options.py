@@ -96,6 +96,7 @@ def configuration(
         dataclasses.replace(recipe.optimisation, **plan),
         options.seed,
         None if embedding is None else dataclasses.asdict(embedding),
+        options.start_from,
     )
 
 
@@ -113,6 +114,11 @@ def training_options() -> argparse.ArgumentParser:
         help="checkpoints and TensorBoard logs (default: $BMAML_RUNS, else ./runs)",
     )
     options.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    options.add_argument(
+        "--start-from",
+        metavar="NAME",
+        help="begin with the parameters of a published version of the same shape",
+    )
     options.add_argument(
         "--compile", action="store_true", help="compile the meta-objective first: worth it for long runs"
     )

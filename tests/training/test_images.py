@@ -278,3 +278,17 @@ def test_a_learner_for_numbers_is_refused_for_pictures(arrays, tmp_path, capsys)
     options = ["--name", "shapes", "--store", str(tmp_path), "--size", str(SIZE), "--split", "split"]
     assert main(["images", str(arrays), *options, "--classes", "2", "--learner", "collapsed"]) == 1
     assert "collapsed is no learner for classes" in capsys.readouterr().err
+
+
+def test_a_run_may_start_from_a_published_version_of_its_shape(arrays, tmp_path, capsys):
+    store, runs = str(tmp_path / "store"), str(tmp_path / "runs")
+    shared = ["--store", store, "--runs", runs, "--size", str(SIZE), "--split", "split", "--classes", "2"]
+    shared += ["--evaluate-every", "6", "--shots", "1", "--dimensions", "4"]
+    assert main(["images", str(arrays), "--name", "base", "--width", "4", "--meta-steps", "6", *shared]) == 0
+    more = ["--name", "more", "--start-from", "base", "--meta-steps", "1", "--learning-rate", "1e-9"]
+    assert main(["images", str(arrays), "--width", "4", *more, *shared]) == 0
+    base, further = (Store(tmp_path / "store").load(name) for name in ("base", "more"))
+    torch.testing.assert_close(further.learned["initial"], base.learned["initial"], atol=1e-6, rtol=0)
+    assert further.manifest.training["start_from"] == "base"
+    assert main(["images", str(arrays), "--width", "6", *more, *shared]) == 1
+    assert "base has other parameters than this run" in capsys.readouterr().err
