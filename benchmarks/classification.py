@@ -4,7 +4,7 @@
     python benchmarks/classification.py grocery grocery32.zip --foreign omniglot28.npz
 
 The features are the shipped version's. On them the learners of the literature meta-train their particles
-on the same training classes (bmaml, bfa, emaml, maml: linear softmax heads for five classes, five inner steps;
+on the same training classes (bmaml, bfa, emaml, maml: linear softmax heads, five classes, five inner steps;
 the inner rate of each is searched on the validation classes), and a prototypical head takes the nearest
 class mean. Beside them a nearest neighbour in pixels. All answer the same tasks of test classes.
 """
