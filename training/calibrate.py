@@ -1,6 +1,6 @@
 """The last step of training: the scalars that only unseen tasks can tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
+from bmaml.task import TaskBatch
 from training.families import Family
 from training.loop import validation_nll
 
@@ -30,15 +31,32 @@ def calibrated(
     much evidence weighs. Each is searched as far from its trained value as the learner allows.
     """
     learned = dict(learned)
+    tasks = _Validation(family, learned, embedding)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         start = learned[name]
 
         def nll(shift: float, name: str = name, start: Tensor = start) -> float:
-            return validation_nll(learner, {**learned, name: start + shift}, family, embedding=embedding)
+            return validation_nll(learner, {**learned, name: start + shift}, tasks)
 
         learned[name] = start + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=start.dtype)
     return learned
+
+
+class _Validation:
+    """The validation tasks of a family, their pictures embedded once: no number fitted here moves features."""
+
+    def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: ConvNet | None) -> None:
+        self.batch = family.batch
+        with torch.no_grad():
+            self._batches = [
+                batch if embedding is None else embedding.embedded(learned, batch, training=False)
+                for batch in family.validation()
+            ]
+
+    def validation(self) -> Iterator[TaskBatch]:
+        """The same every time."""
+        return iter(self._batches)
 
 
 def minimum(value: Callable[[float], float], low: float, high: float) -> float:
