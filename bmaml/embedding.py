@@ -23,6 +23,8 @@ MOMENTUM = 0.02
 EPSILON = 1e-5
 SMALLEST = 16
 BLOCKS = 4
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""Rows down and columns right by which the views of a picture are moved."""
 
 
 class InvalidEmbedding(BmamlError, ValueError):
@@ -41,12 +43,14 @@ class ConvNet:
     Attributes:
         channels: 1 for grey, 3 for RGB.
         size: pixels along each side.
+        views: features are averaged over so many views of a picture once training is over: itself, and
+            itself moved by one pixel down, up, right, left (cyclically). Each costs a pass.
         bfloat16: multiply in bfloat16 while training, where the processor has it; features are
             float32 in any case, and so is all of serving.
 
     Raises:
         InvalidEmbedding: channels other than 1 or 3, images under 16 × 16, a width that is odd or
-            below 2.
+            below 2, views outside 1 … 5.
     """
 
     channels: int
@@ -54,6 +58,7 @@ class ConvNet:
     width: int = 64
     light: bool = True
     bfloat16: bool = False
+    views: int = 1
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -62,6 +67,9 @@ class ConvNet:
             raise InvalidEmbedding(f"images need at least {SMALLEST} pixels a side; found {self.size}")
         if self.width < 2 or self.width % 2:
             raise InvalidEmbedding(f"the width must be even and positive; found {self.width}")
+
+        if not 1 <= self.views <= len(MOVES):
+            raise InvalidEmbedding(f"there are 1 to {len(MOVES)} views; found {self.views}")
 
     @property
     def inputs(self) -> int:
@@ -110,11 +118,11 @@ class ConvNet:
         signal = images.reshape(tasks * rows, self.channels, self.size, self.size)
         if not len(signal):
             return images.new_zeros(tasks, rows, self.features)
-        signal = signal.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16 and training):
-            for block in range(BLOCKS):
-                signal = self._block(learned, block, signal, training)
-        return signal.flatten(1).to(images.dtype).unflatten(0, (tasks, rows))
+        total = self._features(learned, signal, training)
+        for move in MOVES[1 : 1 if training else self.views]:
+            total = total + self._features(learned, signal.roll(move, (-2, -1)), training)
+        features = total if training else total / self.views
+        return features.to(images.dtype).unflatten(0, (tasks, rows))
 
     def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
         """A batch with features in the place of images, all from one pass."""
@@ -125,6 +133,13 @@ class ConvNet:
             Examples(support, batch.support.y, batch.support.mask),
             Examples(query, batch.query.y, batch.query.mask),
         )
+
+    def _features(self, learned: Mapping[str, Tensor], signal: Tensor, training: bool) -> Tensor:
+        signal = signal.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(signal.device.type, torch.bfloat16, enabled=self.bfloat16 and training):
+            for block in range(BLOCKS):
+                signal = self._block(learned, block, signal, training)
+        return signal.flatten(1)
 
     def _block(self, learned: Mapping[str, Tensor], block: int, signal: Tensor, training: bool) -> Tensor:
         kernel, scale, shift, mean, variance = (

@@ -44,7 +44,7 @@ def calibrated(
 
 
 class _Validation:
-    """The validation tasks of a family, their pictures embedded once: no number fitted here moves features."""
+    """The validation tasks of a family, their pictures embedded once: nothing fitted here moves features."""
 
     def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: ConvNet | None) -> None:
         self.batch = family.batch

@@ -67,9 +67,8 @@ def configuration(
 
     if isinstance(family_config, ImagesConfig):
         channels, size = family_config.channels, family_config.size
-        embedding = embedding or ConvNet(
-            channels, size, options.width, not options.standard, options.bfloat16
-        )
+        light, half = not options.standard, options.bfloat16
+        embedding = embedding or ConvNet(*picture, options.width, light, half, options.views)
         outputs = options.dimensions if name == Conjugate.name else family_config.ways
         columns = (embedding.features, outputs)
     assert columns is not None
@@ -201,6 +200,7 @@ def images_options() -> argparse.ArgumentParser:
     network = options.add_argument_group("embedding")
     network.add_argument("--width", type=int, default=64, help="channels of its blocks")
     network.add_argument("--standard", action="store_true", help="four pooled blocks, not the lighter ones")
+    network.add_argument("--views", type=int, default=1, help="of a picture, averaged: 1 to 5 (default: 1)")
     network.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16 while training")
     network.add_argument("--dimensions", type=int, default=64, help="of each projection (conjugate)")
     network.add_argument(

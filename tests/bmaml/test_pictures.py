@@ -87,6 +87,20 @@ def test_folding_the_statistics_into_the_kernels_changes_nothing(light):
     torch.testing.assert_close(embedding(learned, images)[0], signal.flatten(1))
 
 
+def test_views_are_averaged_once_training_is_over():
+    embedding, learned = net()
+    images = torch.rand(1, 3, embedding.inputs)
+    square = images.view(1, 3, 16, 16)
+    three = ConvNet(1, 16, width=4, views=3)
+    moved = [square.roll(rows, 2).reshape(1, 3, -1) for rows in (0, 1, -1)]
+    expected = torch.stack([embedding(learned, each) for each in moved]).mean(0)
+    torch.testing.assert_close(three(learned, images), expected)
+    once = embedding(learned, images, training=True)
+    torch.testing.assert_close(three(learned, images, training=True), once)
+    with pytest.raises(InvalidEmbedding, match="found 6"):
+        ConvNet(1, 28, views=6)
+
+
 def test_training_moves_the_statistics_alone():
     embedding, learned = net()
     before = {name: value.clone() for name, value in learned.items()}
