@@ -66,7 +66,7 @@ def configuration(
         return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
     if isinstance(family_config, ImagesConfig):
-        channels, size = family_config.channels, family_config.size
+        picture = (family_config.channels, family_config.size)
         light, half = not options.standard, options.bfloat16
         embedding = embedding or ConvNet(*picture, options.width, light, half, options.views)
         outputs = options.dimensions if name == Conjugate.name else family_config.ways
