@@ -71,15 +71,16 @@ def test_train_publish_serve_ask(table, tmp_path):
 
 def test_every_shipped_version_is_whole_and_calibrated():
     store = Store(SHIPPED)
-    assert store.names() == ["learning-curves", "sinusoid", "sinusoid-bmaml"]
+    assert store.names() == ["grocery", "learning-curves", "omniglot", "sinusoid", "sinusoid-bmaml"]
     for name in store.names():
         for version in store.versions(name):
             model = store.load(name, version)
             size = sum(file.stat().st_size for file in (SHIPPED / name / str(version)).iterdir())
-            assert size < 1 << 20
+            assert size < 3 << 20
             assert store.card(name, version).startswith(f"# {name}")
             if model.learner.name == "collapsed":
                 assert 0.85 < model.manifest.metrics["coverage_90"] < 0.96
+    assert store.load("omniglot").manifest.metrics["accuracy_5way_1shot"] > 0.985
     assert store.load("sinusoid").learner.name == "collapsed"
     assert store.load("sinusoid-bmaml").learner.name == "bmaml"
 
