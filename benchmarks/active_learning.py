@@ -247,13 +247,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--rounds", type=int, help="of pictures; default 30")
+    parser.add_argument("--pictures-only", action="store_true", help="leave out the sine curves")
     parser.add_argument("--store", type=Path, default=SHIPPED)
     parser.add_argument("--page", type=Path, help="docs/active-learning.md; else nothing is written")
     parser.add_argument("--machine", default=platform.machine())
     options = parser.parse_args()
     torch.set_num_threads(1)
     rounds = options.rounds or 30
-    makers: list[Callable[[], Arena]] = [lambda: of_sine(options.tasks, options.store)]
+    makers: list[Callable[[], Arena]] = []
+    if not options.pictures_only:
+        makers.append(lambda: of_sine(options.tasks, options.store))
     if options.curves:
         makers.append(lambda: of_curves(options.curves, options.tasks, options.store))
     for name, pool in (("omniglot", 14), ("grocery", 20)):
