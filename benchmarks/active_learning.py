@@ -229,7 +229,9 @@ def draw(arenas: list[tuple[Arena, Mapping[str, NDArray[np.float64]]]], path: Pa
             spread = scores if name == "random" else scores - found["random"]
             band = 2 * spread.std(0, ddof=1) / np.sqrt(len(scores))
             axis.plot(rounds, mean, color=colour, lw=2.2 if name == "random" else 1.3, label=name)
-            axis.fill_between(rounds, mean - band, mean + band, color=colour, alpha=0.12, lw=0)
+            axis.fill_between(
+                rounds, np.maximum(mean - band, mean / 5), mean + band, color=colour, alpha=0.12, lw=0
+            )
         axis.set(xlabel="labels bought", ylabel=arena.figure, yscale="log")
         axis.set_title(arena.name, fontsize=9)
         axis.legend(fontsize=7, frameon=False)
