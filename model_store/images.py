@@ -43,7 +43,9 @@ class ImageInput(BaseModel):
         values = values.reshape(len(values), *self.shape)
         if self.drawing:
             edges = (values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1])
-            border = np.concatenate([edge.reshape(len(values), -1) for edge in edges], 1)
+            border = np.concatenate(
+                [edge.reshape(len(values), self.size * self.channels) for edge in edges], 1
+            )
             bright = np.median(border, axis=1) > 0.5
             values = np.where(bright.reshape(-1, *[1] * (values.ndim - 1)), 1 - values, values)
         if self.channels == 3:

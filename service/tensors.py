@@ -110,6 +110,8 @@ def _bounded(rows: int, pointer: str, most: int, least: int) -> None:
 
 
 def _check_finite(array: NDArray[Any], pointer: str) -> None:
+    if not len(array):
+        return
     finite = np.isfinite(array.astype(np.float64, copy=False)).reshape(len(array), -1).all(1)
     if not finite.all():
         raise invalid_at(f"{pointer}/{int(np.argmin(finite))}", "not finite")

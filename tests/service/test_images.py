@@ -132,6 +132,14 @@ def test_a_drawing_is_the_same_on_white_and_on_black(client):
     )
 
 
+@pytest.mark.parametrize("model", ["conjugate", "drawing"])
+@pytest.mark.parametrize("nothing", [{"images": []}, tensor(np.zeros(0, np.uint8)), []])
+def test_no_pictures_at_all_are_refused_whatever_the_form(client, model, nothing):
+    body = task(model, support={"x": nothing, "y": []})
+    assert refused(client, body) == (422, "/support/y")
+    assert refused(client, task(model, query={"x": nothing})) == (422, "/query/x")
+
+
 def test_shots_may_differ_and_the_order_of_rows_does_not_matter(client):
     shown = np.concatenate([GREY[0, :3], GREY[1, :1], GREY[2, :2]])
     names = ["z"] * 3 + ["y"] + ["x"] * 2

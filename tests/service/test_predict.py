@@ -179,3 +179,10 @@ def test_every_reply_carries_its_id_and_timing(client):
     forged = client.get("/livez", headers={"X-Request-ID": "a b"})
     assert forged.headers["x-request-id"] != "a b"
     assert "total;dur=" in forged.headers["server-timing"]
+
+
+def test_a_base64_tensor_without_rows_is_an_empty_support_set(client):
+    nothing = {"dtype": "float32", "shape": [0, 1], "base64": ""}
+    reply = client.post("/adapt-predict", json=BODY | {"support": {"x": nothing, "y": []}})
+    empty = client.post("/adapt-predict", json=BODY | {"support": {"x": [], "y": []}})
+    assert reply.json()["prediction"] == empty.json()["prediction"]
