@@ -11,7 +11,8 @@ from torch import Tensor
 from bmaml.errors import BmamlError
 from bmaml.shapes import LogWeights, Moments, Outputs, PerTask, Targets
 
-HERMITE_NODES = 32
+HERMITE_NODES, STRATA = 32, 1024
+"""Points at which the entropy of a mixture looks: in each component, and in all of many together."""
 LEVEL_TOLERANCE = 1e-9
 """How far, in standard deviations, a quantile may lie from the exact root."""
 
@@ -98,20 +99,28 @@ class Predictive:
         return total
 
     def entropy(self) -> Moments:
-        """Differential entropy of each output in nats, by Gauss–Hermite quadrature per particle.
+        """Differential entropy of each output in nats, −E[log p(y)].
 
-        H = −Σₘ wₘ E_{N(μₘ, σₘ²)}[log p(y)]; exact for one Gaussian, and good to about a hundredth
-        of a nat for mixtures whose narrow components do not hide inside wide ones.
+        By Gauss–Hermite quadrature in each of a few components: exact for one Gaussian, and good to
+        about a hundredth of a nat for mixtures whose narrow components do not hide inside wide ones.
+        Of more components STRATA points are drawn evenly instead, each standing for the same share of
+        the probability, so that the cost grows with the components and not with their square.
         """
-        nodes, node_weights = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
         scale = self._scale()
+        if self.means.shape[1] * HERMITE_NODES <= STRATA:
+            nodes, shares = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
+            total = torch.zeros_like(self.means[:, 0])
+            for node, share in zip(nodes, shares / shares.sum(), strict=True):
+                total = total - float(share) * self._average(
+                    self._log_mixture(self.means + scale * float(node))
+                )
+            return total
+        component, standard = _strata(self.log_weights)
         total = torch.zeros_like(self.means[:, 0])
-        for node, weight in zip(nodes, node_weights / node_weights.sum(), strict=True):
-            points = (self.means + scale * float(node)).unsqueeze(1)  # [task, 1, particle, row, output]
-            standard = (points - self.means.unsqueeze(2)) / scale.unsqueeze(2)
-            logs = -0.5 * standard.square() - scale.log().unsqueeze(2)
-            density = torch.logsumexp(logs + self.log_weights[..., None, None, None], 1)
-            total = total - float(weight) * self._average(density - 0.5 * math.log(2 * math.pi))
+        for some in torch.arange(STRATA, device=standard.device).split(HERMITE_NODES):
+            own = component[:, some, None, None].expand(-1, -1, *self.means.shape[2:])
+            points = self.means.gather(1, own) + scale.gather(1, own) * standard[:, some, None, None]
+            total = total - self._log_mixture(points).sum(1) / STRATA
         return total
 
     def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
@@ -274,8 +283,35 @@ class Predictive:
     def _mixed(self, logs: Tensor) -> Tensor:
         return torch.logsumexp(logs + self.log_weights[..., None, None], 1)
 
+    def _log_mixture(self, points: Tensor) -> Tensor:
+        """log of the mixture's density at `[task, point, row, output]`."""
+        scale = self._scale().unsqueeze(2)
+        standard = (points.unsqueeze(1) - self.means.unsqueeze(2)) / scale
+        logs = (-0.5 * standard.square()).sub_(scale.log()).add_(self.log_weights[..., None, None, None])
+        return torch.logsumexp(logs, 1) - 0.5 * math.log(2 * math.pi)
+
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
+
+
+def _strata(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """STRATA evenly spread points of each task's mixture: the component of each, and where in it.
+
+    The probability line is laid out component after component and cut into equal parts, whose middles
+    are the points (systematic sampling).
+
+    Returns:
+        Components `[task, point]`, and standard normal positions in them.
+    """
+    weights = log_weights.double().exp()
+    ends = weights.cumsum(-1)
+    middles = (torch.arange(STRATA, dtype=ends.dtype, device=ends.device) + 0.5) / STRATA
+    middles = (middles * ends[:, -1:]).contiguous()
+    component = torch.searchsorted(ends, middles).clamp_max(weights.shape[-1] - 1)
+    own = weights.gather(-1, component)
+    position = (middles - ends.gather(-1, component) + own) / own
+    eps = torch.finfo(ends.dtype).eps
+    return component, torch.special.ndtri(position.clamp(eps, 1 - eps)).to(log_weights.dtype)
 
 
 def _absolute(mean: Tensor, scale: Tensor) -> Tensor:

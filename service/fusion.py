@@ -120,7 +120,7 @@ def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Div
             else Predicted(moments, levels)
         )
     else:
-        belief = batch.light.part(own, slice(rows))
+        belief = batch.light.part(own, slice(rows)).without_negligible(0.0)
         spread = Uncertainty(moments.aleatoric.sum(-1), moments.epistemic.sum(-1))
         result = choose(work.ask, belief, spread, batch.query_x[own, :rows], batch.support_x[own, :shown])
     return Answer(

@@ -1,6 +1,7 @@
 """Mixtures of Gaussians: decompositions add up, quantiles invert the cdf."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -88,6 +89,22 @@ def test_entropy_is_exact_for_one_gaussian_and_close_for_mixtures():
 
     exact, _ = integrate.quad(surprise, -15, 15, limit=200)
     assert float(belief.entropy()) == pytest.approx(exact, abs=0.01)
+
+
+def test_entropy_of_many_components_is_close_to_the_integral():
+    belief = mixture(tasks=3, particles=300, rows=1, outputs=1)
+    belief.means.mul_(3)
+    belief.log_weights.copy_((6 * torch.randn(3, 300)).log_softmax(-1))
+    found = belief.entropy()
+    for task in range(3):
+        own = belief.part(slice(task, task + 1))
+
+        def integrand(y, own=own):
+            log = float(own.log_density(torch.tensor([[[y]]], dtype=own.means.dtype)))
+            return -log * math.exp(log)
+
+        exact = integrate.quad(integrand, -16, 16, limit=500, points=[-3, 0, 3])[0]
+        assert float(found[task]) == pytest.approx(exact, abs=0.02)
 
 
 def test_embedding_s_inner_products_are_the_epistemic_covariances():
