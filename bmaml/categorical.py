@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bmaml.shapes import LogWeights, PerRow, PerTask
+from bmaml.shapes import LogWeights, PerRow
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,6 @@ class Categorical:
         classes = self.log_probabilities.shape[-1]
         votes = torch.nn.functional.one_hot(self.log_probabilities.argmax(-1), classes)
         return (1 - self._average(votes.to(self.log_weights.dtype)).amax(-1)).clamp_min(0)
-
-    def effective_particles(self, particles: int) -> PerTask:
-        """1 / Σ weight²: M when all particles count alike, 1 when one decides."""
-        del particles
-        return torch.exp(-torch.logsumexp(2 * self.log_weights, -1))
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Categorical":
         """The belief about some rows of some tasks."""

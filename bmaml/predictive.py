@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bmaml import quantiles
 from bmaml.errors import BmamlError
-from bmaml.shapes import LogWeights, Moments, Outputs, PerTask, Targets
+from bmaml.shapes import LogWeights, Moments, Outputs, Targets
 
 HERMITE_NODES, STRATA = 32, 1024
 """Points at which the entropy of a mixture looks: in each component, and in all of many together."""
-LEVEL_TOLERANCE = 1e-9
-"""How far, in standard deviations, a quantile may lie from the exact root."""
 
 
 class NoJoint(BmamlError, ValueError):
@@ -57,16 +56,6 @@ class Predictive:
     def variance(self) -> Moments:
         """Of the mixture: aleatoric + epistemic."""
         return self.aleatoric() + self.epistemic()
-
-    def effective_particles(self, particles: int) -> PerTask:
-        """1 / Σ weight²: M when all particles count alike, 1 when one decides.
-
-        Args:
-            particles: M; where each stands for several hypotheses, those lie side by side and count
-                as one.
-        """
-        weights = self.log_weights.unflatten(1, (particles, -1)).logsumexp(-1)
-        return torch.exp(-torch.logsumexp(2 * weights, -1))
 
     def log_density(self, y: Targets) -> Moments:
         """log of the mixture's density at y, each output on its own."""
@@ -126,35 +115,20 @@ class Predictive:
     def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
-        Each lies between the smallest and the largest of the particles' own quantiles. From there
-        Newton's method solves cdf = level, and bisects where a step would leave the bracket or
-        shrink too slowly (Numerical Recipes, `rtsafe`). Solved in float64; where the prediction is
-        not a number, neither is the quantile.
+        Solved in float64, as `quantiles.solved` says; where the prediction is not a number, neither
+        is the quantile.
         """
-        means, scale = self.means.double().unsqueeze(2), self._scale().double().unsqueeze(2)
-        weights = self.log_weights.double().exp()[..., None, None, None]
-        wanted = levels.double()[..., None, None]
-        each = means + scale * torch.special.ndtri(wanted).unsqueeze(1)
-        low, high = each.amin(1), each.amax(1)
-        root = (weights * each).sum(1).clamp(low, high)
-        rounding = 4 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs())
-        tolerance = LEVEL_TOLERANCE * (weights * scale).sum(1) + rounding
-        move = high - low
-        done = ~(move > tolerance)
-        while not bool(done.all()):
-            standard = (root.unsqueeze(1) - means) / scale
-            error = (weights * torch.special.ndtr(standard)).sum(1) - wanted
-            slope = (weights * torch.exp(-0.5 * standard.square()) / scale).sum(1)
-            low = torch.where(error < 0, root, low)
-            high = torch.where(error > 0, root, high)
-            newton = root - error * math.sqrt(2 * math.pi) / slope
-            good = (newton > low) & (newton < high) & ((newton - root).abs() <= 0.5 * move)
-            next_root = torch.where(good, newton, 0.5 * (low + high))
-            next_root = torch.where(done | (error == 0), root, next_root)
-            move = (next_root - root).abs()
-            done = ~(move > tolerance)
-            root = next_root
-        return root.to(self.means.dtype)
+        tasks, components, rows, outputs = self.means.shape
+        means = self.means.double().flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
+        scales = self._scale().double().flatten(2).movedim(1, 0).unsqueeze(2)
+        weights = self.log_weights.double().exp().T[..., None, None]
+        wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
+        block = max(1, quantiles.BLOCK // (components * tasks * max(1, levels.shape[1])))
+        found = [
+            quantiles.solved(means[..., part], scales[..., part], weights, wanted)
+            for part in (slice(start, start + block) for start in range(0, rows * outputs, block))
+        ]
+        return torch.cat(found, -1).unflatten(-1, (rows, outputs)).to(self.means.dtype)
 
     def interval(self, level: float) -> tuple[Moments, Moments]:
         """The central interval that holds `level` of the mixture's probability."""
@@ -185,12 +159,7 @@ class Predictive:
         Each task drops, lightest first, what together weighs no more than `lost`; no task depends
         on another. The others' weights add up to one again.
         """
-        weights, order = self.log_weights.exp().sort(-1, descending=True)
-        lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
-        kept = ~(lighter <= lost)  # weights that are no numbers stay, and are seen
-        count = int(kept.sum(-1).max())
-        order, logs = order[:, :count], self.log_weights.gather(1, order[:, :count])
-        logs = logs.masked_fill(~kept[:, :count], -math.inf).log_softmax(-1)
+        order, logs = weightiest(self.log_weights, weighty(self.log_weights, lost))
 
         def taken(values: Tensor) -> Tensor:
             if values.shape[1] == 1:
@@ -292,6 +261,28 @@ class Predictive:
 
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
+
+
+def weighty(log_weights: LogWeights, lost: float) -> Bool[Tensor, "task particle"]:
+    """Which components to keep when each task drops, lightest first, what together weighs at most `lost`.
+
+    Weights that are no numbers stay, and are seen.
+    """
+    weights, order = log_weights.exp().sort(-1, descending=True)
+    lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ~(lighter <= lost))
+
+
+def weightiest(
+    log_weights: LogWeights, kept: Bool[Tensor, "task particle"]
+) -> tuple[Int[Tensor, "task kept"], Float[Tensor, "task kept"]]:
+    """The kept components of each task, the heaviest first, and the logarithms of their new weights.
+
+    Tasks keep different numbers: those with fewer get others, of weight zero.
+    """
+    logs, order = log_weights.masked_fill(~kept, -math.inf).sort(dim=-1, descending=True, stable=True)
+    count = max(1, int(kept.sum(-1).max()))
+    return order[:, :count], logs[:, :count].log_softmax(-1)
 
 
 def _strata(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from bmaml.categorical import Categorical
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from
+from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store.columns import FAR, Array, standardised
@@ -156,10 +157,23 @@ class Model:
         share = self._unknown(x)
         if not bool(share.any()):
             return belief
-        nothing = Examples(x[:, :0], x.new_zeros(len(x), 0, self.learner.network.outputs), x[:, :0, 0].bool())
-        prior = self.learner.predict(self.learner.adapt(self.learned, nothing, 0), x)
-        assert isinstance(prior, Predictive)
-        return belief.towards(prior, share, joint)
+        return belief.towards(self.prior(x), share, joint)
+
+    def prior(self, x: Tensor) -> Predictive:
+        """The belief about rows x `[task, row, input]` before any label."""
+        belief = self.learner.predict(self._unconditioned, x)
+        assert isinstance(belief, Predictive)
+        return belief
+
+    @cached_property
+    def _unconditioned(self) -> Posterior:
+        """What adapting to no rows gives, for one task."""
+        network, initial = self.learner.network, self.learned["initial"]
+        x, y = initial.new_zeros(1, 0, network.inputs), initial.new_zeros(1, 0, network.outputs)
+        nothing = Examples(x, y, torch.zeros(1, 0, dtype=torch.bool, device=initial.device))
+        with torch.no_grad():
+            posterior: Posterior = self.learner.adapt(self.learned, nothing, 0)
+        return posterior
 
     def _unknown(self, x: Tensor) -> Tensor:
         """The prior's share at each row, `[task, row]`."""

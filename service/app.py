@@ -21,7 +21,7 @@ from service import problems
 from service.problems import Problem
 from service.routes import router
 from service.runtime import Runtime
-from service.schemas import AdaptPredictRequest, UncertaintyRequest
+from service.schemas import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
 from service.settings import Settings
 
 error_log = logging.getLogger("service.app")
@@ -108,7 +108,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        unseen = [(model, "validation") for model in (AdaptPredictRequest, UncertaintyRequest, Problem)]
+        unseen = [
+            (model, "validation")
+            for model in (AdaptPredictRequest, UncertaintyRequest, PosteriorRequest, Problem)
+        ]
         _, found = models_json_schema(unseen, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         schema["components"]["schemas"] |= found["$defs"]
         app.openapi_schema = schema

@@ -11,7 +11,7 @@ from bmaml.categorical import Categorical
 from bmaml.learners import Diverged
 from bmaml.task import Examples
 from model_store import Model
-from service.padding import array, diverged, padded
+from service.adaptation import Adaptation, array, diverged, padded
 from service.selection import choose_by_class
 from service.work import Answer, Chosen, Classified, PredictAsk, Uncertainty, Work
 
@@ -24,31 +24,35 @@ def classified_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     start = time.perf_counter()
     x = _embedded(model, support, query)
     shown = support.x.shape[1]
-    examples = Examples(x[:, :shown], support.y, support.mask)
     embedded = time.perf_counter()
-    posterior = model.learner.adapt(model.learned, examples, first.steps)
-    finite = model.learner.finite(posterior).tolist()
+    adaptation = Adaptation.of(works, model, Examples(x[:, :shown], support.y, support.mask))
     adapted = time.perf_counter()
-    belief = model.classify(posterior, x)
+    belief = model.classify(adaptation.posterior, x)
     nll = -belief.part(slice(None), slice(shown)).log_density(support.y)[..., 0]
-    nll_after = array((nll * support.mask).sum(-1) / support.counts())
-    effective = array(belief.effective_particles(model.learner.particles))
+    nll_after = array((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
     predicted = time.perf_counter()
     answers: list[Answer | Diverged] = []
     for task, work in enumerate(works):
-        own, rows = slice(task, task + 1), slice(shown, shown + len(work.query_x))
-        if not finite[task] or not np.isfinite(nll_after[task]):
+        if not adaptation.finite[task] or not np.isfinite(nll_after[task]):
             answers.append(diverged(work))
             continue
+        own, rows = slice(task, task + 1), slice(shown, shown + len(work.query_x))
+        known = work.known
+        labelled = x[own, : len(work.support_x)] if known is None else known.labelled
+        said = (
+            (float(np.log(len(work.classes))), float(nll_after[task])) if known is None else known.support_nll
+        )
         answers.append(
             Answer(
-                result=_answer(work, belief.part(own, rows), x[own, rows], x[own, : len(work.support_x)]),
-                support_nll=(float(np.log(len(work.classes))), float(nll_after[task])),
-                effective_particles=float(effective[task]),
+                result=_answer(work, belief.part(own, rows), x[own, rows], labelled),
+                support_nll=said,
+                effective_particles=float(adaptation.effective[task]),
                 adapt_s=adapted - embedded,
                 predict_s=predicted - adapted,
                 batched_tasks=len(works),
                 embed_s=embedded - start,
+                kept=adaptation.kept(task, work, said, labelled),
+                cached=work.known is not None,
             )
         )
     return answers
@@ -64,10 +68,15 @@ def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:
     return result
 
 
-def _answer(work: Work, belief: Categorical, x: Tensor, support_x: Tensor) -> Classified | Chosen:
+def _answer(
+    work: Work, belief: Categorical, x: Tensor, labelled: Tensor | None
+) -> Classified | Chosen | None:
+    if work.ask is None:
+        return None
     uncertainty = Uncertainty(array(belief.expected_entropy())[0], array(belief.mutual_information())[0])
     if not isinstance(work.ask, PredictAsk):
-        return choose_by_class(work.ask, belief, uncertainty, x, support_x)
+        assert labelled is not None
+        return choose_by_class(work.ask, belief, uncertainty, x, labelled)
     classes = len(work.classes)
     each = array(belief.log_probabilities.exp())[0, ..., :classes] if work.ask.particles else None
     return Classified(

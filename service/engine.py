@@ -1,28 +1,36 @@
 """The one owner of the device: a bounded queue, ragged batches, deadlines, one thread.
 
-Whatever waits when the device is free goes next: the oldest work and all others of its group,
-up to a budget of padded work. Nobody waits for company.
+Whatever waits when the device is free goes next: of the model that has been served least, the oldest
+work and others of its group and about its shape, up to a budget of padded work. Nobody waits for
+company. What has been adapted to before is not adapted to again, and of several that come together with
+the same rows one is (single flight).
 """
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from service.fusion import answer_together
+from service.metrics import Metrics
+from service.posteriors import Posteriors
 from service.problems import RequestError
 from service.work import Answer, Work
 
 log = logging.getLogger("service.engine")
 
 Outcome = Answer | BaseException
+
+MAX_WASTE = 0.3
+"""Share of a batch's rows that may be padding."""
 
 
 class DeviceFailed(BmamlError):
@@ -49,17 +57,33 @@ class _Waiting:
             self.future.set_result(outcome)
 
 
+@dataclass
+class _Lane:
+    """The work that waits for one model.
+
+    Attributes:
+        served: work done for it so far, on the scale of all lanes; the least served goes next.
+    """
+
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    served: float = 0.0
+
+
 class Engine:
     """Adapts and predicts in its own thread.
 
     Args:
         max_queue_work: work (see `Work.cost`) that may wait; more is refused.
         max_batch_work: padded work of one fused batch; a single larger task goes alone.
+        posteriors: where posteriors are kept, and looked for before adapting.
     """
 
-    def __init__(self, max_queue_work: int, max_batch_work: int) -> None:
+    def __init__(
+        self, max_queue_work: int, max_batch_work: int, posteriors: Posteriors, metrics: Metrics
+    ) -> None:
         self._max_queue_work, self._max_batch_work = max_queue_work, max_batch_work
-        self._queue: deque[_Waiting] = deque()
+        self._posteriors, self._metrics = posteriors, metrics
+        self._lanes: dict[str, _Lane] = {}
         self._queued_work = 0
         self._work_per_second = 1e6
         self._changed = threading.Condition()
@@ -96,10 +120,14 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise RequestError("stopping", 503, "the service is shutting down", retry_after_s=1)
-            if self._queue and self._queued_work + work.cost > self._max_queue_work:
+            if self._queued_work and self._queued_work + work.cost > self._max_queue_work:
                 wait = max(1, round(self._queued_work / self._work_per_second))
                 raise RequestError("queue-full", 429, "too much work is waiting", retry_after_s=wait)
-            self._queue.append(waiting)
+            lane = self._lanes.setdefault(work.model.sha256, _Lane())
+            if not lane.waiting:  # who had nothing to do saves up no claim
+                busy = [each.served for each in self._lanes.values() if each.waiting]
+                lane.served = max(lane.served, min(busy, default=lane.served))
+            lane.waiting.append(waiting)
             self._queued_work += work.cost
             self._changed.notify()
         return await waiting.future
@@ -109,57 +137,105 @@ class Engine:
             if not batch:
                 continue
             started = time.monotonic()
-            outcomes = self._answers([waiting.work for waiting in batch])
+            works = [waiting.work for waiting in batch]
+            outcomes: Sequence[Outcome]
+            try:
+                outcomes = self._outcomes(works)
+            except Exception as error:  # nobody may be left waiting
+                log.exception("a batch of %d failed", len(works))
+                outcomes = [error] * len(works)
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Answer):
                     outcome = replace(outcome, queue_s=started - waiting.since)
                 waiting.settle(outcome)
             elapsed = max(time.monotonic() - started, 1e-6)
-            rate = sum(waiting.work.cost for waiting in batch) / elapsed
-            self._work_per_second += 0.1 * (rate - self._work_per_second)
+            self._work_per_second += 0.1 * (
+                sum(work.cost for work in works) / elapsed - self._work_per_second
+            )
+            self._account(batch, outcomes, started, elapsed)
 
     def _next_batch(self) -> list[_Waiting] | None:
-        """The oldest work and its group, as much as fits; None when all is done and stop was asked."""
+        """The next work and what goes with it; None when all is done and stop was asked."""
         with self._changed:
-            while not self._queue and not self._stopping:
+            while not self._queued_work and not self._stopping:
                 self._changed.wait()
-            if not self._queue:
+            if not self._queued_work:
                 return None
             self._drop_what_nobody_waits_for()
-            if not self._queue:
+            busy = [lane for lane in self._lanes.values() if lane.waiting]
+            if not busy:
                 return []
-            batch = self._fitting(self._queue[0].work.group)
+            lane = min(busy, key=lambda lane: (lane.served, lane.waiting[0].since))
+            batch = fitting(lane.waiting, self._max_batch_work)
             taken = {id(waiting) for waiting in batch}
-            self._queue = deque(waiting for waiting in self._queue if id(waiting) not in taken)
-            self._queued_work -= sum(waiting.work.cost for waiting in batch)
+            lane.waiting = deque(waiting for waiting in lane.waiting if id(waiting) not in taken)
+            cost = sum(waiting.work.cost for waiting in batch)
+            lane.served += cost
+            self._queued_work -= cost
+            self._metrics.queue_tasks.set(sum(len(each.waiting) for each in busy))
+            self._metrics.queue_work.set(self._queued_work)
             return batch
 
     def _drop_what_nobody_waits_for(self) -> None:
-        now, kept = time.monotonic(), deque[_Waiting]()
-        for waiting in self._queue:
-            if waiting.work.deadline < now:
-                waiting.settle(RequestError("expired", 504, "the deadline passed while the request waited"))
-            elif not waiting.future.cancelled():
-                kept.append(waiting)
-        self._queue = kept
-        self._queued_work = sum(waiting.work.cost for waiting in kept)
+        now = time.monotonic()
+        for lane in self._lanes.values():
+            kept = deque[_Waiting]()
+            for waiting in lane.waiting:
+                if waiting.work.deadline < now:
+                    waiting.settle(
+                        RequestError("expired", 504, "the deadline passed while the request waited")
+                    )
+                elif not waiting.future.cancelled():
+                    kept.append(waiting)
+            lane.waiting = kept
+        self._queued_work = sum(each.work.cost for lane in self._lanes.values() for each in lane.waiting)
 
-    def _fitting(self, group: tuple[str, int, int, int, bool]) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        support = query = 0
-        for waiting in self._queue:
-            work = waiting.work
-            if work.group != group:
-                continue
-            support, query = max(support, len(work.support_x)), max(query, len(work.query_x))
-            per_row = work.model.work_per_row(work.steps)
-            if batch and (len(batch) + 1) * (support + query) * per_row > self._max_batch_work:
-                break
-            batch.append(waiting)
-        return batch
+    def _outcomes(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        """One outcome per work; what is known, or becomes so in this batch, is not adapted to again."""
+        first = {work.key: place for place, work in reversed(list(enumerate(works))) if work.key is not None}
+        outcomes: list[Outcome | None] = [None] * len(works)
+        now: list[int] = []
+        for place, work in enumerate(works):
+            if (
+                work.key is None
+                or work.known is not None
+                or (first[work.key] == place and self._posteriors.get(work.key) is None)
+            ):
+                now.append(place)
+        for places in ([p for p in now if works[p].known is None], [p for p in now if works[p].known]):
+            answers = self._answers([works[place] for place in places])
+            for place, outcome in zip(places, answers, strict=True):
+                outcomes[place] = outcome
+                self._keep(works[place], outcome)
+        later = [place for place in range(len(works)) if outcomes[place] is None]
+        if later:
+            recalled = [
+                self._recalled(works[place], outcomes[first[str(works[place].key)]]) for place in later
+            ]
+            for place, outcome in zip(later, self._outcomes(recalled), strict=True):
+                outcomes[place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _keep(self, work: Work, outcome: Outcome) -> None:
+        if work.key is None or not isinstance(outcome, Answer) or outcome.kept is None:
+            return
+        self._metrics.posteriors.labels("miss" if work.known is None else "hit").inc()
+        if work.known is None:
+            self._posteriors.put(work.key, work, outcome.kept, work.ttl_s)
+        else:
+            self._posteriors.prolong(work.key, work.ttl_s)
+
+    def _recalled(self, work: Work, leader: Outcome | None) -> Work:
+        """The same work with its posterior; without a key where there is none to be had."""
+        if isinstance(leader, Answer) and leader.kept is not None:
+            return replace(work, known=leader.kept)
+        entry = None if work.key is None else self._posteriors.get(work.key)
+        return replace(work, key=None) if entry is None else replace(work, known=entry.kept)
 
     def _answers(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """One outcome per work. When a batch fails as a whole, each is tried alone."""
+        if not works:
+            return []
         try:
             return answer_together(works)
         except Exception as error:
@@ -170,6 +246,51 @@ class Engine:
                 return [error]
             log.exception("a task failed")
             return [error]
+
+    def _account(
+        self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome], started: float, elapsed: float
+    ) -> None:
+        metrics, works = self._metrics, [waiting.work for waiting in batch]
+        metrics.batch_seconds.observe(elapsed)
+        metrics.batch_tasks.observe(len(works))
+        real, padded = rows_of(works)
+        metrics.rows.labels("real").inc(real)
+        metrics.rows.labels("padding").inc(padded - real)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            metrics.queue_seconds.observe(started - waiting.since)
+            if isinstance(outcome, BaseException):
+                reason = "diverged" if isinstance(outcome, Diverged) else "error"
+                metrics.failed.labels(reason).inc()
+
+
+def fitting(waiting: Sequence[_Waiting], most_work: int) -> list[_Waiting]:
+    """The first that waits, and of its group those most like it in shape, while little is padding.
+
+    Together their padded work stays within `most_work`; a single larger task goes alone.
+    """
+    first = waiting[0]
+    own = 1 + sum(first.work.shape)
+    company = [each for each in waiting if each is not first and each.work.group == first.work.group]
+    company.sort(key=lambda each: abs(math.log((1 + sum(each.work.shape)) / own)))  # stable: oldest first
+    batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
+    for each in company:
+        own_support, own_query = each.work.shape
+        longest = max(support, own_support), max(query, own_query)
+        padded = (len(batch) + 1) * sum(longest)
+        total = real + own_support + own_query
+        if padded * first.work.per_row > most_work:
+            break
+        if padded - total > MAX_WASTE * padded:
+            continue
+        batch.append(each)
+        (support, query), real = longest, total
+    return batch
+
+
+def rows_of(works: Sequence[Work]) -> tuple[int, int]:
+    """Real rows of a batch, and rows with padding."""
+    support, query = (max(sizes) for sizes in zip(*(work.shape for work in works), strict=True))
+    return sum(sum(work.shape) for work in works), len(works) * (support + query)
 
 
 def device_for(choice: str) -> torch.device:

@@ -5,48 +5,28 @@ company beyond rounding, and a task that diverges fails alone.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmaml.learners import Diverged
+from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from model_store import Model
+from service.adaptation import Adaptation, array, diverged, padded
 from service.class_fusion import classified_together
-from service.padding import array, diverged, padded
 from service.selection import choose
 from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Uncertainty, Work
 
-NEGLIGIBLE = 1e-8
-"""Weight of the components that quantiles and acquisitions leave out: far below single precision."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """All tasks' results, in the caller's units; a leading task axis on every array.
-
-    Attributes:
-        belief: about the query rows.
-        light: the same without the components of negligible weight.
-        support_x, query_x: padded inputs, standardised, on the device.
-        nll_before, nll_after: of the support labels, nats per value.
-    """
-
-    belief: Predictive
-    light: Predictive
-    support_x: Tensor
-    query_x: Tensor
-    finite: Array
-    nll_before: Array
-    nll_after: Array
-    effective: Array
-    moments: Moments
-    quantiles: Array
-    adapt_s: float
-    predict_s: float
+CELLS = 1 << 17
+"""Tasks × hypotheses × rows that are predicted together: they stay in cache."""
+WASTE = 1.5
+"""How many times more hypotheses one task may have than another that it is predicted with."""
 
 
 def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
@@ -54,89 +34,140 @@ def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     with torch.no_grad():  # not inference mode: feature steps differentiate the evidence
         if works[0].model.manifest.kind == "classification":
             return classified_together(works)
-        batch = _run(works)
-        return [_taken_out(batch, task, work, len(works)) for task, work in enumerate(works)]
+        return _predicted_together(works)
 
 
-def _run(works: Sequence[Work]) -> _Batch:
+def _predicted_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     first = works[0]
     model = first.model.drawing(first.seed)
-    learner, learned = model.learner, model.learned
     support, query = padded(works, model.device)
-
-    start = time.perf_counter()
-    posterior = learner.adapt(learned, support, first.steps)
-    finite = array(learner.finite(posterior))
+    started = time.perf_counter()
+    adaptation = Adaptation.of(works, model, support)
     adapted = time.perf_counter()
+    answers: dict[int, Answer | Diverged] = {}
+    for tasks in _alike(adaptation.posterior, query.x.shape[1]):
+        index = torch.tensor(tasks, device=model.device)
+        own = Examples(support.x[index], support.y[index], support.mask[index])
+        some = [works[task] for task in tasks]
+        part = _predicted(model, adaptation.posterior.at(index), own, query.x[index], some)
+        for place, task in enumerate(tasks):
+            fine = bool(adaptation.finite[task]) and part.finite(place, works[task])
+            answers[task] = (
+                _taken_out(part, place, adaptation, task, works[task]) if fine else diverged(works[task])
+            )
+    done = time.perf_counter()
+    times: Any = {"adapt_s": adapted - started, "predict_s": done - adapted, "batched_tasks": len(works)}
+    return [
+        replace(answer, **times) if isinstance(answer, Answer) else answer
+        for _, answer in sorted(answers.items(), key=lambda item: item[0])
+    ]
 
-    # The support rows ride along with the query rows: one pass says how well they are explained.
-    shown = support.x.shape[1]
-    everything = model.predict(posterior, torch.cat([support.x, query.x], 1), first.joint)
-    nothing = Examples(support.x[:, :0], support.y[:, :0], support.mask[:, :0])
-    prior = learner.predict(learner.adapt(learned, nothing, 0), support.x)
-    assert isinstance(prior, Predictive)
-    nll_after = array(_nll(everything.part(slice(None), slice(shown)), support))
-    nll_before = array(_nll(prior, support))
-    units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
 
-    belief = model.in_callers_units(everything.part(slice(None), slice(shown, None)))
-    moments = Moments(array(belief.mean()), array(belief.aleatoric()), array(belief.epistemic()))
-    light = belief.without_negligible(NEGLIGIBLE)
-    quantiles = array(light.quantiles(_levels(works).to(model.device)))
-    return _Batch(
+def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
+    """Tasks with about as many hypotheses: together they waste little, and stay in cache."""
+    counts = (posterior.log_weights > -torch.inf).sum(-1).tolist()
+    some: list[int] = []
+    for task in sorted(range(len(counts)), key=counts.__getitem__):
+        least = WASTE * counts[some[0]] + 8 if some else 0
+        if some and (counts[task] > least or (len(some) + 1) * counts[task] * rows > CELLS):
+            yield some
+            some = []
+        some.append(task)
+    yield some
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Results of some tasks in the caller's units; a leading task axis on every array.
+
+    Attributes:
+        belief: about the query rows.
+        support_x, query_x: padded inputs, standardised, on the device.
+        nll_before, nll_after: of the support labels, nats per value.
+    """
+
+    belief: Predictive
+    support_x: Tensor
+    query_x: Tensor
+    nll_before: Array
+    nll_after: Array
+    moments: Moments
+    quantiles: Array
+
+    def finite(self, place: int, work: Work) -> bool:
+        """Whether all that is said of a task are numbers."""
+        rows, moments = len(work.query_x), self.moments
+        numbers = (moments.mean, moments.aleatoric, moments.epistemic)
+        nll = self.nll_before[place] + self.nll_after[place]
+        return bool(np.isfinite(nll)) and all(np.isfinite(each[place, :rows]).all() for each in numbers)
+
+
+def _predicted(
+    model: Model, posterior: Posterior, support: Examples, query_x: Tensor, works: Sequence[Work]
+) -> _Part:
+    nll_before = nll_after = np.zeros(len(works))
+    x, shown = query_x, 0
+    if works[0].known is None:
+        # The support rows ride along with the query rows: one pass says how well they are explained.
+        shown = support.x.shape[1]
+        x = torch.cat([support.x, query_x], 1)
+    belief = model.predict(posterior, x, works[0].joint)
+    if shown:
+        units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
+        nll_before = array(_nll(model.prior(support.x), support)) + units
+        nll_after = array(_nll(belief.part(slice(None), slice(shown)), support)) + units
+        belief = belief.part(slice(None), slice(shown, None))
+    belief = model.in_callers_units(belief)
+    return _Part(
         belief=belief,
-        light=light,
         support_x=support.x,
-        query_x=query.x,
-        finite=finite,
-        nll_before=nll_before + units,
-        nll_after=nll_after + units,
-        effective=array(belief.effective_particles(learner.particles)),
-        moments=moments,
-        quantiles=quantiles,
-        adapt_s=adapted - start,
-        predict_s=time.perf_counter() - adapted,
+        query_x=query_x,
+        nll_before=nll_before,
+        nll_after=nll_after,
+        moments=Moments(array(belief.mean()), array(belief.aleatoric()), array(belief.epistemic())),
+        quantiles=array(belief.quantiles(_levels(works).to(model.device))),
     )
 
 
-def _taken_out(batch: _Batch, task: int, work: Work, tasks: int) -> Answer | Diverged:
+def _taken_out(part: _Part, place: int, adaptation: Adaptation, task: int, work: Work) -> Answer:
     rows, shown = len(work.query_x), len(work.support_x)
-    moments = Moments(
-        batch.moments.mean[task, :rows],
-        batch.moments.aleatoric[task, :rows],
-        batch.moments.epistemic[task, :rows],
-    )
-    nll = (float(batch.nll_before[task]), float(batch.nll_after[task])) if shown else None
-    numbers = (moments.mean, moments.aleatoric, moments.epistemic, np.array(nll or ()))
-    if not batch.finite[task] or not all(np.isfinite(values).all() for values in numbers):
-        return diverged(work)
-    own = slice(task, task + 1)
-    result: Predicted | Chosen
-    if isinstance(work.ask, PredictAsk):
-        levels = batch.quantiles[task, : len(work.ask.levels), :rows]
-        result = (
-            _with_particles(batch.belief.part(own, slice(rows)), moments, levels)
-            if work.ask.particles
-            else Predicted(moments, levels)
-        )
+    if work.known is not None:
+        nll = work.known.support_nll
     else:
-        belief = batch.light.part(own, slice(rows)).without_negligible(0.0)
+        nll = (float(part.nll_before[place]), float(part.nll_after[place])) if shown else None
+    moments = Moments(
+        part.moments.mean[place, :rows],
+        part.moments.aleatoric[place, :rows],
+        part.moments.epistemic[place, :rows],
+    )
+    own = slice(place, place + 1)
+    result: Predicted | Chosen | None = None
+    if isinstance(work.ask, PredictAsk):
+        levels = part.quantiles[place, : len(work.ask.levels), :rows]
+        result = Predicted(moments, levels)
+        if work.ask.particles:
+            result = _with_particles(part.belief.part(own, slice(rows)), moments, levels)
+    elif work.ask is not None:
+        belief = part.belief.part(own, slice(rows)).without_negligible(0.0)
         spread = Uncertainty(moments.aleatoric.sum(-1), moments.epistemic.sum(-1))
-        result = choose(work.ask, belief, spread, batch.query_x[own, :rows], batch.support_x[own, :shown])
+        labelled = torch.from_numpy(work.support_x).to(part.query_x).unsqueeze(0)
+        result = choose(work.ask, belief, spread, part.query_x[own, :rows], labelled)
     return Answer(
         result=result,
         support_nll=nll,
-        effective_particles=float(batch.effective[task]),
-        adapt_s=batch.adapt_s,
-        predict_s=batch.predict_s,
-        batched_tasks=tasks,
+        effective_particles=float(adaptation.effective[task]),
+        kept=adaptation.kept(task, work, nll),
+        cached=work.known is not None,
     )
 
 
 def _with_particles(belief: Predictive, moments: Moments, quantiles: Array) -> Predicted:
-    scale = (belief.noise + belief.within).sqrt().expand_as(belief.means)
+    """With every hypothesis of weight."""
     weights = array(belief.log_weights.exp())[0]
-    return Predicted(moments, quantiles, array(belief.means)[0], array(scale)[0], weights)
+    scale = (belief.noise + belief.within).sqrt().expand_as(belief.means)
+    real = weights > 0
+    means, scales = array(belief.means)[0], array(scale)[0]
+    return Predicted(moments, quantiles, means[real], scales[real], weights[real])
 
 
 def _nll(belief: Predictive, support: Examples) -> Tensor:
@@ -149,7 +180,7 @@ def _nll(belief: Predictive, support: Examples) -> Tensor:
 def _levels(works: Sequence[Work]) -> Tensor:
     """Each task's quantile levels, padded with medians to the longest list."""
     wanted = [work.ask.levels if isinstance(work.ask, PredictAsk) else () for work in works]
-    levels = torch.full((len(works), max(map(len, wanted))), 0.5, dtype=torch.float64)
+    levels = np.full((len(works), max(map(len, wanted))), 0.5)
     for task, own in enumerate(wanted):
-        levels[task, : len(own)] = torch.tensor(own, dtype=torch.float64)
-    return levels
+        levels[task, : len(own)] = own
+    return torch.from_numpy(levels)

@@ -2,43 +2,57 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from bmaml.learners import MAX_STEPS
 from model_store import Model
-from service.codec import choose_response, choose_work, predict_response, predict_work
+from service import bodies, metrics, replies
+from service.codec import Codec
 from service.offers import OFFERS
-from service.problems import MEDIA_TYPE, Problem, RequestError, field_errors, invalid
+from service.posteriors import Entry
+from service.problems import MEDIA_TYPE, Problem, RequestError
 from service.runtime import Runtime
 from service.schemas import (
     MAX_BATCH,
     MAX_LEVELS,
+    MAX_TTL_S,
     AdaptPredictRequest,
     AdaptPredictResponse,
     Health,
     Limits,
     ModelList,
     ModelSummary,
+    PosteriorCard,
+    PosteriorRequest,
+    PosteriorResponse,
     UncertaintyRequest,
     UncertaintyResponse,
     VersionCard,
 )
 from service.settings import Settings
-from service.wire import UNION_TAGS
-from service.work import Work
+from service.work import Answer, Work
 
 router = APIRouter()
-BodyT = TypeVar("BodyT", bound=BaseModel)
+BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
+
+ANYONE = ""
+"""The caller, where callers do not say who they are."""
+PARTS = ("decode", "queue", "embed", "adapt", "predict", "total")
+"""Of the time a request took."""
 
 DESCRIPTIONS = {
     400: "the body is not JSON",
-    404: "no such model or version",
+    404: "no such model, version or posterior",
+    406: "the reply can be application/json or application/vnd.safetensors",
+    409: "the posterior belongs to another model or to other settings",
+    410: "the posterior is no longer kept: send its rows again",
     413: "the body is too large",
-    415: "the body is not application/json",
+    415: "the body is neither application/json nor application/vnd.safetensors",
     422: "the body is JSON but cannot be answered; `errors` says where",
     429: "too much work is waiting; `Retry-After` says when to come back",
     503: "starting or shutting down",
@@ -60,40 +74,71 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI of a body that is parsed from its bytes."""
     extra: Any = model.model_config.get("json_schema_extra")
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    content = {"schema": schema, "example": extra["examples"][0]}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    content = {
+        bodies.JSON: {"schema": schema, "example": extra["examples"][0]},
+        bodies.BINARY: {"schema": {"type": "string", "format": "binary"}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
     "/adapt-predict",
     response_model=AdaptPredictResponse,
-    responses=_problems(400, 404, 413, 415, 422, 429, 503, 504),
+    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
     openapi_extra=_body(AdaptPredictRequest),
     tags=["predict"],
 )
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
-    accepted, runtime = time.monotonic(), _ready(request)
-    body = await _parsed(request, AdaptPredictRequest, runtime.settings)
-    work = await _decoded(predict_work, body, runtime)
-    answer = await runtime.engine.submit(work)
-    return _json(request, predict_response(body, work, answer, request.state.request_id, accepted))
+    exchange = await _Exchange.opened(request, AdaptPredictRequest, Codec.predict)
+    said = {"prediction": replies.prediction(exchange.body, exchange.work, exchange.answer)}
+    return exchange.reply(said)
 
 
 @router.post(
     "/uncertainty",
     response_model=UncertaintyResponse,
-    responses=_problems(400, 404, 413, 415, 422, 429, 503, 504),
+    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
     openapi_extra=_body(UncertaintyRequest),
     tags=["predict"],
 )
 async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then say which pool rows to label next."""
-    accepted, runtime = time.monotonic(), _ready(request)
-    body = await _parsed(request, UncertaintyRequest, runtime.settings)
-    work = await _decoded(choose_work, body, runtime)
-    answer = await runtime.engine.submit(work)
-    return _json(request, choose_response(body, work, answer, request.state.request_id, accepted))
+    exchange = await _Exchange.opened(request, UncertaintyRequest, Codec.choose)
+    return exchange.reply(replies.choice(exchange.body, exchange.work, exchange.answer))
+
+
+@router.post(
+    "/posteriors",
+    response_model=PosteriorResponse,
+    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
+    openapi_extra=_body(PosteriorRequest),
+    tags=["posteriors"],
+)
+async def keep_posterior(request: Request) -> Response:
+    """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
+    exchange = await _Exchange.opened(request, PosteriorRequest, Codec.keep)
+    if exchange.entry is None:
+        raise RequestError("posterior-too-large", 413, "the posterior does not fit into the cache")
+    return exchange.reply({})
+
+
+@router.get(
+    "/posteriors/{id}",
+    response_model=PosteriorCard,
+    responses=_problems(404, 410, 503),
+    tags=["posteriors"],
+)
+async def posterior(id: str, request: Request) -> PosteriorCard:
+    """What a kept posterior is of, and until when it is kept."""
+    return PosteriorCard(**replies.card(_ready(request).posteriors.find(id, ANYONE)))
+
+
+@router.delete("/posteriors/{id}", status_code=204, responses=_problems(404, 503), tags=["posteriors"])
+async def forget_posterior(id: str, request: Request) -> Response:
+    """Forget a kept posterior."""
+    _ready(request).posteriors.drop(id, ANYONE)
+    return Response(status_code=204)
 
 
 @router.get("/models", response_model=ModelList, responses=_problems(503), tags=["models"])
@@ -134,6 +179,8 @@ async def limits(request: Request) -> Limits:
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,
+        ttl_s=MAX_TTL_S,
+        posterior_bytes=settings.max_posterior_bytes,
         picture_pixels=settings.max_picture_pixels,
         acquisitions={kind: list(each.acquisitions) for kind, each in OFFERS.items()},
         strategies={kind: ["auto", *each.strategies] for kind, each in OFFERS.items()},
@@ -155,12 +202,48 @@ async def readyz(request: Request) -> Health:
     return Health(status="ok")
 
 
-async def _decoded(make: Callable[[Any, Model, Settings], Work], body: Any, runtime: Runtime) -> Work:
-    """The work a body describes; pictures are decoded off the event loop."""
-    model = runtime.catalogue.model(body.model, body.version)
-    if model.manifest.image is None:
-        return make(body, model, runtime.settings)
-    return await asyncio.to_thread(make, body, model, runtime.settings)
+@router.get("/metrics", response_class=Response, tags=["health"])
+async def prometheus(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(request.app.state.runtime.metrics.text(), media_type=metrics.MEDIA_TYPE)
+
+
+@dataclass(frozen=True)
+class _Exchange(Generic[BodyT]):
+    """A request that has been answered, on its way to a reply."""
+
+    request: Request
+    kind: str
+    accepted: float
+    body: BodyT
+    work: Work
+    answer: Answer
+    entry: Entry | None
+
+    @classmethod
+    async def opened(
+        cls, request: Request, model: type[BodyT], make: "Callable[[Codec, BodyT, Model, str], Work]"
+    ) -> "_Exchange[BodyT]":
+        """Read, decode, and wait for the device."""
+        accepted, runtime = time.monotonic(), _ready(request)
+        kind = bodies.reply_type(request.headers.get("accept", ""))
+        body = bodies.parsed(*await _read(request, runtime.settings), model)
+        named = runtime.catalogue.model(body.model, body.version)
+        if named.manifest.image is None:
+            work = make(runtime.codec, body, named, ANYONE)
+        else:  # pictures are decoded off the event loop
+            work = await asyncio.to_thread(make, runtime.codec, body, named, ANYONE)
+        answer = await runtime.engine.submit(work)
+        entry = None if work.key is None else runtime.posteriors.get(work.key)
+        return cls(request, kind, accepted, body, work, answer, entry)
+
+    def reply(self, said: Mapping[str, Any]) -> Response:
+        """What all answers say, and this."""
+        state = self.request.state
+        common = replies.reply(self.work, self.answer, self.entry, state.request_id, self.accepted)
+        timing = common["timing_ms"]
+        state.server_timing = ", ".join(f"{part};dur={timing[part]:.3f}" for part in PARTS)
+        return Response(bodies.encoded({**common, **said}, self.kind), media_type=self.kind)
 
 
 def _ready(request: Request) -> Runtime:
@@ -170,11 +253,9 @@ def _ready(request: Request) -> Runtime:
     return runtime
 
 
-async def _parsed(request: Request, model: type[BodyT], settings: Settings) -> BodyT:
-    """The body, parsed and validated in one pass over its bytes."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError("unsupported-media-type", 415, "send application/json")
+async def _read(request: Request, settings: Settings) -> tuple[bytes, str]:
+    """The body, and its media type."""
+    kind = request.headers.get("content-type", bodies.JSON).partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("unsupported-media-type", 415, "compressed bodies are not taken")
     raw = bytearray()
@@ -182,19 +263,4 @@ async def _parsed(request: Request, model: type[BodyT], settings: Settings) -> B
         raw += chunk
         if len(raw) > settings.max_body_bytes:
             raise RequestError("body-too-large", 413, f"the body exceeds {settings.max_body_bytes} bytes")
-    try:
-        return model.model_validate_json(bytes(raw))
-    except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        if found[0]["type"] == "json_invalid":
-            raise RequestError("not-json", 400, found[0]["msg"][:200]) from None
-        raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
-
-
-def _json(request: Request, body: AdaptPredictResponse | UncertaintyResponse) -> Response:
-    timing = body.timing_ms
-    request.state.server_timing = ", ".join(
-        f"{part};dur={getattr(timing, part):.3f}"
-        for part in ("decode", "queue", "embed", "adapt", "predict", "total")
-    )
-    return Response(body.model_dump_json(), media_type="application/json")
+    return bytes(raw), kind

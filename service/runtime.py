@@ -1,6 +1,7 @@
 """What lives as long as the process: settings, catalogue, engine; from cold to warm to stopped."""
 
 import logging
+import secrets
 import time
 
 import numpy as np
@@ -10,8 +11,11 @@ from bmaml.errors import BmamlError
 from bmaml.learners.bare import Bare
 from model_store import Model
 from service.catalogue import Catalogue
+from service.codec import Codec
 from service.engine import Engine, device_for
 from service.fusion import answer_together
+from service.metrics import Metrics
+from service.posteriors import Posteriors
 from service.settings import Settings
 from service.work import PredictAsk, Work
 
@@ -30,7 +34,11 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.catalogue = Catalogue()
-        self.engine = Engine(settings.max_queue_work, settings.max_batch_work)
+        self.metrics = Metrics()
+        secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
+        self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
+        self.codec = Codec(settings, self.posteriors)
+        self.engine = Engine(settings.max_queue_work, settings.max_batch_work, self.posteriors, self.metrics)
         self._warm = False
         self._failure: str | None = None
 

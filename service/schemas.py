@@ -1,5 +1,6 @@
 """Requests and responses: the only place JSON is described."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -7,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from bmaml.learners import MAX_STEPS
 from service.wire import Labels, X
 
-MAX_LEVELS, MAX_BATCH = 100, 1000
-"""Quantile levels of one prediction; rows of one batch to label."""
+MAX_LEVELS, MAX_BATCH, MAX_TTL_S = 100, 1000, 86_400
+"""Quantile levels of one prediction; rows of one batch to label; seconds that a posterior may be kept."""
 
 Identifier = Annotated[str, Field(strict=True, max_length=200)] | Annotated[int, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, max_length=200)]
@@ -50,17 +51,46 @@ class Adapt(_Request):
     seed: Seed = 0
 
 
+class Keep(_Request):
+    """Keep what adaptation gave, to be asked again under the id in the answer."""
+
+    ttl_s: Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = 600.0
+
+
 class _Adapting(_Request):
     model: Name
     version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None, description="null: the newest"
     )
-    support: Support
-    posterior: None = Field(default=None, description="reserved: kept posteriors are not offered yet")
+    support: Support | None = Field(
+        default=None, description="with a posterior: rows to be added to those it has seen"
+    )
+    posterior: Annotated[str, Field(strict=True, max_length=200)] | None = Field(
+        default=None, description="the id of a kept posterior"
+    )
     adapt: Adapt = Adapt()
+    keep: Keep | None = Field(default=None, description="null: forget the posterior after the answer")
     deadline_ms: Annotated[int, Field(strict=True, ge=1, le=600_000)] | None = Field(
         default=None, description="how long the request may wait for the device"
     )
+
+
+class PosteriorRequest(_Adapting):
+    """Adapt a model to the support set and keep what comes of it, without asking anything yet."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "sinusoid",
+                    "support": {"x": [[-2.0], [0.5], [3.1]], "y": [0.9, -1.1, 0.4]},
+                    "keep": {"ttl_s": 600},
+                }
+            ]
+        }
+    )
+
+    keep: Keep = Keep()
 
 
 class AdaptPredictRequest(_Adapting):
@@ -124,6 +154,12 @@ class UncertaintyRequest(_Adapting):
 
 # Parts that the examples of both answers share.
 _MODEL: dict[str, Any] = {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"}
+_POSTERIOR: dict[str, Any] = {
+    "id": "post_6c1f…",
+    "rows": 3,
+    "expires_at": "2026-01-01T12:00:00Z",
+    "cache": "miss",
+}
 _DIAGNOSTICS: dict[str, Any] = {
     "particles": 16,
     "effective_particles": 3.2,
@@ -149,6 +185,27 @@ class ModelRef(BaseModel):
     version: int
     sha256: str = Field(description="of the version's manifest")
     learner: str
+
+
+class PosteriorRef(BaseModel):
+    """Where the adapted particles are kept, and whether they were there before (`hit`)."""
+
+    id: str
+    rows: int = Field(description="labelled rows it has seen")
+    expires_at: datetime
+    cache: Literal["hit", "miss"]
+
+
+class PosteriorCard(BaseModel):
+    """A kept posterior."""
+
+    id: str
+    model: ModelRef
+    rows: int
+    steps: int
+    classes: list[str | int] | None = Field(description="that its rows have, where they have any")
+    bytes: int
+    expires_at: datetime
 
 
 class Variance(BaseModel):
@@ -261,7 +318,7 @@ class AdaptPredictResponse(BaseModel):
                 {
                     "request_id": "5f0c",
                     "model": _MODEL,
-                    "posterior": None,
+                    "posterior": _POSTERIOR,
                     "prediction": {
                         "mean": [0.1, -1.4],
                         "std": [0.3, 0.2],
@@ -283,7 +340,7 @@ class AdaptPredictResponse(BaseModel):
 
     request_id: str
     model: ModelRef
-    posterior: None
+    posterior: PosteriorRef | None = Field(description="null unless it is kept")
     prediction: Prediction | ClassPrediction
     diagnostics: Diagnostics
     timing_ms: Timing
@@ -326,6 +383,7 @@ class UncertaintyResponse(BaseModel):
                 {
                     "request_id": "5f0c",
                     "model": _MODEL,
+                    "posterior": None,
                     "acquisition": "epig",
                     "direction": "higher_is_more_informative",
                     "units": "nats",
@@ -352,12 +410,37 @@ class UncertaintyResponse(BaseModel):
 
     request_id: str
     model: ModelRef
+    posterior: PosteriorRef | None
     acquisition: str
     direction: Literal["higher_is_more_informative"] = "higher_is_more_informative"
     units: str
     selected: list[Selected]
     scores: list[float]
     batch: BatchReport
+    diagnostics: Diagnostics
+    timing_ms: Timing
+
+
+class PosteriorResponse(BaseModel):
+    """Where the adapted particles are kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "5f0c",
+                    "model": _MODEL,
+                    "posterior": _POSTERIOR,
+                    "diagnostics": _DIAGNOSTICS,
+                    "timing_ms": _TIMING,
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    model: ModelRef
+    posterior: PosteriorRef
     diagnostics: Diagnostics
     timing_ms: Timing
 
@@ -441,6 +524,8 @@ class Limits(BaseModel):
     queue_work: int
     batch_work: int
     deadline_ms: int
+    ttl_s: int = Field(description="the longest that a posterior is kept")
+    posterior_bytes: int = Field(description="of all kept posteriors; the least recently used go first")
     acquisitions: dict[str, list[str]] = Field(description="by kind of model")
     strategies: dict[str, list[str]]
 

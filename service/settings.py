@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store import SHIPPED
@@ -21,6 +21,8 @@ class Settings(BaseSettings):
         max_picture_pixels: a larger picture is refused before it is decoded.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
         max_batch_work: the same, for one fused batch on the device.
+        max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
+        secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
         drain_s: how long accepted requests may take after SIGTERM.
         log_level: of the structured log on standard output.
@@ -40,6 +42,8 @@ class Settings(BaseSettings):
     max_picture_pixels: int = Field(default=4_000_000, ge=1)
     max_queue_work: int = Field(default=200_000_000, ge=1)
     max_batch_work: int = Field(default=1_000_000, ge=1)
+    max_posterior_bytes: int = Field(default=512 << 20, ge=0)
+    secret: SecretStr = SecretStr("")
     deadline_ms: int = Field(default=10_000, ge=1)
     drain_s: int = Field(default=20, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

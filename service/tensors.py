@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 from model_store.images import ImageInput
 from service.pictures import decoded
 from service.problems import FieldError, invalid, invalid_at
-from service.wire import EncodedImages, EncodedTensor, Values
+from service.wire import BinaryTensor, EncodedImages, EncodedTensor, LabelValues, Values
 from service.work import Array
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "float64": np.dtype("<f8"),
+    "int64": np.dtype("<i8"),
     "uint8": np.dtype("u1"),
 }
 
@@ -87,8 +89,26 @@ def pictures_of(
     return image.turned(array.astype(np.float32))
 
 
+def labels_of(values: LabelValues, pointer: str) -> Sequence[float | str | list[float]]:
+    """Labels as lists, whatever form they came in.
+
+    Raises:
+        RequestError: 422 for a tensor of pictures, or one that is not finite.
+    """
+    if not isinstance(values, EncodedTensor):
+        return values
+    array = _from_base64(values, pointer)
+    if array.ndim not in (1, 2):
+        raise invalid_at(f"{pointer}/shape", "[rows] or [rows, outputs] is wanted")
+    _check_finite(array, pointer)
+    listed: list[Any] = array.tolist()
+    return listed
+
+
 def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     dtype = DTYPES[values.dtype]
+    if isinstance(values, BinaryTensor):
+        return np.frombuffer(values.content, dtype=dtype).reshape(values.shape)
     try:
         content = base64.b64decode(values.base64, validate=True)
     except (binascii.Error, ValueError):

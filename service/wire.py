@@ -20,9 +20,15 @@ class EncodedTensor(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dtype: Literal["float32", "float64", "uint8"]
+    dtype: Literal["float32", "float64", "int64", "uint8"]
     shape: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1, max_length=4)]
     base64: str = Field(strict=True)
+
+
+class BinaryTensor(EncodedTensor):
+    """The same, beside JSON instead of in it."""
+
+    content: bytes
 
 
 class EncodedImages(BaseModel):
@@ -52,7 +58,7 @@ def _form_of_x(value: Any) -> str:
 
 def _form_of_labels(value: Any) -> str:
     form = _form(value)
-    return form if form in ("2-D", "names") else "1-D"
+    return form if form in ("2-D", "names", "a-tensor") else "1-D"
 
 
 X = Annotated[
@@ -66,10 +72,13 @@ X = Annotated[
 """Rows of features, or pictures."""
 
 Labels = Annotated[
-    Annotated[Row, Tag("1-D")] | Annotated[Rows, Tag("2-D")] | Annotated[ClassNames, Tag("names")],
+    Annotated[Row, Tag("1-D")]
+    | Annotated[Rows, Tag("2-D")]
+    | Annotated[ClassNames, Tag("names")]
+    | Annotated[EncodedTensor, Tag("a-tensor")],
     Discriminator(_form_of_labels),
 ]
-"""Numbers, rows of numbers for several outputs, or the names of classes."""
+"""Numbers, rows of numbers for several outputs, the names of classes, or a tensor of numbers."""
 
 UNION_TAGS = frozenset({"1-D", "2-D", "3-D", "4-D", "names", "a-tensor", "a-files"})
 """Parts of pydantic's error locations that are not in the caller's body."""
@@ -77,3 +86,6 @@ UNION_TAGS = frozenset({"1-D", "2-D", "3-D", "4-D", "names", "a-tensor", "a-file
 Nested = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]
 Values = Nested | EncodedTensor | EncodedImages
 """What `X` holds once it is parsed."""
+
+LabelValues = list[float] | list[list[float]] | list[str] | EncodedTensor
+"""What `Labels` holds."""

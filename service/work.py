@@ -1,12 +1,14 @@
 """One request as the engine sees it: checked arrays in, numbers out; no HTTP and no JSON."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.model import Single
 
@@ -44,13 +46,40 @@ class ChooseAsk:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """A support set as the caller sent it: rows in their units, and labels."""
+
+    x: NDArray[np.floating]
+    labels: tuple[float | str | tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What adaptation gave for one task, to be asked again.
+
+    Attributes:
+        support_nll: before and after; None without support rows.
+        labelled: features of the support rows, where x is a picture.
+    """
+
+    posterior: Posterior
+    support_nll: tuple[float, float] | None
+    effective_particles: float
+    labelled: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Work:
     """A task for the device, in the network's units.
 
     Attributes:
         seed: of learners that draw.
+        ask: None where the task is only to be adapted to.
         deadline: on the engine's clock; work not started by then is dropped.
         classes: of the support set, in the order of the one-hot columns of `support_y`.
+        sent: the support set in the caller's units.
+        key, ttl_s: what the posterior is to be kept under, if at all, and how long.
+        known: the posterior, where the task has been adapted to before.
         made: on the engine's clock, when the request was decoded.
     """
 
@@ -60,17 +89,25 @@ class Work:
     query_x: Single
     steps: int
     seed: int
-    ask: PredictAsk | ChooseAsk
+    ask: PredictAsk | ChooseAsk | None
     deadline: float
     warnings: tuple[str, ...] = ()
     classes: tuple[str | int, ...] = ()
+    sent: Sent = field(default_factory=lambda: Sent(np.zeros((0, 0)), ()))
+    key: str | None = None
+    ttl_s: float = 0.0
+    known: Kept | None = None
     made: float = field(default_factory=time.monotonic)
 
     @cached_property
-    def group(self) -> tuple[str, int, int, int, bool]:
+    def group(self) -> tuple[str, int, int, int, bool, bool]:
         """Works of one group can be adapted and predicted together."""
-        seed = self.seed if self.model.learner.draws else 0
-        return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint
+        seed, known = self.seed if self.model.learner.draws else 0, self.known is not None
+        return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint, known
+
+    def kept_as(self, key: str, known: Kept | None) -> "Work":
+        """The same work, its posterior to be kept under this key, or known from there."""
+        return replace(self, key=key, known=known)
 
     @property
     def joint(self) -> bool:
@@ -78,17 +115,19 @@ class Work:
         return isinstance(self.ask, ChooseAsk) and self.ask.joint
 
     @property
-    def rows(self) -> int:
-        """Support and query rows."""
-        return len(self.support_x) + len(self.query_x)
+    def shape(self) -> tuple[int, int]:
+        """Rows that the device sees: support (none where it is known already) and query."""
+        return 0 if self.known else len(self.support_x), len(self.query_x)
+
+    @property
+    def per_row(self) -> int:
+        """What a row costs: particles × (steps + 1), and a thousand more for a picture."""
+        return self.model.work_per_row(0 if self.known else self.steps)
 
     @property
     def cost(self) -> int:
-        """particles × rows × (steps + 1): the unit in which the queue is bounded.
-
-        A picture costs what a thousand particles do: its features come from a deep network.
-        """
-        return self.model.work_per_row(self.steps) * max(1, self.rows)
+        """particles × rows × (steps + 1): the unit in which the queue is bounded."""
+        return self.per_row * max(1, sum(self.shape))
 
 
 @dataclass(frozen=True)
@@ -157,14 +196,18 @@ class Answer:
     Attributes:
         support_nll: before and after adaptation; None without support rows.
         embed_s, adapt_s, predict_s: seconds of the whole batch.
+        kept: the posterior, where the work has a key.
+        cached: whether it had been adapted to before.
         queue_s: seconds from submission to the start of the batch.
     """
 
-    result: Predicted | Classified | Chosen
+    result: Predicted | Classified | Chosen | None
     support_nll: tuple[float, float] | None
     effective_particles: float
-    adapt_s: float
-    predict_s: float
-    batched_tasks: int
+    adapt_s: float = 0.0
+    predict_s: float = 0.0
+    batched_tasks: int = 1
     queue_s: float = 0.0
     embed_s: float = 0.0
+    kept: Kept | None = None
+    cached: bool = False

@@ -44,7 +44,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
                 part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
                 posterior = model.learner.adapt(model.learned, part.support, steps)
                 belief = model.in_callers_units(model.predict(posterior, part.query.x))
-                effective = belief.effective_particles(model.learner.particles)
+                effective = model.learner.effective_particles(posterior)
                 query = _restored(model, part.query)
                 scores.append({**scored(belief, query), "effective_particles": effective})
     return summarised({name: torch.cat([score[name] for score in scores]) for name in scores[0]})

@@ -12,19 +12,19 @@ from bmaml.categorical import Categorical, classes_of
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
 from bmaml.learners.interface import Belief, InvalidLearner, Kind, Learned, Learner
+from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, LogWeights, Particles, PerParticle, Verdicts
+from bmaml.shapes import Inputs, Particles, PerParticle
 from bmaml.task import Examples
 
 Likelihood = Literal["gaussian", "categorical"]
 
 
 @dataclass(frozen=True)
-class BareParticles:
-    """Adapted particles, with the logarithms of their weights, and the classes of each task if it has any."""
+class BareParticles(Posterior):
+    """Adapted particles, and the classes of each task if it has any."""
 
     particles: Particles
-    log_weights: LogWeights
     present: Bool[Tensor, "task class"] | None = None
 
 
@@ -88,13 +88,8 @@ class Bare(Learner[BareParticles]):
             means=means,
             noise=noise_variance(particles)[..., None, None],
             within=means.new_zeros(1, means.shape[1], 1, 1),
-            log_weights=posterior.log_weights,
+            log_weights=posterior.log_weights.expand(len(x), -1),
         )
-
-    def finite(self, posterior: BareParticles) -> Verdicts:
-        """True for each task whose particles and weights are all finite."""
-        particles = posterior.particles.isfinite().flatten(1).all(-1)
-        return particles & posterior.log_weights.isfinite().all(-1)
 
     def _weighted(self, learned: Learned, adapted: Particles, support: Examples) -> BareParticles:
         if self.evidence_weights:
@@ -103,7 +98,7 @@ class Bare(Learner[BareParticles]):
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = adapted.new_zeros(len(support), adapted.shape[1]).log_softmax(-1)
-        return BareParticles(adapted, weights, self._classes(support))
+        return BareParticles(weights, adapted, self._classes(support))
 
     def _classes(self, support: Examples) -> Tensor | None:
         return classes_of(support.y, support.mask) if self.likelihood == "categorical" else None

@@ -29,45 +29,79 @@ is widened, and everything where it is gone; the factor is ω^(1 − v/v₀).
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmaml import svgd
 from bmaml.bands import in_bands
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
+from bmaml.last_layer import Conditions, conditioned
 from bmaml.learners.interface import InvalidLearner, Learned, Learner
-from bmaml.predictive import Predictive
-from bmaml.shapes import Features, Inputs, Outputs, Particles, PerParticle, Scalar, Verdicts
+from bmaml.learners.posterior import Posterior
+from bmaml.networks import affine
+from bmaml.predictive import Predictive, weightiest, weighty
+from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar, Verdicts
 from bmaml.task import Examples, TaskBatch
 
 
 @dataclass(frozen=True)
-class CollapsedPosterior:
-    """Particles, their weights, and each one's exact posterior over its last layer.
+class CollapsedPosterior(Posterior):
+    """Particles, each with the exact posterior of its last layer, and the hypotheses they stand for.
+
+    A hypothesis is a particle at one scale. With u = √(H + 1) φ, the hidden layer and a constant 1, it
+    predicts headᵀu, with the epistemic deviation ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1.
 
     Attributes:
-        particles: adapted parameters; `[1, …]` where no step was taken.
-        log_weights: of each (particle, scale) hypothesis, `[task, particle × scale]`, normalised.
-        features: Φ of the support rows, float64, zero where padded.
-        noise: variance of the support rows' noise, one where padded.
-        cholesky: lower factor of K, `[task, particle, row, row]`.
-        whitened: cholesky⁻¹ r, `[task, particle, row, output]`.
-        noise_slopes: a, where the noise depends on x, `[particle, feature]`.
+        particles: adapted parameters; `[1, …]` where no step was taken and all particles are there.
+        head: mean of the last layer, prior mean included.
+        seen, spent: of the root of its covariance (see `bmaml.last_layer`).
+        owner: which particle it is of; None where every particle has the same scales, side by side.
+        scales: s of each hypothesis.
+        noise_slopes: a, where the noise depends on x.
         widening: ω, what predicted standard deviations are multiplied by once the rows have spoken.
     """
 
+    fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
+
     particles: Particles
-    log_weights: Float[Tensor, "task hypothesis"]
-    features: Features
-    noise: Float[Tensor, "task particle row"]
-    cholesky: Tensor
-    whitened: Outputs
-    noise_slopes: Tensor | None
+    head: Float[Tensor, "task particle unit output"]
+    seen: Float[Tensor, "task particle unit rank"]
+    spent: Float[Tensor, "task particle unit rank"]
+    owner: Int[Tensor, "task hypothesis"] | None
+    scales: Float[Tensor, "#task hypothesis"]
+    noise_slopes: Float[Tensor, "#task particle unit"] | None
     widening: Scalar
+
+    def finite(self) -> Verdicts:
+        """True for each task whose adaptation stayed finite: where the factor is not, nothing is."""
+        return ~self.log_weights.isnan().any(-1) & self.head.isfinite().flatten(1).all(-1)
+
+    def at(self, tasks: Tensor) -> "CollapsedPosterior":
+        """The posterior of some tasks, without what has weight in none of them."""
+        part = super().at(tasks)
+        if part.owner is None:
+            return part
+        hypotheses = slice(max(1, int((part.log_weights > -math.inf).sum(-1).max())))
+        owner = part.owner[:, hypotheses]
+        particles = slice(int(owner.max()) + 1)
+        slopes = part.noise_slopes
+        return replace(
+            part,
+            log_weights=part.log_weights[:, hypotheses],
+            owner=owner,
+            scales=part.scales[:, hypotheses],
+            particles=part.particles[:, particles],
+            head=part.head[:, particles],
+            seen=part.seen[:, particles],
+            spent=part.spent[:, particles],
+            noise_slopes=None if slopes is None else slopes[:, particles],
+        )
 
 
 @dataclass(frozen=True)
@@ -79,8 +113,8 @@ class Collapsed(Learner[CollapsedPosterior]):
     that is reported, which is kinder to tasks that no single particle explains. `steps` SVGD steps
     on the features under the evidence may come first; zero steps are allowed, and the default.
 
-    The linear algebra of the last layer runs in float64 whatever the network's precision: the
-    variance is a difference of nearly equal numbers, and S × S systems are tiny.
+    Conditioning runs in float64 whatever the network's precision: a covariance is a difference of
+    nearly equal numbers, and the systems are tiny. Its root is good in any precision.
 
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
@@ -138,42 +172,79 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
         return learned
 
-    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
-        """Condition every last layer on the support set, after `steps` moves of the features."""
+    def adapt(
+        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
+    ) -> CollapsedPosterior:
+        """Condition every last layer on the support set, after `steps` moves of the features.
+
+        Particles without a hypothesis of weight have no say, and their last layers are left out.
+        """
         particles = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         if steps:
             particles = self._move_features(learned, support, steps)
-        slopes = learned.get("noise_slopes")
-        features, noise, cholesky, whitened = self._condition(particles, slopes, support)
-        evidence = self._evidence(cholesky, whitened, support).flatten(1)
+        slopes = learned["noise_slopes"].unsqueeze(0) if self.varying_noise else None
+        conditions = self._conditions(particles, slopes, support)
+        evidence = self._evidence(conditions, support).flatten(1)
         if self.evidence_weights:
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        widening = learned["log_widening"].exp()
-        return CollapsedPosterior(particles, weights, features, noise, cholesky, whitened, slopes, widening)
+        scales, owner = support.x.new_tensor(self.scales).repeat(1, self.particles), None
+        if lost:
+            chosen = _Chosen.of(weights, len(self.scales), lost)
+            weights, owner, scales = chosen.log_weights, chosen.owner, _picked(scales, chosen.hypothesis)
+            if (some := chosen.particle) is not None:
+                particles = _picked(particles, some)
+                conditions = conditions.each(partial(_picked, index=some))
+                slopes = None if slopes is None else _picked(slopes, some)
+        mean, seen, spent = conditions.last_layer()
+        units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
+        prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
+        return CollapsedPosterior(
+            particles=particles,
+            head=prior_mean + (mean / units).to(dtype),
+            seen=seen.to(dtype),
+            spent=spent.to(dtype),
+            log_weights=weights.to(dtype),
+            owner=owner,
+            scales=scales,
+            noise_slopes=slopes,
+            widening=learned["log_widening"].exp(),
+        )
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
         """The mixture of the particles' exact predictions, in x's precision."""
-        features, prior_mean = self._features(posterior.particles, x)
-        precision = _weight_precision(posterior.particles)
-        cross = posterior.features @ features.mT / precision  # [task, particle, support, query]
-        solved = torch.linalg.solve_triangular(posterior.cholesky, cross, upper=False)
-        means = prior_mean + solved.mT @ posterior.whitened
-        before = features.square().sum(-1) / precision.squeeze(-1)
-        within = (before - solved.square().sum(-2)).clamp_min(0)
-        noise = self._noise(posterior.particles, posterior.noise_slopes, features).to(x.dtype).unsqueeze(-1)
-        factor = self._factor(posterior, features, precision).to(x.dtype) if joint else None
-        widening = (posterior.widening.double().log() * (1 - within / before)).exp().to(x.dtype).unsqueeze(-1)
-        wider = self._at_scales(widening.square(), 0)
+        hidden = self.network.features(weights_of(posterior.particles), x)
+        means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
+        known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
+        left = hidden - known @ posterior.spent[..., :-1, :].mT
+        left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
+        precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
+        within = (_square(left) + left_of_one.square()) / precision
+        before = (_square(hidden) + 1) / precision
+        widening = (posterior.widening.log() * (1 - within / before)).exp()
+        wider = widening.square()
+        noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
+        factor = None
+        if joint:
+            whole = torch.cat([left, left_of_one], -1) * (widening * precision.rsqrt())
+            factor = _of_hypotheses(whole.unsqueeze(-2), posterior, 1)
         return Predictive(
-            means=means.to(x.dtype).repeat_interleave(len(self.scales), 1),
-            noise=wider * self._at_scales(noise, 2),
-            within=wider * self._at_scales(within.unsqueeze(-1).to(x.dtype), 2),
-            log_weights=posterior.log_weights.to(x.dtype),
-            factor=None if factor is None else self._at_scales(widening.unsqueeze(-1) * factor, 1),
+            means=_of_hypotheses(means, posterior, 0),
+            noise=_of_hypotheses(wider * noise, posterior, 2),
+            within=_of_hypotheses(wider * within, posterior, 2),
+            log_weights=posterior.log_weights.expand(len(x), -1),
+            factor=factor,
         )
+
+    def effective_particles(self, posterior: CollapsedPosterior) -> PerTask:
+        """1 / Σ weight², the hypotheses of a particle counted together."""
+        if posterior.owner is None:
+            return super().effective_particles(posterior)
+        weights = posterior.head.new_zeros(posterior.head.shape[:2])
+        weights = weights.scatter_add(1, posterior.owner, posterior.log_weights.exp())
+        return 1 / weights.square().sum(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
@@ -186,14 +257,6 @@ class Collapsed(Learner[CollapsedPosterior]):
             logs = torch.logsumexp(each.sum((-1, -2)) + predictive.log_weights, -1)
         return -(logs / counts).mean()
 
-    def finite(self, posterior: CollapsedPosterior) -> Verdicts:
-        """True for each task whose weights and last layers are finite."""
-        return (
-            posterior.log_weights.isfinite().all(-1)
-            & posterior.whitened.isfinite().flatten(1).all(-1)
-            & posterior.particles.isfinite().flatten(1).all(-1)
-        )
-
     def evidence(
         self, particles: Particles, support: Examples, noise_slopes: Tensor | None = None
     ) -> PerParticle:
@@ -201,52 +264,33 @@ class Collapsed(Learner[CollapsedPosterior]):
 
         Zero for an empty support set.
         """
-        _, _, cholesky, whitened = self._condition(particles, noise_slopes, support)
-        return self._evidence(cholesky, whitened, support).logsumexp(-1) - math.log(len(self.scales))
+        conditions = self._conditions(particles, noise_slopes, support)
+        return self._evidence(conditions, support).logsumexp(-1) - math.log(len(self.scales))
 
-    def _features(self, particles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled features with the constant, and the prior mean f(x); both float64."""
-        hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), x)
-        features = torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1)
-        scaled = features.double() / math.sqrt(self.network.feature_size + 1)
-        return scaled, prior_mean.double()
-
-    def _noise(self, particles: Tensor, slopes: Tensor | None, features: Tensor) -> Tensor:
-        """Variance of the noise at rows with these features, `[task, particle, row]`."""
-        base = noise_variance(particles).double().unsqueeze(-1)
+    def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
+        """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""
+        base = noise_variance(particles).unsqueeze(-1)
         if slopes is None:
             return base
-        root = math.sqrt(self.network.feature_size + 1)
-        return base * torch.exp(root * (features @ slopes.double().unsqueeze(-1)).squeeze(-1))
+        return base * torch.exp(affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1))
 
-    def _condition(
-        self, particles: Tensor, slopes: Tensor | None, support: Examples
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mask = support.mask[:, None, :, None]
-        features, prior_mean = self._features(particles, support.x)
-        noise = torch.where(support.mask.unsqueeze(1), self._noise(particles, slopes, features), 1.0)
-        features = features * mask
-        residual = (support.y.unsqueeze(1) - prior_mean) * mask
-        gram = features @ features.mT / _weight_precision(particles) + torch.diag_embed(noise)
-        # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
-        cholesky = torch.linalg.cholesky_ex(gram).L
-        whitened = torch.linalg.solve_triangular(cholesky, residual, upper=False)
-        return features, noise, cholesky, whitened
+    def _conditions(self, particles: Tensor, slopes: Tensor | None, support: Examples) -> Conditions:
+        """What the support set says to the last layers."""
+        hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), support.x)
+        noise = self._noise(particles, slopes, hidden).double()
+        # Rows as if their noise had variance one; padding is zero.
+        scale = torch.where(support.mask.unsqueeze(1), noise, math.inf).rsqrt().unsqueeze(-1)
+        ones = torch.ones_like(hidden[..., :1])
+        rows = torch.cat([hidden, ones], -1).double() * (scale / math.sqrt(self.network.feature_size + 1))
+        residual = (support.y.unsqueeze(1) - prior_mean).double() * scale
+        log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
+        return conditioned(rows, residual, particles[..., -1].double().exp(), log_noise)
 
-    def _evidence(
-        self, cholesky: Tensor, whitened: Tensor, support: Examples
-    ) -> Float[Tensor, "task particle scale"]:
-        scales = whitened.new_tensor(self.scales)
-        outputs = whitened.shape[-1]
-        fit = whitened.square().sum((-1, -2)).unsqueeze(-1) / scales.square()
-        volume = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+    def _evidence(self, conditions: Conditions, support: Examples) -> Float[Tensor, "task particle scale"]:
+        scales = conditions.misfit.new_tensor(self.scales)
         rows = support.mask.sum(-1).view(-1, 1, 1)
-        return -0.5 * (fit + outputs * (volume + rows * (LOG_2PI + 2 * scales.log())))
-
-    def _at_scales(self, values: Tensor, power: int) -> Tensor:
-        """`[task, particle, …]` times each scale to a power, as `[task, particle × scale, …]`."""
-        scales = values.new_tensor(self.scales) ** power
-        return (values.unsqueeze(2) * scales.view(-1, *[1] * (values.ndim - 2))).flatten(1, 2)
+        volume = conditions.log_volume.unsqueeze(-1) + rows * (LOG_2PI + 2 * scales.log())
+        return -0.5 * (conditions.misfit.unsqueeze(-1) / scales.square() + self.network.outputs * volume)
 
     def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:
         """SVGD on the hidden layers alone, each particle's target being its evidence."""
@@ -267,15 +311,57 @@ class Collapsed(Learner[CollapsedPosterior]):
         moved = svgd.run(particles[..., :fixed_from], scores, steps, rates)
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
 
-    def _factor(self, posterior: CollapsedPosterior, features: Tensor, precision: Tensor) -> Tensor:
-        """Rows F with F Fᵀ the covariance inside each particle: Φ* (λI + γΦᵀΦ)^(−½)."""
-        information = (posterior.features / posterior.noise.unsqueeze(-1)).mT @ posterior.features
-        size = information.shape[-1]
-        identity = torch.eye(size, dtype=information.dtype, device=information.device)
-        root = torch.linalg.cholesky_ex(precision * identity + information).L
-        return torch.linalg.solve_triangular(root, features.mT, upper=False).mT.unsqueeze(-2)
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Which hypotheses of each task are kept, and which particles have any.
+
+    Attributes:
+        particle: indices of the kept particles; None where most are kept, and all may stay.
+        hypothesis: indices of the kept hypotheses.
+        owner: their particles, by place among the kept.
+        log_weights: of the kept hypotheses, normalised; −∞ for those that only fill up.
+    """
+
+    particle: Int[Tensor, "task kept"] | None
+    hypothesis: Int[Tensor, "task hypothesis"]
+    owner: Int[Tensor, "task hypothesis"]
+    log_weights: Float[Tensor, "task hypothesis"]
+
+    @classmethod
+    def of(cls, log_weights: Tensor, scales: int, lost: float) -> "_Chosen":
+        kept = weighty(log_weights, lost)
+        hypothesis, logs = weightiest(log_weights, kept)
+        owner, has_any = hypothesis // scales, kept.unflatten(1, (-1, scales)).any(-1)
+        counts = has_any.sum(-1)
+        if 2 * int(counts.sum()) > has_any.numel():
+            return cls(None, hypothesis, owner, logs)
+        count = int(counts.max())
+        particle = has_any.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :count]
+        place = torch.zeros_like(has_any, dtype=particle.dtype)
+        place.scatter_(1, particle, torch.arange(count, device=place.device).expand_as(particle))
+        return cls(particle, hypothesis, place.gather(1, owner), logs)
 
 
-def _weight_precision(particles: Tensor) -> Tensor:
-    """λ as `[task, particle, 1, 1]`, float64."""
-    return particles[..., -1].double().exp()[..., None, None]
+def _picked(values: Tensor, index: Tensor) -> Tensor:
+    """`values[task, index[task, …], …]`, where values may be the same for all tasks."""
+    if values.shape[0] == 1:
+        return values[0][index]
+    return values[torch.arange(len(index), device=index.device).unsqueeze(-1), index]
+
+
+def _of_hypotheses(values: Tensor, posterior: CollapsedPosterior, power: int) -> Tensor:
+    """`[task, particle, …]` times a power of the scale of each hypothesis, `[task, hypothesis, …]`."""
+    scales = posterior.scales
+    if posterior.owner is not None:
+        values = _picked(values, posterior.owner)
+    elif scales.shape[1] != values.shape[1]:
+        values = values.repeat_interleave(scales.shape[1] // values.shape[1], 1)
+    if not power:
+        return values
+    return values * (scales**power).view(*scales.shape, *[1] * (values.ndim - 2))
+
+
+def _square(values: Tensor) -> Tensor:
+    """‖·‖² over the last axis, which stays."""
+    return torch.linalg.vector_norm(values, dim=-1, keepdim=True).square()

@@ -37,7 +37,8 @@ from torch import Tensor
 from bmaml.categorical import Categorical, classes_of, normalised
 from bmaml.densities import LOG_2PI
 from bmaml.learners.interface import InvalidLearner, Kind, Learned, Learner
-from bmaml.shapes import Inputs, LogWeights, Particles, Scalar, Verdicts
+from bmaml.learners.posterior import Posterior
+from bmaml.shapes import Inputs, Particles, Scalar
 from bmaml.task import Examples, TaskBatch
 
 FIRST_TEMPERATURE = 0.01
@@ -46,14 +47,13 @@ FIRST_KNEE = 2.0
 
 
 @dataclass(frozen=True)
-class ConjugatePosterior:
+class ConjugatePosterior(Posterior):
     """What each particle believes about every class's mean.
 
     Attributes:
         projections: the particles, `[1, particle, param]`.
         means, variances: of a class's rows, posterior and scatter together, in z.
         present: classes that have rows.
-        log_weights: of the particles.
         sharpness, knee: s and k.
     """
 
@@ -61,7 +61,6 @@ class ConjugatePosterior:
     means: Float[Tensor, "task particle class dimension"]
     variances: Float[Tensor, "task particle class dimension"]
     present: Bool[Tensor, "task class"]
-    log_weights: LogWeights
     sharpness: Scalar
     knee: Scalar
 
@@ -119,12 +118,14 @@ class Conjugate(Learner[ConjugatePosterior]):
             "log_knee": torch.tensor(math.log(FIRST_KNEE * self.network.outputs)),
         }
 
-    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
+    def adapt(
+        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
+    ) -> ConjugatePosterior:
         """Every class's posterior in every particle; the weights from all classes together."""
-        del steps
+        del steps, lost
         posterior, evidence = self._condition(learned, support)
         weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
-        return ConjugatePosterior(*posterior, weights, *self._tails(learned))
+        return ConjugatePosterior(weights, *posterior, *self._tails(learned))
 
     def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> Categorical:
         """Bayes' rule in every particle, over the classes of the task."""
@@ -138,7 +139,7 @@ class Conjugate(Learner[ConjugatePosterior]):
         weights = learned["log_temperature"].exp() * evidence  # [task, particle, class]
         whole = weights.sum(-1).log_softmax(-1)
         tails = self._tails(learned)
-        posterior = ConjugatePosterior(projections, means, variances, present, whole, *tails)
+        posterior = ConjugatePosterior(whole, projections, means, variances, present, *tails)
         logits = self._log_densities(posterior, batch.query.x)
         classes = logits.shape[-1]
         mask, y = batch.query.mask, batch.query.y
@@ -156,10 +157,6 @@ class Conjugate(Learner[ConjugatePosterior]):
             mixed = torch.logsumexp(truth + chosen, 1)
             total = total - torch.where(mask, mixed, 0.0).sum() / mask.sum().clamp_min(1)
         return total / len(sizes)
-
-    def finite(self, posterior: ConjugatePosterior) -> Verdicts:
-        """True for each task whose means and weights are finite."""
-        return posterior.means.isfinite().flatten(1).all(-1) & posterior.log_weights.isfinite().all(-1)
 
     def evidence(self, learned: Learned, support: Examples) -> Float[Tensor, "task particle class"]:
         """log p(z of a class's rows) of every particle; zero for a class without rows."""

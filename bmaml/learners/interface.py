@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar, get_args
+from typing import ClassVar, Generic, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from bmaml.categorical import Categorical
 from bmaml.errors import BmamlError
+from bmaml.learners.posterior import PosteriorT
 from bmaml.networks import MLP
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, Scalar, Verdicts
+from bmaml.shapes import Inputs, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
 
 Learned = Mapping[str, Tensor]
@@ -35,7 +36,6 @@ class Diverged(BmamlError, ArithmeticError):
 Belief = Predictive | Categorical
 """About numbers, or about classes; either way with `log_density` of the truth."""
 
-PosteriorT = TypeVar("PosteriorT")
 
 Kind = Literal["regression", "classification"]
 
@@ -91,13 +91,17 @@ class Learner(ABC, Generic[PosteriorT]):
         """Fresh meta-parameters, before any training."""
 
     @abstractmethod
-    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> PosteriorT:
+    def adapt(
+        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
+    ) -> PosteriorT:
         """What the particles believe about each task once they have seen its support set.
 
         An empty support set leaves the prior. Differentiable in `learned`.
 
         Args:
             steps: inner steps; by default the learner's own.
+            lost: hypotheses that together weigh no more than this may be left out. How many remain
+                differs from task to task; missing ones have weight zero.
         """
 
     @abstractmethod
@@ -108,13 +112,17 @@ class Learner(ABC, Generic[PosteriorT]):
             joint: also carry what covariances between rows need.
         """
 
+    def effective_particles(self, posterior: PosteriorT) -> PerTask:
+        """1 / Σ weight²: M when all particles count alike, 1 when one decides.
+
+        Where each stands for several hypotheses, those lie side by side and count as one.
+        """
+        logs = posterior.log_weights.unflatten(1, (self.particles, -1)).logsumexp(-1)
+        return torch.exp(-torch.logsumexp(2 * logs, -1))
+
     @abstractmethod
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """The meta-objective, a mean over tasks, to be minimised in `learned`."""
-
-    @abstractmethod
-    def finite(self, posterior: PosteriorT) -> Verdicts:
-        """True for each task whose adaptation stayed finite."""
 
     @property
     def kind(self) -> Kind:

@@ -59,7 +59,9 @@ class LLAMA(EMAML):
         start = torch.tensor(WEIGHT_PRECISION_START).log()
         return {**learned, "initial": learned["initial"][:1], "log_weight_precision": start}
 
-    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
+    def adapt(
+        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
+    ) -> BareParticles:
         """M draws around the point that `steps` gradient steps reach."""
         point = super().adapt(learned, support, steps).particles
         standard = self._standard(point)

@@ -78,7 +78,7 @@ def test_coincident_particles_stay_finite_with_their_gradients(kind):
     learner, learned = learner_of(kind, step_size=1e-3, steps=2)
     initial = learned["initial"][:1].expand(5, -1).clone().requires_grad_()
     batch = full_batch()
-    assert learner.finite(learner.adapt({**learned, "initial": initial}, batch.support)).all()
+    assert learner.adapt({**learned, "initial": initial}, batch.support).finite().all()
     (gradient,) = torch.autograd.grad(learner.loss({**learned, "initial": initial}, batch), initial)
     assert gradient.isfinite().all()
 
@@ -163,7 +163,7 @@ def test_divergence_is_seen_in_the_task_it_happened_in(kind):
     learner, learned = learner_of(kind)
     batch = full_batch()
     batch.support.y[1] = torch.inf
-    assert learner.finite(learner.adapt(learned, batch.support, 1)).tolist() == [True, False, True]
+    assert learner.adapt(learned, batch.support, 1).finite().tolist() == [True, False, True]
 
 
 def test_adaptation_is_differentiable_with_the_bandwidth_fixed(monkeypatch):

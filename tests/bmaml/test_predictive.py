@@ -123,18 +123,6 @@ def test_covariances_need_the_factor():
         mixture().embedding()
 
 
-def test_effective_particles_run_from_one_to_all():
-    belief = mixture(particles=4)
-    equal = Predictive(belief.means, belief.noise, belief.within, torch.zeros(2, 4).log_softmax(-1))
-    decided = Predictive(
-        belief.means, belief.noise, belief.within, torch.tensor([[0.0, -900, -900, -900]] * 2).log_softmax(-1)
-    )
-    torch.testing.assert_close(equal.effective_particles(4), torch.full((2,), 4.0))
-    torch.testing.assert_close(decided.effective_particles(4), torch.ones(2))
-    # Two particles at two scales each: four hypotheses, two particles.
-    torch.testing.assert_close(equal.effective_particles(2), torch.full((2,), 2.0))
-
-
 def test_another_unit_scales_moments_and_quantiles():
     belief = mixture(rank=2)
     shift, scale = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])

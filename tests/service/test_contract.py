@@ -51,6 +51,9 @@ def test_openapi_is_complete_and_its_examples_work(client):
     assert set(schema["paths"]) == {
         "/adapt-predict",
         "/uncertainty",
+        "/posteriors",
+        "/posteriors/{id}",
+        "/metrics",
         "/models",
         "/models/{name}",
         "/models/{name}/versions/{version}",

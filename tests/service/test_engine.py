@@ -3,13 +3,16 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import service.engine as engine_module
-from service.engine import DeviceFailed, Engine, device_for
+from service.engine import MAX_WASTE, DeviceFailed, Engine, device_for, rows_of
+from service.metrics import Metrics
+from service.posteriors import Posteriors
 from service.problems import RequestError
 from service.work import PredictAsk, Work
 from tests.published import publish
@@ -25,6 +28,11 @@ def work(model, rows=3, deadline=float("inf")):
         return np.zeros((count, 1), np.float32)
 
     return Work(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictAsk((0.05, 0.95)), deadline)
+
+
+def engine_of(max_queue_work=10**9, max_batch_work=10**9):
+    metrics = Metrics()
+    return Engine(max_queue_work, max_batch_work, Posteriors(10**9, b"secret", metrics), metrics)
 
 
 class Gate:
@@ -61,23 +69,23 @@ async def reached(gate):
 
 
 def test_what_waits_together_is_answered_together(model, gate):
-    engine = Engine(10**9, 10**9)
+    engine = engine_of()
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
         await reached(gate)
-        others = [asyncio.create_task(engine.submit(work(model, rows))) for rows in (1, 2, 5)]
+        others = [asyncio.create_task(engine.submit(work(model, rows))) for rows in (2, 3, 4)]
         await asyncio.sleep(0)
         gate.open.set()
         return [await task for task in (first, *others)]
 
     answers = run(engine, scenario)
     assert [answer.batched_tasks for answer in answers] == [1, 3, 3, 3]
-    assert [answer.result.moments.mean.shape for answer in answers] == [(3, 1), (1, 1), (2, 1), (5, 1)]
+    assert [answer.result.moments.mean.shape for answer in answers] == [(3, 1), (2, 1), (3, 1), (4, 1)]
 
 
 def test_a_batch_keeps_to_its_budget_of_padded_work(model, gate):
-    engine = Engine(10**9, max_batch_work=2 * 4 * 5)  # two tasks × four particles × five rows
+    engine = engine_of(max_batch_work=2 * 4 * 5)  # two tasks × four particles × five rows
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -90,8 +98,101 @@ def test_a_batch_keeps_to_its_budget_of_padded_work(model, gate):
     assert run(engine, scenario) == [1, 2, 2, 1]
 
 
+def test_little_of_a_batch_is_padding(model, gate):
+    engine = engine_of()
+    sizes = [1, 1, 2, 30, 3, 28, 200, 2, 180, 29]
+    batches = []
+    whole = engine_module.answer_together
+
+    def noted(works):
+        batches.append([len(each.query_x) for each in works])
+        return whole(works)
+
+    engine_module.answer_together = noted  # undone with the gate's patch
+
+    async def scenario():
+        first = asyncio.create_task(engine.submit(work(model)))
+        await reached(gate)
+        others = [asyncio.create_task(engine.submit(work(model, rows))) for rows in sizes]
+        await asyncio.sleep(0)
+        gate.open.set()
+        return [len((await task).result.moments.mean) for task in (first, *others)]
+
+    assert run(engine, scenario) == [3, *sizes]
+    assert sorted(map(sorted, batches), key=sum) == [[3], [1, 1, 2, 2, 3], [28, 29, 30], [180, 200]]
+    for batch in batches:
+        real, padded = rows_of([work(model, rows) for rows in batch])
+        assert padded - real <= MAX_WASTE * padded
+
+
+def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path, model, gate):
+    engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
+    order = []
+
+    async def asked(of, name):
+        await engine.submit(work(of))
+        order.append(name)
+
+    async def scenario():
+        first = asyncio.create_task(asked(model, "flood"))
+        await reached(gate)
+        tasks = [asyncio.create_task(asked(model, "flood")) for _ in range(6)]
+        tasks += [asyncio.create_task(asked(quiet, "quiet")) for _ in range(2)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *tasks)
+
+    run(engine, scenario)
+    assert order[:5].count("quiet") == 2
+
+
+def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
+    engine = engine_of()
+    adapted = []
+    whole = engine_module.answer_together
+
+    def noted(works):
+        adapted.extend(each for each in works if each.known is None)
+        return whole(works)
+
+    engine_module.answer_together = noted
+
+    async def scenario():
+        first = asyncio.create_task(engine.submit(work(model)))
+        await reached(gate)
+        same = [
+            asyncio.create_task(engine.submit(replace(work(model), key="k", ttl_s=60.0))) for _ in range(10)
+        ]
+        await asyncio.sleep(0)
+        gate.open.set()
+        return [await task for task in (first, *same)]
+
+    alone, *answers = run(engine, scenario)
+    assert len(adapted) == 2
+    assert [answer.cached for answer in answers] == [False] + [True] * 9
+    for answer in answers:
+        np.testing.assert_allclose(answer.result.moments.mean, alone.result.moments.mean, rtol=1e-5)
+        assert answer.support_nll == pytest.approx(alone.support_nll, rel=1e-5)
+
+
+def test_a_fault_outside_any_task_leaves_nobody_waiting(model, monkeypatch):
+    engine = engine_of()
+
+    def broken(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(Posteriors, "put", broken)
+
+    async def scenario():
+        with pytest.raises(RuntimeError, match="no room"):
+            await engine.submit(replace(work(model), key="k"))
+        return await engine.submit(work(model))
+
+    assert run(engine, scenario).batched_tasks == 1
+
+
 def test_a_full_queue_refuses_with_a_time_to_come_back(model, gate):
-    engine = Engine(max_queue_work=work(model).cost, max_batch_work=10**9)
+    engine = engine_of(max_queue_work=work(model).cost)
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -110,7 +211,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(model, gate):
 
 
 def test_work_that_expired_in_the_queue_is_dropped_unstarted(model, gate):
-    engine = Engine(10**9, 10**9)
+    engine = engine_of()
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -127,7 +228,7 @@ def test_work_that_expired_in_the_queue_is_dropped_unstarted(model, gate):
 
 
 def test_work_of_a_caller_who_left_is_dropped(model, gate):
-    engine = Engine(10**9, 10**9)
+    engine = engine_of()
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -145,7 +246,7 @@ def test_work_of_a_caller_who_left_is_dropped(model, gate):
 
 
 def test_stopping_answers_what_was_accepted_and_refuses_the_rest(model, gate):
-    engine = Engine(10**9, 10**9)
+    engine = engine_of()
 
     async def scenario():
         accepted = [asyncio.create_task(engine.submit(work(model))) for _ in range(3)]

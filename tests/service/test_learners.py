@@ -40,7 +40,9 @@ def predict(client, model, **changes):
 def test_every_learner_answers_both_questions(client, model):
     answer = predict(client, model)
     variance = answer["prediction"]["variance"]
-    np.testing.assert_allclose(variance["total"], np.add(variance["aleatoric"], variance["epistemic"]))
+    np.testing.assert_allclose(
+        variance["total"], np.add(variance["aleatoric"], variance["epistemic"]), rtol=1e-6
+    )
     assert (np.array(variance["epistemic"]) > 0).all() == (model != "maml")
     chosen = post(client, "/uncertainty", model=model, pool={"x": [[-4.0], [0.1], [4.5]]}, batch={"size": 2})
     assert len(chosen["selected"]) == 2

@@ -50,7 +50,8 @@ def send(client, text, headers=None, path="/adapt-predict"):
         (json.dumps(BODY | {"unknown": 1}), 422, "/unknown"),
         (json.dumps(BODY | {"support": None}), 422, "/support"),
         (json.dumps({"model": "tiny", "query": BODY["query"]}), 422, "/support"),
-        (json.dumps(BODY | {"posterior": "post_1"}), 422, "/posterior"),
+        (json.dumps(BODY | {"posterior": 1}), 422, "/posterior"),
+        (json.dumps(BODY | {"keep": {"ttl_s": 0.0}}), 422, "/keep/ttl_s"),
         (json.dumps(BODY | {"interval": 1.0}), 422, "/interval"),
         (json.dumps(BODY | {"quantiles": [0.5, 0.0]}), 422, "/quantiles/1"),
         (json.dumps(BODY | {"adapt": {"steps": 101}}), 422, "/adapt/steps"),
@@ -162,7 +163,7 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.routes.predict_work", broken)
+    monkeypatch.setattr("service.codec.Codec.predict", broken)
     problem = send(served.client, TEXT)
     assert problem["status"] == 500
     assert "secret" not in json.dumps(problem)

@@ -1,0 +1,81 @@
+"""The first half of a batch, for all kinds of model: padded rows in, one posterior over all tasks out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bmaml.learners import Diverged
+from bmaml.learners.posterior import Posterior
+from bmaml.task import Examples
+from model_store import Model
+from service.work import Array, Kept, Work
+
+NEGLIGIBLE = 1e-8
+"""Weight of the hypotheses that are left out: far below single precision."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Every task's posterior, and what is said of it.
+
+    Attributes:
+        finite: False where adaptation diverged.
+        effective: 1 / Σ weight² over particles.
+    """
+
+    posterior: Any
+    finite: NDArray[np.bool_]
+    effective: Array
+
+    @classmethod
+    def of(cls, works: Sequence[Work], model: Model, support: Examples) -> "Adaptation":
+        """Adapt to the support sets, or recall what is known of them."""
+        known = [work.known for work in works if work.known is not None]
+        if known:
+            posteriors = [kept.posterior for kept in known]
+            posterior: Posterior = type(posteriors[0]).joined(posteriors)
+            effective = np.array([kept.effective_particles for kept in known])
+            return cls(posterior, np.ones(len(known), bool), effective)
+        posterior = model.learner.adapt(model.learned, support, works[0].steps, NEGLIGIBLE)
+        finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(works))
+        return cls(posterior, finite, array(model.learner.effective_particles(posterior)))
+
+    def kept(
+        self, task: int, work: Work, support_nll: tuple[float, float] | None, labelled: Tensor | None = None
+    ) -> Kept | None:
+        """One task's share, if it is to be kept."""
+        if work.key is None:
+            return None
+        if work.known is not None:
+            return work.known
+        alone = self.posterior.at(torch.tensor([task]))
+        features = None if labelled is None else labelled.clone()
+        return Kept(alone, support_nll, float(self.effective[task]), features)
+
+
+def padded(works: Sequence[Work], device: torch.device) -> tuple[Examples, Examples]:
+    """Support sets, and query rows without labels, padded to the longest; no support where it is known."""
+    supports = [(work.support_x, work.support_y) for work in works]
+    if works[0].known is not None:
+        supports = [(x[:0], y[:0]) for x, y in supports]
+    support = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in supports]
+    query = [(torch.from_numpy(work.query_x), torch.from_numpy(work.query_x[:, :0])) for work in works]
+    return Examples.padded(support).to(device), Examples.padded(query).to(device)
+
+
+def array(values: Tensor) -> Array:
+    """On the CPU, in double precision."""
+    return values.double().cpu().numpy()
+
+
+def diverged(work: Work) -> Diverged:
+    """What a task is told whose adaptation left the finite numbers."""
+    return Diverged(
+        f"adapting {work.model.manifest.name!r} to these {len(work.support_x)} rows left the finite numbers; "
+        "check the units of the rows, or ask for fewer steps"
+    )

@@ -1,0 +1,110 @@
+"""Bytes to requests and replies to bytes: JSON, or tensors beside JSON as `application/vnd.safetensors`.
+
+In safetensors (Hugging Face's format, which holds nothing but numbers) a request's `support.x`,
+`support.y`, `query.x`, `pool.x` and `target.x` are tensors and everything else is JSON under the
+metadata key `request`; a reply's arrays are tensors of the names they have in JSON, and the rest is
+under `response`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import safetensors
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import save
+
+from service.problems import RequestError, field_errors, invalid, invalid_at
+from service.wire import UNION_TAGS, BinaryTensor
+
+JSON, BINARY = "application/json", "application/vnd.safetensors"
+TENSORS = ("support.x", "support.y", "query.x", "pool.x", "target.x")
+DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+def reply_type(accept: str) -> str:
+    """The form of a reply to this Accept header: binary where it is named, else JSON.
+
+    Raises:
+        RequestError: 406 where neither will do.
+    """
+    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    if BINARY in kinds:
+        return BINARY
+    if kinds & {JSON, "application/*", "*/*", ""}:
+        return JSON
+    raise RequestError("not-acceptable", 406, f"replies are {JSON} or {BINARY}")
+
+
+def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
+    """A request, validated in one pass over its bytes.
+
+    Raises:
+        RequestError: 400 for what is no JSON or no safetensors, 415 for another media type, 422 for what
+            is not such a request.
+    """
+    if kind not in (JSON, BINARY):
+        raise RequestError("unsupported-media-type", 415, f"send {JSON} or {BINARY}")
+    try:
+        if kind == JSON:
+            return model.model_validate_json(body)
+        return model.model_validate(_from_safetensors(body))
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        if found[0]["type"] == "json_invalid":
+            raise RequestError("not-json", 400, found[0]["msg"][:200]) from None
+        raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
+
+
+def encoded(reply: Mapping[str, Any], kind: str) -> bytes:
+    """A reply with arrays at its ends, as bytes."""
+    if kind == JSON:
+        return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    tensors: dict[str, NDArray[Any]] = {}
+    rest = _without_arrays(reply, "", tensors)
+    return save(tensors, metadata={"response": orjson.dumps(rest).decode()})
+
+
+def _from_safetensors(body: bytes) -> dict[str, Any]:
+    try:
+        found = dict(safetensors.deserialize(body))  # type: ignore[no-untyped-call]
+        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    except (SafetensorError, ValueError, RecursionError):
+        raise RequestError("not-safetensors", 400, "the body is not in the safetensors format") from None
+    try:
+        request = orjson.loads(header.get("__metadata__", {}).get("request", "{}"))
+    except orjson.JSONDecodeError:
+        raise RequestError("not-json", 400, "the metadata key request is not JSON") from None
+    if not isinstance(request, dict):
+        raise invalid_at("", "the metadata key request is not an object")
+    for name, tensor in found.items():
+        if name not in TENSORS:
+            raise invalid_at("", f"tensors are {', '.join(TENSORS)}")
+        if tensor["dtype"] not in DTYPES:
+            raise invalid_at(f"/{name.replace('.', '/')}", f"dtypes are {', '.join(DTYPES)}")
+        part, _, axis = name.partition(".")
+        place = request.setdefault(part, {})
+        if not isinstance(place, dict) or axis in place:
+            raise invalid_at(f"/{part}", "given twice, as a tensor and in JSON")
+        shape = tensor["shape"]
+        if len(shape) not in range(1, 5):
+            raise invalid_at(f"/{part}/{axis}", "tensors have one to four dimensions")
+        dtype = DTYPES[tensor["dtype"]]
+        place[axis] = BinaryTensor(dtype=dtype, shape=shape, base64="", content=bytes(tensor["data"]))
+    return request
+
+
+def _without_arrays(node: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
+    """The node without its arrays, which go to `tensors` under their dotted names."""
+    if isinstance(node, Mapping):
+        inner = {key: _without_arrays(value, f"{path}{key}.", tensors) for key, value in node.items()}
+        return {key: value for key, value in inner.items() if not isinstance(node[key], np.ndarray)}
+    if isinstance(node, np.ndarray):
+        tensors[path.removesuffix(".")] = node
+    return node

@@ -1,0 +1,36 @@
+"""What operators watch, in Prometheus' text format."""
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """One registry for each service, so that several may live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own: Any = {"registry": self.registry, "namespace": "bmaml"}
+        timed: Any = {**own, "buckets": SECONDS}
+        self.queue_tasks = Gauge("queue_tasks", "Tasks that wait for the device", **own)
+        self.queue_work = Gauge("queue_work", "Work that waits: particles × rows × (steps + 1)", **own)
+        self.queue_seconds = Histogram("queue_seconds", "From submission to the device", **timed)
+        self.batch_seconds = Histogram("batch_seconds", "Of a fused batch on the device", **timed)
+        self.batch_tasks = Histogram("batch_tasks", "Tasks of a fused batch", buckets=TASKS, **own)
+        self.rows = Counter("rows", "Rows the device has seen, padding included", ["kind"], **own)
+        self.failed = Counter("failed_tasks", "Tasks that failed on the device", ["reason"], **own)
+        self.posteriors = Counter("posteriors", "What became of kept posteriors", ["event"], **own)
+        self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)
+        self.posterior_count = Gauge("posterior_count", "Kept posteriors", **own)
+        for kind in ("real", "padding"):
+            self.rows.labels(kind)
+        for event in ("hit", "miss", "evicted", "expired", "gone"):
+            self.posteriors.labels(event)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)
