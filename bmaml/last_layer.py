@@ -4,7 +4,7 @@ Weights w ~ N(0, λ⁻¹ I), residuals r = Φw + noise of variance one (rows and
 their noise's standard deviation; padding is zero and says nothing). With K = ΦΦᵀ/λ + I the evidence
 needs the misfit rᵀK⁻¹r and log |K|; w's posterior has a mean, and a covariance with the root
 λ^(−½) (I − seen spentᵀ), whose rank is that of the rows, or of the features where there are more rows. All
-come from the Cholesky factor of K or from that of the information λI + ΦᵀΦ, whichever is smaller
+come from the Cholesky factor of K or from that of I + ΦᵀΦ/λ, whichever is smaller
 (Rasmussen & Williams 2006, eqs 2.8 and 2.11). A root is good in single precision, where the
 covariance itself, a difference of nearly equal numbers, is not.
 """
@@ -30,12 +30,12 @@ class Conditions(ABC):
     Attributes:
         misfit: rᵀK⁻¹r, summed over outputs.
         log_volume: log |K|, the rows' noise included.
-        precision: λ, as `[#task, particle, 1, 1]`.
+        width: λ^(−½), as `[#task, particle, 1, 1]`.
     """
 
     misfit: PerParticle
     log_volume: PerParticle
-    precision: Tensor
+    width: Tensor
 
     @abstractmethod
     def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,21 +46,21 @@ class Conditions(ABC):
         return replace(self, **{field.name: part(getattr(self, field.name)) for field in fields(self)})
 
 
-def conditioned(
-    rows: Rows, residual: Residuals, precision: Float[Tensor, "#task particle"], log_noise: PerParticle
-) -> Conditions:
-    """What the rows say to each last layer.
+def conditioned(scaled: Rows, residual: Residuals, width: Tensor, log_noise: PerParticle) -> Conditions:
+    """What rows say to each last layer.
 
     Args:
+        scaled: G = Φ/√λ.
+        width: λ^(−½), as `[#task, particle, 1, 1]`.
         log_noise: log of the rows' noise variances, added up: part of the volume.
     """
-    form = _InRows if rows.shape[-2] <= rows.shape[-1] else _InFeatures
-    return form.of(rows, residual, precision[..., None, None], log_noise)
+    form = _InRows if scaled.shape[-2] <= scaled.shape[-1] else _InFeatures
+    return form.of(scaled, residual, width, log_noise)
 
 
 @dataclass(frozen=True)
 class _InRows(Conditions):
-    """With G = Φ/√λ and K = LLᵀ a root of the covariance is λ^(−½)(I − GᵀL⁻ᵀ(L + I)⁻¹G) (Andrews 1968).
+    """With K = I + GGᵀ = LLᵀ a root of the covariance is λ^(−½)(I − GᵀL⁻ᵀ(L + I)⁻¹G) (Andrews 1968).
 
     Attributes:
         scaled: G.
@@ -73,50 +73,54 @@ class _InRows(Conditions):
     whitened: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, residual: Tensor, precision: Tensor, log_noise: Tensor) -> "_InRows":
-        scaled = rows * precision.rsqrt()
-        # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
-        lower = torch.linalg.cholesky_ex(_identity(rows.shape[-2], rows) + scaled @ scaled.mT).L
+    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_InRows":
+        lower = _cholesky(scaled, scaled.mT)
         whitened = torch.linalg.solve_triangular(lower, residual, upper=False)
         misfit = whitened.square().sum((-1, -2))
-        return cls(misfit, _log_determinant(lower) + log_noise, precision, scaled, lower, whitened)
+        return cls(misfit, _log_determinant(lower) + log_noise, width, scaled, lower, whitened)
 
     def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
-        eye = _identity(self.lower.shape[-1], self.lower)
+        eye = _identity(self.lower)
         seen = torch.linalg.solve_triangular(self.lower, self.scaled, upper=False).mT
         spent = torch.linalg.solve_triangular(self.lower + eye, self.scaled, upper=False).mT
-        return self.precision.rsqrt() * (seen @ self.whitened), seen, spent
+        return self.width * (seen @ self.whitened), seen, spent
 
 
 @dataclass(frozen=True)
 class _InFeatures(Conditions):
-    """With λI + ΦᵀΦ = LLᵀ, L⁻ᵀ is a root of the covariance.
+    """With I + GᵀG = LLᵀ a root of the covariance is λ^(−½) L⁻ᵀ.
 
     Attributes:
         lower: L.
-        projected: L⁻¹Φᵀr.
+        projected: L⁻¹Gᵀr.
     """
 
     lower: Tensor
     projected: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, residual: Tensor, precision: Tensor, log_noise: Tensor) -> "_InFeatures":
-        features = rows.shape[-1]
-        lower = torch.linalg.cholesky_ex(rows.mT @ rows + precision * _identity(features, rows)).L
-        projected = torch.linalg.solve_triangular(lower, rows.mT @ residual, upper=False)
+    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_InFeatures":
+        lower = _cholesky(scaled.mT, scaled)
+        projected = torch.linalg.solve_triangular(lower, scaled.mT @ residual, upper=False)
         misfit = (residual.square().sum((-1, -2)) - projected.square().sum((-1, -2))).clamp_min(0)
-        log_volume = _log_determinant(lower) - features * precision.log()[..., 0, 0] + log_noise
-        return cls(misfit, log_volume, precision, lower, projected)
+        return cls(misfit, _log_determinant(lower) + log_noise, width, lower, projected)
 
     def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
-        eye = _identity(self.lower.shape[-1], self.lower).expand_as(self.lower)
+        eye = _identity(self.lower).expand_as(self.lower)
         inverse = torch.linalg.solve_triangular(self.lower, eye, upper=False)
-        return inverse.mT @ self.projected, eye, eye - self.precision.sqrt() * inverse
+        return self.width * (inverse.mT @ self.projected), eye, eye - inverse
 
 
-def _identity(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+def _cholesky(left: Tensor, right: Tensor) -> Tensor:
+    """Of I + left right."""
+    eye = torch.eye(left.shape[-2], dtype=left.dtype, device=left.device)
+    inner = torch.baddbmm(eye, left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
+    # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
+    return torch.linalg.cholesky_ex(inner).L
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def _log_determinant(lower: Tensor) -> Tensor:

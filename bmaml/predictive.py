@@ -115,20 +115,19 @@ class Predictive:
     def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
-        Solved in float64, as `quantiles.solved` says; where the prediction is not a number, neither
-        is the quantile.
+        As `quantiles.solved` says; where the prediction is not a number, neither is the quantile.
         """
         tasks, components, rows, outputs = self.means.shape
-        means = self.means.double().flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
-        scales = self._scale().double().flatten(2).movedim(1, 0).unsqueeze(2)
-        weights = self.log_weights.double().exp().T[..., None, None]
+        means = self.means.flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
+        scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
+        weights = self.log_weights.exp().T[..., None, None]
         wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
         block = max(1, quantiles.BLOCK // (components * tasks * max(1, levels.shape[1])))
         found = [
             quantiles.solved(means[..., part], scales[..., part], weights, wanted)
             for part in (slice(start, start + block) for start in range(0, rows * outputs, block))
         ]
-        return torch.cat(found, -1).unflatten(-1, (rows, outputs)).to(self.means.dtype)
+        return torch.cat(found, -1).unflatten(-1, (rows, outputs))
 
     def interval(self, level: float) -> tuple[Moments, Moments]:
         """The central interval that holds `level` of the mixture's probability."""

@@ -6,6 +6,7 @@ Liu & Wang, "Stein Variational Gradient Descent", NeurIPS 2016, Algorithm 1.
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmaml.shapes import Gram, Particles, PerTask, ScoreFunction
@@ -26,10 +27,9 @@ def median_bandwidth(squared: Gram) -> PerTask:
     floor = torch.finfo(squared.dtype).eps
     if count == 1:
         return squared.new_full(squared.shape[:1], 1.0)
-    first, second = torch.triu_indices(count, count, offset=1, device=squared.device)
-    pairs = squared.detach()[:, first, second].sort(-1).values
-    middle = pairs.shape[-1] // 2
-    median = (pairs[:, middle] + pairs[:, (pairs.shape[-1] - 1) // 2]) / 2
+    # Of all entries in order the zeros of the diagonal come first, then every pair twice.
+    ordered, pairs = squared.detach().flatten(1).sort(-1).values, count * (count - 1) // 2
+    median = (ordered[:, count + 2 * (pairs // 2)] + ordered[:, count + 2 * ((pairs - 1) // 2)]) / 2
     return (median / math.log(count + 1)).clamp_min(floor)
 
 
@@ -43,18 +43,24 @@ def direction(particles: Particles, scores: Particles, bandwidth: PerTask | None
     Args:
         bandwidth: h of each task; by default the median heuristic.
     """
-    count = particles.shape[-2]
-    if count == 1:
+    if particles.shape[-2] == 1:
         return scores
+    centred, attraction, repulsion = coefficients(particles, bandwidth)
+    return torch.baddbmm(repulsion @ centred, attraction.expand(len(scores), -1, -1), scores)
+
+
+def coefficients(
+    particles: Particles, bandwidth: PerTask | None = None
+) -> tuple[Particles, Gram, Float[Tensor, "#task particle particle"]]:
+    """Particles around their mean, and A and R with which φ = A scores + R centred."""
     centred = _centred(particles)
     squared = _squared_distances(centred)
     if bandwidth is None:
         bandwidth = median_bandwidth(squared)
     width = bandwidth.view(-1, 1, 1)
-    gram = torch.exp(-squared / width) / count
+    gram = torch.exp(-squared / width) / particles.shape[-2]
     # Σⱼ kᵢⱼ (θᵢ − θⱼ) is one product with (diag(Σⱼ kᵢⱼ) − k), wherever the origin lies.
-    repulsion = (torch.diag_embed(gram.sum(-1)) - gram) * (2 / width) @ centred
-    return torch.baddbmm(repulsion, gram.expand(len(scores), -1, -1), scores)
+    return centred, gram, (torch.diag_embed(gram.sum(-1)) - gram) * (2 / width)
 
 
 def run(particles: Particles, scores: ScoreFunction, steps: int, step_size: Tensor | float) -> Particles:
@@ -73,6 +79,5 @@ def _centred(particles: Tensor) -> Tensor:
 def _squared_distances(centred: Tensor) -> Tensor:
     inner = centred @ centred.mT
     norms = inner.diagonal(dim1=-2, dim2=-1)
-    squared = norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * inner
-    off_diagonal = 1 - torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
-    return squared.clamp_min(0) * off_diagonal
+    # Exactly zero on the diagonal: doubling does not round.
+    return (norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * inner).clamp_min(0)

@@ -31,6 +31,8 @@ Outcome = Answer | BaseException
 
 MAX_WASTE = 0.3
 """Share of a batch's rows that may be padding."""
+PARALLEL_WORK = 1_000_000
+"""Work of a batch, in particles × rows × (steps + 1), from which several threads pay."""
 
 
 class DeviceFailed(BmamlError):
@@ -76,13 +78,19 @@ class Engine:
         max_queue_work: work (see `Work.cost`) that may wait; more is refused.
         max_batch_work: padded work of one fused batch; a single larger task goes alone.
         posteriors: where posteriors are kept, and looked for before adapting.
+        threads: of tensor work, at most.
     """
 
     def __init__(
-        self, max_queue_work: int, max_batch_work: int, posteriors: Posteriors, metrics: Metrics
+        self,
+        max_queue_work: int,
+        max_batch_work: int,
+        posteriors: Posteriors,
+        metrics: Metrics,
+        threads: int = 1,
     ) -> None:
         self._max_queue_work, self._max_batch_work = max_queue_work, max_batch_work
-        self._posteriors, self._metrics = posteriors, metrics
+        self._posteriors, self._metrics, self._threads = posteriors, metrics, threads
         self._lanes: dict[str, _Lane] = {}
         self._queued_work = 0
         self._work_per_second = 1e6
@@ -237,6 +245,7 @@ class Engine:
         if not works:
             return []
         try:
+            torch.set_num_threads(self._threads_for(works))
             return answer_together(works)
         except Exception as error:
             if len(works) > 1:
@@ -246,6 +255,11 @@ class Engine:
                 return [error]
             log.exception("a task failed")
             return [error]
+
+    def _threads_for(self, works: Sequence[Work]) -> int:
+        """All for pictures and for much work; below that, waking the others takes longer than the work."""
+        heavy = works[0].model.embedding is not None or sum(work.cost for work in works) > PARALLEL_WORK
+        return self._threads if heavy else 1
 
     def _account(
         self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome], started: float, elapsed: float

@@ -38,7 +38,13 @@ class Runtime:
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
         self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
         self.codec = Codec(settings, self.posteriors)
-        self.engine = Engine(settings.max_queue_work, settings.max_batch_work, self.posteriors, self.metrics)
+        self.engine = Engine(
+            settings.max_queue_work,
+            settings.max_batch_work,
+            self.posteriors,
+            self.metrics,
+            settings.threads or torch.get_num_threads(),
+        )
         self._warm = False
         self._failure: str | None = None
 
@@ -63,8 +69,6 @@ class Runtime:
         """Load every model, run each once, and begin to answer. Blocks until ready or failed."""
         began = time.monotonic()
         try:
-            if self.settings.threads:
-                torch.set_num_threads(self.settings.threads)
             device = device_for(self.settings.device)
             self.catalogue = Catalogue.of(self.settings.store, device)
             for refused in self.catalogue.refused:

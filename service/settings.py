@@ -16,7 +16,7 @@ class Settings(BaseSettings):
         host, port: where it listens.
         store: the folder of published versions.
         device: `auto` takes the GPU where there is one.
-        threads: of tensor work on the CPU; 0 leaves the choice to torch.
+        threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
         max_picture_pixels: a larger picture is refused before it is decoded.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bmaml import svgd
+from bmaml import ascent, svgd
 from bmaml.learners.bare import Bare, BareParticles
 from bmaml.learners.interface import Learned
 from bmaml.shapes import Particles, Scalar
@@ -39,6 +39,10 @@ class BFA(Bare):
         return -torch.logsumexp(likelihoods + posterior.log_weights, -1).mean()
 
     def _move(self, particles: Particles, examples: Examples, steps: int, rates: Tensor) -> Particles:
+        plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if plain and steps and self.likelihood == "gaussian":
+            return ascent.run(self.network, particles, examples, self.priors, steps, rates)
+
         def scores(particles: Tensor) -> Tensor:
             return self._joint_scores(particles, examples)
 

@@ -280,11 +280,12 @@ class Collapsed(Learner[CollapsedPosterior]):
         noise = self._noise(particles, slopes, hidden).double()
         # Rows as if their noise had variance one; padding is zero.
         scale = torch.where(support.mask.unsqueeze(1), noise, math.inf).rsqrt().unsqueeze(-1)
-        ones = torch.ones_like(hidden[..., :1])
-        rows = torch.cat([hidden, ones], -1).double() * (scale / math.sqrt(self.network.feature_size + 1))
-        residual = (support.y.unsqueeze(1) - prior_mean).double() * scale
+        width = torch.exp(-0.5 * particles[..., -1].double())[..., None, None]
+        factor = scale * width / math.sqrt(self.network.feature_size + 1)
+        scaled = torch.cat([hidden * factor, factor], -1)
+        residual = (support.y.unsqueeze(1) - prior_mean) * scale
         log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
-        return conditioned(rows, residual, particles[..., -1].double().exp(), log_noise)
+        return conditioned(scaled, residual, width, log_noise)
 
     def _evidence(self, conditions: Conditions, support: Examples) -> Float[Tensor, "task particle scale"]:
         scales = conditions.misfit.new_tensor(self.scales)

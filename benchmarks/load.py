@@ -1,0 +1,160 @@
+"""A load generator for one loopback server: raw HTTP/1.1 over kept-alive connections, no client in the way.
+
+Closed loop: so many clients, each asking again when it is answered. Open loop: requests leave at the
+times of a Poisson process whether or not earlier ones have been answered, and latency counts from when
+a request was due, so that a slow server cannot hide behind a patient client.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Measured:
+    """What came of a load.
+
+    Attributes:
+        seconds: from the first request to the last answer.
+        latencies: of the answers with status 200, seconds.
+        statuses: how many of each.
+    """
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        """Good answers a second."""
+        return len(self.latencies) / self.seconds
+
+    def quantile(self, level: float) -> float:
+        """Of the latencies, in milliseconds."""
+        return 1000 * float(np.quantile(self.latencies, level)) if self.latencies else float("nan")
+
+    @property
+    def median(self) -> float:
+        """Of the latencies, in milliseconds."""
+        return 1000 * statistics.median(self.latencies) if self.latencies else float("nan")
+
+
+def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
+    """A whole request."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class _Connection(asyncio.Protocol):
+    """One kept-alive connection: answers come in the order of the requests."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(0)
+
+    def ask(self, request: bytes) -> "asyncio.Future[int]":
+        assert self.transport is not None
+        future = asyncio.get_running_loop().create_future()
+        if self.transport.is_closing():
+            future.set_result(0)
+            return future
+        self._waiting.append(future)
+        self.transport.write(request)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self._received[:end]).lower()
+            place = head.find(b"content-length:")
+            length = int(head[place + 15 :].split(b"\r\n", 1)[0])
+            if len(self._received) < end + 4 + length:
+                return
+            del self._received[: end + 4 + length]
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(int(head[9:12]))
+
+
+async def _connected(port: int, count: int) -> list[_Connection]:
+    loop = asyncio.get_running_loop()
+    return [(await loop.create_connection(_Connection, "127.0.0.1", port))[1] for _ in range(count)]
+
+
+def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Measured:
+    """`clients` ask again and again for so many seconds."""
+
+    async def run() -> Measured:
+        measured, connections = Measured(), await _connected(port, clients)
+        began = time.perf_counter()
+
+        async def client(number: int, connection: _Connection) -> None:
+            turn = number
+            while time.perf_counter() - began < seconds:
+                asked = time.perf_counter()
+                status = await connection.ask(requests[turn % len(requests)])
+                measured.statuses[status] += 1
+                if status == 200:
+                    measured.latencies.append(time.perf_counter() - asked)
+                elif status == 0:
+                    return
+                turn += clients
+
+        await asyncio.gather(*(client(number, each) for number, each in enumerate(connections)))
+        measured.seconds = time.perf_counter() - began
+        for each in connections:
+            assert each.transport is not None
+            each.transport.close()
+        return measured
+
+    return asyncio.run(run())
+
+
+def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Measured:
+    """Poisson arrivals at `rate` a second; each takes a free connection, or opens one more."""
+
+    async def run() -> Measured:
+        measured, free = Measured(), await _connected(port, 64)
+        dues = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
+        tasks, opened = [], list(free)
+        began = time.perf_counter()
+
+        async def one(number: int, due: float) -> None:
+            connection = free.pop() if free else (await _connected(port, 1))[0]
+            status = await connection.ask(requests[number % len(requests)])
+            measured.statuses[status] += 1
+            if status == 200:
+                measured.latencies.append(time.perf_counter() - began - due)
+            free.append(connection)
+            if connection not in opened:
+                opened.append(connection)
+
+        for number, due in enumerate(dues):
+            if (early := due - (time.perf_counter() - began)) > 0:
+                await asyncio.sleep(early)
+            tasks.append(asyncio.create_task(one(number, due)))
+        await asyncio.gather(*tasks)
+        measured.seconds = time.perf_counter() - began
+        for each in opened:
+            assert each.transport is not None
+            each.transport.close()
+        return measured
+
+    return asyncio.run(run())
