@@ -88,9 +88,10 @@ class _Climb:
     def _scores(self) -> Tensor:
         """∇θ log p(D, θ), as in `densities`."""
         flat = self.particles.flatten(0, 1)
-        layers, pieces = self._layers(flat), []
+        layers = self._layers(flat)
         signals, activation, priors = self._signals, self._activation, self._priors
-        before = []
+        before: list[Tensor] = []
+        pieces: list[Tensor] = []
         for signal, layer, following in zip(signals, layers, signals[1:], strict=False):
             before.append(torch.bmm(signal, layer))
             following[..., :-1] = activation.value(before[-1])

@@ -1,7 +1,6 @@
 """`bmaml-serve`: serve the published versions; every setting is an environment variable."""
 
 import argparse
-import ctypes
 import json
 import logging
 import sys
@@ -12,11 +11,8 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import create_app
+from service.memory import keep_freed_memory
 from service.settings import Settings
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3)."""
-KEPT_BYTES = 1 << 29
 
 
 class JsonLines(logging.Formatter):
@@ -45,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
-    _keep_freed_memory()
+    keep_freed_memory()
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     uvicorn.run(
         create_app(settings),
@@ -57,18 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log_config=None,
     )
     return 0
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to reuse the memory of freed tensors instead of handing it back to the system.
-
-    Batches allocate and free the same few megabytes over and over; fresh pages for each of them
-    would cost more than some of the arithmetic. Other C libraries are left as they are.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class Settings(BaseSettings):
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
         max_picture_pixels: a larger picture is refused before it is decoded.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
-        max_batch_work: the same, for one fused batch on the device.
+        max_batch_work: the same, for one fused batch on the device. A core gains little from more than the
+            default; a GPU takes millions.
         max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
         secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     max_pool_rows: int = Field(default=10_000, ge=1)
     max_picture_pixels: int = Field(default=4_000_000, ge=1)
     max_queue_work: int = Field(default=200_000_000, ge=1)
-    max_batch_work: int = Field(default=1_000_000, ge=1)
+    max_batch_work: int = Field(default=1 << 17, ge=1)
     max_posterior_bytes: int = Field(default=512 << 20, ge=0)
     secret: SecretStr = SecretStr("")
     deadline_ms: int = Field(default=10_000, ge=1)

@@ -264,7 +264,8 @@ class Collapsed(Learner[CollapsedPosterior]):
 
         Zero for an empty support set.
         """
-        conditions = self._conditions(particles, noise_slopes, support)
+        slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
+        conditions = self._conditions(particles, slopes, support)
         return self._evidence(conditions, support).logsumexp(-1) - math.log(len(self.scales))
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from bmaml import laplace, svgd
+from bmaml import ascent, laplace, svgd
 from bmaml.densities import joint_scores, log_joint, log_likelihood, weights_of
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.bfa import BFA
@@ -17,6 +17,13 @@ from bmaml.learners.maml import MAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.closed_form import LEARNERS, bayesian_regression, full_batch, generator, learner_of, ragged
+
+
+def ragged_batch():
+    """Three tasks of two to six rows, five query rows each."""
+    support = Examples.padded(ragged(4)[1:])
+    return TaskBatch(support, Examples.full(torch.randn(3, 5, 2), torch.randn(3, 5, 2)))
+
 
 ENSEMBLES = [kind for kind in LEARNERS if kind not in (MAML, LLAMA)]
 """Those that start from many particles."""
@@ -494,3 +501,70 @@ def test_noise_that_depends_on_x_enters_evidence_and_prediction_row_by_row():
     torch.testing.assert_close(factor @ factor.T, covariance)
     torch.testing.assert_close(belief.within[0, 2, :, 0], covariance.diagonal())
     torch.testing.assert_close(belief.noise[0, 2, :, 0], asked_noise)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_leaving_out_hypotheses_of_no_weight_changes_no_answer(steps):
+    settings = {"scales": (0.5, 1.0, 2.0), "varying_noise": True}
+    learner, learned = learner_of(Collapsed, particles=40, **settings)
+    learned["noise_slopes"] = 0.1 * torch.randn(learned["noise_slopes"].shape)
+    batch = ragged_batch()
+    whole, light = (learner.adapt(learned, batch.support, steps, lost) for lost in (0.0, 1e-9))
+    assert light.log_weights.shape[1] < whole.log_weights.shape[1]
+    one, other = (learner.predict(each, batch.query.x) for each in (whole, light))
+    torch.testing.assert_close(other.mean(), one.mean(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(other.variance(), one.variance(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        learner.effective_particles(light), learner.effective_particles(whole), rtol=1e-6, atol=0
+    )
+    for task in range(len(batch)):
+        alone = learner.predict(light.at(torch.tensor([task])), batch.query.x[task : task + 1])
+        torch.testing.assert_close(alone.mean()[0], other.mean()[task])
+
+
+def test_posteriors_taken_apart_and_joined_again_are_the_same():
+    learner, learned = learner_of(Collapsed, particles=12, scales=(0.5, 2.0))
+    batch = ragged_batch()
+    posterior = learner.adapt(learned, batch.support, None, 1e-9)
+    parts = [posterior.at(torch.tensor([task])) for task in (2, 0, 1)]
+    joined = type(posterior).joined(parts)
+    order = torch.tensor([2, 0, 1])
+    expected = learner.predict(posterior, batch.query.x)
+    found = learner.predict(joined, batch.query.x[order])
+    torch.testing.assert_close(found.mean(), expected.mean()[order])
+    torch.testing.assert_close(found.variance(), expected.variance()[order])
+
+
+@pytest.mark.parametrize("rows", [3, 6, 7, 40])
+def test_few_rows_and_many_condition_the_last_layer_alike(rows):
+    learner, learned, _, features, (gamma, lamda), _ = collapsed_parts()
+    x, y = torch.randn(1, rows, 2), torch.randn(1, rows, 2)
+    belief = learner.predict(learner.adapt(learned, Examples.full(x, y)), x)
+    weight, bias = learner.network.unpack(weights_of(learned["initial"]))[-1]
+    prior = torch.cat([weight[0], bias[0]]) * 6**0.5
+    mean, covariance = bayesian_regression(features(x), y[0], prior, float(lamda), float(gamma))
+    phi = features(x)
+    torch.testing.assert_close(belief.means[0, 0], phi @ mean)
+    torch.testing.assert_close(belief.within[0, 0, :, 0], (phi @ covariance @ phi.T).diagonal())
+    covariance = phi @ phi.T / lamda + torch.eye(rows) / gamma
+    expected = sum(
+        torch.distributions.MultivariateNormal((phi @ prior)[:, o], covariance).log_prob(y[0, :, o])
+        for o in range(2)
+    )
+    found = learner.evidence(learned["initial"].unsqueeze(0), Examples.full(x, y))[0, 0]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sine"])
+@pytest.mark.parametrize("rate", ["none", "parameter"])
+@pytest.mark.parametrize("particles", [1, 5])
+def test_moves_without_a_graph_are_those_with_one(activation, rate, particles, monkeypatch):
+    learner, _ = learner_of(BFA, particles=particles, learn_step_size=rate, step_size=1e-3)
+    learner = dataclasses.replace(learner, network=MLP(2, (5, 4), 2, activation))
+    learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
+    batch = ragged_batch()
+    monkeypatch.setattr(ascent, "CELLS", 1)  # one task at a time
+    with_graph = learner.adapt(learned, batch.support, 3).particles
+    with torch.no_grad():
+        without = learner.adapt(learned, batch.support, 3).particles
+    torch.testing.assert_close(without, with_graph)

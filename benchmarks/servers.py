@@ -1,0 +1,179 @@
+"""What the serving benchmark holds the service against, each on a port of its own.
+
+    python benchmarks/servers.py echo|loop|litserve PORT
+
+*echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, and no
+tensor in between. *loop* is a straightforward FastAPI handler that goes through tasks and particles one
+by one in eager PyTorch. *litserve* is the same model behind LitServe with its dynamic batching, as a user
+of both would write it: requests come in batches, and each is answered with all particles at once.
+"""
+
+import math
+import sys
+from typing import Any
+
+import litserve as ls
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from torch import Tensor
+
+from bmaml.densities import weights_of
+from bmaml.learners.collapsed import Collapsed
+from bmaml.predictive import Predictive
+from bmaml.task import Examples
+from model_store import SHIPPED, Model, Store
+from service import bodies
+from service.app import RequestIdentity
+from service.schemas import AdaptPredictRequest
+
+LEVEL = 0.9
+
+
+def models() -> dict[str, Model]:
+    """The shipped regressions with exact last layers."""
+    return {name: Store(SHIPPED).load(name) for name in ("sinusoid", "learning-curves")}
+
+
+def said(model: Model, belief: Predictive) -> dict[str, Any]:
+    """Mean, deviation and interval, in the caller's units."""
+    belief = model.in_callers_units(belief)
+    lower, upper = belief.interval(LEVEL)
+    found = {"mean": belief.mean(), "std": belief.variance().sqrt(), "lower": lower, "upper": upper}
+    return {name: each[0, :, 0].tolist() for name, each in found.items()}
+
+
+def rows_of(model: Model, body: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Support x and y and query x, standardised."""
+    x, y = np.array(body["support"]["x"], float), np.array(body["support"]["y"], float)[:, None]
+    query = np.array(body["query"]["x"], float)
+    return (
+        torch.from_numpy(model.standardised_inputs(x)),
+        torch.from_numpy(model.standardised_targets(y)),
+        torch.from_numpy(model.standardised_inputs(query)),
+    )
+
+
+def echo() -> FastAPI:
+    """The request's rows come back."""
+    app = FastAPI()
+
+    @app.post("/adapt-predict")
+    async def answer(request: Request) -> Response:
+        body = bodies.parsed(await request.body(), bodies.JSON, AdaptPredictRequest)
+        assert isinstance(body.query.x, list)
+        assert body.support is not None
+        rows = np.array(body.query.x, np.float32)[:, 0]
+        reply = {"model": body.model, "prediction": dict.fromkeys(("mean", "std", "lower", "upper"), rows)}
+        return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
+
+    app.add_middleware(RequestIdentity)
+    return app
+
+
+def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+    """Log evidence at every scale, and means and variances of the query rows, of one particle."""
+    learner = model.learner
+    assert isinstance(learner, Collapsed)
+    theta = model.learned["initial"][number]
+    noise, precision = torch.exp(-theta[-2].double()), theta[-1].double().exp()
+
+    def features(rows: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, prior = learner.network.features_and_outputs(weights_of(theta)[None, None], rows[None])
+        whole = torch.cat([hidden[0, 0], torch.ones(len(rows), 1)], -1).double()
+        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double()
+
+    phi, prior = features(x)
+    kernel = phi @ phi.T / precision + noise * torch.eye(len(x), dtype=torch.float64)
+    lower = torch.linalg.cholesky(kernel)
+    solved = torch.cholesky_solve(y.double() - prior, lower)
+    phi_query, prior_query = features(query)
+    cross = phi_query @ phi.T / precision
+    mean = prior_query + cross @ solved
+    before = phi_query.square().sum(-1, keepdim=True) / precision
+    within = before - (cross * torch.cholesky_solve(cross.T, lower).T).sum(-1, keepdim=True)
+    misfit, volume = ((y.double() - prior) * solved).sum(), 2 * lower.diagonal().log().sum()
+    wider = model.learned["log_widening"].double().exp() ** (2 * (1 - within / before))
+    evidences, variances = [], []
+    for scale in learner.scales:
+        size = len(x) * math.log(2 * math.pi * scale**2)
+        evidences.append(-0.5 * (misfit / scale**2 + volume + size))
+        variances.append(wider * scale**2 * (within.clamp_min(0) + noise))
+    return torch.stack(evidences), mean.expand(len(variances), -1, -1), torch.stack(variances)
+
+
+def loop() -> FastAPI:
+    """Particle by particle, task by task."""
+    app, known = FastAPI(), models()
+
+    @app.post("/adapt-predict")
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            model = known[body["model"]]
+            rows = rows_of(model, body)
+            parts = [one_particle(model, number, *rows) for number in range(model.learner.particles)]
+            evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
+            weights = (model.learned["log_temperature"].double().exp() * evidence).log_softmax(0)
+            nothing = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+            return said(model, Predictive(means[None], variances[None], nothing, weights[None]))
+
+    return app
+
+
+class Few(ls.LitAPI):
+    """Requests come in batches of up to 64, after at most five milliseconds."""
+
+    def setup(self, device: str) -> None:
+        """Load the models in the worker."""
+        torch.set_num_threads(1)
+        self.models = models()
+
+    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The body."""
+        return request
+
+    def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tasks differ in size: a list of them."""
+        return inputs
+
+    def predict(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Each task with all particles at once."""
+        answers = []
+        with torch.no_grad():
+            for body in inputs:
+                model = self.models[body["model"]]
+                x, y, query = rows_of(model, body)
+                posterior = model.learner.adapt(model.learned, Examples.full(x[None], y[None]))
+                answers.append(said(model, model.predict(posterior, query[None])))
+        return answers
+
+    def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One answer for each."""
+        return output
+
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+        """As it is."""
+        return output
+
+
+def litserve(port: int) -> None:
+    """LitServe with one worker, which has a core of its own."""
+    api = Few(max_batch_size=64, batch_timeout=0.005, api_path="/adapt-predict")
+    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
+
+
+def main() -> None:
+    """Serve until stopped."""
+    kind, port = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    if kind == "litserve":
+        litserve(port)
+        return
+    app = {"echo": echo, "loop": loop}[kind]()
+    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_config=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The answer does not depend on the company: any mix, in any order, cached or fresh, is answered as if alone."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bmaml.learners import Diverged
+from service.engine import Engine
+from service.fusion import answer_together
+from service.metrics import Metrics
+from service.posteriors import Posteriors
+from service.work import ChooseAsk, PredictAsk, Sent, Work
+from tests.published import SIZE, X, Y, Z, publish
+
+LEVELS = (0.3, 0.05, 0.95)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("company")
+    return [
+        publish(root, "sharp", scales=(0.5, 1.0, 2.0), particles=6),
+        publish(root, "noisy", varying_noise=True, seed=3),
+        publish(root, "bare", learner="bmaml", step_size=1e-3),
+        publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3),
+    ]
+
+
+@st.composite
+def plans(draw):
+    """Of a work: which model, how many rows, what is asked, whether it is kept, whether it is poisoned."""
+    return (
+        draw(st.integers(0, 3)),
+        draw(st.integers(0, 30)),
+        draw(st.integers(1, 30)),
+        draw(st.sampled_from(["predict", "choose", "adapt"])),
+        draw(st.sampled_from([None, "a", "b"])),
+        draw(st.integers(0, 2)) == 0 and draw(st.booleans()),
+        draw(st.integers(0, 3)),
+    )
+
+
+def work_of(models, plan):
+    which, shown, rows, asked, key, poisoned, seed = plan
+    model, rng = models[which], np.random.default_rng(seed)
+    inputs, outputs = len(model.manifest.inputs), len(model.manifest.outputs)
+    x = rng.normal(size=(shown, inputs)).astype(np.float32)
+    y = rng.normal(size=(shown, outputs)).astype(np.float32)
+    if poisoned and shown:
+        y[0] = 3e38  # finite, but not what comes of it
+    query = rng.normal(size=(rows, inputs)).astype(np.float32)
+    uniform, none = (np.arange(rows) + 0.5) / rows, np.zeros(rows, bool)
+    ask = {
+        "predict": PredictAsk(LEVELS, particles=True),
+        "choose": ChooseAsk("epistemic_variance", "top_k", 3, rows, uniform, none, None, False),
+        "adapt": None,
+    }[asked]
+    query = query[:0] if ask is None else query
+    sent = Sent(x, tuple(y[:, 0].tolist()))
+    whole = Work(model, x, y, query, model.learner.steps, 0, ask, float("inf"), sent=sent)
+    named = None if key is None else f"{key} {which} {shown} {seed} {poisoned}"
+    return replace(whole, key=named, ttl_s=60.0)
+
+
+def numbers(answer):
+    result = answer.result
+    if result is None:
+        return []
+    if hasattr(result, "scores"):
+        return [result.scores, result.uncertainty.epistemic]
+    return [result.moments.mean, result.moments.aleatoric, result.moments.epistemic, result.quantiles]
+
+
+def same(found, expected):
+    if isinstance(expected, Diverged):
+        assert isinstance(found, Diverged)
+        return
+    for one, other in zip(numbers(found), numbers(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * (np.abs(other).max(initial=0) + 1e-9))
+    assert found.effective_particles == pytest.approx(expected.effective_particles, rel=1e-4)
+    assert (found.support_nll is None) == (expected.support_nll is None)
+    if expected.support_nll is not None:
+        assert found.support_nll == pytest.approx(expected.support_nll, rel=1e-3, abs=1e-3)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(mix=st.lists(plans(), min_size=1, max_size=12), budget=st.sampled_from([1, 500, 10**6]))
+def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget):
+    metrics = Metrics()
+    engine = Engine(10**12, budget, Posteriors(10**8, b"s", metrics), metrics)
+    works = [work_of(models, plan) for plan in mix]
+    engine.start()
+
+    async def all_of_them():
+        return await asyncio.gather(*(engine.submit(work) for work in works), return_exceptions=True)
+
+    try:
+        found = asyncio.run(all_of_them())
+        again = asyncio.run(all_of_them())  # what has a key is known by now
+    finally:
+        engine.stop(30)
+    for work, first, second in zip(works, found, again, strict=True):
+        (alone,) = answer_together([replace(work, key=None)])
+        same(first, alone)
+        same(second, alone)
+        if work.key is not None and not isinstance(second, Diverged):
+            assert second.cached
