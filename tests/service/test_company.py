@@ -1,4 +1,4 @@
-"""The answer does not depend on the company: any mix, in any order, cached or fresh, is answered as if alone."""
+"""The answer does not depend on the company: any mix, cached or fresh, is answered as if alone."""
 
 import asyncio
 from dataclasses import replace
