@@ -69,6 +69,12 @@ class _Connection(asyncio.Protocol):
             if not waiting.done():
                 waiting.set_result(0)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server has ended it."""
+        assert self.transport is not None
+        return self.transport.is_closing()
+
     def ask(self, request: bytes) -> "asyncio.Future[int]":
         assert self.transport is not None
         future = asyncio.get_running_loop().create_future()
@@ -137,7 +143,11 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
         began = time.perf_counter()
 
         async def one(number: int, due: float) -> None:
-            connection = free.pop() if free else (await _connected(port, 1))[0]
+            connection = None
+            while free and (connection is None or connection.closed):
+                connection = free.pop()
+            if connection is None or connection.closed:  # the server ends what was idle for long
+                (connection,) = await _connected(port, 1)
             status = await connection.ask(requests[number % len(requests)])
             measured.statuses[status] += 1
             if status == 200:

@@ -7,8 +7,8 @@ the same rows one is (single flight).
 """
 
 import asyncio
+import itertools
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -31,6 +31,8 @@ Outcome = Answer | BaseException
 
 MAX_WASTE = 0.3
 """Share of a batch's rows that may be padding."""
+LOOKED_AT = 256
+"""How many of a group are considered for a batch, the oldest first."""
 PARALLEL_WORK = 1_000_000
 """Work of a batch, in particles × rows × (steps + 1), from which several threads pay."""
 
@@ -69,6 +71,12 @@ class _Lane:
 
     waiting: deque[_Waiting] = field(default_factory=deque)
     served: float = 0.0
+
+    def leave(self, some: Sequence[_Waiting]) -> None:
+        """Take these out of the line."""
+        if some:
+            gone = set(map(id, some))
+            self.waiting = deque(each for each in self.waiting if id(each) not in gone)
 
 
 class Engine:
@@ -175,8 +183,7 @@ class Engine:
                 return []
             lane = min(busy, key=lambda lane: (lane.served, lane.waiting[0].since))
             batch = fitting(lane.waiting, self._max_batch_work)
-            taken = {id(waiting) for waiting in batch}
-            lane.waiting = deque(waiting for waiting in lane.waiting if id(waiting) not in taken)
+            lane.leave(batch)
             cost = sum(waiting.work.cost for waiting in batch)
             lane.served += cost
             self._queued_work -= cost
@@ -187,16 +194,13 @@ class Engine:
     def _drop_what_nobody_waits_for(self) -> None:
         now = time.monotonic()
         for lane in self._lanes.values():
-            kept = deque[_Waiting]()
-            for waiting in lane.waiting:
-                if waiting.work.deadline < now:
-                    waiting.settle(
-                        RequestError("expired", 504, "the deadline passed while the request waited")
-                    )
-                elif not waiting.future.cancelled():
-                    kept.append(waiting)
-            lane.waiting = kept
-        self._queued_work = sum(each.work.cost for lane in self._lanes.values() for each in lane.waiting)
+            unwanted = [each for each in lane.waiting if each.work.deadline < now or each.future.cancelled()]
+            for waiting in unwanted:
+                if not waiting.future.cancelled():
+                    late = "the deadline passed while the request waited"
+                    waiting.settle(RequestError("expired", 504, late))
+                self._queued_work -= waiting.work.cost
+            lane.leave(unwanted)
 
     def _outcomes(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """One outcome per work; what is known, or becomes so in this batch, is not adapted to again."""
@@ -283,11 +287,18 @@ def fitting(waiting: Sequence[_Waiting], most_work: int) -> list[_Waiting]:
     Together their padded work stays within `most_work`; a single larger task goes alone.
     """
     first = waiting[0]
-    own = 1 + sum(first.work.shape)
-    company = [each for each in waiting if each is not first and each.work.group == first.work.group]
-    company.sort(key=lambda each: abs(math.log((1 + sum(each.work.shape)) / own)))  # stable: oldest first
+    rows = 1 + sum(first.work.shape)
+
+    def unlike(each: _Waiting) -> float:
+        own = 1 + sum(each.work.shape)
+        return own / rows if own > rows else rows / own
+
+    company = itertools.islice(
+        (each for each in waiting if each.work.group == first.work.group), 1, LOOKED_AT
+    )
+    alike = sorted(company, key=unlike)  # stable: the oldest first among equals
     batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
-    for each in company:
+    for each in alike:
         own_support, own_query = each.work.shape
         longest = max(support, own_support), max(query, own_query)
         padded = (len(batch) + 1) * sum(longest)

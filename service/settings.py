@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     max_query_rows: int = Field(default=10_000, ge=1)
     max_pool_rows: int = Field(default=10_000, ge=1)
     max_picture_pixels: int = Field(default=4_000_000, ge=1)
-    max_queue_work: int = Field(default=200_000_000, ge=1)
+    max_queue_work: int = Field(default=20_000_000, ge=1)
     max_batch_work: int = Field(default=1 << 17, ge=1)
     max_posterior_bytes: int = Field(default=512 << 20, ge=0)
     secret: SecretStr = SecretStr("")

@@ -114,17 +114,17 @@ class Work:
         """Whether the answer needs covariances between rows."""
         return isinstance(self.ask, ChooseAsk) and self.ask.joint
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """Rows that the device sees: support (none where it is known already) and query."""
         return 0 if self.known else len(self.support_x), len(self.query_x)
 
-    @property
+    @cached_property
     def per_row(self) -> int:
         """What a row costs: particles × (steps + 1), and a thousand more for a picture."""
         return self.model.work_per_row(0 if self.known else self.steps)
 
-    @property
+    @cached_property
     def cost(self) -> int:
         """particles × rows × (steps + 1): the unit in which the queue is bounded."""
         return self.per_row * max(1, sum(self.shape))
