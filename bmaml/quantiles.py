@@ -24,7 +24,8 @@ def solved(
     Each root lies between the smallest and the largest of the components' own quantiles. From there
     Newton's method solves Φ⁻¹(cdf) = Φ⁻¹(level), which is linear for one Gaussian and nearly so for
     many mixtures, and bisects where a step would leave the bracket or shrink too slowly (Numerical
-    Recipes, `rtsafe`). Roots that are found are set aside, so that a hard one does not keep the others.
+    Recipes, `rtsafe`). Roots that are found stay, and are set aside once they are half of all, so that a
+    hard one does not keep the others.
     Levels above one half are solved in the mirror: a small tail is known more precisely than what it
     leaves of one.
 
@@ -50,27 +51,31 @@ def solved(
     result, place = root.clone(), torch.arange(len(root), device=root.device)
     # erfc is twice a tail of the normal at √2 times its place: both factors go into scale and weight.
     narrow, half = math.sqrt(0.5) / scales, 0.5 * weights
-    left = move > BISECTION * typical + rounding
-    while bool(left.any()):
-        left = left.nonzero().squeeze(-1)
-        if len(left) < len(place):
-            means, narrow, half = (values.index_select(1, left) for values in (means, narrow, half))
-            low, high, root, move, place = (values[left] for values in (low, high, root, move, place))
-            wanted, levels, typical, rounding = (
-                values[left] for values in (wanted, levels, typical, rounding)
+    peaks = 2 * math.sqrt(2) * half * narrow  # of each component's density, times √(2π)
+    # Where a root is close, Newton's method is closer still; bisection is not.
+    newton_close, close = NEWTON * typical + rounding, BISECTION * typical + rounding
+    left = move > close
+    while count := int(left.sum()):
+        if 2 * count <= len(place):
+            chosen = left.nonzero().squeeze(-1)
+            means, narrow, half, peaks = (
+                each.index_select(1, chosen) for each in (means, narrow, half, peaks)
             )
+            low, high, root, move, place = (each[chosen] for each in (low, high, root, move, place))
+            wanted, levels = wanted[chosen], levels[chosen]
+            close, newton_close, left = close[chosen], newton_close[chosen], left[chosen]
         standard = (root - means).mul_(narrow)
-        slope = (standard.square().neg_().exp_() * half).mul_(narrow).sum(0) * (2 * math.sqrt(2))
+        slope = torch.exp(-standard.square()).mul_(peaks).sum(0)
         cdf = torch.erfc(standard.neg_()).mul_(half).sum(0)
-        error, reached = cdf - levels, torch.special.ndtri(cdf)
-        low = torch.where(error < 0, root, low)
-        high = torch.where(error > 0, root, high)
-        newton = root - (reached - wanted) * torch.exp(-0.5 * reached.square()) / slope
-        good = (newton >= low) & (newton <= high) & ((newton - root).abs() <= 0.5 * move)
-        moved = torch.where(good, newton, 0.5 * (low + high))
-        moved = torch.where(error == 0, root, moved)
+        below = cdf < levels
+        low, high = torch.where(below, root, low), torch.where(below, high, root)
+        reached = torch.special.ndtri(cdf)
+        step = (wanted - reached).mul_(torch.exp(-0.5 * reached.square())).div_(slope)
+        newton = root + step
+        good = (step.abs() <= 0.5 * move) & (newton.clamp(low, high) == newton)
+        moved = torch.where(left, torch.where(good, newton, 0.5 * (low + high)), root)
         move = (moved - root).abs()
         root = moved
         result[place] = root
-        left = move > torch.where(good, NEWTON, BISECTION) * typical + rounding
+        left = move > torch.where(good, newton_close, close)
     return (result * mirror).view(shape)

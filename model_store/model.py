@@ -154,10 +154,10 @@ class Model:
         """
         belief = self.learner.predict(posterior, x, joint)
         assert isinstance(belief, Predictive)
-        share = self._unknown(x)
-        if not bool(share.any()):
+        low, high = self._range.to(x).unbind(0)
+        if bool(((x >= low) & (x <= high)).all()):
             return belief
-        return belief.towards(self.prior(x), share, joint)
+        return belief.towards(self.prior(x), self._unknown(x), joint)
 
     def prior(self, x: Tensor) -> Predictive:
         """The belief about rows x `[task, row, input]` before any label."""
