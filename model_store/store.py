@@ -50,6 +50,15 @@ class Store:
         folder = self.root / checked_name(name)
         return sorted(int(entry) for entry in self._entries(folder) if entry.isdecimal())
 
+    def stamp(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
+        """Names, sizes and times of a version's files: whether it is worth reading again."""
+        try:
+            with os.scandir(self.root / checked_name(name) / str(version)) as entries:
+                files = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            return ()
+        return tuple(sorted((file, status.st_size, status.st_mtime_ns) for file, status in files))
+
     def load(self, name: str, version: int | None = None) -> Model:
         """Read a version, the newest by default.
 

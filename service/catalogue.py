@@ -1,5 +1,6 @@
 """Every version the store offers, loaded onto the device once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,25 +10,57 @@ from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel
 from service.schemas import ColumnCard, ImageCard, ModelList, ModelSummary, Refused, VersionCard
 
+Stamp = tuple[tuple[str, int, int], ...]
+Place = tuple[str, int]
+"""A name and a version."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Models by name and version; versions that had to be refused, with the reason."""
+    """Models by name and version; versions that had to be refused, with the reason.
+
+    Attributes:
+        stamps: of every version that was looked at, whatever came of it.
+    """
 
     models: dict[str, dict[int, Model]] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
+    stamps: dict[Place, Stamp] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, root: Path, device: torch.device) -> "Catalogue":
-        """Everything in the store that can be served."""
-        store, models, refused = Store(root), dict[str, dict[int, Model]](), list[Refused]()
-        for name in store.names():
-            for version in store.versions(name):
+    def refreshed(self, root: Path, device: torch.device, prepare: Callable[[Model], None]) -> "Catalogue":
+        """What the store offers now; this very catalogue where nothing has changed.
+
+        A version whose files are as they were is not read again. One that cannot be served is refused,
+        and if it could before, what was loaded then goes on answering. A store that has nothing at all
+        any more is taken for one that cannot be reached.
+
+        Args:
+            prepare: is given every model that is new, before anybody else; may fail.
+        """
+        store = Store(root)
+        stamps = {
+            (name, version): store.stamp(name, version)
+            for name in store.names()
+            for version in store.versions(name)
+        }
+        if stamps == self.stamps or not stamps:
+            return self
+        models: dict[str, dict[int, Model]] = {}
+        unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
+        refused = [each for each in self.refused if (each.name, each.version) in unchanged]
+        for name, version in stamps:
+            model = self.models.get(name, {}).get(version)
+            if (name, version) not in unchanged:
                 try:
-                    models.setdefault(name, {})[version] = store.load(name, version).to(device)
-                except BmamlError as error:
-                    refused.append(Refused(name=name, version=version, reason=str(error)[:300]))
-        return cls({name: versions for name, versions in models.items() if versions}, tuple(refused))
+                    model = store.load(name, version).to(device)
+                    prepare(model)
+                except Exception as error:
+                    reason = str(error) if isinstance(error, BmamlError) else "it cannot be run"
+                    refused.append(Refused(name=name, version=version, reason=reason[:300]))
+                    model = self.models.get(name, {}).get(version)
+            if model is not None:
+                models.setdefault(name, {})[version] = model
+        return Catalogue(models, tuple(refused), stamps)
 
     def model(self, name: str, version: int | None = None) -> Model:
         """A version, the newest by default.
@@ -44,9 +77,13 @@ class Catalogue:
             raise UnknownModel(f"model {name} has versions {', '.join(map(str, sorted(versions)))}")
         return versions[version]
 
-    def everything(self) -> list[Model]:
-        """All models."""
-        return [model for versions in self.models.values() for model in versions.values()]
+    def served(self) -> dict[str, str]:
+        """Name and version of every model, by its digest."""
+        return {
+            model.sha256: f"{name} version {version}"
+            for name, versions in self.models.items()
+            for version, model in versions.items()
+        }
 
     def listed(self) -> ModelList:
         """The answer to GET /models."""

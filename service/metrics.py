@@ -26,8 +26,11 @@ class Metrics:
         self.posteriors = Counter("posteriors", "What became of kept posteriors", ["event"], **own)
         self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)
         self.posterior_count = Gauge("posterior_count", "Kept posteriors", **own)
+        self.reloads = Counter("reloads", "Versions by what became of them", ["outcome"], **own)
         for kind in ("real", "padding"):
             self.rows.labels(kind)
+        for outcome in ("loaded", "refused", "dropped"):
+            self.reloads.labels(outcome)
         for event in ("hit", "miss", "evicted", "expired", "gone"):
             self.posteriors.labels(event)
 

@@ -134,6 +134,13 @@ class Posteriors:
             self._remove(name)
             self._tell()
 
+    def drop_model(self, sha256: str) -> None:
+        """Forget all posteriors of a version that is no longer served."""
+        with self._lock:
+            for name in [name for name, each in self._entries.items() if each.work.model.sha256 == sha256]:
+                self._remove(name)
+            self._tell()
+
     def _checked(self, name: str, caller: str) -> None:
         digest, signature = name[len(PREFIX) : -2 * SIGNATURE], name[-2 * SIGNATURE :]
         own = self._signature(digest, caller)

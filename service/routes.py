@@ -228,7 +228,7 @@ class _Exchange(Generic[BodyT]):
         accepted, runtime = time.monotonic(), _ready(request)
         kind = bodies.reply_type(request.headers.get("accept", ""))
         body = bodies.parsed(*await _read(request, runtime.settings), model)
-        named = runtime.catalogue.model(body.model, body.version)
+        named = runtime.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
             work = make(runtime.codec, body, named, ANYONE)
         else:  # pictures are decoded off the event loop

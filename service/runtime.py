@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import threading
 import time
 
 import numpy as np
@@ -45,6 +46,8 @@ class Runtime:
             self.metrics,
             settings.threads or torch.get_num_threads(),
         )
+        self._watcher: threading.Thread | None = None
+        self._stopping = threading.Event()
         self._warm = False
         self._failure: str | None = None
 
@@ -70,14 +73,12 @@ class Runtime:
         began = time.monotonic()
         try:
             device = device_for(self.settings.device)
-            self.catalogue = Catalogue.of(self.settings.store, device)
-            for refused in self.catalogue.refused:
-                log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
+            self._refresh(device)
             if not self.catalogue.models:
                 raise NothingToServe(f"{self.settings.store} holds no version that can be served")
-            for model in self.catalogue.everything():
-                _warm_up(model)
             self.engine.start()
+            self._watcher = threading.Thread(target=self._watch, args=(device,), name="store", daemon=True)
+            self._watcher.start()
             self._warm = True
         except Exception as error:
             # Probes must tell: the process stays up, answers 503 and says why in the log.
@@ -93,7 +94,48 @@ class Runtime:
 
     def stop(self) -> None:
         """Finish what was accepted."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
+
+    def model(self, name: str, version: int | None, posterior: str | None) -> Model:
+        """The model of a request: where no version is named, that of its posterior, else the newest.
+
+        Raises:
+            UnknownModel: no such name or version.
+        """
+        if version is None and posterior is not None:
+            entry = self.posteriors.get(posterior)
+            if entry is not None and entry.work.model.manifest.name == name:
+                version = entry.work.model.manifest.version
+        return self.catalogue.model(name, version)
+
+    def _watch(self, device: torch.device) -> None:
+        """Look at the store again and again; a failure to look is no reason to stop."""
+        while not self._stopping.wait(self.settings.reload_s):
+            try:
+                self._refresh(device)
+            except Exception:
+                log.exception("cannot look at the store")
+
+    def _refresh(self, device: torch.device) -> None:
+        before = self.catalogue
+        now = before.refreshed(self.settings.store, device, _warm_up)
+        if now is before:
+            return
+        self.catalogue = now  # at once: a request sees the old one or the new one, whole
+        for refused in set(now.refused) - set(before.refused):
+            self.metrics.reloads.labels("refused").inc()
+            log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
+        served, gone = set(now.served()), set(before.served())
+        for sha in served - gone:
+            self.metrics.reloads.labels("loaded").inc()
+            log.info("serving %s", now.served()[sha])
+        for sha in gone - served:
+            self.metrics.reloads.labels("dropped").inc()
+            self.posteriors.drop_model(sha)
+            log.info("no longer serving %s", before.served()[sha])
 
 
 def _warm_up(model: Model) -> None:

@@ -498,6 +498,8 @@ class ModelSummary(BaseModel):
 class Refused(BaseModel):
     """A version in the store that cannot be served, and why."""
 
+    model_config = ConfigDict(frozen=True)
+
     name: str
     version: int
     reason: str

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
         max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
         secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
+        reload_s: how often the store is looked at for new versions.
         drain_s: how long accepted requests may take after SIGTERM.
         log_level: of the structured log on standard output.
     """
@@ -46,5 +47,6 @@ class Settings(BaseSettings):
     max_posterior_bytes: int = Field(default=512 << 20, ge=0)
     secret: SecretStr = SecretStr("")
     deadline_ms: int = Field(default=10_000, ge=1)
+    reload_s: float = Field(default=2.0, gt=0)
     drain_s: int = Field(default=20, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

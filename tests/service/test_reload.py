@@ -1,0 +1,133 @@
+"""New versions are picked up while serving, bad ones refused, and the answers in between are whole."""
+
+import asyncio
+import shutil
+import threading
+
+import httpx
+import numpy as np
+import pytest
+
+from model_store import Store
+from service.settings import Settings
+from tests.published import publish
+from tests.service.conftest import serve
+
+ROWS = {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}
+BODY = {"model": "tiny", "support": ROWS, "query": {"x": [[0.0], [2.0]]}}
+
+
+@pytest.fixture
+def living(tmp_path):
+    publish(tmp_path, "tiny", seed=1)
+    for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
+        yield tmp_path, served
+
+
+def ask(client, **body):
+    return client.post("/adapt-predict", json={**BODY, **body})
+
+
+def wait_for(condition):
+    """Until it holds; pytest's own timeout ends a wait in vain."""
+    while not condition():
+        pass
+
+
+def versions(client):
+    return client.get("/models").json()["models"][0]["versions"]
+
+
+def test_a_new_version_answers_and_the_old_one_by_its_number(living):
+    root, served = living
+    old = ask(served.client).json()
+    publish(root, "tiny", seed=2)
+    wait_for(lambda: versions(served.client) == [1, 2])
+    new = ask(served.client).json()
+    assert (old["model"]["version"], new["model"]["version"]) == (1, 2)
+    assert new["prediction"]["mean"] != old["prediction"]["mean"]
+    again = ask(served.client, version=1).json()
+    assert again["prediction"]["mean"] == pytest.approx(old["prediction"]["mean"], rel=1e-5)
+
+
+def test_a_posterior_is_asked_of_the_version_it_belongs_to(living):
+    root, served = living
+    kept = served.client.post("/posteriors", json={"model": "tiny", "support": ROWS}).json()
+    publish(root, "tiny", seed=2)
+    wait_for(lambda: versions(served.client) == [1, 2])
+    asked = {"model": "tiny", "posterior": kept["posterior"]["id"], "query": BODY["query"]}
+    answer = served.client.post("/adapt-predict", json=asked).json()
+    assert (answer["model"]["version"], answer["posterior"]["cache"]) == (1, "hit")
+    Store(root).remove("tiny", 1)
+    wait_for(lambda: versions(served.client) == [2])
+    assert served.client.post("/adapt-predict", json=asked).status_code == 410
+    assert ask(served.client, version=1).status_code == 404
+
+
+def test_a_bad_version_is_refused_and_served_once_it_is_whole(living):
+    root, served = living
+    publish(root, "tiny", seed=2)
+    wait_for(lambda: versions(served.client) == [1, 2])
+    shutil.copytree(root / "tiny" / "2", root / "aside")
+    weights = root / "tiny" / "2" / "particles.safetensors"
+    shutil.rmtree(root / "tiny" / "2")
+    wait_for(lambda: versions(served.client) == [1])
+    (root / "tiny" / "2").mkdir()
+    shutil.copy(root / "aside" / "manifest.json", root / "tiny" / "2" / "manifest.json")
+    weights.write_bytes(b"half of it")
+    wait_for(lambda: served.client.get("/models").json()["refused"])
+    refused = served.client.get("/models").json()["refused"]
+    assert {(each["name"], each["version"]) for each in refused} == {("tiny", 2)}
+    assert ask(served.client).json()["model"]["version"] == 1
+    for file in (root / "aside").iterdir():
+        shutil.copy(file, root / "tiny" / "2" / file.name)
+    wait_for(lambda: versions(served.client) == [1, 2])
+    wait_for(lambda: not served.client.get("/models").json()["refused"])
+
+
+def test_a_version_that_goes_bad_goes_on_answering_from_memory(living):
+    root, served = living
+    before = ask(served.client).json()["prediction"]["mean"]
+    (root / "tiny" / "1" / "particles.safetensors").write_bytes(b"overwritten")
+    wait_for(lambda: served.client.get("/models").json()["refused"])
+    assert ask(served.client).json()["prediction"]["mean"] == before
+
+
+def test_a_store_that_cannot_be_reached_is_no_reason_to_stop_answering(living):
+    root, served = living
+    root.rename(root.with_name("elsewhere"))
+    counter = "bmaml_reloads_total"
+    text = served.client.get("/metrics").text
+    assert f'{counter}{{outcome="dropped"}} 0.0' in text
+    assert ask(served.client).status_code == 200
+    root.with_name("elsewhere").rename(root)
+
+
+def test_versions_published_in_a_row_never_mix(living):
+    root, served = living
+    digests, done = {Store(root).load("tiny").sha256}, threading.Event()
+
+    def publisher():
+        for seed in range(10):
+            digests.add(publish(root, "tiny", seed=seed + 5).sha256)
+        done.set()
+
+    async def asking():
+        answers = []
+        async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+            while not done.is_set() or answers[-1].json()["model"]["version"] < 11:
+                answers += await asyncio.gather(*(client.post("/adapt-predict", json=BODY) for _ in range(8)))
+        return answers
+
+    thread = threading.Thread(target=publisher)
+    thread.start()
+    answers = asyncio.run(asking())
+    thread.join()
+    assert {reply.status_code for reply in answers} == {200}
+    said = {}
+    for reply in answers:
+        body = reply.json()
+        assert body["model"]["sha256"] in digests
+        mean = said.setdefault(body["model"]["version"], body["prediction"]["mean"])
+        np.testing.assert_allclose(body["prediction"]["mean"], mean, rtol=1e-4)
+    assert max(said) == 11
