@@ -30,21 +30,30 @@ BEGIN, END = "<!-- measured: serving: begin -->", "<!-- measured: serving: end -
 HERE = Path(__file__).parent
 
 
-def bodies(model: str, count: int, deadline_ms: int | None = None) -> list[bytes]:
-    """Ten points of a sine curve and fifty questions; five anchors of a learning curve and ten."""
+def bodies(model: str, count: int, ragged: bool = False) -> list[bytes]:
+    """Ten points of a sine curve and fifty questions; five anchors of a learning curve and ten.
+
+    Ragged ones have 1 to 20 points and 1 to 80 questions.
+    """
     rng, found = np.random.default_rng(0), []
     for _ in range(count):
+        shown, asked = (10, 50) if model == "sinusoid" else (5, 10)
+        if ragged:
+            shown, asked = int(rng.integers(1, 21)), int(rng.integers(1, 81))
         if model == "sinusoid":
-            x, query = rng.uniform(-5, 5, (10, 1)), rng.uniform(-5, 5, (50, 1))
+            x, query = rng.uniform(-5, 5, (shown, 1)), rng.uniform(-5, 5, (asked, 1))
             y = rng.uniform(0.1, 5) * np.sin(rng.uniform(0.5, 2) * x[:, 0] - rng.uniform(0, 2 * np.pi))
         else:
-            x, query = 2.0 ** np.arange(4, 6.5, 0.5)[:, None], 2.0 ** rng.uniform(6.5, 12, (10, 1))
+            x, query = 2.0 ** (4 + np.arange(shown)[:, None] / 2), 2.0 ** rng.uniform(6.5, 12, (asked, 1))
             y = 0.9 - 0.5 * rng.uniform(0.5, 1.5) * x[:, 0] ** -0.4
         body = {"model": model, "support": {"x": x.tolist(), "y": y.tolist()}, "query": {"x": query.tolist()}}
-        if deadline_ms is not None:
-            body["deadline_ms"] = deadline_ms
         found.append(post("/adapt-predict", json.dumps(body).encode()))
     return found
+
+
+def shuffled(requests: list[bytes]) -> list[bytes]:
+    """In an order that mixes the models."""
+    return [requests[place] for place in np.random.default_rng(1).permutation(len(requests))]
 
 
 @contextmanager
@@ -91,6 +100,22 @@ def counters(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+def on_ragged_rows(port: int, seconds: float) -> str:
+    """What tasks of all sizes do to the batches, in a sentence."""
+    requests = shuffled([each for model in MODELS for each in bodies(model, 200, ragged=True)])
+    before = counters(port)
+    rate = closed_loop(port, requests, 64, seconds).rate
+    after = counters(port)
+    real, padding = (
+        after[f'bmaml_rows_total{{kind="{each}"}}'] - before[f'bmaml_rows_total{{kind="{each}"}}']
+        for each in ("real", "padding")
+    )
+    return (
+        f"Both models mixed, 1 to 20 support and 1 to 80 query rows, 64 clients: {rate:.0f} answers a second, "
+        f"and {100 * padding / (real + padding):.0f} % of the rows on the device were padding."
+    )
+
+
 def row(name: str, clients: object, measured: Measured, more: str = "") -> str:
     """One line of a table."""
     others = {status: n for status, n in measured.statuses.items() if status != 200}
@@ -128,22 +153,16 @@ def main() -> None:
                         tasks = grown["bmaml_batch_tasks_sum"] / grown["bmaml_batch_tasks_count"]
                         waste.append(f"| {model} | {clients} | {tasks:.1f} |")
             if kind == "ours":
-                mixed = [each for model in MODELS for each in bodies(model, 100)]
-                mixed = [mixed[i] for i in np.random.default_rng(1).permutation(len(mixed))]
+                padded = on_ragged_rows(port, options.seconds)
+                print(padded, flush=True)
+                mixed = shuffled([each for model in MODELS for each in bodies(model, 100)])
                 capacity = closed_loop(port, mixed, 64, options.seconds).rate
-                before = counters(port)
                 limited = [each.replace(b'"model"', b'"deadline_ms": 1000, "model"') for each in mixed]
                 limited = [post("/adapt-predict", each.split(b"\r\n\r\n", 1)[1]) for each in limited]
                 for part in LOADS:
                     measured = open_loop(port, limited, part * capacity, 2 * options.seconds)
                     opened.append(row(f"{100 * part:.0f} %", f"{part * capacity:.0f}", measured))
                     print(opened[-1], flush=True)
-                after = counters(port)
-                real, padding = (
-                    after[f'bmaml_rows_total{{kind="{each}"}}'] - before[f'bmaml_rows_total{{kind="{each}"}}']
-                    for each in ("real", "padding")
-                )
-                padded = f"Of the rows on the device {100 * padding / (real + padding):.0f} % were padding."
     for model in MODELS:
         lines += [
             f"#### {model}",
@@ -159,9 +178,10 @@ def main() -> None:
         lines.append("")
     lines += ["| model | clients | mean batch of ours |", "|---|---|---|", *waste, ""]
     lines += [
+        padded,
+        "",
         f"Open loop, both models mixed, a deadline of a second in the queue; capacity {capacity:.0f} a "
         "second.",
-        padded,
         "",
         "| load | arrivals a second | good answers a second | p50, ms | p99, ms | other answers |",
         "|---|---|---|---|---|---|",
