@@ -111,8 +111,8 @@ def on_ragged_rows(port: int, seconds: float) -> str:
         for each in ("real", "padding")
     )
     return (
-        f"Both models mixed, 1 to 20 support and 1 to 80 query rows, 64 clients: {rate:.0f} answers a second, "
-        f"and {100 * padding / (real + padding):.0f} % of the rows on the device were padding."
+        f"Both models mixed, 1 to 20 support and 1 to 80 query rows, 64 clients: {rate:.0f} answers a "
+        f"second, and {100 * padding / (real + padding):.0f} % of the rows on the device were padding."
     )
 
 
