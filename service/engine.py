@@ -100,6 +100,7 @@ class Engine:
         self._max_queue_work, self._max_batch_work = max_queue_work, max_batch_work
         self._posteriors, self._metrics, self._threads = posteriors, metrics, threads
         self._lanes: dict[str, _Lane] = {}
+        self._reached = 0.0  # by the lane that was served last, when it was its turn
         self._queued_work = 0
         self._work_per_second = 1e6
         self._changed = threading.Condition()
@@ -141,8 +142,7 @@ class Engine:
                 raise RequestError("queue-full", 429, "too much work is waiting", retry_after_s=wait)
             lane = self._lanes.setdefault(work.model.sha256, _Lane())
             if not lane.waiting:  # who had nothing to do saves up no claim
-                busy = [each.served for each in self._lanes.values() if each.waiting]
-                lane.served = max(lane.served, min(busy, default=lane.served))
+                lane.served = max(lane.served, self._reached)
             lane.waiting.append(waiting)
             self._queued_work += work.cost
             self._changed.notify()
@@ -185,6 +185,7 @@ class Engine:
             batch = fitting(lane.waiting, self._max_batch_work)
             lane.leave(batch)
             cost = sum(waiting.work.cost for waiting in batch)
+            self._reached = lane.served
             lane.served += cost
             self._queued_work -= cost
             self._metrics.queue_tasks.set(sum(len(each.waiting) for each in busy))

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from service.schemas import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 from service.settings import Settings
 
 
@@ -80,3 +81,40 @@ def test_settings_come_from_the_environment_once_and_are_checked(monkeypatch):
     monkeypatch.setenv("BMAML_DEVICE", "abacus")
     with pytest.raises(ValidationError, match="device"):
         Settings()
+
+
+def names(node, path=""):
+    """Every name in a reply, with the way to it."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{path}/{key}"
+            yield from names(value, f"{path}/{key}")
+    elif isinstance(node, list) and node:
+        yield from names(node[0], path)
+
+
+@pytest.mark.parametrize(
+    ("path", "schema", "asked"),
+    [
+        ("/adapt-predict", AdaptPredictResponse, {"query": {"x": [[0.0]]}, "particles": True, "keep": {}}),
+        ("/uncertainty", UncertaintyResponse, {"pool": {"x": [[0.0], [1.0]]}, "keep": {"ttl_s": 5.0}}),
+        ("/posteriors", PosteriorResponse, {}),
+    ],
+)
+def test_replies_are_what_their_schemas_say(client, path, schema, asked):
+    body = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}}
+    reply = client.post(path, json=body | asked).json()
+    assert set(names(reply)) == set(names(schema.model_validate(reply).model_dump(mode="json")))
+
+
+def test_metrics_count_what_was_asked(client):
+    def value(name):
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    body = {"model": "tiny", "support": {"x": [[-2.0]], "y": [8.0]}, "query": {"x": [[0.0], [1.0]]}}
+    tasks, rows = value("bmaml_batch_tasks_sum"), value('bmaml_rows_total{kind="real"}')
+    assert client.post("/adapt-predict", json=body).status_code == 200
+    assert value("bmaml_batch_tasks_sum") == tasks + 1
+    assert value('bmaml_rows_total{kind="real"}') == rows + 3
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")

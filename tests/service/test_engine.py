@@ -146,6 +146,32 @@ def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path
     assert order[:5].count("quiet") == 2
 
 
+def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate):
+    engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
+    order = []
+
+    async def asked(of, name):
+        await engine.submit(work(of))
+        order.append(name)
+
+    async def scenario():
+        gate.open.set()
+        for _ in range(20):  # one at a time: between two of them nothing waits
+            await asked(model, "busy")
+        gate.open.clear()
+        gate.reached.clear()
+        first = asyncio.create_task(asked(model, "busy"))
+        await reached(gate)
+        tasks = [asyncio.create_task(asked(quiet, "quiet")) for _ in range(8)]
+        tasks += [asyncio.create_task(asked(model, "busy")) for _ in range(4)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *tasks)
+
+    run(engine, scenario)
+    assert order[21:29].count("busy") >= 3
+
+
 def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
     engine = engine_of()
     adapted = []

@@ -266,3 +266,23 @@ def test_the_card_says_what_pictures_and_how_many_classes(client):
     assert card["image"] == {"channels": 1, "size": SIZE, "drawing": True}
     assert card["classes"] == 12
     assert client.get("/limits").json()["picture_pixels"] == 10_000
+
+
+@pytest.mark.parametrize("model", LEARNERS)
+def test_a_kept_posterior_of_pictures_answers_as_its_pictures_would(client, model):
+    body = task(model)
+    fresh = predict(client, body)
+    shown = {name: body[name] for name in ("model", "support")}
+    kept = client.post("/posteriors", json=shown).json()["posterior"]
+    known = {"model": body["model"], "posterior": kept["id"]}
+    again = predict(client, {**known, "query": body["query"]})
+    assert again["prediction"]["classes"] == fresh["prediction"]["classes"]
+    assert again["posterior"]["cache"] == "hit"
+    for name in ("probabilities", "margin"):
+        np.testing.assert_allclose(again["prediction"][name], fresh["prediction"][name], atol=1e-5)
+    asked = {"pool": body["query"], "acquisition": "entropy", "batch": {"size": 3, "strategy": "k_centre"}}
+    one, other = (client.post("/uncertainty", json={**who, **asked}).json() for who in (shown, known))
+    assert [each["index"] for each in one["selected"]] == [each["index"] for each in other["selected"]]
+    np.testing.assert_allclose(other["scores"], one["scores"], atol=1e-5)
+    more = predict(client, {**known, "support": body["support"], "query": body["query"]})
+    assert more["posterior"]["rows"] == 2 * kept["rows"]
