@@ -13,6 +13,7 @@ from bmaml.learners import Diverged
 from bmaml.learners.posterior import Posterior
 from bmaml.task import Examples
 from model_store import Model
+from model_store.model import Single
 from service.work import Array, Kept, Work
 
 NEGLIGIBLE = 1e-8
@@ -60,12 +61,29 @@ class Adaptation:
 
 def padded(works: Sequence[Work], device: torch.device) -> tuple[Examples, Examples]:
     """Support sets, and query rows without labels, padded to the longest; no support where it is known."""
-    supports = [(work.support_x, work.support_y) for work in works]
-    if works[0].known is not None:
-        supports = [(x[:0], y[:0]) for x, y in supports]
-    support = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in supports]
-    query = [(torch.from_numpy(work.query_x), torch.from_numpy(work.query_x[:, :0])) for work in works]
-    return Examples.padded(support).to(device), Examples.padded(query).to(device)
+    known = works[0].known is not None
+    support_x = [work.support_x[:0] if known else work.support_x for work in works]
+    support_y = [work.support_y[:0] if known else work.support_y for work in works]
+    query_x = [work.query_x for work in works]
+    return _examples(support_x, support_y, device), _examples(query_x, [x[:, :0] for x in query_x], device)
+
+
+def _examples(x: Sequence[Single], y: Sequence[Single], device: torch.device) -> Examples:
+    counts = np.array([len(each) for each in x])
+    mask = np.arange(max(1, counts.max())) < counts[:, None]
+    return Examples(*(_moved(values, device) for values in (_stacked(x, mask), _stacked(y, mask), mask)))
+
+
+def _stacked(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
+    stacked = np.zeros((*mask.shape, rows[0].shape[1]), np.float32)
+    stacked[mask] = np.concatenate(rows)
+    return stacked
+
+
+def _moved(values: NDArray[Any], device: torch.device) -> Tensor:
+    """On the device; through pinned memory, so that the copy need not be waited for."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def array(values: Tensor) -> Array:
