@@ -187,6 +187,12 @@ class Engine:
             cost = sum(waiting.work.cost for waiting in batch)
             self._reached = lane.served
             lane.served += cost
+            # A lane that is empty and behind would start from here again: it need not be remembered.
+            self._lanes = {
+                model: each
+                for model, each in self._lanes.items()
+                if each.waiting or each.served > self._reached
+            }
             self._queued_work -= cost
             self._metrics.queue_tasks.set(sum(len(each.waiting) for each in busy))
             self._metrics.queue_work.set(self._queued_work)
