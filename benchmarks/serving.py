@@ -10,13 +10,15 @@ same machine and takes its share of it.
 
 import argparse
 import json
+import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -66,7 +68,8 @@ def running(kind: str) -> Iterator[int]:
     if kind == "ours":
         command = [sys.executable, "-m", "service"]
         environment |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     try:
         body = bodies("sinusoid", 1)[0].split(b"\r\n\r\n", 1)[1]
         for _ in range(600):
@@ -86,11 +89,11 @@ def running(kind: str) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        with suppress(ProcessLookupError):  # workers of workers, too
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def counters(port: int) -> dict[str, float]:
