@@ -57,10 +57,8 @@ def _predicted_together(works: Sequence[Work]) -> list[Answer | Diverged]:
             )
     done = time.perf_counter()
     times: Any = {"adapt_s": adapted - started, "predict_s": done - adapted, "batched_tasks": len(works)}
-    return [
-        replace(answer, **times) if isinstance(answer, Answer) else answer
-        for _, answer in sorted(answers.items(), key=lambda item: item[0])
-    ]
+    ordered = (answers[task] for task in range(len(works)))
+    return [replace(answer, **times) if isinstance(answer, Answer) else answer for answer in ordered]
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
@@ -82,12 +80,11 @@ class _Part:
 
     Attributes:
         belief: about the query rows.
-        support_x, query_x: padded inputs, standardised, on the device.
+        query_x: padded inputs, standardised, on the device.
         nll_before, nll_after: of the support labels, nats per value.
     """
 
     belief: Predictive
-    support_x: Tensor
     query_x: Tensor
     nll_before: Array
     nll_after: Array
@@ -120,7 +117,6 @@ def _predicted(
     belief = model.in_callers_units(belief)
     return _Part(
         belief=belief,
-        support_x=support.x,
         query_x=query_x,
         nll_before=nll_before,
         nll_after=nll_after,

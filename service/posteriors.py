@@ -79,10 +79,13 @@ class Posteriors:
     def get(self, name: str) -> Entry | None:
         """A kept posterior, now the most recently used."""
         with self._lock:
-            self._drop_expired()
             entry = self._entries.get(name)
-            if entry is not None:
-                self._entries.move_to_end(name)
+            if entry is None:
+                return None
+            if entry.until <= self._clock():
+                self._expire(name)
+                return None
+            self._entries.move_to_end(name)
             return entry
 
     def find(self, name: str, caller: str) -> Entry:
@@ -141,6 +144,13 @@ class Posteriors:
                 self._remove(name)
             self._tell()
 
+    def sweep(self) -> None:
+        """Forget what has expired and nobody asks for."""
+        with self._lock:
+            now = self._clock()
+            for name in [name for name, entry in self._entries.items() if entry.until <= now]:
+                self._expire(name)
+
     def _checked(self, name: str, caller: str) -> None:
         digest, signature = name[len(PREFIX) : -2 * SIGNATURE], name[-2 * SIGNATURE :]
         own = self._signature(digest, caller)
@@ -154,11 +164,9 @@ class Posteriors:
     def _ending(self, ttl_s: float) -> tuple[float, datetime]:
         return self._clock() + ttl_s, datetime.now(UTC) + timedelta(seconds=ttl_s)
 
-    def _drop_expired(self) -> None:
-        now = self._clock()
-        for name in [name for name, entry in self._entries.items() if entry.until <= now]:
-            self._remove(name)
-            self._metrics.posteriors.labels("expired").inc()
+    def _expire(self, name: str) -> None:
+        self._remove(name)
+        self._metrics.posteriors.labels("expired").inc()
         self._tell()
 
     def _remove(self, name: str) -> None:

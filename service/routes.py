@@ -68,6 +68,8 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+ASKING = _problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504)
+"""What may come of a request that is adapted to."""
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 @router.post(
     "/adapt-predict",
     response_model=AdaptPredictResponse,
-    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
+    responses=ASKING,
     openapi_extra=_body(AdaptPredictRequest),
     tags=["predict"],
 )
@@ -98,7 +100,7 @@ async def adapt_predict(request: Request) -> Response:
 @router.post(
     "/uncertainty",
     response_model=UncertaintyResponse,
-    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
+    responses=ASKING,
     openapi_extra=_body(UncertaintyRequest),
     tags=["predict"],
 )
@@ -111,7 +113,7 @@ async def uncertainty(request: Request) -> Response:
 @router.post(
     "/posteriors",
     response_model=PosteriorResponse,
-    responses=_problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504),
+    responses=ASKING,
     openapi_extra=_body(PosteriorRequest),
     tags=["posteriors"],
 )

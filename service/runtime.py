@@ -114,6 +114,7 @@ class Runtime:
     def _watch(self, device: torch.device) -> None:
         """Look at the store again and again; a failure to look is no reason to stop."""
         while not self._stopping.wait(self.settings.reload_s):
+            self.posteriors.sweep()
             try:
                 self._refresh(device)
             except Exception:

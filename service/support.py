@@ -15,7 +15,7 @@ from service.schemas import Support
 from service.settings import Settings
 from service.tensors import labels_of, pictures_of, rows_of
 from service.wire import Values
-from service.work import Array, Sent
+from service.work import Array, Sent, Work
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def support(given: Support | None, before: Entry | None, model: Model, settings:
     """
     if given is None:
         assert before is not None
-        return _shown(before.work.sent, model)
+        return _known(before.work)
     x = _raw(given.x, model, "/support/x", settings.max_support_rows, settings, 0)
     labels = labels_of(given.y, "/support/y")
     if len(labels) != len(x):
@@ -66,6 +66,15 @@ def support(given: Support | None, before: Entry | None, model: Model, settings:
             detail = f"{len(x)} rows with those of the posterior; this service takes at most"
             raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
     return _shown(Sent(x, tuple(tuple(y) if isinstance(y, list) else y for y in labels)), model)
+
+
+def _known(work: Work) -> Shown:
+    """The rows of a kept posterior: they have been checked and standardised before."""
+    numbers = work.model.manifest.kind == "regression"
+    labels = np.array(work.sent.labels, np.float64) if numbers else np.zeros((0, 1))
+    if labels.ndim == 1:
+        labels = labels.reshape(len(labels), 1)
+    return Shown(Rows(work.sent.x, work.support_x), work.support_y, labels, work.classes, work.sent)
 
 
 def _shown(sent: Sent, model: Model) -> Shown:

@@ -1,6 +1,7 @@
 """The queue: bounded in work, mindful of deadlines, drained at the end."""
 
 import asyncio
+import functools
 import threading
 import time
 from dataclasses import replace
@@ -36,15 +37,17 @@ def engine_of(max_queue_work=10**9, max_batch_work=10**9):
 
 
 class Gate:
-    """Holds the device until it is opened."""
+    """Holds the device until it is opened, and remembers what it was given."""
 
     def __init__(self, monkeypatch):
         self.reached, self.open = threading.Event(), threading.Event()
+        self.batches = []
         whole = engine_module.answer_together
 
         def gated(works):
             self.reached.set()
             self.open.wait()
+            self.batches.append(works)
             return whole(works)
 
         monkeypatch.setattr(engine_module, "answer_together", gated)
@@ -61,6 +64,12 @@ def run(engine, scenario):
         return asyncio.run(scenario())
     finally:
         engine.stop(30)
+
+
+async def ask_in_turn(engine, order, model, name):
+    """Note the name when its answer comes."""
+    await engine.submit(work(model))
+    order.append(name)
 
 
 async def reached(gate):
@@ -101,14 +110,6 @@ def test_a_batch_keeps_to_its_budget_of_padded_work(model, gate):
 def test_little_of_a_batch_is_padding(model, gate):
     engine = engine_of()
     sizes = [1, 1, 2, 30, 3, 28, 200, 2, 180, 29]
-    batches = []
-    whole = engine_module.answer_together
-
-    def noted(works):
-        batches.append([len(each.query_x) for each in works])
-        return whole(works)
-
-    engine_module.answer_together = noted  # undone with the gate's patch
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -119,6 +120,7 @@ def test_little_of_a_batch_is_padding(model, gate):
         return [len((await task).result.moments.mean) for task in (first, *others)]
 
     assert run(engine, scenario) == [3, *sizes]
+    batches = [[len(each.query_x) for each in works] for works in gate.batches]
     assert sorted(map(sorted, batches), key=sum) == [[3], [1, 1, 2, 2, 3], [28, 29, 30], [180, 200]]
     for batch in batches:
         real, padded = rows_of([work(model, rows) for rows in batch])
@@ -128,10 +130,7 @@ def test_little_of_a_batch_is_padding(model, gate):
 def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path, model, gate):
     engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
     order = []
-
-    async def asked(of, name):
-        await engine.submit(work(of))
-        order.append(name)
+    asked = functools.partial(ask_in_turn, engine, order)
 
     async def scenario():
         first = asyncio.create_task(asked(model, "flood"))
@@ -149,10 +148,7 @@ def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path
 def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate):
     engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
     order = []
-
-    async def asked(of, name):
-        await engine.submit(work(of))
-        order.append(name)
+    asked = functools.partial(ask_in_turn, engine, order)
 
     async def scenario():
         gate.open.set()
@@ -174,14 +170,6 @@ def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate):
 
 def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
     engine = engine_of()
-    adapted = []
-    whole = engine_module.answer_together
-
-    def noted(works):
-        adapted.extend(each for each in works if each.known is None)
-        return whole(works)
-
-    engine_module.answer_together = noted
 
     async def scenario():
         first = asyncio.create_task(engine.submit(work(model)))
@@ -194,7 +182,7 @@ def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
         return [await task for task in (first, *same)]
 
     alone, *answers = run(engine, scenario)
-    assert len(adapted) == 2
+    assert sum(each.known is None for works in gate.batches for each in works) == 2
     assert [answer.cached for answer in answers] == [False] + [True] * 9
     for answer in answers:
         np.testing.assert_allclose(answer.result.moments.mean, alone.result.moments.mean, rtol=1e-5)
