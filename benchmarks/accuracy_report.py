@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pages
 from contenders import LEVELS
 
 mpl.use("Agg")
@@ -25,7 +26,6 @@ COLUMNS = (
     ("in 95 %", "coverage_95", "{:.0%}"),
     ("ms", "ms", "{:.1f}"),
 )
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,11 @@ def write(
     machine: str,
 ) -> None:
     """Put the tables between the page's two marks and draw the plots beside it; without a page, print."""
-    text = "\n".join([f"Measured on {machine}.", "", *_tables(rows), *_trainings(steps, rates)])
+    lines = [f"Measured on {machine}.", "", *_tables(rows), *_trainings(steps, rates)]
     if page is None:
-        print(text)
+        print("\n".join(lines))
         return
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    pages.write(page, lines)
     _plot(rows, page.parent / "reliability.png")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pages
 import torch
 from numpy.typing import NDArray
 from problems import read
@@ -42,7 +43,6 @@ NUMBERS = ("random", "total_variance", "epistemic_variance", "entropy", "epig")
 CLASSES = tuple(sorted(CLASS_ACQUISITIONS, key=lambda name: name != "random"))
 TASKS_AT_ONCE = 10
 LIGHT = 1e-4
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 @dataclass(frozen=True)
@@ -287,9 +287,7 @@ def main() -> None:
             lines += table(arena, found)
             print("\n".join(table(arena, found)), flush=True)
     if options.page:
-        before, _, rest = options.page.read_text().partition(BEGIN)
-        text = "\n".join(lines)
-        options.page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+        pages.write(options.page, lines)
         draw(arenas, options.page.parent / "active-learning.png")
 
 

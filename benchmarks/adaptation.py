@@ -13,16 +13,17 @@ step) over the rate of a copy; both rates are measured in the same run.
 """
 
 import argparse
-import math
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pages
 import torch
+from by_the_book import moved
+from timing import timed
 from torch import Tensor
 
 from bmaml.densities import log_joint, noise_variance, weights_of
@@ -34,7 +35,6 @@ from service.memory import keep_freed_memory
 NETWORK = MLP(1, (40, 40, 40), 1, "relu")
 BASE = {"tasks": 16, "support": 10, "query": 50, "particles": 10, "steps": 5}
 TASKS = (1, 4, 16, 64, 256)
-BEGIN, END = "<!-- measured: adaptation: begin -->", "<!-- measured: adaptation: end -->"
 
 
 def problem(tasks: int, support: int, query: int) -> tuple[Examples, Tensor]:
@@ -68,16 +68,7 @@ def loop(learner: BFA, learned: dict[str, Tensor], support: Examples, x: Tensor)
                 with torch.enable_grad():
                     density = log_joint(network, leaf[None, None], rows, learner.priors).sum()
                 scores.append(torch.autograd.grad(density, leaf)[0])
-            squared = torch.pdist(torch.stack(particles)).square()
-            width = squared.quantile(0.5) / math.log(len(particles) + 1)
-            moved = []
-            for theta in particles:
-                total = torch.zeros_like(theta)
-                for other, score in zip(particles, scores, strict=True):
-                    kernel = torch.exp(-(theta - other).square().sum() / width)
-                    total = total + kernel * score + 2 / width * kernel * (theta - other)
-                moved.append(theta + learner.step_size * total / len(particles))
-            particles = moved
+            particles = moved(particles, scores, learner.step_size)
         own = x[task : task + 1]
         each = torch.stack([network(weights_of(theta)[None, None], own)[0, 0] for theta in particles])
         noise = torch.stack([noise_variance(theta) for theta in particles]).mean()
@@ -86,24 +77,18 @@ def loop(learner: BFA, learned: dict[str, Tensor], support: Examples, x: Tensor)
     return torch.stack(means), torch.stack(variances)
 
 
-def timed(run: Callable[[], object], repeats: int) -> float:
-    """Median milliseconds."""
-    run()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        found.append(1000 * (time.perf_counter() - start))
-    return statistics.median(found)
+def milliseconds(run: Callable[[], object], repeats: int) -> float:
+    """The median."""
+    return statistics.median(timed(run, repeats))
 
 
 def rates(particles: int, repeats: int) -> tuple[float, float]:
     """Floating-point operations and bytes a second, of small products and of a copy."""
     left, right = torch.randn(16 * particles, 10, 40), torch.randn(16 * particles, 40, 40)
-    flops = 2 * left.numel() * 40 / timed(lambda: torch.bmm(left, right), 20 * repeats) * 1e3
+    flops = 2 * left.numel() * 40 / milliseconds(lambda: torch.bmm(left, right), 20 * repeats) * 1e3
     block = torch.randn(1 << 20)
     target = torch.empty_like(block)
-    return flops, 2 * 4 * block.numel() / timed(lambda: target.copy_(block), 20 * repeats) * 1e3
+    return flops, 2 * 4 * block.numel() / milliseconds(lambda: target.copy_(block), 20 * repeats) * 1e3
 
 
 def floor(size: dict[str, int], flops: float, bandwidth: float) -> float:
@@ -134,7 +119,7 @@ def main() -> None:
 
     def per_task(learner: Learner[Any], size: dict[str, int]) -> float:
         learned, (support, x) = started(learner), problem(size["tasks"], size["support"], size["query"])
-        return timed(lambda: ours(learner, learned, support, x), options.repeats) / size["tasks"]
+        return milliseconds(lambda: ours(learner, learned, support, x), options.repeats) / size["tasks"]
 
     with torch.no_grad():
         support, x = problem(2, 10, 50)
@@ -144,7 +129,7 @@ def main() -> None:
         ):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         flops, bandwidth = rates(BASE["particles"], options.repeats)
-        looped = timed(lambda: loop(base, learned, support, x), 3) / 2
+        looped = milliseconds(lambda: loop(base, learned, support, x), 3) / 2
         lines = [
             f"Measured on {options.machine}, one thread: {flops / 1e9:.0f} GFLOP/s in small products, "
             f"{bandwidth / 1e9:.0f} GB/s in a copy. "
@@ -174,9 +159,7 @@ def main() -> None:
                 before = after
     print("\n".join(lines))
     if options.page:
-        head, _, rest = options.page.read_text().partition(BEGIN)
-        text = "\n".join(lines)
-        options.page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+        pages.write(options.page, lines, "adaptation")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pages
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -43,7 +44,6 @@ from training.recipes import recipe_for
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 HEADS = ("bmaml", "bfa", "emaml", "maml")
 HEAD_WAYS, HEAD_STEPS, SEARCH_STEPS = 5, 5, 200
-BEGIN, END = "<!-- measured: {name}: begin -->", "<!-- measured: {name}: end -->"
 
 
 @dataclass(frozen=True)
@@ -254,12 +254,9 @@ def main() -> None:
         lines += ["", "A 5-way 5-shot request with 75 query pictures as PNGs, medians in ms:", ""]
         lines += [f"| {' | '.join(times)} |", "|---" * len(times) + "|"]
         lines.append(f"| {' | '.join(f'{value:.1f}' for value in times.values())} |")
-    text = "\n".join(lines)
-    print(text)
+    print("\n".join(lines))
     if options.page:
-        begin, end = (mark.format(name=options.model) for mark in (BEGIN, END))
-        before, _, rest = options.page.read_text().partition(begin)
-        options.page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+        pages.write(options.page, lines, options.model)
 
 
 if __name__ == "__main__":

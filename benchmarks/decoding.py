@@ -8,13 +8,12 @@ import base64
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save
+from timing import timed
 
 from bmaml.learners import Collapsed, settings_of
 from bmaml.networks import MLP
@@ -41,16 +40,6 @@ def published(root: Path, columns: int) -> Model:
         code_version="0",
         metrics={},
     )
-
-
-def timed(run: Callable[[], object], repeats: int = 15) -> float:
-    """Median milliseconds."""
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        found.append(1000 * (time.perf_counter() - start))
-    return statistics.median(found)
 
 
 def main() -> None:
@@ -82,7 +71,7 @@ def main() -> None:
             def decode(body: bytes = body, kind: str = kind) -> None:
                 runtime.codec.predict(bodies.parsed(body, kind, AdaptPredictRequest), model, "")
 
-            print(f"{name}: {timed(decode):.1f} ms ({len(body) / 1e6:.2f} MB)")
+            print(f"{name}: {statistics.median(timed(decode, 15)):.1f} ms ({len(body) / 1e6:.2f} MB)")
 
 
 if __name__ == "__main__":

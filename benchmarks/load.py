@@ -99,16 +99,32 @@ class _Connection(asyncio.Protocol):
                 waiting.set_result(int(head[9:12]))
 
 
-async def _connected(port: int, count: int) -> list[_Connection]:
-    loop = asyncio.get_running_loop()
-    return [(await loop.create_connection(_Connection, "127.0.0.1", port))[1] for _ in range(count)]
+class _Connections:
+    """All that were opened to a port, to be closed together."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._opened: list[_Connection] = []
+
+    async def open(self, count: int) -> list[_Connection]:
+        """So many more."""
+        loop = asyncio.get_running_loop()
+        new = [(await loop.create_connection(_Connection, "127.0.0.1", self._port))[1] for _ in range(count)]
+        self._opened += new
+        return new
+
+    def close(self) -> None:
+        for each in self._opened:
+            assert each.transport is not None
+            each.transport.close()
 
 
 def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Measured:
     """`clients` ask again and again for so many seconds."""
 
     async def run() -> Measured:
-        measured, connections = Measured(), await _connected(port, clients)
+        measured, connections = Measured(), _Connections(port)
+        opened = await connections.open(clients)
         began = time.perf_counter()
 
         async def client(number: int, connection: _Connection) -> None:
@@ -123,11 +139,9 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
                     return
                 turn += clients
 
-        await asyncio.gather(*(client(number, each) for number, each in enumerate(connections)))
+        await asyncio.gather(*(client(number, each) for number, each in enumerate(opened)))
         measured.seconds = time.perf_counter() - began
-        for each in connections:
-            assert each.transport is not None
-            each.transport.close()
+        connections.close()
         return measured
 
     return asyncio.run(run())
@@ -137,9 +151,10 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
     """Poisson arrivals at `rate` a second; each takes a free connection, or opens one more."""
 
     async def run() -> Measured:
-        measured, free = Measured(), await _connected(port, 64)
+        measured, connections = Measured(), _Connections(port)
+        free = await connections.open(64)
         dues = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
-        tasks, opened = [], list(free)
+        tasks = []
         began = time.perf_counter()
 
         async def one(number: int, due: float) -> None:
@@ -147,14 +162,12 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
             while free and (connection is None or connection.closed):
                 connection = free.pop()
             if connection is None or connection.closed:  # the server ends what was idle for long
-                (connection,) = await _connected(port, 1)
+                (connection,) = await connections.open(1)
             status = await connection.ask(requests[number % len(requests)])
             measured.statuses[status] += 1
             if status == 200:
                 measured.latencies.append(time.perf_counter() - began - due)
             free.append(connection)
-            if connection not in opened:
-                opened.append(connection)
 
         for number, due in enumerate(dues):
             if (early := due - (time.perf_counter() - began)) > 0:
@@ -162,9 +175,7 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
             tasks.append(asyncio.create_task(one(number, due)))
         await asyncio.gather(*tasks)
         measured.seconds = time.perf_counter() - began
-        for each in opened:
-            assert each.transport is not None
-            each.transport.close()
+        connections.close()
         return measured
 
     return asyncio.run(run())

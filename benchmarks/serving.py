@@ -23,12 +23,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pages
 from load import Measured, closed_loop, open_loop, post
 
 MODELS = ("sinusoid", "learning-curves")
 CLIENTS = (1, 8, 64)
 LOADS = (0.3, 0.7, 0.95, 1.5)
-BEGIN, END = "<!-- measured: serving: begin -->", "<!-- measured: serving: end -->"
 HERE = Path(__file__).parent
 
 
@@ -192,9 +192,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if options.page:
-        head, _, rest = options.page.read_text().partition(BEGIN)
-        text = "\n".join(lines)
-        options.page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+        pages.write(options.page, lines, "serving")
 
 
 if __name__ == "__main__":

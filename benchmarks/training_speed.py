@@ -10,13 +10,13 @@ before anything is timed.
 """
 
 import argparse
-import math
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from by_the_book import moved
+from timing import timed
 from torch import Tensor
 
 from bmaml import svgd
@@ -59,17 +59,7 @@ def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
         for theta in particles:
             density = log_joint(LEARNER.network, theta[None, None], examples, LEARNER.priors).sum()
             scores.append(torch.autograd.grad(density, theta, create_graph=create_graph)[0])
-        stacked = torch.stack(particles)
-        squared = torch.pdist(stacked.detach()).square()
-        width = squared.quantile(0.5) / math.log(len(particles) + 1)
-        moved = []
-        for theta in particles:
-            total = torch.zeros_like(theta)
-            for other, score in zip(particles, scores, strict=True):
-                kernel = torch.exp(-(theta - other).square().sum() / width)
-                total = total + kernel * score + 2 / width * kernel * (theta - other)
-            moved.append(theta + LEARNER.step_size * total / len(particles))
-        return moved
+        return moved(particles, scores, LEARNER.step_size)
 
     losses = []
     for task in range(len(batch)):
@@ -82,18 +72,6 @@ def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
             for c, goal in zip(chaser, leader, strict=True)
         ]
     return torch.stack(losses).sum() / len(batch)
-
-
-def timed(step: Callable[[], object], repeats: int) -> list[float]:
-    """Milliseconds of each repeat, after a warm-up."""
-    for _ in range(max(1, repeats // 10)):
-        step()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        found.append(1000 * (time.perf_counter() - start))
-    return found
 
 
 def main() -> None:

@@ -1,0 +1,16 @@
+"""How long something takes."""
+
+import time
+from collections.abc import Callable
+
+
+def timed(run: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of each repeat, after a warm-up."""
+    for _ in range(max(1, repeats // 10)):
+        run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(1000 * (time.perf_counter() - start))
+    return found
