@@ -8,7 +8,7 @@ import torch
 
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel
-from service.schemas import ColumnCard, ImageCard, ModelList, ModelSummary, Refused, VersionCard
+from service.cards import ColumnCard, ImageCard, ModelList, ModelSummary, Refused, VersionCard
 
 Stamp = tuple[tuple[str, int, int], ...]
 Place = tuple[str, int]

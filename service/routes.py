@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from bmaml.learners import MAX_STEPS
 from model_store import Model
 from service import bodies, metrics, replies
+from service.cards import Health, Limits, ModelList, ModelSummary, VersionCard
 from service.codec import Codec
 from service.offers import OFFERS
 from service.posteriors import Entry
@@ -23,16 +24,11 @@ from service.schemas import (
     MAX_TTL_S,
     AdaptPredictRequest,
     AdaptPredictResponse,
-    Health,
-    Limits,
-    ModelList,
-    ModelSummary,
     PosteriorCard,
     PosteriorRequest,
     PosteriorResponse,
     UncertaintyRequest,
     UncertaintyResponse,
-    VersionCard,
 )
 from service.settings import Settings
 from service.work import Answer, Work

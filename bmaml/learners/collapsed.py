@@ -29,79 +29,24 @@ is widened, and everything where it is gone; the factor is ω^(1 − v/v₀).
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import svgd
 from bmaml.bands import in_bands
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.last_layer import Conditions, conditioned
+from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, picked
 from bmaml.learners.interface import InvalidLearner, Learned, Learner
-from bmaml.learners.posterior import Posterior
 from bmaml.networks import affine
-from bmaml.predictive import Predictive, weightiest, weighty
-from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar, Verdicts
+from bmaml.predictive import Predictive
+from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
-
-
-@dataclass(frozen=True)
-class CollapsedPosterior(Posterior):
-    """Particles, each with the exact posterior of its last layer, and the hypotheses they stand for.
-
-    A hypothesis is a particle at one scale. With u = √(H + 1) φ, the hidden layer and a constant 1, it
-    predicts headᵀu, with the epistemic deviation ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1.
-
-    Attributes:
-        particles: adapted parameters; `[1, …]` where no step was taken and all particles are there.
-        head: mean of the last layer, prior mean included.
-        seen, spent: of the root of its covariance (see `bmaml.last_layer`).
-        owner: which particle it is of; None where every particle has the same scales, side by side.
-        scales: s of each hypothesis.
-        noise_slopes: a, where the noise depends on x.
-        widening: ω, what predicted standard deviations are multiplied by once the rows have spoken.
-    """
-
-    fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
-
-    particles: Particles
-    head: Float[Tensor, "task particle unit output"]
-    seen: Float[Tensor, "task particle unit rank"]
-    spent: Float[Tensor, "task particle unit rank"]
-    owner: Int[Tensor, "task hypothesis"] | None
-    scales: Float[Tensor, "#task hypothesis"]
-    noise_slopes: Float[Tensor, "#task particle unit"] | None
-    widening: Scalar
-
-    def finite(self) -> Verdicts:
-        """True for each task whose adaptation stayed finite: where the factor is not, nothing is."""
-        return ~self.log_weights.isnan().any(-1) & self.head.isfinite().flatten(1).all(-1)
-
-    def at(self, tasks: Tensor) -> "CollapsedPosterior":
-        """The posterior of some tasks, without what has weight in none of them."""
-        part = super().at(tasks)
-        if part.owner is None:
-            return part
-        hypotheses = slice(max(1, int((part.log_weights > -math.inf).sum(-1).max())))
-        owner = part.owner[:, hypotheses]
-        particles = slice(int(owner.max()) + 1)
-        slopes = part.noise_slopes
-        return replace(
-            part,
-            log_weights=part.log_weights[:, hypotheses],
-            owner=owner,
-            scales=part.scales[:, hypotheses],
-            particles=part.particles[:, particles],
-            head=part.head[:, particles],
-            seen=part.seen[:, particles],
-            spent=part.spent[:, particles],
-            noise_slopes=None if slopes is None else slopes[:, particles],
-        )
 
 
 @dataclass(frozen=True)
@@ -192,12 +137,12 @@ class Collapsed(Learner[CollapsedPosterior]):
             weights = torch.zeros_like(evidence).log_softmax(-1)
         scales, owner = support.x.new_tensor(self.scales).repeat(1, self.particles), None
         if lost:
-            chosen = _Chosen.of(weights, len(self.scales), lost)
-            weights, owner, scales = chosen.log_weights, chosen.owner, _picked(scales, chosen.hypothesis)
+            chosen = Chosen.of(weights, len(self.scales), lost)
+            weights, owner, scales = chosen.log_weights, chosen.owner, picked(scales, chosen.hypothesis)
             if (some := chosen.particle) is not None:
-                particles = _picked(particles, some)
-                conditions = conditions.each(partial(_picked, index=some))
-                slopes = None if slopes is None else _picked(slopes, some)
+                particles = picked(particles, some)
+                conditions = conditions.each(partial(picked, index=some))
+                slopes = None if slopes is None else picked(slopes, some)
         mean, seen, spent = conditions.last_layer()
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
@@ -229,11 +174,11 @@ class Collapsed(Learner[CollapsedPosterior]):
         factor = None
         if joint:
             whole = torch.cat([left, left_of_one], -1) * (widening * precision.rsqrt())
-            factor = _of_hypotheses(whole.unsqueeze(-2), posterior, 1)
+            factor = of_hypotheses(whole.unsqueeze(-2), posterior, 1)
         return Predictive(
-            means=_of_hypotheses(means, posterior, 0),
-            noise=_of_hypotheses(wider * noise, posterior, 2),
-            within=_of_hypotheses(wider * within, posterior, 2),
+            means=of_hypotheses(means, posterior, 0),
+            noise=of_hypotheses(wider * noise, posterior, 2),
+            within=of_hypotheses(wider * within, posterior, 2),
             log_weights=posterior.log_weights.expand(len(x), -1),
             factor=factor,
         )
@@ -312,56 +257,6 @@ class Collapsed(Learner[CollapsedPosterior]):
         rates = rates[..., :fixed_from]
         moved = svgd.run(particles[..., :fixed_from], scores, steps, rates)
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Which hypotheses of each task are kept, and which particles have any.
-
-    Attributes:
-        particle: indices of the kept particles; None where most are kept, and all may stay.
-        hypothesis: indices of the kept hypotheses.
-        owner: their particles, by place among the kept.
-        log_weights: of the kept hypotheses, normalised; −∞ for those that only fill up.
-    """
-
-    particle: Int[Tensor, "task kept"] | None
-    hypothesis: Int[Tensor, "task hypothesis"]
-    owner: Int[Tensor, "task hypothesis"]
-    log_weights: Float[Tensor, "task hypothesis"]
-
-    @classmethod
-    def of(cls, log_weights: Tensor, scales: int, lost: float) -> "_Chosen":
-        kept = weighty(log_weights, lost)
-        hypothesis, logs = weightiest(log_weights, kept)
-        owner, has_any = hypothesis // scales, kept.unflatten(1, (-1, scales)).any(-1)
-        counts = has_any.sum(-1)
-        if 2 * int(counts.sum()) > has_any.numel():
-            return cls(None, hypothesis, owner, logs)
-        count = int(counts.max())
-        particle = has_any.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-        place = torch.zeros_like(has_any, dtype=particle.dtype)
-        place.scatter_(1, particle, torch.arange(count, device=place.device).expand_as(particle))
-        return cls(particle, hypothesis, place.gather(1, owner), logs)
-
-
-def _picked(values: Tensor, index: Tensor) -> Tensor:
-    """`values[task, index[task, …], …]`, where values may be the same for all tasks."""
-    if values.shape[0] == 1:
-        return values[0][index]
-    return values[torch.arange(len(index), device=index.device).unsqueeze(-1), index]
-
-
-def _of_hypotheses(values: Tensor, posterior: CollapsedPosterior, power: int) -> Tensor:
-    """`[task, particle, …]` times a power of the scale of each hypothesis, `[task, hypothesis, …]`."""
-    scales = posterior.scales
-    if posterior.owner is not None:
-        values = _picked(values, posterior.owner)
-    elif scales.shape[1] != values.shape[1]:
-        values = values.repeat_interleave(scales.shape[1] // values.shape[1], 1)
-    if not power:
-        return values
-    return values * (scales**power).view(*scales.shape, *[1] * (values.ndim - 2))
 
 
 def _square(values: Tensor) -> Tensor:
