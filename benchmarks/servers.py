@@ -25,8 +25,10 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store import SHIPPED, Model, Store
 from service import bodies
-from service.app import RequestIdentity
+from service.boundary import Boundary
+from service.runtime import Runtime
 from service.schemas import AdaptPredictRequest
+from service.settings import Settings
 
 LEVEL = 0.9
 
@@ -68,7 +70,7 @@ def echo() -> FastAPI:
         reply = {"model": body.model, "prediction": dict.fromkeys(("mean", "std", "lower", "upper"), rows)}
         return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
 
-    app.add_middleware(RequestIdentity)
+    app.add_middleware(Boundary, runtime=Runtime(Settings()))
     return app
 
 

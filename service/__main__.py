@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import uvicorn
 from pydantic import ValidationError
 
 from service.app import create_app
+from service.keys import BadKeys
 from service.memory import keep_freed_memory
+from service.server import serve
 from service.settings import Settings
+from service.tracing import TracingUnavailable
 
 
 class JsonLines(logging.Formatter):
@@ -29,7 +31,7 @@ class JsonLines(logging.Formatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong. Takes no arguments but --help."""
+    """Serve until SIGTERM or SIGINT: 0; 1 after a failure, 2 where a setting is wrong."""
     names = ", ".join(f"BMAML_{name.upper()}" for name in Settings.model_fields)
     parser = argparse.ArgumentParser(prog="bmaml-serve", description=__doc__, epilog=f"Settings: {names}")
     parser.parse_args(arguments)
@@ -43,16 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(JsonLines())
     keep_freed_memory()
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_s,
-        log_config=None,
-    )
-    return 0
+    try:
+        app = create_app(settings)
+    except (BadKeys, TracingUnavailable) as error:
+        print(f"bmaml-serve: {error}", file=sys.stderr)
+        return 2
+    return serve(app, settings)
 
 
 if __name__ == "__main__":

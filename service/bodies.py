@@ -39,7 +39,7 @@ def reply_type(accept: str) -> str:
         return BINARY
     if kinds & {JSON, "application/*", "*/*", ""}:
         return JSON
-    raise RequestError("not-acceptable", 406, f"replies are {JSON} or {BINARY}")
+    raise RequestError("not-acceptable", f"replies are {JSON} or {BINARY}")
 
 
 def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
@@ -50,7 +50,7 @@ def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
             is not such a request.
     """
     if kind not in (JSON, BINARY):
-        raise RequestError("unsupported-media-type", 415, f"send {JSON} or {BINARY}")
+        raise RequestError("unsupported-media-type", f"send {JSON} or {BINARY}")
     try:
         if kind == JSON:
             return model.model_validate_json(body)
@@ -58,7 +58,7 @@ def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         if found[0]["type"] == "json_invalid":
-            raise RequestError("not-json", 400, found[0]["msg"][:200]) from None
+            raise RequestError("not-json", found[0]["msg"][:200]) from None
         raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
 
 
@@ -76,11 +76,11 @@ def _from_safetensors(body: bytes) -> dict[str, Any]:
         found = dict(safetensors.deserialize(body))  # type: ignore[no-untyped-call]
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     except (SafetensorError, ValueError, RecursionError):
-        raise RequestError("not-safetensors", 400, "the body is not in the safetensors format") from None
+        raise RequestError("not-safetensors", "the body is not in the safetensors format") from None
     try:
         request = orjson.loads(header.get("__metadata__", {}).get("request", "{}"))
     except orjson.JSONDecodeError:
-        raise RequestError("not-json", 400, "the metadata key request is not JSON") from None
+        raise RequestError("not-json", "the metadata key request is not JSON") from None
     if not isinstance(request, dict):
         raise invalid_at("", "the metadata key request is not an object")
     for name, tensor in found.items():

@@ -75,11 +75,14 @@ class ModelList(BaseModel):
 class Limits(BaseModel):
     """Every bound the service enforces."""
 
-    body_bytes: int
+    body_bytes: int = Field(description="as sent and unpacked")
+    header_bytes: int
     support_rows: int
     query_rows: int
     pool_rows: int
     picture_pixels: int
+    classes: int = Field(description="of one support set; a model may take fewer")
+    particles: int = Field(description="of a version; those with more are not served")
     steps: int
     quantile_levels: int
     batch_size: int

@@ -95,9 +95,9 @@ class Codec:
             before = self._posteriors.find(request.posterior, caller)
             steps = _steps(request, model)
             if before.work.model.sha256 != model.sha256:
-                raise RequestError("other-model", 409, "the posterior belongs to another model or version")
+                raise RequestError("other-model", "the posterior belongs to another model or version")
             if request.adapt.steps is not None and before.work.steps != steps:
-                raise RequestError("other-settings", 409, "the posterior was adapted in other steps")
+                raise RequestError("other-settings", "the posterior was adapted in other steps")
         return before, support(request.support, before, model, self._settings)
 
     def _work(

@@ -15,7 +15,7 @@ NARROWEST = 4
 
 
 def class_rows(
-    labels: Sequence[float] | Sequence[Sequence[float]] | Sequence[str], model: Model
+    labels: Sequence[float] | Sequence[Sequence[float]] | Sequence[str], model: Model, most_classes: int
 ) -> tuple[tuple[str | int, ...], Single]:
     """The classes of a support set, sorted, and its one-hot rows.
 
@@ -36,10 +36,10 @@ def class_rows(
         raise invalid("class labels are strings or integers", *errors)
     said: list[str] | list[int] = named or [int(each) for each in numbers]
     classes: tuple[str | int, ...] = tuple(sorted(set(said)))
-    most = model.manifest.classes
-    assert most is not None
+    assert model.manifest.classes is not None
+    most = min(model.manifest.classes, most_classes)
     if len(classes) > most:
-        raise invalid_at("/support/y", f"{len(classes)} classes; this model takes at most {most}")
+        raise invalid_at("/support/y", f"{len(classes)} classes; at most {most} are taken")
     place = {each: index for index, each in enumerate(classes)}
     width = NARROWEST
     while width < len(classes):

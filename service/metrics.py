@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -16,23 +23,30 @@ class Metrics:
         self.registry = CollectorRegistry()
         own: Any = {"registry": self.registry, "namespace": "bmaml"}
         timed: Any = {**own, "buckets": SECONDS}
-        self.queue_tasks = Gauge("queue_tasks", "Tasks that wait for the device", **own)
-        self.queue_work = Gauge("queue_work", "Work that waits: particles × rows × (steps + 1)", **own)
+        self.requests = Counter("requests", "Requests by route and status", ["route", "status"], **own)
+        self.request_seconds = Histogram("request_seconds", "Of a request, whole", ["route"], **timed)
+        self.problems = Counter("problems", "Requests that were refused or failed, by kind", ["kind"], **own)
         self.queue_seconds = Histogram("queue_seconds", "From submission to the device", **timed)
         self.batch_seconds = Histogram("batch_seconds", "Of a fused batch on the device", **timed)
+        self.adapt_seconds = Histogram("adapt_seconds", "Of it, adaptation", **timed)
+        self.predict_seconds = Histogram("predict_seconds", "Of it, prediction", **timed)
         self.batch_tasks = Histogram("batch_tasks", "Tasks of a fused batch", buckets=TASKS, **own)
         self.rows = Counter("rows", "Rows the device has seen, padding included", ["kind"], **own)
         self.failed = Counter("failed_tasks", "Tasks that failed on the device", ["reason"], **own)
+        self.out_of_memory = Counter("out_of_memory", "Batches split because they did not fit", **own)
         self.posteriors = Counter("posteriors", "What became of kept posteriors", ["event"], **own)
         self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)
         self.posterior_count = Gauge("posterior_count", "Kept posteriors", **own)
         self.reloads = Counter("reloads", "Versions by what became of them", ["outcome"], **own)
         for kind in ("real", "padding"):
             self.rows.labels(kind)
+        for reason in ("diverged", "error"):
+            self.failed.labels(reason)
         for outcome in ("loaded", "refused", "dropped"):
             self.reloads.labels(outcome)
         for event in ("hit", "miss", "evicted", "expired", "gone"):
             self.posteriors.labels(event)
+        ProcessCollector(registry=self.registry)
 
     def text(self) -> bytes:
         """The exposition."""

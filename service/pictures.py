@@ -35,8 +35,7 @@ def _one(text: str, image: ImageInput, most_pixels: int, pointer: str) -> Pixels
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > most_pixels:
                 raise RequestError(
-                    "body-too-large",
-                    413,
+                    "picture-too-large",
                     f"a picture has more than {most_pixels} pixels",
                     [FieldError(pointer=pointer, detail=f"{opened.width} × {opened.height} pixels")],
                 )

@@ -100,7 +100,6 @@ class Posteriors:
             self._metrics.posteriors.labels("gone").inc()
             raise RequestError(
                 "posterior-gone",
-                410,
                 "no longer kept; the same rows will have the same id",
             )
         return entry
@@ -155,7 +154,7 @@ class Posteriors:
         digest, signature = name[len(PREFIX) : -2 * SIGNATURE], name[-2 * SIGNATURE :]
         own = self._signature(digest, caller)
         if not name.startswith(PREFIX) or not hmac.compare_digest(own.encode(), signature.encode()):
-            raise RequestError("unknown-posterior", 404, "no posterior of that id")
+            raise RequestError("unknown-posterior", "no posterior of that id")
 
     def _signature(self, digest: str, caller: str) -> str:
         told = f"{digest} {caller}".encode()

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 
 from bmaml.learners import MAX_STEPS
 from model_store import Model
-from service import bodies, metrics, replies
-from service.cards import Health, Limits, ModelList, ModelSummary, VersionCard
+from service import bodies, replies
+from service.boundary import CallerLeft
+from service.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.codec import Codec
+from service.intake import read
 from service.offers import OFFERS
 from service.posteriors import Entry
-from service.problems import MEDIA_TYPE, Problem, RequestError
+from service.problems import RequestError, described
 from service.runtime import Runtime
 from service.schemas import (
     MAX_BATCH,
@@ -30,41 +32,15 @@ from service.schemas import (
     UncertaintyRequest,
     UncertaintyResponse,
 )
-from service.settings import Settings
 from service.work import Answer, Work
 
 router = APIRouter()
 BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
 
-ANYONE = ""
-"""The caller, where callers do not say who they are."""
 PARTS = ("decode", "queue", "embed", "adapt", "predict", "total")
 """Of the time a request took."""
 
-DESCRIPTIONS = {
-    400: "the body is not JSON",
-    404: "no such model, version or posterior",
-    406: "the reply can be application/json or application/vnd.safetensors",
-    409: "the posterior belongs to another model or to other settings",
-    410: "the posterior is no longer kept: send its rows again",
-    413: "the body is too large",
-    415: "the body is neither application/json nor application/vnd.safetensors",
-    422: "the body is JSON but cannot be answered; `errors` says where",
-    429: "too much work is waiting; `Retry-After` says when to come back",
-    503: "starting or shutting down",
-    504: "the deadline passed before the work was started",
-}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"description": DESCRIPTIONS[status], "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}}
-        for status in statuses
-    }
-
-
-PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-ASKING = _problems(400, 404, 406, 409, 410, 413, 415, 422, 429, 503, 504)
+ASKING = described(400, 401, 404, 406, 408, 409, 410, 413, 415, 422, 429, 503, 504)
 """What may come of a request that is adapted to."""
 
 
@@ -117,35 +93,39 @@ async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
     exchange = await _Exchange.opened(request, PosteriorRequest, Codec.keep)
     if exchange.entry is None:
-        raise RequestError("posterior-too-large", 413, "the posterior does not fit into the cache")
+        raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
     return exchange.reply({})
 
 
 @router.get(
     "/posteriors/{id}",
     response_model=PosteriorCard,
-    responses=_problems(404, 410, 503),
+    responses=described(401, 404, 410, 429, 503),
     tags=["posteriors"],
 )
 async def posterior(id: str, request: Request) -> PosteriorCard:
     """What a kept posterior is of, and until when it is kept."""
-    return PosteriorCard(**replies.card(_ready(request).posteriors.find(id, ANYONE)))
+    return PosteriorCard(**replies.card(_ready(request).posteriors.find(id, request.state.caller)))
 
 
-@router.delete("/posteriors/{id}", status_code=204, responses=_problems(404, 503), tags=["posteriors"])
+@router.delete(
+    "/posteriors/{id}", status_code=204, responses=described(401, 404, 429, 503), tags=["posteriors"]
+)
 async def forget_posterior(id: str, request: Request) -> Response:
     """Forget a kept posterior."""
-    _ready(request).posteriors.drop(id, ANYONE)
+    _ready(request).posteriors.drop(id, request.state.caller)
     return Response(status_code=204)
 
 
-@router.get("/models", response_model=ModelList, responses=_problems(503), tags=["models"])
+@router.get("/models", response_model=ModelList, responses=described(401, 429, 503), tags=["models"])
 async def models(request: Request) -> ModelList:
     """Every model by name, and versions in the store that had to be refused."""
     return _ready(request).catalogue.listed()
 
 
-@router.get("/models/{name}", response_model=ModelSummary, responses=_problems(404, 503), tags=["models"])
+@router.get(
+    "/models/{name}", response_model=ModelSummary, responses=described(401, 404, 429, 503), tags=["models"]
+)
 async def model(name: str, request: Request) -> ModelSummary:
     """One model and its versions."""
     return _ready(request).catalogue.summary(name)
@@ -154,7 +134,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 @router.get(
     "/models/{name}/versions/{version}",
     response_model=VersionCard,
-    responses=_problems(404, 422, 503),
+    responses=described(401, 404, 422, 429, 503),
     tags=["models"],
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
@@ -168,6 +148,9 @@ async def limits(request: Request) -> Limits:
     settings = request.app.state.runtime.settings
     return Limits(
         body_bytes=settings.max_body_bytes,
+        header_bytes=settings.max_header_bytes,
+        classes=settings.max_classes,
+        particles=settings.max_particles,
         support_rows=settings.max_support_rows,
         query_rows=settings.max_query_rows,
         pool_rows=settings.max_pool_rows,
@@ -183,27 +166,6 @@ async def limits(request: Request) -> Limits:
         acquisitions={kind: list(each.acquisitions) for kind, each in OFFERS.items()},
         strategies={kind: ["auto", *each.strategies] for kind, each in OFFERS.items()},
     )
-
-
-@router.get("/livez", response_model=Health, responses=_problems(503), tags=["health"])
-async def livez(request: Request) -> Health:
-    """The process runs and its engine has not failed."""
-    if request.app.state.runtime.failed:
-        raise RequestError("engine-failed", 503, "the engine does not run")
-    return Health(status="ok")
-
-
-@router.get("/readyz", response_model=Health, responses=_problems(503), tags=["health"])
-async def readyz(request: Request) -> Health:
-    """A model is loaded, warm, and the device answers."""
-    _ready(request)
-    return Health(status="ok")
-
-
-@router.get("/metrics", response_class=Response, tags=["health"])
-async def prometheus(request: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(request.app.state.runtime.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
 
 @dataclass(frozen=True)
@@ -225,13 +187,14 @@ class _Exchange(Generic[BodyT]):
         """Read, decode, and wait for the device."""
         accepted, runtime = time.monotonic(), _ready(request)
         kind = bodies.reply_type(request.headers.get("accept", ""))
-        body = bodies.parsed(*await _read(request, runtime.settings), model)
+        settings, caller = runtime.settings, request.state.caller
+        body = bodies.parsed(*await read(request, settings.max_body_bytes, settings.read_s), model)
         named = runtime.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
-            work = make(runtime.codec, body, named, ANYONE)
+            work = make(runtime.codec, body, named, caller)
         else:  # pictures are decoded off the event loop
-            work = await asyncio.to_thread(make, runtime.codec, body, named, ANYONE)
-        answer = await runtime.engine.submit(work)
+            work = await asyncio.to_thread(make, runtime.codec, body, named, caller)
+        answer = await _answer(request, runtime, work)
         entry = None if work.key is None else runtime.posteriors.get(work.key)
         return cls(request, kind, accepted, body, work, answer, entry)
 
@@ -241,24 +204,40 @@ class _Exchange(Generic[BodyT]):
         common = replies.reply(self.work, self.answer, self.entry, state.request_id, self.accepted)
         timing = common["timing_ms"]
         state.server_timing = ", ".join(f"{part};dur={timing[part]:.3f}" for part in PARTS)
-        return Response(bodies.encoded({**common, **said}, self.kind), media_type=self.kind)
+        content = bodies.encoded({**common, **said}, self.kind)
+        model = self.work.model.manifest
+        state.timing = timing
+        state.log = {
+            "model": model.name,
+            "version": model.version,
+            "rows": [len(self.work.support_x), len(self.work.query_x)],
+            "cached": self.answer.cached,
+            "bytes_out": len(content),
+            **{f"{part}_ms": round(timing[part], 3) for part in PARTS[:-1]},
+            "batched_tasks": timing["batched_tasks"],
+        }
+        return Response(content, media_type=self.kind)
 
 
 def _ready(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
-    if not runtime.ready:
-        raise RequestError("not-ready", 503, runtime.why_not_ready, retry_after_s=1)
+    runtime.check_able()
     return runtime
 
 
-async def _read(request: Request, settings: Settings) -> tuple[bytes, str]:
-    """The body, and its media type."""
-    kind = request.headers.get("content-type", bodies.JSON).partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestError("unsupported-media-type", 415, "compressed bodies are not taken")
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > settings.max_body_bytes:
-            raise RequestError("body-too-large", 413, f"the body exceeds {settings.max_body_bytes} bytes")
-    return bytes(raw), kind
+async def _answer(request: Request, runtime: Runtime, work: Work) -> Answer:
+    """The engine's answer, unless the caller leaves before it comes: then the work is dropped.
+
+    Raises:
+        CallerLeft: nobody waits any more.
+    """
+    answer = asyncio.ensure_future(runtime.engine.submit(work))
+    left = asyncio.ensure_future(request.receive())  # after the body, nothing comes but the end
+    try:
+        await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise CallerLeft
+        return answer.result()
+    finally:
+        answer.cancel()
+        left.cancel()

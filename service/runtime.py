@@ -13,11 +13,16 @@ from bmaml.learners.bare import Bare
 from model_store import Model
 from service.catalogue import Catalogue
 from service.codec import Codec
-from service.engine import Engine, device_for
+from service.device import check, device_for
+from service.engine import Engine
 from service.fusion import answer_together
+from service.keys import BadKeys, RateLimit, read_keys
 from service.metrics import Metrics
 from service.posteriors import Posteriors
+from service.problems import RequestError
+from service.queue import Queue
 from service.settings import Settings
+from service.tracing import tracing
 from service.work import PredictAsk, Work
 
 log = logging.getLogger("service.runtime")
@@ -25,12 +30,16 @@ log = logging.getLogger("service.runtime")
 WARM_TASKS, WARM_ROWS, WARM_CLASSES = (1, 4), 8, 8
 
 
-class NothingToServe(BmamlError):
-    """A store without a single good version."""
-
-
 class Runtime:
-    """The service behind its routes."""
+    """The service behind its routes.
+
+    Attributes:
+        draining: it was told to stop; what has been accepted is finished.
+
+    Raises:
+        BadKeys: the keys of the settings cannot be read.
+        TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -39,55 +48,84 @@ class Runtime:
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
         self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
         self.codec = Codec(settings, self.posteriors)
+        self.queue = Queue(settings.max_queue_work, settings.max_batch_work)
+        self.device = torch.device("cpu")
         self.engine = Engine(
-            settings.max_queue_work,
-            settings.max_batch_work,
+            self.queue,
             self.posteriors,
             self.metrics,
             settings.threads or torch.get_num_threads(),
+            lambda: check(self.device),
         )
+        self.keys = read_keys(settings.keys.get_secret_value(), settings.keys_file)
+        self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
+        self.tracing = tracing()
+        self.draining = False
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._warm = False
+        self._loaded = False
         self._failure: str | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Models are loaded and warm, and the engine takes work."""
-        return self._warm and self.engine.alive
 
     @property
     def failed(self) -> bool:
         """The engine died or could never start: only a restart helps."""
-        return self._failure is not None or (self._warm and not self.engine.alive)
+        return self._failure is not None or self.engine.failed
 
     @property
-    def why_not_ready(self) -> str:
-        """One sentence for the probe."""
+    def why_not_ready(self) -> str | None:
+        """One sentence; None when models are loaded and warm and the engine takes work."""
         if self._failure is not None:
             return self._failure
-        return "shutting down" if self._warm else "loading models"
+        if self.engine.failed:
+            return "the device does not answer any more"
+        if self.draining or self._stopping.is_set():
+            return "shutting down"
+        if not self._loaded:
+            return "loading models"
+        if not self.catalogue.models:
+            return f"{self.settings.store} holds no version that can be served"
+        return None
+
+    def check_ready(self) -> None:
+        """Whether to send requests here.
+
+        Raises:
+            RequestError: 503, and why not.
+        """
+        if (why := self.why_not_ready) is not None:
+            raise RequestError("not-ready", why, retry_after_s=1)
+
+    def check_able(self) -> None:
+        """Whether a request that has come all the same can be answered: so it is until the very end.
+
+        Raises:
+            RequestError: 503, and why not.
+        """
+        if not (self.draining and self.engine.alive):
+            self.check_ready()
 
     def start(self) -> None:
-        """Load every model, run each once, and begin to answer. Blocks until ready or failed."""
+        """Load every model, run each once, and begin to answer. Blocks until this is done or has failed.
+
+        A store without a good version is looked at again and again: the first one makes the service ready.
+        """
         began = time.monotonic()
         try:
-            device = device_for(self.settings.device)
-            self._refresh(device)
-            if not self.catalogue.models:
-                raise NothingToServe(f"{self.settings.store} holds no version that can be served")
+            self.device = device_for(self.settings.device)
+            check(self.device)
+            self._refresh()
             self.engine.start()
-            self._watcher = threading.Thread(target=self._watch, args=(device,), name="store", daemon=True)
+            self._watcher = threading.Thread(target=self._watch, name="store", daemon=True)
             self._watcher.start()
-            self._warm = True
+            self._loaded = True
         except Exception as error:
-            # Probes must tell: the process stays up, answers 503 and says why in the log.
             self._failure = str(error) if isinstance(error, BmamlError) else "the service could not start"
             log.exception("cannot start")
             return
         log.info(
-            "ready on %s with %d models after %.1f s",
-            device,
+            "%s on %s with %d models after %.1f s",
+            "ready" if self.catalogue.models else "waiting for a model",
+            self.device,
             len(self.catalogue.models),
             time.monotonic() - began,
         )
@@ -98,6 +136,8 @@ class Runtime:
         if self._watcher is not None:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
+        if self.tracing is not None:
+            self.tracing.stop()
 
     def model(self, name: str, version: int | None, posterior: str | None) -> Model:
         """The model of a request: where no version is named, that of its posterior, else the newest.
@@ -111,18 +151,30 @@ class Runtime:
                 version = entry.work.model.manifest.version
         return self.catalogue.model(name, version)
 
-    def _watch(self, device: torch.device) -> None:
-        """Look at the store again and again; a failure to look is no reason to stop."""
+    def _watch(self) -> None:
+        """Look at the store and the keys again and again; a failure to look is no reason to stop."""
         while not self._stopping.wait(self.settings.reload_s):
             self.posteriors.sweep()
             try:
-                self._refresh(device)
+                self._refresh()
             except Exception:
                 log.exception("cannot look at the store")
+            self._look_at_keys()
 
-    def _refresh(self, device: torch.device) -> None:
+    def _look_at_keys(self) -> None:
+        """Take the keys as they are now; where they cannot be read, they stay as they were."""
+        try:
+            keys = read_keys(self.settings.keys.get_secret_value(), self.settings.keys_file)
+        except BadKeys as error:
+            log.error("the keys stay as they were: %s", error)
+            return
+        if keys != self.keys:
+            self.keys = keys
+            log.info("%d keys", len(keys.owners))
+
+    def _refresh(self) -> None:
         before = self.catalogue
-        now = before.refreshed(self.settings.store, device, _warm_up)
+        now = before.refreshed(self.settings.store, self.device, self._prepare)
         if now is before:
             return
         self.catalogue = now  # at once: a request sees the old one or the new one, whole
@@ -137,6 +189,15 @@ class Runtime:
             self.metrics.reloads.labels("dropped").inc()
             self.posteriors.drop_model(sha)
             log.info("no longer serving %s", before.served()[sha])
+
+    def _prepare(self, model: Model) -> None:
+        if model.learner.particles > self.settings.max_particles:
+            raise TooManyParticles(f"it has more than {self.settings.max_particles} particles")
+        _warm_up(model)
+
+
+class TooManyParticles(BmamlError):
+    """A version whose answers would be larger than the service allows."""
 
 
 def _warm_up(model: Model) -> None:

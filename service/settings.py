@@ -18,6 +18,12 @@ class Settings(BaseSettings):
         device: `auto` takes the GPU where there is one.
         threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
+        max_classes: more in one support set are refused; a model may take fewer.
+        max_particles: versions with more are not served.
+        max_header_bytes: of a request's line and headers.
+        max_connections: open at a time; more are told to come back.
+        keep_alive_s: how long an idle connection is kept open: longer than a load balancer in front keeps it.
+        read_s: how long a request's head, and then its body, may take to arrive.
         max_picture_pixels: a larger picture is refused before it is decoded.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
         max_batch_work: the same, for one fused batch on the device. A core gains little from more than the
@@ -26,7 +32,12 @@ class Settings(BaseSettings):
         secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
         reload_s: how often the store is looked at for new versions.
-        drain_s: how long accepted requests may take after SIGTERM.
+        linger_s: how long after SIGTERM requests are still taken, while `/readyz` sends others elsewhere.
+        drain_s: how long accepted requests may take then.
+        keys, keys_file: bearer keys as `NAME:SHA256` entries; without any, everybody may ask.
+        rate_per_s, rate_burst: requests of one key, in the long run and at once; 0: no limit.
+        probe_host, probe_port: where probes and metrics are, and nowhere else; by default beside the rest.
+        cors_origins: of pages on other hosts that may ask, separated by commas.
         log_level: of the structured log on standard output.
     """
 
@@ -46,7 +57,21 @@ class Settings(BaseSettings):
     max_batch_work: int = Field(default=1 << 17, ge=1)
     max_posterior_bytes: int = Field(default=512 << 20, ge=0)
     secret: SecretStr = SecretStr("")
+    max_classes: int = Field(default=1000, ge=2)
+    max_particles: int = Field(default=256, ge=1)
+    max_header_bytes: int = Field(default=32 << 10, ge=1024)
+    max_connections: int = Field(default=4096, ge=1)
+    keep_alive_s: int = Field(default=75, ge=1)
+    read_s: float = Field(default=20.0, gt=0)
     deadline_ms: int = Field(default=10_000, ge=1)
     reload_s: float = Field(default=2.0, gt=0)
+    linger_s: float = Field(default=1.0, ge=0)
     drain_s: int = Field(default=20, ge=1)
+    keys: SecretStr = SecretStr("")
+    keys_file: Path | None = None
+    rate_per_s: float = Field(default=0.0, ge=0)
+    rate_burst: int = Field(default=20, ge=1)
+    probe_host: str | None = None
+    probe_port: int | None = Field(default=None, ge=0, le=65535)
+    cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -65,7 +65,8 @@ def support(given: Support | None, before: Entry | None, model: Model, settings:
         if len(x) > settings.max_support_rows:
             detail = f"{len(x)} rows with those of the posterior; this service takes at most"
             raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
-    return _shown(Sent(x, tuple(tuple(y) if isinstance(y, list) else y for y in labels)), model)
+    sent = Sent(x, tuple(tuple(y) if isinstance(y, list) else y for y in labels))
+    return _shown(sent, model, settings.max_classes)
 
 
 def _known(work: Work) -> Shown:
@@ -77,10 +78,10 @@ def _known(work: Work) -> Shown:
     return Shown(Rows(work.sent.x, work.support_x), work.support_y, labels, work.classes, work.sent)
 
 
-def _shown(sent: Sent, model: Model) -> Shown:
+def _shown(sent: Sent, model: Model, most_classes: int) -> Shown:
     labels, x = sent.labels, _standardised(sent.x, model, "/support/x")
     if model.manifest.kind == "classification":
-        classes, y = class_rows(labels, model)  # type: ignore[arg-type]
+        classes, y = class_rows(labels, model, most_classes)  # type: ignore[arg-type]
         return Shown(x, y, np.zeros((0, 1)), classes, sent)
     if labels and isinstance(labels[0], str):
         raise invalid_at("/support/y/0", "this model predicts numbers, not classes")

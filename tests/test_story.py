@@ -115,5 +115,5 @@ def test_the_installed_command_serves_the_shipped_versions_and_stops_on_sigterm(
     finally:
         process.terminate()
         rest = process.communicate()[0]
-    assert process.returncode in (0, -15)
-    assert '"path": "/adapt-predict", "status": 200' in rest
+    assert process.returncode == 0
+    assert '"route": "/adapt-predict", "status": 200' in rest

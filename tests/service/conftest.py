@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.server import config_of
 from service.settings import Settings
 from tests.published import SIZE, X, Y, Z, publish
 
@@ -21,6 +22,7 @@ class Served:
     app: FastAPI
     client: httpx.Client
     url: str
+    server: uvicorn.Server
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,8 @@ def serve(settings: Settings) -> Iterator[Served]:
     """The app on a port of its own, ready, for as long as the generator is open."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a reply not taken stays with us
+    server = uvicorn.Server(config_of(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -45,7 +48,7 @@ def serve(settings: Settings) -> Iterator[Served]:
         with httpx.Client(base_url=url, timeout=60) as client:
             while client.get("/readyz").json().get("detail") == "loading models":
                 pass
-            yield Served(app, client, url)
+            yield Served(app, client, url, server)
     finally:
         server.should_exit = True
         thread.join()

@@ -13,6 +13,7 @@ from service.engine import Engine
 from service.fusion import answer_together
 from service.metrics import Metrics
 from service.posteriors import Posteriors
+from service.queue import Queue
 from service.work import ChooseAsk, PredictAsk, Sent, Work
 from tests.published import SIZE, X, Y, Z, publish
 
@@ -96,7 +97,7 @@ def same(found, expected):
 @given(mix=st.lists(plans(), min_size=1, max_size=12), budget=st.sampled_from([1, 500, 10**6]))
 def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget):
     metrics = Metrics()
-    engine = Engine(10**12, budget, Posteriors(10**8, b"s", metrics), metrics)
+    engine = Engine(Queue(10**12, budget), Posteriors(10**8, b"s", metrics), metrics)
     works = [work_of(models, plan) for plan in mix]
     engine.start()
 

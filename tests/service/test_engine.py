@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import service.engine as engine_module
-from service.engine import MAX_WASTE, DeviceFailed, Engine, device_for, rows_of
+from service.device import DeviceFailed, device_for
+from service.engine import Engine
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
+from service.queue import MAX_WASTE, Queue, rows_of
 from service.work import PredictAsk, Work
 from tests.published import publish
 
@@ -33,7 +35,7 @@ def work(model, rows=3, deadline=float("inf")):
 
 def engine_of(max_queue_work=10**9, max_batch_work=10**9):
     metrics = Metrics()
-    return Engine(max_queue_work, max_batch_work, Posteriors(10**9, b"secret", metrics), metrics)
+    return Engine(Queue(max_queue_work, max_batch_work), Posteriors(10**9, b"secret", metrics), metrics)
 
 
 class Gate:

@@ -286,3 +286,12 @@ def test_a_kept_posterior_of_pictures_answers_as_its_pictures_would(client, mode
     np.testing.assert_allclose(other["scores"], one["scores"], atol=1e-5)
     more = predict(client, {**known, "support": body["support"], "query": body["query"]})
     assert more["posterior"]["rows"] == 2 * kept["rows"]
+
+
+def test_more_classes_than_the_service_allows_are_refused(tmp_path):
+    publish_classifier(tmp_path, "conjugate", "conjugate")
+    for served in serve(Settings(store=tmp_path, device="cpu", max_classes=3)):
+        assert served.client.get("/limits").json()["classes"] == 3
+        body = task()
+        assert refused(served.client, body) == (422, "/support/y")
+        assert "at most 3" in served.client.post("/adapt-predict", json=body).json()["errors"][0]["detail"]

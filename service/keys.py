@@ -1,0 +1,140 @@
+"""Who may ask, and how often: bearer keys, kept as their hashes, and a rate for each."""
+
+import argparse
+import hashlib
+import hmac
+import math
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bmaml.errors import BmamlError
+from service.problems import RequestError
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+KEY_BYTES = 32
+"""Of a new key: too many to guess, so a plain hash keeps it (a password would need a slow one)."""
+
+
+class BadKeys(BmamlError):
+    """A list of keys that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The SHA-256 of every key, with its owner's name. A name may have several keys.
+
+    Attributes:
+        owners: one pair of name and digest for each key; none: everybody may ask.
+    """
+
+    owners: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def parsed(cls, text: str) -> "Keys":
+        """`NAME:SHA256` entries, separated by white space or commas; `#` begins a comment.
+
+        Raises:
+            BadKeys: an entry that is none. It is told by its place, not by what it holds.
+        """
+        lines = (line.partition("#")[0] for line in text.splitlines())
+        entries = [entry for line in lines for entry in re.split(r"[\s,]+", line) if entry]
+        owners = []
+        for place, entry in enumerate(entries, 1):
+            name, _, digest = entry.partition(":")
+            if not NAME.fullmatch(name) or not DIGEST.fullmatch(digest):
+                raise BadKeys(f"key {place} is not NAME:SHA256; `bmaml-key NAME` makes one")
+            owners.append((name, bytes.fromhex(digest)))
+        return cls(tuple(owners))
+
+    def caller(self, authorization: str) -> str:
+        """The name of the caller with this Authorization header; empty where there are no keys.
+
+        Every key is compared in whole, so that the time taken tells nothing about any of them.
+
+        Raises:
+            RequestError: 401 without a key of ours.
+        """
+        if not self.owners:
+            return ""
+        scheme, _, key = authorization.partition(" ")
+        digest, found = hashlib.sha256(key.strip().encode()).digest(), None
+        for name, known in self.owners:
+            if hmac.compare_digest(digest, known):
+                found = name
+        if found is None or scheme.lower() != "bearer":
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RequestError("unauthorized", "send Authorization: Bearer and a key", headers=headers)
+        return found
+
+
+def read_keys(listed: str, file: Path | None) -> Keys:
+    """The keys of a setting and of a file.
+
+    Raises:
+        BadKeys: the file cannot be read, or is there and holds no key.
+    """
+    keys = Keys.parsed(listed)
+    if file is None:
+        return keys
+    try:
+        more = Keys.parsed(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadKeys(f"{file} cannot be read: {type(error).__name__}") from error
+    if not more.owners:
+        raise BadKeys(f"{file} holds no key: take it out of the settings to let everybody ask")
+    return Keys(keys.owners + more.owners)
+
+
+@dataclass
+class RateLimit:
+    """A bucket of tokens for each caller: a request takes one, time puts them back.
+
+    Attributes:
+        per_s: tokens put back each second; 0: no limit.
+        burst: what a full bucket holds.
+    """
+
+    per_s: float
+    burst: int
+    clock: Callable[[], float] = time.monotonic
+    _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def take(self, caller: str) -> None:
+        """One request of this caller.
+
+        Raises:
+            RequestError: 429 with an empty bucket.
+        """
+        if not self.per_s:
+            return
+        now = self.clock()
+        tokens, then = self._buckets.get(caller, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - then) * self.per_s)
+        if tokens < 1:
+            wait = max(1, math.ceil((1 - tokens) / self.per_s))
+            raise RequestError("rate-limited", "this key asks too often", retry_after_s=wait)
+        self._buckets[caller] = tokens - 1, now
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`bmaml-key NAME`: make a key; the caller gets the key, the service its hash."""
+    parser = argparse.ArgumentParser(prog="bmaml-key", description=main.__doc__)
+    parser.add_argument("name", help="of the caller; letters, digits, dots, dashes")
+    name = parser.parse_args(arguments).name
+    if not NAME.fullmatch(name):
+        parser.error("a name is 1 to 64 letters, digits, dots, dashes or underscores")
+    key = secrets.token_urlsafe(KEY_BYTES)
+    print(f"for the caller:          {key}", file=sys.stderr)
+    print("for BMAML_KEYS or a line of BMAML_KEYS_FILE:", file=sys.stderr)
+    print(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""What waits for the device: bounded in work and in time, fair between models, taken in ragged batches.
+
+Nothing is accepted that could not be started before its deadline, as far as can be told from how long
+such work took lately. What expires, or whose caller leaves, is dropped before it starts.
+"""
+
+import asyncio
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.problems import RequestError
+from service.work import Answer, Work
+
+Outcome = Answer | BaseException
+
+MAX_WASTE = 0.3
+"""Share of a batch's rows that may be padding."""
+LOOKED_AT = 256
+"""How many of a group are considered for a batch, the oldest first."""
+MEMORY = 0.9
+"""Weight of the past against one batch, in what a model's work is believed to take."""
+
+
+@dataclass(eq=False)
+class Waiting:
+    """Work that waits, and who waits for it."""
+
+    work: Work
+    since: float
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[Answer]"
+    started: bool = False
+
+    def settle(self, outcome: Outcome) -> None:
+        """Hand the outcome to the event loop; a caller who left is not told."""
+        self.loop.call_soon_threadsafe(self._settle, outcome)
+
+    def expire(self) -> None:
+        """Tell the caller that it is too late, unless the work has been started."""
+        if not self.started:
+            self._settle(RequestError("expired", "the deadline passed while the request waited"))
+
+    def _settle(self, outcome: Outcome) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+@dataclass
+class _Lane:
+    """The work that waits for one model.
+
+    Attributes:
+        served: work done for it so far, on the scale of all lanes; the least served goes next.
+        queued: work that waits.
+    """
+
+    waiting: deque[Waiting] = field(default_factory=deque)
+    served: float = 0.0
+    queued: int = 0
+
+    def leave(self, some: Sequence[Waiting]) -> None:
+        """Take these out of the line."""
+        if some:
+            gone = set(some)
+            self.waiting = deque(each for each in self.waiting if each not in gone)
+            self.queued -= sum(each.work.cost for each in some)
+
+
+class Queue:
+    """Between the event loop, which adds, and the engine's thread, which takes.
+
+    Args:
+        max_work: work (see `Work.cost`) that may wait; more is refused.
+        max_batch_work: padded work of one batch; a single larger task goes alone.
+    """
+
+    def __init__(self, max_work: int, max_batch_work: int) -> None:
+        self._max_work, self._max_batch_work = max_work, max_batch_work
+        self._lanes: dict[str, _Lane] = {}
+        self._reached = 0.0  # by the lane that was served last, when it was its turn
+        self._pace: dict[str, tuple[float, float]] = {}  # lately: seconds, and work done in them
+        self._changed = threading.Condition()
+        self._closed: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether work is accepted."""
+        return self._closed is None
+
+    @property
+    def tasks(self) -> int:
+        """How many wait."""
+        return sum(len(lane.waiting) for lane in list(self._lanes.values()))
+
+    @property
+    def work(self) -> int:
+        """How much work waits."""
+        return sum(lane.queued for lane in list(self._lanes.values()))
+
+    @property
+    def seconds(self) -> float:
+        """How long the device needs for what waits, at its pace of late."""
+        return sum(lane.queued * self._seconds_per_work(model) for model, lane in list(self._lanes.items()))
+
+    def seconds_before(self, model: str) -> float:
+        """How long work of this model that came now would wait, at the pace of late and its fair share."""
+        lanes = list(self._lanes.items())
+        own = next((lane.queued for name, lane in lanes if name == model), 0)
+        others = sum(bool(lane.waiting) for name, lane in lanes if name != model)
+        return min(self.seconds, (1 + others) * own * self._seconds_per_work(model))
+
+    def close(self, why: str) -> None:
+        """Refuse new work from now on; what waits may still be taken."""
+        with self._changed:
+            self._closed = why
+            self._changed.notify_all()
+
+    def add(self, work: Work) -> Waiting:
+        """Let it wait. To be called on the event loop that waits for the answer.
+
+        Raises:
+            RequestError: 429 where it could not be started in time, 503 while closed.
+        """
+        loop = asyncio.get_running_loop()
+        with self._changed:
+            if self._closed is not None:
+                raise RequestError("not-ready", self._closed, retry_after_s=1)
+            model, now, queued = work.model.sha256, time.monotonic(), self.work
+            seconds = self.seconds_before(model)
+            if queued and (queued + work.cost > self._max_work or now + seconds > work.deadline):
+                # Half of it: when all come back, there is to be work left to do.
+                wait = max(1, math.ceil(self.seconds / 2))
+                raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
+            lane = self._lanes.setdefault(model, _Lane())
+            if not lane.waiting:  # who had nothing to do saves up no claim
+                lane.served = max(lane.served, self._reached)
+            waiting = Waiting(work, now, loop, loop.create_future())
+            lane.waiting.append(waiting)
+            lane.queued += work.cost
+            self._changed.notify()
+            return waiting
+
+    def next_batch(self) -> list[Waiting] | None:
+        """The next work and what goes with it, once there is any; None when closed and all is taken.
+
+        Of the model that has been served least, the oldest, and others of its group and about its shape.
+        """
+        with self._changed:
+            while True:
+                self._drop_what_nobody_waits_for()
+                busy = [lane for lane in self._lanes.values() if lane.waiting]
+                if busy:
+                    break
+                if self._closed is not None:
+                    return None
+                self._changed.wait()
+            lane = min(busy, key=lambda lane: (lane.served, lane.waiting[0].since))
+            batch = fitting(lane.waiting, self._max_batch_work)
+            for waiting in batch:
+                waiting.started = True
+            lane.leave(batch)
+            self._reached = lane.served
+            lane.served += sum(waiting.work.cost for waiting in batch)
+            # A lane that is empty and behind would start from here again: it need not be remembered.
+            self._lanes = {
+                model: each
+                for model, each in self._lanes.items()
+                if each.waiting or each.served > self._reached
+            }
+            return batch
+
+    def abandon(self, error: BaseException) -> None:
+        """Nobody will be served any more: tell all who wait."""
+        with self._changed:
+            for lane in self._lanes.values():
+                for waiting in lane.waiting:
+                    waiting.settle(error)
+            self._lanes.clear()
+
+    def took(self, works: Sequence[Work], seconds: float) -> None:
+        """Learn from a batch how long such work takes."""
+        model = works[0].model.sha256
+        before_s, before = self._pace.pop(model, (0.0, 0.0))
+        done = sum(work.cost for work in works)
+        self._pace[model] = MEMORY * before_s + seconds, MEMORY * before + done
+        while len(self._pace) > LOOKED_AT:  # the one not served for the longest
+            self._pace.pop(next(iter(self._pace)))
+
+    def _seconds_per_work(self, model: str) -> float:
+        seconds, work = self._pace.get(model, (0.0, 0.0))
+        return seconds / work if work else 0.0
+
+    def _drop_what_nobody_waits_for(self) -> None:
+        now = time.monotonic()
+        for lane in self._lanes.values():
+            unwanted = [each for each in lane.waiting if each.future.done() or each.work.deadline < now]
+            for waiting in unwanted:
+                waiting.loop.call_soon_threadsafe(waiting.expire)
+            lane.leave(unwanted)
+
+
+def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
+    """The first that waits, and of its group those most like it in shape, while little is padding.
+
+    Together their padded work stays within `most_work`; a single larger task goes alone.
+    """
+    first = waiting[0]
+    rows = 1 + sum(first.work.shape)
+
+    def unlike(each: Waiting) -> float:
+        own = 1 + sum(each.work.shape)
+        return own / rows if own > rows else rows / own
+
+    company = itertools.islice(
+        (each for each in waiting if each.work.group == first.work.group), 1, LOOKED_AT
+    )
+    alike = sorted(company, key=unlike)  # stable: the oldest first among equals
+    batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
+    for each in alike:
+        own_support, own_query = each.work.shape
+        longest = max(support, own_support), max(query, own_query)
+        padded = (len(batch) + 1) * sum(longest)
+        total = real + own_support + own_query
+        if padded * first.work.per_row > most_work:
+            break
+        if padded - total > MAX_WASTE * padded:
+            continue
+        batch.append(each)
+        (support, query), real = longest, total
+    return batch
+
+
+def rows_of(works: Sequence[Work]) -> tuple[int, int]:
+    """Real rows of a batch, and rows with padding."""
+    support, query = (max(sizes) for sizes in zip(*(work.shape for work in works), strict=True))
+    return sum(sum(work.shape) for work in works), len(works) * (support + query)
