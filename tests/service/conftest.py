@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def serve(settings: Settings) -> Iterator[Served]:
+def loaded(client: httpx.Client) -> bool:
+    """Whether the service has looked at its models."""
+    return client.get("/readyz").json().get("detail") != "loading models"
+
+
+def serve(settings: Settings, ready: Callable[[httpx.Client], bool] = loaded) -> Iterator[Served]:
     """The app on a port of its own, ready, for as long as the generator is open."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -46,7 +51,7 @@ def serve(settings: Settings) -> Iterator[Served]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            while client.get("/readyz").json().get("detail") == "loading models":
+            while not ready(client):
                 pass
             yield Served(app, client, url, server)
     finally:

@@ -54,7 +54,14 @@ def locked(store, key_file):
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
 @pytest.mark.parametrize(
-    "headers", [{}, bearer("wrong"), {"Authorization": "Bearer"}, {"Authorization": f"Basic {ADA}"}, {"Authorization": ADA}]
+    "headers",
+    [
+        {},
+        bearer("wrong"),
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {ADA}"},
+        {"Authorization": ADA},
+    ],
 )
 def test_without_a_key_nothing_is_told(locked, method, path, headers):
     reply = locked.client.request(method, path, json=BODY, headers=headers)
