@@ -17,6 +17,10 @@ from service.settings import Settings
 from service.tracing import TracingUnavailable
 
 
+SWITCH_S = 0.001
+"""How long one thread of Python may keep the others waiting: the event loop and the engine share it."""
+
+
 class JsonLines(logging.Formatter):
     """One JSON object per line; `extra={"fields": {…}}` adds to it."""
 
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     keep_freed_memory()
+    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.005)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     try:
         app = create_app(settings)

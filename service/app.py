@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bmaml import __version__
 from service import health, problems
+from service.admission import Admission
 from service.boundary import Boundary
 from service.gauges import Gauges
 from service.openapi import describe
@@ -33,10 +34,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(runtime.metrics.watch_the_loop())
         loading = asyncio.create_task(asyncio.to_thread(runtime.start))
         yield
         await loading
         await asyncio.to_thread(runtime.stop)
+        watching.cancel()
 
     app = FastAPI(
         title="Few-shot prediction with honest uncertainty",
@@ -52,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(router)
     if settings.probe_port is None:
         app.include_router(health.router)
+    app.add_middleware(Admission, runtime=runtime)
     app.add_middleware(Boundary, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:
         app.add_middleware(

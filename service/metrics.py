@@ -1,5 +1,6 @@
 """What operators watch, in Prometheus' text format."""
 
+import asyncio
 from typing import Any
 
 from prometheus_client import (
@@ -13,6 +14,7 @@ from prometheus_client import (
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+BEAT_S = 0.1
 TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -26,6 +28,7 @@ class Metrics:
         self.requests = Counter("requests", "Requests by route and status", ["route", "status"], **own)
         self.request_seconds = Histogram("request_seconds", "Of a request, whole", ["route"], **timed)
         self.problems = Counter("problems", "Requests that were refused or failed, by kind", ["kind"], **own)
+        self.loop_lag = Histogram("loop_lag_seconds", "By which the event loop wakes too late", **timed)
         self.queue_seconds = Histogram("queue_seconds", "From submission to the device", **timed)
         self.batch_seconds = Histogram("batch_seconds", "Of a fused batch on the device", **timed)
         self.adapt_seconds = Histogram("adapt_seconds", "Of it, adaptation", **timed)
@@ -47,6 +50,14 @@ class Metrics:
         for event in ("hit", "miss", "evicted", "expired", "gone"):
             self.posteriors.labels(event)
         ProcessCollector(registry=self.registry)
+
+    async def watch_the_loop(self) -> None:
+        """Until cancelled, see how late the event loop wakes: what keeps it busy keeps callers waiting."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self.loop_lag.observe(max(0.0, loop.time() - due))
 
     def text(self) -> bytes:
         """The exposition."""

@@ -22,6 +22,11 @@ MAX_WASTE = 0.3
 """Share of a batch's rows that may be padding."""
 LOOKED_AT = 256
 """How many of a group are considered for a batch, the oldest first."""
+PRUDENCE = 0.7
+"""Share of a deadline that the wait may be believed to take: the belief may be wrong, and answering takes
+time, too."""
+UNKNOWN_PACE = 1e-6
+"""Seconds for a unit of work, until there has been some."""
 MEMORY = 0.9
 """Weight of the past against one batch, in what a model's work is believed to take."""
 
@@ -59,7 +64,8 @@ class _Lane:
     """The work that waits for one model.
 
     Attributes:
-        served: work done for it so far, on the scale of all lanes; the least served goes next.
+        served: the device's seconds it has had so far, on the scale of all lanes; the least served goes
+            next.
         queued: work that waits.
     """
 
@@ -90,6 +96,7 @@ class Queue:
         self._pace: dict[str, tuple[float, float]] = {}  # lately: seconds, and work done in them
         self._changed = threading.Condition()
         self._closed: str | None = None
+        self._done_at = 0.0  # when the batch under way is believed to be done
 
     @property
     def open(self) -> bool:
@@ -116,13 +123,26 @@ class Queue:
         lanes = list(self._lanes.items())
         own = next((lane.queued for name, lane in lanes if name == model), 0)
         others = sum(bool(lane.waiting) for name, lane in lanes if name != model)
-        return min(self.seconds, (1 + others) * own * self._seconds_per_work(model))
+        under_way = max(0.0, self._done_at - time.monotonic())
+        return under_way + min(self.seconds, (1 + others) * own * self._seconds_per_work(model))
 
     def close(self, why: str) -> None:
         """Refuse new work from now on; what waits may still be taken."""
         with self._changed:
             self._closed = why
             self._changed.notify_all()
+
+    def check(self, model: str, within_s: float, cost: int = 1) -> None:
+        """Whether work of this model that came now could be answered within this time, by and large.
+
+        Raises:
+            RequestError: 429 where it could not, or where there is no room for it.
+        """
+        queued = self.work
+        if queued and (queued + cost > self._max_work or self.seconds_before(model) > PRUDENCE * within_s):
+            # Half of what waits: when all come back, there is to be work left to do.
+            wait = max(1, math.ceil(self.seconds / 2))
+            raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
 
     def add(self, work: Work) -> Waiting:
         """Let it wait. To be called on the event loop that waits for the answer.
@@ -134,12 +154,8 @@ class Queue:
         with self._changed:
             if self._closed is not None:
                 raise RequestError("not-ready", self._closed, retry_after_s=1)
-            model, now, queued = work.model.sha256, time.monotonic(), self.work
-            seconds = self.seconds_before(model)
-            if queued and (queued + work.cost > self._max_work or now + seconds > work.deadline):
-                # Half of it: when all come back, there is to be work left to do.
-                wait = max(1, math.ceil(self.seconds / 2))
-                raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
+            model, now = work.model.sha256, time.monotonic()
+            self.check(model, work.deadline - now, work.cost)
             lane = self._lanes.setdefault(model, _Lane())
             if not lane.waiting:  # who had nothing to do saves up no claim
                 lane.served = max(lane.served, self._reached)
@@ -168,8 +184,11 @@ class Queue:
             for waiting in batch:
                 waiting.started = True
             lane.leave(batch)
+            cost = sum(waiting.work.cost for waiting in batch)
+            seconds = cost * self._seconds_per_work(batch[0].work.model.sha256)
+            self._done_at = time.monotonic() + seconds
             self._reached = lane.served
-            lane.served += sum(waiting.work.cost for waiting in batch)
+            lane.served += seconds
             # A lane that is empty and behind would start from here again: it need not be remembered.
             self._lanes = {
                 model: each
@@ -197,7 +216,7 @@ class Queue:
 
     def _seconds_per_work(self, model: str) -> float:
         seconds, work = self._pace.get(model, (0.0, 0.0))
-        return seconds / work if work else 0.0
+        return seconds / work if work else UNKNOWN_PACE
 
     def _drop_what_nobody_waits_for(self) -> None:
         now = time.monotonic()
