@@ -16,7 +16,6 @@ from service.server import serve
 from service.settings import Settings
 from service.tracing import TracingUnavailable
 
-
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the event loop and the engine share it."""
 
@@ -45,18 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for found in error.errors(include_input=False, include_url=False):
             print(f"bmaml-serve: BMAML_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
         return 2
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonLines())
-    keep_freed_memory()
-    sys.setswitchinterval(0.001)
-    sys.setswitchinterval(0.001)
-    sys.setswitchinterval(0.005)
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     try:
         app = create_app(settings)
     except (BadKeys, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    keep_freed_memory()
+    sys.setswitchinterval(SWITCH_S)
     return serve(app, settings)
 
 
