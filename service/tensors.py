@@ -74,7 +74,8 @@ def pictures_of(
     else:
         _bounded(len(values), pointer, most, least)
         try:
-            array = np.array(values, dtype=np.float32)
+            with np.errstate(over="ignore"):  # what is too large for single precision is not in [0, 1] either
+                array = np.array(values, dtype=np.float32)
         except ValueError:
             raise invalid_at(pointer, "pictures must all have the model's size") from None
     _bounded(len(array) if array.ndim else 0, pointer, most, least)

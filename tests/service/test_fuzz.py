@@ -1,0 +1,230 @@
+"""Whatever is sent, the answer is one that the description promises: never a 5xx, never another form."""
+
+import copy
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+from schemathesis import GenerationMode
+from schemathesis.checks import positive_data_acceptance
+
+from service.settings import Settings
+from tests.pictures import SIZE, publish_classifier
+from tests.published import SIZE as SIZE_COLUMN
+from tests.published import X, Y, Z, publish
+from tests.scale import EXPLORE, SCALE
+from tests.service.conftest import serve
+
+LOCAL = settings(
+    deadline=None, derandomize=not EXPLORE, database=None, suppress_health_check=list(HealthCheck)
+)
+EXCLUDED = [positive_data_acceptance]
+"""No schema can say that a model must exist, or that rows must have as many numbers as it has inputs."""
+MODELS = ("tiny", "bare", "wide", "shapes", "nobody")
+PICTURE = [[0.0] * SIZE] * SIZE
+SUPPORTS = {
+    "tiny": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
+    "bare": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
+    "wide": {"x": [[-2.0, 16], [0.5, 32]], "y": [[8.0, 1.0], [11.5, 2.0]]},
+    "shapes": {"x": [PICTURE, PICTURE], "y": ["a", "b"]},
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fuzzed")
+    publish(root, "tiny", seed=1)
+    publish(root, "bare", learner="bmaml", step_size=1e-3)
+    publish(root, "wide", inputs=(X, SIZE_COLUMN), outputs=(Y, Z), steps=1, step_size=1e-3)
+    publish_classifier(root, "shapes")
+    yield from serve(Settings(store=root, device="cpu", max_body_bytes=100_000, max_posterior_bytes=20_000))
+
+
+@pytest.fixture(scope="module")
+def plain_schema(served):
+    return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def schema(served):
+    found = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+    @found.hook("map_body")
+    def real_models(context, body):
+        """Of every five bodies four name a model that is there, and half of those show it fitting rows."""
+        if isinstance(body, dict):
+            chance = random.Random(repr(body))
+            body["model"] = chance.choice(MODELS)
+            if body["model"] in SUPPORTS and chance.random() < 0.5:
+                body["support"] = SUPPORTS[body["model"]]
+                for part in ("query", "pool", "target"):
+                    if part in body:
+                        body[part] = {"x": body["support"]["x"]}
+        return body
+
+    return found
+
+
+OPERATIONS = [
+    "POST /adapt-predict",
+    "POST /uncertainty",
+    "POST /posteriors",
+    "GET /posteriors/{id}",
+    "DELETE /posteriors/{id}",
+    "GET /models",
+    "GET /models/{name}",
+    "GET /models/{name}/versions/{version}",
+    "GET /limits",
+    "GET /livez",
+    "GET /readyz",
+    "GET /metrics",
+]
+
+
+def test_every_operation_is_fuzzed(schema):
+    assert sorted(OPERATIONS) == sorted(result.ok().label for result in schema.get_all_operations())
+
+
+def statuses_of(operation, mode, examples):
+    """Ask so many times; every answer is checked against the description."""
+    statuses = []
+
+    @settings(LOCAL, max_examples=examples)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case):
+        response = case.call()
+        statuses.append(response.status_code)
+        case.validate_response(response, excluded_checks=EXCLUDED)
+
+    ask()
+    print(operation.label, mode.name, len(statuses), "requests:", dict(Counter(statuses)))
+    return statuses
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_requests_that_fit_the_description_are_answered_as_described(schema, label):
+    method, _, path = label.partition(" ")
+    posts = method == "POST"
+    statuses = statuses_of(schema[path][method], GenerationMode.POSITIVE, SCALE * (40 if posts else 10))
+    if posts:
+        assert 200 in statuses  # some of it gets as far as an answer
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("label", [*OPERATIONS[:3], "GET /models/{name}/versions/{version}"])
+def test_requests_that_do_not_fit_it_are_refused_as_described(plain_schema, label):
+    method, _, path = label.partition(" ")
+    statuses = statuses_of(plain_schema[path][method], GenerationMode.NEGATIVE, SCALE * 40)
+    assert 200 not in statuses
+
+
+@pytest.mark.timeout(3600)
+def test_what_an_answer_leads_to_is_answered_as_described(schema):
+    machine = schema.as_state_machine()
+    kept = []
+
+    class Stories(machine):
+        def after_call(self, response, case):
+            if case.operation.path == "/posteriors" and response.status_code == 200:
+                kept.append(response.json()["posterior"]["id"])
+
+        def validate_response(self, response, case, **kwargs):
+            case.validate_response(response, excluded_checks=EXCLUDED)
+
+    Stories.run(settings=settings(LOCAL, max_examples=10 * SCALE, stateful_step_count=8))
+    assert kept
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.just([]),
+    st.just({}),
+    st.lists(st.floats(), max_size=3),
+    st.lists(st.lists(st.floats(width=32), max_size=3), max_size=3),
+    st.sampled_from([2**63, -(2**70), 1e308, "1", [[[[[[]]]]]], {"x": None}]),
+)
+VALID = [
+    ("/adapt-predict", {"query": {}, "quantiles": [0.1, 0.5], "interval": 0.9, "particles": True}),
+    ("/uncertainty", {"pool": {}, "target": {}, "batch": {"size": 2, "strategy": "auto", "seed": 1}}),
+    ("/posteriors", {"keep": {"ttl_s": 5.0}, "adapt": {"steps": None, "seed": 3}, "deadline_ms": 5000}),
+]
+
+
+def valid(name, more):
+    body = {"model": name, "support": SUPPORTS[name], **copy.deepcopy(more)}
+    for part in ("query", "pool", "target"):
+        if part in body:
+            body[part] = {"x": SUPPORTS[name]["x"]}
+    return copy.deepcopy(body)
+
+
+def places(node, path=()):
+    """Every place in a body."""
+    yield path
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", SUPPORTS)
+@pytest.mark.parametrize(("path", "more"), VALID)
+def test_a_good_body_with_one_thing_wrong_is_answered_or_explained(served, path, more, name):
+    body = valid(name, more)
+    assert served.client.post(path, json=body).status_code in (200, 422)  # a choice some models lack
+    where = [place for place in places(body) if place]
+
+    @settings(LOCAL, max_examples=30 * SCALE)
+    @given(place=st.sampled_from(where), junk=JUNK, added=st.booleans())
+    def ask(place, junk, added):
+        changed = copy.deepcopy(body)
+        node = changed
+        for key in place[:-1]:
+            node = node[key]
+        if added and isinstance(node, dict):
+            node[f"{place[-1]}-too"] = junk
+        else:
+            node[place[-1]] = junk
+        reply = served.client.post(path, content=json.dumps(changed).encode("utf-8", "surrogatepass"))
+        assert reply.status_code in (200, 400, 404, 410, 413, 422), reply.text
+        if reply.status_code != 200:
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert len(reply.content) <= 4096
+
+    ask()
+
+
+@pytest.mark.timeout(3600)
+def test_safetensors_with_some_bytes_changed_are_answered_or_explained(served):
+    tensors = {
+        "support.x": np.array([[-2.0], [0.5]], np.float32),
+        "support.y": np.array([8.0, 11.5], np.float32),
+        "query.x": np.array([[0.0], [1.0]]),
+    }
+    good = save(tensors, metadata={"request": '{"model": "tiny", "keep": {}}'})
+    headers = {"content-type": "application/vnd.safetensors"}
+    assert served.client.post("/adapt-predict", content=good, headers=headers).status_code == 200
+    change = st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255))
+
+    @settings(LOCAL, max_examples=100 * SCALE)
+    @given(changes=st.lists(change, min_size=1, max_size=6), length=st.integers(0, len(good)))
+    def ask(changes, length):
+        body = bytearray(good)
+        for place, value in changes:
+            body[place] = value
+        body = bytes(body[:length]) if length % 3 == 0 else bytes(body)
+        reply = served.client.post("/adapt-predict", content=body, headers=headers)
+        assert reply.status_code in (200, 400, 404, 413, 422), reply.text
+
+    ask()
