@@ -1,7 +1,7 @@
-"""Every version the store offers, loaded onto the device once."""
+"""Every version the store offers: loaded onto the device, or shelved until somebody asks for it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,16 +15,23 @@ Place = tuple[str, int]
 """A name and a version."""
 
 
+class Shelved(BmamlError):
+    """A version that is offered, and has to be loaded first."""
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Models by name and version; versions that had to be refused, with the reason.
 
     Attributes:
+        models: those that are loaded; the newest of each name among them.
+        shelved: the cards of those that were loaded, found good, and let go.
         stamps: of every version that was looked at, whatever came of it.
     """
 
     models: dict[str, dict[int, Model]] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
+    shelved: dict[Place, VersionCard] = field(default_factory=dict)
     stamps: dict[Place, Stamp] = field(default_factory=dict)
 
     def refreshed(self, root: Path, device: torch.device, prepare: Callable[[Model], None]) -> "Catalogue":
@@ -48,6 +55,7 @@ class Catalogue:
         models: dict[str, dict[int, Model]] = {}
         unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
         refused = [each for each in self.refused if (each.name, each.version) in unchanged]
+        shelved = {place: card for place, card in self.shelved.items() if place in unchanged}
         for name, version in stamps:
             model = self.models.get(name, {}).get(version)
             if (name, version) not in unchanged:
@@ -60,30 +68,62 @@ class Catalogue:
                     model = self.models.get(name, {}).get(version)
             if model is not None:
                 models.setdefault(name, {})[version] = model
-        return Catalogue(models, tuple(refused), stamps)
+        # What is the newest now, because newer ones were taken away, is asked for without its number.
+        for name in {name for name, _ in shelved}:
+            newest = max(version for other, version in shelved if other == name)
+            if newest > max(models.get(name, {0: None})):
+                model = store.load(name, newest).to(device)
+                prepare(model)
+                models.setdefault(name, {})[newest] = model
+                del shelved[name, newest]
+        return Catalogue(models, tuple(refused), shelved, stamps)
+
+    def shelving(self, places: Collection[Place]) -> "Catalogue":
+        """The same without these models, which stay on offer."""
+        cards = {(name, version): self.card(name, version) for name, version in places}
+        models = {
+            name: {version: model for version, model in versions.items() if (name, version) not in cards}
+            for name, versions in self.models.items()
+        }
+        return replace(self, models=models, shelved=self.shelved | cards)
+
+    def unshelving(self, model: Model) -> "Catalogue":
+        """The same with this model loaded."""
+        name, version = model.manifest.name, model.manifest.version
+        models = {**self.models, name: {**self.models.get(name, {}), version: model}}
+        shelved = {place: card for place, card in self.shelved.items() if place != (name, version)}
+        return replace(self, models=models, shelved=shelved)
+
+    def versions(self, name: str) -> list[int]:
+        """All that are offered, oldest first."""
+        return sorted([*self.models.get(name, ()), *(v for other, v in self.shelved if other == name)])
 
     def model(self, name: str, version: int | None = None) -> Model:
         """A version, the newest by default.
 
         Raises:
             UnknownModel: no such name or version.
+            Shelved: it has to be loaded first.
         """
         versions = self.models.get(name)
-        if versions is None:
+        if not versions:
             raise UnknownModel(f"no model of that name; there are {', '.join(sorted(self.models)) or 'none'}")
         if version is None:
             return versions[max(versions)]
+        if (name, version) in self.shelved:
+            raise Shelved(f"{name} version {version} is not loaded")
         if version not in versions:
-            raise UnknownModel(f"model {name} has versions {', '.join(map(str, sorted(versions)))}")
+            raise UnknownModel(f"model {name} has versions {_said(self.versions(name))}")
         return versions[version]
 
     def served(self) -> dict[str, str]:
-        """Name and version of every model, by its digest."""
-        return {
+        """Name and version of everything on offer, by its digest."""
+        loaded = {
             model.sha256: f"{name} version {version}"
             for name, versions in self.models.items()
             for version, model in versions.items()
         }
+        return loaded | {card.sha256: f"{card.name} version {card.version}" for card in self.shelved.values()}
 
     def listed(self) -> ModelList:
         """The answer to GET /models."""
@@ -106,7 +146,7 @@ class Catalogue:
             description=manifest.description,
             inputs=[column.name for column in manifest.inputs],
             outputs=[column.name for column in manifest.outputs],
-            versions=sorted(self.models[name]),
+            versions=self.versions(name),
         )
 
     def card(self, name: str, version: int) -> VersionCard:
@@ -115,6 +155,8 @@ class Catalogue:
         Raises:
             UnknownModel: no such name or version.
         """
+        if (name, version) in self.shelved:
+            return self.shelved[name, version]
         model = self.model(name, version)
         manifest, image = model.manifest, model.manifest.image
         inputs, outputs = (
@@ -139,3 +181,8 @@ class Catalogue:
             code_version=manifest.code_version,
             metrics=manifest.metrics,
         )
+
+
+def _said(versions: list[int]) -> str:
+    shown = ", ".join(map(str, versions[-5:]))
+    return shown if len(versions) <= 5 else f"…, {shown}"

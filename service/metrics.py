@@ -45,7 +45,7 @@ class Metrics:
             self.rows.labels(kind)
         for reason in ("diverged", "error"):
             self.failed.labels(reason)
-        for outcome in ("loaded", "refused", "dropped"):
+        for outcome in ("loaded", "refused", "shelved", "dropped"):
             self.reloads.labels(outcome)
         for event in ("hit", "miss", "evicted", "expired", "gone"):
             self.posteriors.labels(event)

@@ -143,6 +143,11 @@ class Posteriors:
                 self._remove(name)
             self._tell()
 
+    def models(self) -> set[str]:
+        """The digests of the models whose posteriors are kept."""
+        with self._lock:
+            return {entry.work.model.sha256 for entry in self._entries.values()}
+
     def sweep(self) -> None:
         """Forget what has expired and nobody asks for."""
         with self._lock:

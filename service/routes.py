@@ -189,7 +189,7 @@ class _Exchange(Generic[BodyT]):
         kind = bodies.reply_type(request.headers.get("accept", ""))
         settings, caller = runtime.settings, request.state.caller
         body = bodies.parsed(*await read(request, settings.max_body_bytes, settings.read_s), model)
-        named = runtime.model(body.model, body.version, body.posterior)
+        named = await runtime.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
             work = make(runtime.codec, body, named, caller)
         else:  # pictures are decoded off the event loop

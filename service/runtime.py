@@ -1,5 +1,6 @@
 """What lives as long as the process: settings, catalogue, engine; from cold to warm to stopped."""
 
+import asyncio
 import logging
 import secrets
 import threading
@@ -10,8 +11,8 @@ import torch
 
 from bmaml.errors import BmamlError
 from bmaml.learners.bare import Bare
-from model_store import Model
-from service.catalogue import Catalogue
+from model_store import Model, Store
+from service.catalogue import Catalogue, Shelved
 from service.codec import Codec
 from service.device import check, device_for
 from service.engine import Engine
@@ -63,6 +64,8 @@ class Runtime:
         self.draining = False
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._changing = threading.Lock()  # of the catalogue
+        self._asked: dict[str, float] = {}  # when a model was last asked for, by its digest
         self._loaded = False
         self._failure: str | None = None
 
@@ -139,7 +142,7 @@ class Runtime:
         if self.tracing is not None:
             self.tracing.stop()
 
-    def model(self, name: str, version: int | None, posterior: str | None) -> Model:
+    async def model(self, name: str, version: int | None, posterior: str | None) -> Model:
         """The model of a request: where no version is named, that of its posterior, else the newest.
 
         Raises:
@@ -149,7 +152,43 @@ class Runtime:
             entry = self.posteriors.get(posterior)
             if entry is not None and entry.work.model.manifest.name == name:
                 version = entry.work.model.manifest.version
-        return self.catalogue.model(name, version)
+        try:
+            model = self.catalogue.model(name, version)
+        except Shelved:
+            assert version is not None
+            model = await asyncio.to_thread(self._unshelve, name, version)
+        self._asked[model.sha256] = time.monotonic()
+        return model
+
+    def _unshelve(self, name: str, version: int) -> Model:
+        """Load a version again that was let go."""
+        with self._changing:
+            try:
+                return self.catalogue.model(name, version)  # another request was faster
+            except Shelved:
+                model = Store(self.settings.store).load(name, version).to(self.device)
+                self._prepare(model)
+                self.catalogue = self.catalogue.unshelving(model)
+        self.metrics.reloads.labels("loaded").inc()
+        return model
+
+    def _shelve_idle(self) -> None:
+        """Let go of versions that nobody has asked for lately, and whose posteriors nobody keeps."""
+        now, kept = time.monotonic(), self.posteriors.models()
+        with self._changing:
+            idle = [
+                (name, version)
+                for name, versions in self.catalogue.models.items()
+                for version, model in versions.items()
+                if version != max(versions)
+                and model.sha256 not in kept
+                and now - self._asked.setdefault(model.sha256, now) > self.settings.idle_s
+            ]
+            if idle:
+                self.catalogue = self.catalogue.shelving(idle)
+        for name, version in idle:
+            self.metrics.reloads.labels("shelved").inc()
+            log.info("%s version %d is idle and let go", name, version)
 
     def _watch(self) -> None:
         """Look at the store and the keys again and again; a failure to look is no reason to stop."""
@@ -157,6 +196,7 @@ class Runtime:
             self.posteriors.sweep()
             try:
                 self._refresh()
+                self._shelve_idle()
             except Exception:
                 log.exception("cannot look at the store")
             self._look_at_keys()
@@ -173,11 +213,12 @@ class Runtime:
             log.info("%d keys", len(keys.owners))
 
     def _refresh(self) -> None:
-        before = self.catalogue
-        now = before.refreshed(self.settings.store, self.device, self._prepare)
-        if now is before:
-            return
-        self.catalogue = now  # at once: a request sees the old one or the new one, whole
+        with self._changing:
+            before = self.catalogue
+            now = before.refreshed(self.settings.store, self.device, self._prepare)
+            if now is before:
+                return
+            self.catalogue = now  # at once: a request sees the old one or the new one, whole
         for refused in set(now.refused) - set(before.refused):
             self.metrics.reloads.labels("refused").inc()
             log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
@@ -186,6 +227,7 @@ class Runtime:
             self.metrics.reloads.labels("loaded").inc()
             log.info("serving %s", now.served()[sha])
         for sha in gone - served:
+            self._asked.pop(sha, None)
             self.metrics.reloads.labels("dropped").inc()
             self.posteriors.drop_model(sha)
             log.info("no longer serving %s", before.served()[sha])

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
         secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
+        idle_s: after which a version that is not the newest of its name, and that nobody has asked, is let go
+            of; it is loaded again for whoever asks.
         reload_s: how often the store is looked at for new versions.
         linger_s: how long after SIGTERM requests are still taken, while `/readyz` sends others elsewhere.
         drain_s: how long accepted requests may take then.
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     keep_alive_s: int = Field(default=75, ge=1)
     read_s: float = Field(default=20.0, gt=0)
     deadline_ms: int = Field(default=10_000, ge=1)
+    idle_s: float = Field(default=900.0, gt=0)
     reload_s: float = Field(default=2.0, gt=0)
     linger_s: float = Field(default=1.0, ge=0)
     drain_s: int = Field(default=20, ge=1)

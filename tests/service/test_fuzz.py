@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from schemathesis import GenerationMode
-from schemathesis.checks import positive_data_acceptance
+from schemathesis.checks import negative_data_rejection, not_a_server_error, positive_data_acceptance
 
 from service.settings import Settings
 from tests.pictures import SIZE, publish_classifier
@@ -24,8 +24,9 @@ from tests.service.conftest import serve
 LOCAL = settings(
     deadline=None, derandomize=not EXPLORE, database=None, suppress_health_check=list(HealthCheck)
 )
-EXCLUDED = [positive_data_acceptance]
-"""No schema can say that a model must exist, or that rows must have as many numbers as it has inputs."""
+EXCLUDED = [positive_data_acceptance, not_a_server_error]
+"""No schema can say that a model must exist, or that rows must have as many numbers as it has inputs; and
+a deadline of a millisecond may pass, which `checked` allows for."""
 MODELS = ("tiny", "bare", "wide", "shapes", "nobody")
 PICTURE = [[0.0] * SIZE] * SIZE
 SUPPORTS = {
@@ -91,6 +92,12 @@ def test_every_operation_is_fuzzed(schema):
     assert sorted(OPERATIONS) == sorted(result.ok().label for result in schema.get_all_operations())
 
 
+def checked(case, response, *more):
+    """As described; of the 5xx none but that the deadline has passed."""
+    assert response.status_code < 500 or response.status_code == 504, response.text
+    case.validate_response(response, excluded_checks=[*EXCLUDED, *more])
+
+
 def statuses_of(operation, mode, examples):
     """Ask so many times; every answer is checked against the description."""
     statuses = []
@@ -100,7 +107,7 @@ def statuses_of(operation, mode, examples):
     def ask(case):
         response = case.call()
         statuses.append(response.status_code)
-        case.validate_response(response, excluded_checks=EXCLUDED)
+        checked(case, response)
 
     ask()
     print(operation.label, mode.name, len(statuses), "requests:", dict(Counter(statuses)))
@@ -136,7 +143,8 @@ def test_what_an_answer_leads_to_is_answered_as_described(schema):
                 kept.append(response.json()["posterior"]["id"])
 
         def validate_response(self, response, case, **kwargs):
-            case.validate_response(response, excluded_checks=EXCLUDED)
+            # `real_models` may have put right what was meant to be wrong.
+            checked(case, response, negative_data_rejection)
 
     Stories.run(settings=settings(LOCAL, max_examples=10 * SCALE, stateful_step_count=8))
     assert kept
@@ -197,7 +205,7 @@ def test_a_good_body_with_one_thing_wrong_is_answered_or_explained(served, path,
         else:
             node[place[-1]] = junk
         reply = served.client.post(path, content=json.dumps(changed).encode("utf-8", "surrogatepass"))
-        assert reply.status_code in (200, 400, 404, 410, 413, 422), reply.text
+        assert reply.status_code in (200, 400, 404, 410, 413, 422, 504), reply.text
         if reply.status_code != 200:
             assert reply.headers["content-type"] == "application/problem+json"
             assert len(reply.content) <= 4096

@@ -131,3 +131,41 @@ def test_versions_published_in_a_row_never_mix(living):
         mean = said.setdefault(body["model"]["version"], body["prediction"]["mean"])
         np.testing.assert_allclose(body["prediction"]["mean"], mean, rtol=1e-4)
     assert max(said) == 11
+
+
+@pytest.fixture
+def forgetful(tmp_path):
+    """Two versions, and a service that soon lets go of what nobody asks for."""
+    publish(tmp_path, "tiny", seed=1)
+    publish(tmp_path, "tiny", seed=2)
+    for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02, idle_s=0.05)):
+        yield tmp_path, served
+
+
+def loaded(served):
+    return set(served.app.state.runtime.catalogue.models["tiny"])
+
+
+def test_an_old_version_that_nobody_asks_is_let_go_and_loaded_again_for_who_does(forgetful):
+    root, served = forgetful
+    first = ask(served.client, version=1).json()
+    wait_for(lambda: loaded(served) == {2})
+    assert versions(served.client) == [1, 2]
+    card = served.client.get("/models/tiny/versions/1").json()
+    assert card["sha256"] == first["model"]["sha256"]
+    again = ask(served.client, version=1).json()
+    assert (again["model"], again["prediction"]) == (first["model"], first["prediction"])
+    wait_for(lambda: loaded(served) == {2})
+    Store(root).remove("tiny", 2)
+    wait_for(lambda: versions(served.client) == [1])
+    assert ask(served.client).json()["model"] == first["model"]
+
+
+def test_a_version_whose_posteriors_are_kept_is_not_let_go(forgetful):
+    root, served = forgetful
+    body = {"model": "tiny", "version": 1, "support": ROWS}
+    kept = served.client.post("/posteriors", json=body).json()["posterior"]["id"]
+    publish(root, "tiny", seed=3)
+    wait_for(lambda: loaded(served) == {1, 3})
+    served.client.delete(f"/posteriors/{kept}")
+    wait_for(lambda: loaded(served) == {3})
