@@ -1,0 +1,111 @@
+"""Services and publishers in processes of their own, to be killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.published import publish
+
+ROOT = Path(__file__).parents[2]
+ROWS = {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}
+BODY = {"model": "tiny", "support": ROWS, "query": {"x": [[0.0], [2.0]]}}
+
+
+class Process:
+    """`bmaml-serve` on a port, with its log.
+
+    Attributes:
+        lines: of its log, as they come.
+    """
+
+    def __init__(self, port: int, store: Path, **settings: object) -> None:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "BMAML_PORT": str(port),
+            "BMAML_STORE": str(store),
+            "BMAML_DEVICE": "cpu",
+            "BMAML_RELOAD_S": "0.05",
+            "BMAML_LINGER_S": "0.2",
+        } | {f"BMAML_{name.upper()}": str(value) for name, value in settings.items()}
+        self.port = port
+        self.lines: list[dict[str, object]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as log:
+            self.lines.extend(json.loads(line) for line in log)
+
+    def ready(self, probes: int | None = None) -> "Process":
+        """Once it answers, on the port of the probes if they have one."""
+        with httpx.Client(base_url=f"http://127.0.0.1:{probes or self.port}", timeout=60) as client:
+            while self.process.poll() is None:
+                with suppress(httpx.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        return self
+        raise AssertionError(f"the service ended with {self.process.returncode}: {self.lines[-3:]}")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+
+    def accepted(self) -> set[str]:
+        """Ids of the requests that the service says it has answered."""
+        return {
+            str(line["request_id"])
+            for line in self.lines
+            if line.get("route") == "/adapt-predict" and line["status"] == 200
+        }
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal; its exit status, once it has ended and all of its log has come."""
+        self.process.send_signal(how)
+        status = self.process.wait(60)
+        self._reader.join()
+        return status
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    publish(tmp_path, "tiny", seed=1)
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(
+    store: Path, port: int | None = None, probe_port: int | None = None, **settings: object
+) -> Iterator[Process]:
+    """A service, ready; killed in the end if it still runs."""
+    beside = {} if probe_port is None else {"probe_port": probe_port}
+    process = Process(port or free_port(), store, **beside, **settings)
+    try:
+        yield process.ready(probe_port)
+    finally:
+        if process.process.poll() is None:
+            process.end(signal.SIGKILL)
