@@ -51,6 +51,11 @@ class InProcess(httpx.BaseTransport):
         self._thread.start()
         self._open = True
 
+    @property
+    def running(self) -> bool:
+        """Whether it still answers."""
+        return self._open
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """One request.
 
@@ -107,7 +112,7 @@ def shared(store: str | Path | None = None) -> InProcess:
     # After a fork the threads are gone: the child opens its own.
     key = (os.getpid(), None if store is None else Path(store).resolve())
     with _lock:
-        if key not in _shared:
+        if key not in _shared or not _shared[key].running:
             _shared[key] = InProcess(key[1])
         return _shared[key]
 

@@ -82,7 +82,7 @@ def rows_of(value: Any, inputs: Sequence[str], what: str) -> Rows:
         return value
     if isinstance(value, bytes | bytearray | str):
         raise InvalidInput(f"{what} is a single value: give a list of rows or of pictures")
-    if _are_files(value):
+    if are_files(value):
         return Files(tuple(bytes(each) for each in value))
     array = _array(value, what)
     if named(value) and (order := order_of(list(value.columns), inputs, what)) is not None:
@@ -139,7 +139,12 @@ def joined_labels(first: Labels, second: Labels) -> Labels:
     return labels_of(np.concatenate(some).tolist() if some else [])
 
 
-def _are_files(value: Any) -> bool:
+def are_files(value: Any) -> bool:
+    """Whether these are PNG or JPEG files.
+
+    Raises:
+        InvalidInput: numpy's byte strings.
+    """
     if isinstance(value, np.ndarray) and value.dtype.kind == "S":
         raise InvalidInput(
             "numpy cuts zero bytes off the end of byte strings: give pictures as a list of bytes"

@@ -12,12 +12,16 @@ from service.client.bodies import JSON, decoded, encoded
 from service.client.inputs import Files, joined, labels_of, order_of, rows_of
 
 
-def test_importing_the_client_loads_neither_torch_nor_the_service_nor_pandas():
-    heavy = ["torch", "fastapi", "starlette", "pydantic", "safetensors", "pandas", "sklearn", "scipy"]
-    told = (
-        "import sys, service.client, service.client.in_process; "
-        f"print([each for each in {heavy} if each in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("service.client", ["torch", "fastapi", "pydantic", "safetensors", "PIL", "sklearn", "pandas"]),
+        ("service.client.in_process", ["torch", "fastapi", "pydantic", "sklearn"]),
+        ("service.client.estimators", ["torch", "fastapi", "pydantic", "bmaml", "model_store"]),
+    ],
+)
+def test_importing_the_client_loads_neither_torch_nor_the_service(module, heavy):
+    told = f"import sys, {module}; print([each for each in {heavy} if each in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True
     )
