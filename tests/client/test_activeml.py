@@ -1,16 +1,11 @@
 """The query strategy, in the hands of the real scikit-activeml."""
 
-import warnings
-
 import numpy as np
 import pytest
+from skactiveml.base import SingleAnnotatorPoolQueryStrategy
+from skactiveml.pool import SubSamplingWrapper
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of what scikit-activeml imports
-    from skactiveml.base import SingleAnnotatorPoolQueryStrategy
-    from skactiveml.pool import SubSamplingWrapper
-
-    from service.client.activeml import ServiceQuery
+from service.client.activeml import ServiceQuery
 from service.client.estimators import BMAMLClassifier, BMAMLRegressor
 from tests.pictures import pictures
 

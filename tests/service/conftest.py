@@ -34,8 +34,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(settings: Settings) -> Iterator[Served]:
-    """The app on a port of its own, ready, for as long as the generator is open."""
-    app = create_app(settings)
+    """The service on a port of its own, ready, for as long as the generator is open."""
+    yield from listening(create_app(settings))
+
+
+def listening(app: FastAPI) -> Iterator[Served]:
+    """An app on a port of its own, for as long as the generator is open."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
