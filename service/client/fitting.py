@@ -1,7 +1,7 @@
 """What both estimators share: which model, which columns, and the particles adapted to the rows of `fit`."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,6 +78,7 @@ class Estimator(BaseEstimator):
         X: Any,  # noqa: N803
         n: int = 1,
         *,
+        exclude: Iterable[int] = (),
         target: Any = None,
         acquisition: str | None = None,
         strategy: str = "auto",
@@ -87,10 +88,13 @@ class Estimator(BaseEstimator):
         Args:
             X: the pool.
             n: how many.
+            exclude: places that must not be chosen, such as those that have a label.
             target: rows where the predictions should get better.
             acquisition, strategy: names that the service knows; see docs/api.md.
         """
-        chosen = self.choose(X, n, target=target, acquisition=acquisition, strategy=strategy)
+        chosen = self.choose(
+            X, n, exclude=exclude, target=target, acquisition=acquisition, strategy=strategy
+        )
         return chosen.indices
 
     def choose(
@@ -98,6 +102,7 @@ class Estimator(BaseEstimator):
         X: Any,  # noqa: N803
         n: int = 1,
         *,
+        exclude: Iterable[int] = (),
         target: Any = None,
         acquisition: str | None = None,
         strategy: str = "auto",
@@ -108,6 +113,7 @@ class Estimator(BaseEstimator):
             **self._shown(),
             pool=self._rows(X),
             size=n,
+            exclude=[int(place) for place in exclude],
             target=None if target is None else self._rows(target),
             acquisition=acquisition,
             strategy=strategy,

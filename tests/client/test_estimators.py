@@ -53,6 +53,8 @@ def test_what_is_predicted_is_the_services_answer(fitted, client):
 def test_the_rows_to_label_next_are_the_services_choice(fitted, client):
     expected = client.uncertainty("tiny", X, Y, POOL, size=3)
     np.testing.assert_array_equal(fitted.query(POOL, 3), expected.indices)
+    other = fitted.query(POOL, 3, exclude=expected.indices)
+    assert not set(other.tolist()) & set(expected.indices.tolist())
     towards = fitted.query(POOL, 1, target=[[3.5]], acquisition="epig", strategy="top_k")
     assert towards == client.uncertainty("tiny", X, Y, POOL, target=[[3.5]]).indices
 
