@@ -92,9 +92,7 @@ class Estimator(BaseEstimator):
             target: rows where the predictions should get better.
             acquisition, strategy: names that the service knows; see docs/api.md.
         """
-        chosen = self.choose(
-            X, n, exclude=exclude, target=target, acquisition=acquisition, strategy=strategy
-        )
+        chosen = self.choose(X, n, exclude=exclude, target=target, acquisition=acquisition, strategy=strategy)
         return chosen.indices
 
     def choose(

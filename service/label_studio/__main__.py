@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return 2
     logging.basicConfig(level=settings.log_level.upper(), force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request is enough
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None)
     return 0
 

@@ -11,16 +11,18 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from bmaml import __version__
-from service.client import AsyncClient, ClientError
+from service.client import AsyncClient, ClientError, Retries
 from service.label_studio.annotations import Annotations
 from service.label_studio.backend import Backend
 from service.label_studio.labelling import NotSupported
 from service.label_studio.pictures import Unreadable
-from service.label_studio.protocol import Event, PredictBody, SetupBody, key_of
+from service.label_studio.protocol import Event, PredictBody, SetupBody, TrainBody, key_of
 from service.label_studio.settings import Settings
 from service.label_studio.studio import Studio, StudioError
 
 NAME = "bmaml-service"
+RETRIES = Retries(total_s=10)
+"""Label Studio waits no longer than seconds."""
 
 
 def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
@@ -31,7 +33,7 @@ def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | 
         key = None if settings.key is None else settings.key.get_secret_value()
         studio = Studio(settings.url, settings.token.get_secret_value(), studio_transport)
         annotations = Annotations(settings.database)
-        async with AsyncClient(settings.service, key) as client:
+        async with AsyncClient(settings.service, key, retries=RETRIES) as client:
             app.state.client = client
             app.state.backend = Backend(settings.model, client, studio, annotations, settings.batch)
             yield
@@ -87,6 +89,13 @@ def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | 
         if await backend.learn(event):
             return JSONResponse({"status": "ok"}, 201)
         return JSONResponse({"status": "Unknown event"})
+
+    @app.post("/train", status_code=201)
+    async def train(body: TrainBody, request: Request) -> dict[str, Any]:
+        """All annotations of a project."""
+        backend: Backend = request.app.state.backend
+        await backend.learn_all(key_of(body.project), body.label_config, body.annotations)
+        return {}
 
     @app.get("/metrics")
     async def metrics() -> dict[str, Any]:

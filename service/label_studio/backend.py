@@ -22,7 +22,7 @@ from service.client.cards import VersionCard
 from service.label_studio.annotations import Annotations
 from service.label_studio.labelling import Label, Labelling, NotSupported
 from service.label_studio.pictures import Unreadable, shrunk
-from service.label_studio.protocol import Event, Task, key_of
+from service.label_studio.protocol import AnnotatedTask, Event, Task, key_of
 from service.label_studio.studio import Studio, StudioError
 
 log = logging.getLogger("service.label_studio")
@@ -130,7 +130,8 @@ class Backend:
         if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
             await self._annotated(project, event.project.label_config, event)
         elif event.action == "START_TRAINING":
-            await self._everything(project, event.project.label_config)
+            tasks = await self._studio.annotated(project)
+            await self.learn_all(project, event.project.label_config, tasks)
         elif event.action == "PROJECT_DELETED":
             self._annotations.replace(project, [])
         else:
@@ -138,6 +139,24 @@ class Backend:
             self._annotations.drop(project, [str(each.id) for each in gone])
             self._annotations.drop_tasks(project, [str(each.id) for each in event.tasks])
         return True
+
+    async def learn_all(self, project: str, config: str, tasks: Sequence[AnnotatedTask]) -> None:
+        """Take these annotations in place of those known so far.
+
+        Raises:
+            NotSupported, Unreadable, StudioError, ClientError: as `learn`.
+        """
+        labelling = Labelling.of(config)
+        card = await self._card(labelling)
+        found: list[tuple[str, str, bytes, Label]] = []
+        for task in tasks:
+            for annotation in task.annotations:
+                label = labelling.label(annotation.result)
+                if label is not None and not annotation.was_cancelled:
+                    row = await self._read(labelling, card, task.data)
+                    found.append((str(annotation.id), str(task.id), row, label))
+        count = self._annotations.replace(project, found)
+        log.info("project %s: %d annotations", project, count)
 
     async def _annotated(self, project: str, config: str, event: Event) -> None:
         labelling, annotation = Labelling.of(config), event.annotation
@@ -153,20 +172,6 @@ class Backend:
         data = await self._studio.task(number) if event.task is None else event.task.data
         row = await self._read(labelling, await self._card(labelling), data)
         self._annotations.put(project, str(annotation.id), str(number), row, label)
-
-    async def _everything(self, project: str, config: str) -> None:
-        """All annotations that Label Studio has of a project, in place of those known so far."""
-        labelling = Labelling.of(config)
-        card = await self._card(labelling)
-        found: list[tuple[str, str, bytes, Label]] = []
-        for task in await self._studio.annotated(project):
-            for annotation in task.annotations:
-                label = labelling.label(annotation.result)
-                if label is not None and not annotation.was_cancelled:
-                    row = await self._read(labelling, card, task.data)
-                    found.append((str(annotation.id), str(task.id), row, label))
-        count = self._annotations.replace(project, found)
-        log.info("project %s: %d annotations", project, count)
 
     async def _card(self, labelling: Labelling) -> VersionCard:
         newest = (await self._client.model(self._model)).versions[-1]

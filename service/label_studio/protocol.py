@@ -58,6 +58,14 @@ class AnnotatedTask(Task):
     annotations: list[Annotation] = []
 
 
+class TrainBody(BaseModel):
+    """What `/train` is told, where Label Studio does not send the event START_TRAINING instead."""
+
+    annotations: list[AnnotatedTask]
+    label_config: str
+    project: Identifier | None = None
+
+
 class Event(BaseModel):
     """What `/webhook` is told. Newer versions of Label Studio send the task with its annotation."""
 

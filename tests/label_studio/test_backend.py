@@ -176,7 +176,8 @@ def test_an_event_without_its_task_has_it_fetched(backend, studio):
     assert predicted(tiny, NUMBERS, {"x": 0.5})[0][0]["score"] > before
 
 
-def test_training_reads_all_annotations_anew_and_labels_outlive_a_restart(backend, studio):
+@pytest.mark.parametrize("how", ["event", "train"])
+def test_training_takes_all_annotations_anew_and_labels_outlive_a_restart(backend, studio, how):
     tiny = backend("tiny")
     learn(tiny, created(NUMBERS, 99, 99, 20.0, {"x": 4.0}))
     studio.export = [
@@ -191,7 +192,16 @@ def test_training_reads_all_annotations_anew_and_labels_outlive_a_restart(backen
     studio.export.append(
         {"id": 50, "data": {"x": 1.0}, "annotations": [annotation(50, 50, 1.0, cancelled=True)]}
     )
-    learn(tiny, event("START_TRAINING", NUMBERS))
+    if how == "event":
+        learn(tiny, event("START_TRAINING", NUMBERS))
+    else:
+        body = {
+            "annotations": studio.export,
+            "project": "2.1629208174",
+            "label_config": NUMBERS,
+            "params": {},
+        }
+        assert tiny.post("/train", json=body).status_code == 201
     trained, _ = predicted(tiny, NUMBERS, {"x": 1.0})
     one_by_one = backend("tiny", database=":memory:")
     for index, (data, label) in enumerate(ROWS):
