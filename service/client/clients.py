@@ -10,7 +10,7 @@ import httpx
 
 from service.client import lookups, operations
 from service.client.errors import InvalidInput
-from service.client.exchange import Manner, Reply, Talk, Wait, broken
+from service.client.exchange import Call, Manner, Talk, Turn, Wait
 from service.client.retries import Retries
 
 P = ParamSpec("P")
@@ -71,7 +71,11 @@ class _Methods:
         draw: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"{base_url!r} is no address: {error}") from None
+        if url.scheme not in ("http", "https") or not url.host:
             raise InvalidInput(f"{base_url!r} is no address: it starts with http:// or https://")
         self.base_url = base_url
         self.manner = Manner(
@@ -119,28 +123,23 @@ class Client(_Methods):
 
     def ask(self, talk: Talk[T]) -> T:
         """Do what a talk asks for, until it returns."""
-        try:
-            step = next(talk)
-            while True:
-                if isinstance(step, Wait):
-                    self._sleep(step.seconds)
-                    step = talk.send(None)
-                    continue
-                try:
-                    got = self._http.request(
-                        step.method, step.path, headers=dict(step.headers), content=step.content
-                    )
-                except httpx.TransportError as error:
-                    step = talk.throw(broken(error, self.base_url))
-                else:
-                    step = talk.send(Reply(got.status_code, got.headers, got.content))
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        turn = Turn(talk, self.base_url)
+        while turn.wants is not None:
+            try:
+                turn.done(self._do(turn.wants))
+            except httpx.TransportError as error:
+                turn.failed(error)
+        return turn.result
 
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
+
+    def _do(self, step: Call | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            self._sleep(step.seconds)
+            return None
+        return self._http.request(step.method, step.path, headers=step.headers, content=step.content)
 
     def __enter__(self) -> Self:
         return self
@@ -173,28 +172,23 @@ class AsyncClient(_Methods):
 
     async def ask(self, talk: Talk[T]) -> T:
         """Do what a talk asks for, until it returns."""
-        try:
-            step = next(talk)
-            while True:
-                if isinstance(step, Wait):
-                    await self._sleep(step.seconds)
-                    step = talk.send(None)
-                    continue
-                try:
-                    got = await self._http.request(
-                        step.method, step.path, headers=dict(step.headers), content=step.content
-                    )
-                except httpx.TransportError as error:
-                    step = talk.throw(broken(error, self.base_url))
-                else:
-                    step = talk.send(Reply(got.status_code, got.headers, got.content))
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        turn = Turn(talk, self.base_url)
+        while turn.wants is not None:
+            try:
+                turn.done(await self._do(turn.wants))
+            except httpx.TransportError as error:
+                turn.failed(error)
+        return turn.result
 
     async def close(self) -> None:
         """Give the connections back."""
         await self._http.aclose()
+
+    async def _do(self, step: Call | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            await self._sleep(step.seconds)
+            return None
+        return await self._http.request(step.method, step.path, headers=step.headers, content=step.content)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ differ only in how they do what a talk asks for.
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 
@@ -47,6 +47,39 @@ class Wait:
 
 
 Talk = Generator[Call | Wait, Reply | None, T]
+
+
+class Turn(Generic[T]):
+    """A talk under way.
+
+    Attributes:
+        wants: what is to be done next; None once the talk has returned.
+        result: what it returned.
+    """
+
+    wants: Call | Wait | None
+    result: T
+
+    def __init__(self, talk: Talk[T], url: str) -> None:
+        self._talk, self._url = talk, url
+        self._go_on(lambda: next(talk))
+
+    def done(self, response: httpx.Response | None) -> None:
+        """What was wanted has been done; a wait has no response."""
+        reply = None
+        if response is not None:
+            reply = Reply(response.status_code, response.headers, response.content)
+        self._go_on(lambda: self._talk.send(reply))
+
+    def failed(self, error: httpx.TransportError) -> None:
+        """It could not be done."""
+        self._go_on(lambda: self._talk.throw(broken(error, self._url)))
+
+    def _go_on(self, step: Callable[[], Call | Wait]) -> None:
+        try:
+            self.wants = step()
+        except StopIteration as end:
+            self.wants, self.result = None, end.value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import inspect
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -175,6 +176,17 @@ def test_the_asynchronous_client_answers_many_at_once(small):
         np.testing.assert_allclose(means, client.adapt_predict("tiny", X, Y, QUERY).mean, rtol=1e-4)
 
 
+def test_threads_share_a_client(client):
+    expected = client.adapt_predict("tiny", X, Y, QUERY).mean
+
+    def ask(row):
+        return client.adapt_predict("tiny", X, Y, [row]).mean[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        means = list(pool.map(ask, QUERY * 8))
+    np.testing.assert_allclose(means, np.tile(expected, 8), rtol=1e-4)
+
+
 def test_a_request_keeps_the_callers_id(client):
     assert client.adapt_predict("tiny", X, Y, QUERY, request_id="mine-1").request_id == "mine-1"
     with pytest.raises(UnknownModel) as caught:
@@ -211,6 +223,8 @@ def test_where_nothing_listens_the_error_names_the_address():
 def test_what_is_no_address_is_refused_before_anything_is_sent():
     with pytest.raises(InvalidInput, match="no address"):
         Client("localhost:8000")
+    with pytest.raises(InvalidInput, match="no address"):
+        Client("http://host:port")
 
 
 def test_a_closed_service_in_this_process_is_unreachable_and_opens_anew(small_store, tmp_path):

@@ -151,6 +151,13 @@ def test_every_attempt_carries_the_key_and_the_callers_id():
     assert "secret" not in repr(client) + repr(vars(client.manner))
 
 
+def test_a_service_may_lie_below_a_path():
+    script = Script(GOOD)
+    with Client("http://somewhere/models/", transport=httpx.MockTransport(script)) as client:
+        client.models()
+    assert str(script.seen[0].url) == "http://somewhere/models/models"
+
+
 def test_the_asynchronous_client_waits_the_same():
     script = Script(problem(503, "not-ready", **{"retry-after": "1"}), httpx.ConnectError("no"), GOOD)
 
