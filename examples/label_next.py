@@ -7,10 +7,9 @@ service which unlabelled picture to label next, asks you for its class, and move
 """
 
 import argparse
-import base64
 from pathlib import Path
 
-import httpx
+from service.client import Client
 
 POOL = "unlabelled"
 SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -21,26 +20,25 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def encoded(paths: list[Path]) -> dict[str, list[str]]:
-    """Pictures as the service takes them."""
-    return {"images": [base64.b64encode(path.read_bytes()).decode() for path in paths]}
+def contents(paths: list[Path]) -> list[bytes]:
+    """Their files."""
+    return [path.read_bytes() for path in paths]
 
 
-def next_picture(client: httpx.Client, folder: Path, model: str) -> tuple[Path, float]:
+def next_picture(client: Client, folder: Path, model: str) -> tuple[Path, float]:
     """The unlabelled picture of the highest entropy after adapting to the labelled ones, and that entropy."""
     classes = [each for each in sorted(folder.iterdir()) if each.is_dir() and each.name != POOL]
     shown = [(path, each.name) for each in classes for path in pictures(each)]
     pool = pictures(folder / POOL)
-    body = {
-        "model": model,
-        "support": {"x": encoded([path for path, _ in shown]), "y": [name for _, name in shown]},
-        "pool": {"x": encoded(pool), "ids": [path.name for path in pool]},
-        "acquisition": "entropy",
-    }
-    reply = client.post("/uncertainty", json=body)
-    reply.raise_for_status()
-    best = reply.json()["selected"][0]
-    return folder / POOL / best["id"], best["score"]
+    choice = client.uncertainty(
+        model,
+        contents([path for path, _ in shown]),
+        [name for _, name in shown],
+        pool=contents(pool),
+        acquisition="entropy",
+    )
+    best = choice.selected[0]
+    return pool[best.index], best.score
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    with httpx.Client(base_url=options.url, timeout=60) as client:
+    with Client(options.url) as client:
         for _ in range(options.rounds):
             if not pictures(options.folder / POOL):
                 break

@@ -24,9 +24,10 @@ def publish(
     outputs: tuple[Column, ...] = (Y,),
     seed: int = 0,
     history: tuple[Look, ...] = (),
+    hidden: tuple[int, ...] = (6, 5),
     **settings: Any,
 ) -> Model:
-    built = LEARNERS[learner](MLP(len(inputs), (6, 5), len(outputs), "tanh"), **{"particles": 4, **settings})
+    built = LEARNERS[learner](MLP(len(inputs), hidden, len(outputs), "tanh"), **{"particles": 4, **settings})
     generator = torch.Generator().manual_seed(seed)
     learned = built.initialise(generator)
     learned["initial"] += 0.3 * torch.randn(learned["initial"].shape, generator=generator)

@@ -41,11 +41,17 @@ def loaded(client: httpx.Client) -> bool:
 
 
 def serve(settings: Settings, ready: Callable[[httpx.Client], bool] = loaded) -> Iterator[Served]:
-    """The app on a port of its own, ready, for as long as the generator is open."""
-    app = create_app(settings)
+    """The service on a port of its own, ready, for as long as the generator is open."""
+    yield from listening(create_app(settings), settings, ready)
+
+
+def listening(
+    app: FastAPI, settings: Settings | None = None, ready: Callable[[httpx.Client], bool] = loaded
+) -> Iterator[Served]:
+    """An app on a port of its own, for as long as the generator is open."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a reply not taken stays with us
-    server = uvicorn.Server(config_of(app, settings))
+    server = uvicorn.Server(config_of(app, settings or Settings()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

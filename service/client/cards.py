@@ -1,0 +1,96 @@
+"""What the service says of its models and its bounds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """One input or output: its name, its scale, and what training saw, in the caller's units."""
+
+    name: str
+    transform: str
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pictures a model takes: channels, pixels along a side, whether they are drawings."""
+
+    channels: int
+    size: int
+    drawing: bool
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model and its versions, oldest first."""
+
+    name: str
+    kind: str
+    learner: str
+    description: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RefusedVersion:
+    """A version in the store that cannot be served, and why."""
+
+    name: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """Everything that can be asked for by name, and what had to be refused."""
+
+    models: tuple[ModelSummary, ...]
+    refused: tuple[RefusedVersion, ...]
+
+
+@dataclass(frozen=True)
+class VersionCard:
+    """The model card of one version."""
+
+    name: str
+    version: int
+    sha256: str
+    kind: str
+    description: str
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    image: Picture | None
+    classes: int | None
+    learner: str
+    particles: int
+    steps: int
+    training: dict[str, Any]
+    seed: int
+    code_version: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Every bound the service enforces; acquisitions and strategies are by kind of model."""
+
+    body_bytes: int
+    support_rows: int
+    query_rows: int
+    pool_rows: int
+    picture_pixels: int
+    steps: int
+    quantile_levels: int
+    batch_size: int
+    queue_work: int
+    batch_work: int
+    deadline_ms: int
+    ttl_s: int
+    posterior_bytes: int
+    acquisitions: dict[str, list[str]]
+    strategies: dict[str, list[str]]

@@ -1,0 +1,112 @@
+"""Published models as scikit-learn estimators, over a service or in this process.
+
+BMAMLRegressor("sinusoid", service="http://127.0.0.1:8000").fit(X, y).predict(X_new, return_std=True)
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from service.client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
+from service.client.fitting import Estimator, width_of
+
+
+class BMAMLRegressor(RegressorMixin, Estimator):
+    """Numbers from a few labelled rows, with honest uncertainty; see `Estimator` for the parameters."""
+
+    _kind = "regression"
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Adapt the model to labelled rows.
+
+        Raises:
+            ValueError: what scikit-learn or the service refuses, with its reason.
+            ClientError: the service cannot be asked.
+        """
+        rows, labels = self._checked(X, y, y_numeric=True, multi_output=True)
+        if labels.ndim == 1 or labels.shape[1] == 1:
+            labels = column_or_1d(labels, warn=True)
+        return self._adapt(rows, labels, self._card(width_of(rows)))
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:  # noqa: N803
+        """The mean of each row, and with `return_std` also its standard deviation, noise included."""
+        parts = [(answer.mean, answer.std) for answer in self._numbers(X)]
+        mean, std = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return (mean, std) if return_std else mean
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> Array:  # noqa: N803
+        """`[row, (lower, upper)]`: the central interval that holds `level` of the probability."""
+        found = [answer.interval for answer in self._numbers(X, interval=level)]
+        return np.concatenate([np.stack([each.lower, each.upper], axis=-1) for each in found])
+
+    def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Array:  # noqa: N803
+        """`[row, level]`: quantiles of the mixture itself, not of a normal with its moments."""
+        found = [answer.quantiles.values for answer in self._numbers(X, quantiles=list(levels))]
+        return np.concatenate([np.moveaxis(each, 0, -1) for each in found])
+
+    def predict_variance(self, X: Any) -> Variance:  # noqa: N803
+        """Total variance, and its parts: noise that no label removes, and what labels could remove."""
+        found = [answer.variance for answer in self._numbers(X)]
+        return Variance(
+            total=np.concatenate([each.total for each in found]),
+            aleatoric=np.concatenate([each.aleatoric for each in found]),
+            epistemic=np.concatenate([each.epistemic for each in found]),
+        )
+
+    def _numbers(self, X: Any, **options: Any) -> list[Prediction]:  # noqa: N803
+        return [answer for answer in self.answers(X, **options) if isinstance(answer, Prediction)]
+
+
+class BMAMLClassifier(ClassifierMixin, Estimator):
+    """Classes of pictures from a few labelled ones; see `Estimator` for the parameters.
+
+    X is an array of pictures `[picture, height, width(, 3)]` (bytes, or numbers in [0, 1]), a list of PNG
+    or JPEG files, or a table from which `to_pictures` makes pictures.
+
+    Attributes:
+        classes_: the labels, sorted.
+    """
+
+    _kind = "classification"
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Adapt the model to labelled pictures.
+
+        Raises:
+            ValueError: what scikit-learn or the service refuses, with its reason.
+            ClientError: the service cannot be asked.
+        """
+        rows, labels = self._checked(X, y)
+        check_classification_targets(labels)
+        # Labels of any type become the integers that the service takes.
+        self.classes_, places = np.unique(labels, return_inverse=True)
+        return self._adapt(rows, places.astype(np.int64), self._card(width_of(rows)))
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """The most probable class of each row."""
+        check_is_fitted(self)
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:  # noqa: N803
+        """`[row, class]`, in the order of `classes_`."""
+        found = np.concatenate([answer.probabilities for answer in self._classes(X)])
+        probabilities: Array = found / found.sum(axis=1, keepdims=True)  # to one in double precision
+        return probabilities
+
+    def predict_entropy(self, X: Any) -> Entropy:  # noqa: N803
+        """In nats: total, expected (aleatoric) and mutual information (epistemic)."""
+        found = [answer.entropy for answer in self._classes(X)]
+        return Entropy(
+            total=np.concatenate([each.total for each in found]),
+            expected=np.concatenate([each.expected for each in found]),
+            mutual_information=np.concatenate([each.mutual_information for each in found]),
+        )
+
+    def _classes(self, X: Any) -> list[ClassPrediction]:  # noqa: N803
+        return [answer for answer in self.answers(X) if isinstance(answer, ClassPrediction)]

@@ -1,0 +1,64 @@
+"""scikit-learn's own checks, on small untrained models of every width that they use.
+
+Every check that cannot hold is named with the reason. A table of numbers becomes pictures of bars for the
+classifier, because all models that tell classes apart are of pictures.
+"""
+
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from model_store import Column
+from service.client.connections import disconnect
+from service.client.estimators import BMAMLClassifier, BMAMLRegressor
+from tests.pictures import SIZE, publish_classifier
+from tests.published import publish
+
+WIDTHS = range(1, 31)
+STORE = "BMAML_STORE"
+
+PRECISION = (
+    "the service computes in single precision: rows asked alone or together agree to 1e-4, not to 1e-7"
+)
+FAILS = {
+    BMAMLRegressor: {"check_methods_subset_invariance": PRECISION},
+    BMAMLClassifier: {},
+}
+
+
+def bars(rows):
+    """Pictures of rows: a bar a column, as long as its number is large."""
+    columns = np.asarray(rows, np.float64)[:, np.arange(SIZE) * np.shape(rows)[1] // SIZE]
+    levels = np.linspace(-2, 2, SIZE)
+    return 1 / (1 + np.exp(-np.clip(4 * (columns[:, None, :] - levels[:, None]), -50, 50)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    """The models, where `BMAML_STORE` says: the checks build estimators before any fixture runs."""
+    root = tmp_path_factory.mktemp("checks")
+    y = Column(name="y", std=2.0, lower=-1000.0, upper=1000.0)
+    for width in WIDTHS:
+        inputs = tuple(Column(name=f"x{i}", lower=-1000.0, upper=1000.0) for i in range(width))
+        publish(root, f"of-{width}", inputs=inputs, outputs=(y,), hidden=(64,))
+    publish_classifier(root, "bars")
+    patch = pytest.MonkeyPatch()
+    patch.setenv(STORE, str(root))
+    yield root
+    disconnect(None, None, None, 30.0)
+    patch.undo()
+
+
+def expected(estimator):
+    return FAILS[type(estimator)]
+
+
+@parametrize_with_checks(
+    [
+        BMAMLRegressor({width: f"of-{width}" for width in WIDTHS}),
+        BMAMLClassifier("bars", to_pictures=bars),
+    ],
+    expected_failed_checks=expected,
+)
+def test_the_estimators_keep_scikit_learns_conventions(estimator, check):
+    check(estimator)

@@ -1,0 +1,156 @@
+"""Rows and labels in the forms that callers have them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from service.client import InvalidInput
+from service.client.bodies import JSON, decoded, encoded
+from service.client.inputs import Files, joined, labels_of, order_of, rows_of
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("service.client", ["torch", "fastapi", "pydantic", "safetensors", "PIL", "sklearn", "pandas"]),
+        ("service.client.in_process", ["torch", "fastapi", "pydantic", "sklearn"]),
+        ("service.client.estimators", ["torch", "fastapi", "pydantic", "bmaml", "model_store"]),
+    ],
+)
+def test_importing_the_client_loads_neither_torch_nor_the_service(module, heavy):
+    told = f"import sys, {module}; print([each for each in {heavy} if each in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_data_frames_are_matched_by_the_models_names(client, small, binary):
+    rows = np.array([[0.0, 64.0], [1.0, 128.0], [-1.0, 512.0]])
+    frame = pd.DataFrame({"note": ["a", "b", "c"], "size": rows[:, 1], "x": rows[:, 0]})
+    labels = pd.Series([9.0, 11.0, 10.0], index=[5, 6, 7])
+    expected = client.adapt_predict("sized", rows, labels.to_numpy(), rows[:1])
+    numbers = frame.drop(columns="note")
+    for version in (None, 1):
+        found = client.adapt_predict("sized", numbers, labels, numbers.head(1), version=version)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+    chosen = client.uncertainty("sized", numbers, labels, pool=numbers, target=numbers)
+    assert chosen.scores.shape == (3,)
+
+
+def test_a_frame_that_lacks_a_column_is_refused_by_name(client):
+    frame = pd.DataFrame({"x": [0.0], "length": [64.0]})
+    with pytest.raises(InvalidInput, match="x lacks the columns size; the model takes x, size"):
+        client.adapt_predict("sized", frame, [9.0], frame)
+
+
+def test_names_that_say_nothing_to_the_model_go_by_place():
+    assert order_of(["a", "b"], ["x", "size"]) is None
+    assert order_of(["size", "a", "x"], ["x", "size"]) == [2, 0]
+    with pytest.raises(InvalidInput, match="more than once"):
+        order_of(["x", "x", "size"], ["x", "size"])
+
+
+def test_a_series_is_a_column():
+    assert rows_of(pd.Series([1, 2, 3]), (), "x").shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([[1, 2]], "int64"),
+        ([[1.0, 2]], "float64"),
+        (np.ones((1, 2), np.float32), "float32"),
+        (np.ones((1, 2), np.float16), "float64"),
+        (np.ones((1, 2), ">f8"), ">f8"),
+        (np.ones((1, 2), np.int32), "int64"),
+        (np.array([[True, False]]), "float64"),
+        (np.array([[1.5, 2]], object), "float64"),
+        (np.zeros((2, 4, 4), np.uint8), "uint8"),
+    ],
+)
+def test_numbers_keep_their_precision_or_gain_some(value, dtype):
+    assert rows_of(value, (), "x").dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ([1.0, 2.0], "reshape"),
+        ([[1.0], [2.0, 3.0]], "ragged"),
+        ([[1.0], [np.nan]], "not finite in row 1"),
+        ([[np.inf]], "not finite in row 0"),
+        ([["a"]], "not of real numbers"),
+        ([[1j]], "not of real numbers"),
+        (b"png", "single value"),
+        (np.array([b"png"]), "list of bytes"),
+        (np.zeros((1, 1, 1, 1, 1)), "5 dimensions"),
+        (np.array([[None]], object), "not finite|not a number"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_in_a_sentence(value, why):
+    with pytest.raises(InvalidInput, match=why):
+        rows_of(value, (), "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (["b", "a"], ["b", "a"]),
+        (np.array(["b", "a"]), ["b", "a"]),
+        (pd.Series(["b", "a"], dtype="category"), ["b", "a"]),
+        (np.array(["b", "a"], object), ["b", "a"]),
+        ([2, 1], [2, 1]),
+        (np.array([2, 1], object), [2, 1]),
+        (np.array([2, 1], np.uint8), [2, 1]),
+        ([0.5, 1], [0.5, 1.0]),
+        ([], []),
+    ],
+)
+def test_labels_are_strings_integers_or_numbers(value, sent):
+    found = labels_of(value)
+    assert (found if isinstance(found, list) else found.tolist()) == sent
+
+
+@pytest.mark.parametrize(
+    "value", [[True, False], ["a", 1], np.array(["a", 1], object), "ab", [[["a"]]], [1, np.nan]]
+)
+def test_other_labels_are_refused(value):
+    with pytest.raises(InvalidInput):
+        labels_of(value)
+
+
+def test_rows_and_labels_must_be_as_many(client):
+    with pytest.raises(InvalidInput, match="2 labels for 1 rows"):
+        client.keep("tiny", [[1.0]], [1.0, 2.0])
+    with pytest.raises(InvalidInput, match="go together"):
+        client.keep("tiny", [[1.0]])
+    with pytest.raises(InvalidInput, match="show labelled rows"):
+        client.keep("tiny")
+    with pytest.raises(InvalidInput, match="query is missing"):
+        client.adapt_predict("tiny", [[1.0]], [1.0])
+    with pytest.raises(InvalidInput, match="pool is missing"):
+        client.uncertainty("tiny", [[1.0]], [1.0])
+    with pytest.raises(InvalidInput, match="JSON"):
+        client.uncertainty("tiny", [[1.0]], [1.0], [[2.0]], ids=[object()])
+
+
+def test_files_and_arrays_do_not_mix():
+    files = rows_of([b"one", bytearray(b"two")], (), "x")
+    assert joined(files, Files((b"three",))).contents == (b"one", b"two", b"three")
+    with pytest.raises(InvalidInput):
+        joined(files, np.zeros((1, 4, 4)))
+
+
+def test_small_bodies_are_json_and_large_ones_are_not():
+    few, many = np.zeros((10, 2)), np.zeros((2000, 2))
+    assert encoded({"query": {"x": few}}, None)[1] == JSON
+    content, kind = encoded({"model": "m", "query": {"x": many}, "support": {"x": [], "y": ["a"]}}, None)
+    assert kind == "application/vnd.safetensors"
+    assert len(content) < many.nbytes + 400
+    with pytest.raises(Exception, match="cannot be read as that"):
+        decoded(content[:20], kind)
