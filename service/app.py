@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bmaml import __version__
-from service import problems
+from service import page, problems
 from service.problems import Problem
 from service.routes import router
 from service.runtime import Runtime
@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(router)
     app.add_middleware(RequestIdentity)
     problems.install(app)
+    page.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
