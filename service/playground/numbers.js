@@ -11,8 +11,12 @@ export function short(value) {
   return String(Number(value.toPrecision(3))).replace("-", MINUS);
 }
 
-/** A share as a percentage. */
-export const percent = (share) => `${(100 * share).toFixed(share > 0.995 || share < 0.005 ? 1 : 0)} %`;
+/** A share as a percentage; what is nearly certain does not become certain by rounding. */
+export function percent(share) {
+  if (share > 0.999) return "> 99.9 %";
+  if (share < 0.001) return "< 0.1 %";
+  return `${(100 * share).toFixed(share > 0.99 || share < 0.01 ? 1 : 0)} %`;
+}
 
 /** "1 point", "3 points". */
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

@@ -29,7 +29,7 @@ export class Belief {
 
   /** The space to draw in: a card's columns and the domains that are shown. */
   setSpace({ input, output, xDomain, yDomain }) {
-    this.frame.scaled(input, xDomain, output, yDomain, { xTitle: input.name, yTicks: 7 });
+    this.frame.scaled(input, xDomain, output, yDomain, { xTitle: input.name, yTitle: output.name, yTicks: 7 });
     const { width, height } = this.frame.inner;
     put(this.surface, { width, height });
     put(this.layers.cross, { y1: 0, y2: height });

@@ -6,6 +6,9 @@ import { Frame } from "./frame.js";
 
 const d3 = globalThis.d3;
 const HEIGHT = 150;
+/** The 95 % quantile of a standard normal, and how much larger than a normal of the same band counts as heavy tails. */
+const NORMAL_95 = 1.645;
+const TAILS = 3;
 const PLAIN = { transform: "none" };
 
 /** The top of an axis from zero that holds these values. */
@@ -19,21 +22,28 @@ export class Parts {
     this.frame.plot.append(...this.paths);
   }
 
-  /** Draw the variances of an answer as standard deviations. */
+  /**
+   * Draw the variances of an answer as standard deviations. Says whether they leave the chart: a few hypotheses of
+   * little weight can have variances beside which everything else would be flat.
+   */
   draw({ input, xDomain }, { grid, prediction }) {
     const { epistemic, aleatoric } = prediction.variance;
     const parts = [epistemic, aleatoric].map((variance) => Array.from(variance, Math.sqrt));
-    const top = Math.max(...parts.map(topOf));
+    const { values } = prediction.quantiles;
+    const asNormal = d3.max(grid, (_, row) => (values[3][row] - values[0][row]) / (2 * NORMAL_95));
+    const most = Math.max(...parts.map(topOf));
+    const top = most > TAILS * asNormal ? 1.5 * asNormal : most;
     this.frame.scaled(input, xDomain, PLAIN, [0, top], { xTitle: input.name, yTicks: 3 });
     const { x, y } = this.frame;
     const area = d3.area().x((_, row) => x(grid[row])).y0(y(0) + 2).y1((value) => y(value));
     parts.forEach((values, index) => this.paths[index].setAttribute("d", area(values)));
-    const [most, noise] = [d3.maxIndex(parts[0]), d3.maxIndex(parts[1])];
+    const [unsure, noise] = [d3.maxIndex(parts[0]), d3.maxIndex(parts[1])];
     this.frame.root.setAttribute(
       "aria-label",
-      `Epistemic standard deviation, at most ${short(parts[0][most])} at ${input.name} ${short(grid[most])}; ` +
+      `Epistemic standard deviation, at most ${short(parts[0][unsure])} at ${input.name} ${short(grid[unsure])}; ` +
         `aleatoric, at most ${short(parts[1][noise])} at ${short(grid[noise])}.`,
     );
+    return top < most;
   }
 }
 
@@ -43,7 +53,8 @@ export class Gain {
     this.frame = new Frame(host, { height: HEIGHT, role: "img", label: "", resized });
     this.path = svg("path", { class: "gain" });
     this.mark = svg("g");
-    this.frame.plot.append(this.path, this.mark);
+    this.frame.plot.append(this.path);
+    this.frame.above.append(this.mark);
   }
 
   /** Draw the scores of a choice. */

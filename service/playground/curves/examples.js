@@ -44,6 +44,7 @@ function learningCurve(measured, seed) {
     label: (x, taken) => nearest(later, x, taken),
     words: `${each.classifier} on ${each.data}: accuracy measured at the first ${points.length} sizes, up to ${points.at(-1).x} rows.`,
     secret: `Measured later: ${all.at(-1).y} at ${all.at(-1).x} rows.`,
+    asked: later.filter((_, index) => index % 2 === 1).map((point) => point.x),
     xDomain: [all[0].x, 4 * all.at(-1).x],
     yDomain: [Math.max(0, low - 0.15), 1.02],
   };

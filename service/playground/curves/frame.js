@@ -3,7 +3,7 @@
 import { html, put, svg } from "../dom.js";
 import { scaleOf, tickWords, ticksOf } from "./space.js";
 
-export const MARGIN = { top: 14, right: 14, bottom: 34, left: 48 };
+export const MARGIN = { top: 22, right: 14, bottom: 36, left: 56 };
 
 /** One chart in a host element; `resized` is called when there is another width to draw for. */
 export class Frame {
@@ -26,7 +26,7 @@ export class Frame {
   }
 
   /** Set the scales for these columns and domains; draws grid and ticks. */
-  scaled(xColumn, xDomain, yColumn, yDomain, { xTitle = "", yTicks = 5 } = {}) {
+  scaled(xColumn, xDomain, yColumn, yDomain, { xTitle = "", yTitle = "", yTicks = 5 } = {}) {
     const { top, right, bottom, left } = MARGIN;
     const [width, height] = [Math.max(40, this.width - left - right), this.height - top - bottom];
     put(this.root, { viewBox: `0 0 ${Math.max(1, this.width)} ${this.height}` });
@@ -48,8 +48,9 @@ export class Frame {
     const base = top + height;
     marks.push(svg("line", { class: "zero", x1: left, x2: left + width, y1: base, y2: base }));
     if (xTitle) {
-      marks.push(svg("text", { x: left + width, y: top + height + 31, "text-anchor": "end" }, xTitle));
+      marks.push(svg("text", { x: left + width / 2, y: top + height + 32, "text-anchor": "middle" }, xTitle));
     }
+    if (yTitle) marks.push(svg("text", { x: 2, y: 11 }, yTitle));
     this.axes.replaceChildren(...marks);
   }
 

@@ -15,6 +15,8 @@ import { PointTable } from "./table.js";
 const LEVELS = [0.05, 0.25, 0.75, 0.95];
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
+const BEYOND =
+  "Some of it leaves the chart: hypotheses of little weight can be very noisy, and they move a variance, not the bands.";
 
 export class CurvesPanel {
   constructor({ cards, limits }) {
@@ -166,7 +168,8 @@ export class CurvesPanel {
     if (answer) {
       const truth = revealed ? example.truth : null;
       this.belief.draw({ ...answer, truth, next, withParticles: byId("particles").checked });
-      this.parts.draw(this.space, answer);
+      const beyond = this.parts.draw(this.space, answer);
+      say(byId("parts-about"), beyond ? BEYOND : "");
       this.gain.draw(this.space, answer);
     }
     this.editor.draw();

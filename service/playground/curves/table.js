@@ -16,7 +16,7 @@ export class PointTable {
     this.points.forEach((point, index) => {
       for (const axis of ["x", "y"]) {
         const field = this.fields[index][axis];
-        if (field !== document.activeElement) field.value = Number(point[axis].toPrecision(6));
+        if (field !== document.activeElement) field.value = Number(point[axis].toPrecision(4));
       }
     });
   }

@@ -30,7 +30,7 @@ export class Classes {
     const pad = new Pad(`Class ${name}`, this.changed);
     const each = { field, thumbs, pad, kept: [] };
     const another = html("button", {
-      type: "button", className: "small", textContent: "Keep it and draw another",
+      type: "button", className: "small", textContent: "One more drawing",
       onclick: () => {
         if (!pad.strokes.length) return;
         this.keep(each, pad.strokes);

@@ -10,12 +10,14 @@ import { GLYPHS, variant } from "./glyphs.js";
 import { picture, thumb } from "./ink.js";
 import { Pad } from "./pad.js";
 
-const FIRST = ["hook", "balloon", "fork"];
-const FIRST_QUERY = ["balloon", 7];
+const FIRST = ["balloon", "key", "eight"];
+/** A balloon whose ring is not drawn to its end. */
+const FIRST_QUERY = variant([GLYPHS.balloon[0].slice(0, 10), GLYPHS.balloon[1]], 7);
 const QUIET_MS = 500;
 const KEEP = { ttl_s: 300 };
 const VARIANTS = 2;
 const SUGGESTED = 6;
+const ALONE = 1.05;
 
 export class DrawPanel {
   constructor({ cards, limits }) {
@@ -40,7 +42,7 @@ export class DrawPanel {
     this.classes = new Classes(byId("classes"), changed);
     byId("query-pad").append(this.query.element);
     FIRST.forEach((name, index) => this.classes.add(variant(GLYPHS[name], index + 1)));
-    this.query.set(variant(GLYPHS[FIRST_QUERY[0]], FIRST_QUERY[1]));
+    this.query.set(FIRST_QUERY);
     byId("add-class").addEventListener("click", () => this.classes.add());
     byId("remove-class").addEventListener("click", () => this.classes.drop());
     byId("draw-model").addEventListener("change", changed);
@@ -87,10 +89,12 @@ export class DrawPanel {
     return { ...reply, taken: performance.now() - started };
   }
 
-  #answered({ prediction, taken }) {
+  #answered({ prediction, diagnostics, taken }) {
     if (this.unasked) return;
     say(byId("draw-problem"), "");
     say(byId("draw-timing"), `Answered in ${Math.round(taken)} ms.`);
+    const alone = diagnostics.effective_particles < ALONE;
+    say(byId("mutual-about"), alone ? "One particle carries all the weight here: there is no other to disagree with." : "");
     this.#read(showAnswer(prediction));
   }
 
@@ -129,9 +133,9 @@ export class DrawPanel {
     const items = selected.map(({ rank, id, index, score }) => {
       const { strokes } = pool[index];
       const ask = html("button", {
-        type: "button", className: "small", textContent: "Ask", "aria-label": `Ask about ${id}`,
+        type: "button", className: "picture", title: "Ask about it", "aria-label": `Ask about ${id}`,
         onclick: () => this.query.set(strokes),
-      });
+      }, thumb(strokes));
       const labels = this.classes.all.map((each) => {
         const name = this.classes.nameOf(each);
         return html("button", {
@@ -139,9 +143,9 @@ export class DrawPanel {
           onclick: () => this.#learn(each, id, strokes),
         });
       });
-      const words = `${rank}. ${id}: ${score.toFixed(2)} ${units}`;
-      return html("li", {}, thumb(strokes), html("span", { textContent: words }),
-        html("div", { className: "row" }, ask, html("span", { textContent: "it is" }), ...labels));
+      return html("li", {}, ask, html("strong", { textContent: `${rank}. ${id}` }),
+        html("span", { textContent: `${score.toFixed(3)} ${units}` }),
+        html("div", { className: "row" }, html("span", { textContent: "is" }), ...labels));
     });
     byId("suggestions").replaceChildren(...items);
   }

@@ -21,7 +21,8 @@ export async function exampleFor(card) {
 async function numbers(card) {
   const example = card.inputs.length === 1 && card.outputs.length === 1 ? (await examplesFor(card))?.(SEED) : null;
   const spread = card.inputs.map((column) => grid(column, example?.xDomain ?? domainOf(column, 0), ASKED));
-  const asked = d3.range(ASKED).map((row) => [...spread.map((column) => rounded(column[row])), ...card.outputs.map(() => "")]);
+  const inputs = example?.asked?.map((x) => [x]) ?? d3.range(ASKED).map((row) => spread.map((column) => rounded(column[row])));
+  const asked = inputs.map((row) => [...row, ...card.outputs.map(() => "")]);
   return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
 }
 
