@@ -2,8 +2,9 @@
 
     python examples/measure_learning_curves.py --out service/playground/data/learning-curves.json
 
-One curve is one classifier on one data set: its accuracy on held-out rows after training on 16, 23, 32, 45 …
-rows, as far as the data goes, averaged over random splits. A fifth of the rows (at least 50) is held out in each.
+One curve is one classifier on one data set: its accuracy on held-out rows after training on 16, 23, 32,
+45 … rows, as far as the data goes, averaged over random splits. A fifth of the rows (at least 50) is held
+out in each.
 """
 
 import argparse
@@ -58,9 +59,9 @@ REPEATS = 25
 
 
 def anchors(rows: int) -> list[int]:
-    """Training sizes 2^(k/2) from 16, and all rows at the end."""
+    """Training sizes 2^(k/2) from 16, and all rows, where the last of these leaves more than 15 % unused."""
     sizes = [round(2 ** (step / 2)) for step in range(8, 64) if 2 ** (step / 2) <= rows]
-    return sizes if sizes[-1] > 0.85 * rows else [*sizes, rows]
+    return sizes if sizes[-1] >= 0.85 * rows else [*sizes, rows]
 
 
 def curve(data: str, classifier: str, repeats: int) -> dict[str, object]:

@@ -51,7 +51,9 @@ class Asset:
     def reply(self, request: Request) -> Response:
         """The file, or 304 to whoever has it."""
         headers = {**HEADERS, "ETag": self.tag}
-        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        known = {
+            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
+        }
         if known & {self.tag, "*"}:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.media_type)

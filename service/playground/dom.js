@@ -9,7 +9,8 @@ export const byId = (id) => document.getElementById(id);
 export function html(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "for" || name === "role" || name === "scope") made.setAttribute(name, value);
+    if (name.includes("-") || name === "for" || name === "role" || name === "scope")
+      made.setAttribute(name, value);
     else made[name] = value;
   }
   made.append(...children);

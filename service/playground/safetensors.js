@@ -16,7 +16,14 @@ export function decoded(buffer) {
   const { __metadata__: metadata, ...tensors } = header;
   const reply = JSON.parse(metadata.response);
   const data = buffer.slice(8 + length);
-  for (const [path, { dtype, shape, data_offsets: [start, end] }] of Object.entries(tensors)) {
+  for (const [
+    path,
+    {
+      dtype,
+      shape,
+      data_offsets: [start, end],
+    },
+  ] of Object.entries(tensors)) {
     const type = { F32: Float32Array, F64: Float64Array }[dtype];
     if (!type) throw new TypeError(`a reply of ${dtype}`);
     const numbers = new type(data.slice(start, end));

@@ -21,7 +21,8 @@ export class ServiceError extends Error {
   }
 }
 
-const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".");
+const sentence = (words) =>
+  words.charAt(0).toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".");
 
 /** How things stand: told `state` events with `detail.words` ("" when all is well). */
 export const service = new EventTarget();
@@ -110,10 +111,12 @@ async function later(reply) {
 /** A key other than the one refused; one question for however many wait. */
 async function newKey(refused, problem) {
   if (sessionStorage.getItem(KEY) !== refused) return;
-  wantedKey ??= asking(refused === null ? "" : sentence(problem.detail || "this key is refused")).then((key) => {
-    sessionStorage.setItem(KEY, key);
-    wantedKey = null;
-  });
+  wantedKey ??= asking(refused === null ? "" : sentence(problem.detail || "this key is refused")).then(
+    (key) => {
+      sessionStorage.setItem(KEY, key);
+      wantedKey = null;
+    },
+  );
   await wantedKey;
 }
 

@@ -37,7 +37,9 @@ export function keyDialog() {
         byId("key-value").value = "";
         dialog.showModal();
         say(byId("key-problem"), refusal);
-        byId("key-form").addEventListener("submit", () => given(byId("key-value").value.trim()), { once: true });
+        byId("key-form").addEventListener("submit", () => given(byId("key-value").value.trim()), {
+          once: true,
+        });
       }),
   );
 }

@@ -33,10 +33,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def serve(settings: Settings) -> Iterator[Served]:
-    """The app on a port of its own, ready, for as long as the generator is open."""
+def serve(settings: Settings, port: int = 0) -> Iterator[Served]:
+    """The app on a port (0: a free one), ready, for as long as the generator is open."""
     app = create_app(settings)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -11,7 +11,12 @@ const MOST_LINES = 48;
 /** Draws one answer; `points` are another's. */
 export class Belief {
   constructor(host, resized) {
-    this.frame = new Frame(host, { height: HEIGHT, role: "group", label: "Chart of the belief and your points", resized });
+    this.frame = new Frame(host, {
+      height: HEIGHT,
+      role: "group",
+      label: "Chart of the belief and your points",
+      resized,
+    });
     this.layers = {
       outer: svg("path", { class: "band-90" }),
       inner: svg("path", { class: "band-50" }),
@@ -29,7 +34,11 @@ export class Belief {
 
   /** The space to draw in: a card's columns and the domains that are shown. */
   setSpace({ input, output, xDomain, yDomain }) {
-    this.frame.scaled(input, xDomain, output, yDomain, { xTitle: input.name, yTitle: output.name, yTicks: 7 });
+    this.frame.scaled(input, xDomain, output, yDomain, {
+      xTitle: input.name,
+      yTitle: output.name,
+      yTicks: 7,
+    });
     const { width, height } = this.frame.inner;
     put(this.surface, { width, height });
     put(this.layers.cross, { y1: 0, y2: height });
@@ -41,8 +50,15 @@ export class Belief {
     const { x, y } = this.frame;
     const at = (row) => x(grid[row]);
     const area = (low, high) =>
-      d3.area().x((_, row) => at(row)).y0((_, row) => y(low[row])).y1((_, row) => y(high[row]))(grid);
-    const line = d3.line().x((_, row) => at(row)).y((value) => y(value));
+      d3
+        .area()
+        .x((_, row) => at(row))
+        .y0((_, row) => y(low[row]))
+        .y1((_, row) => y(high[row]))(grid);
+    const line = d3
+      .line()
+      .x((_, row) => at(row))
+      .y((value) => y(value));
     const { values } = prediction.quantiles;
     this.layers.outer.setAttribute("d", area(values[0], values[3]));
     this.layers.inner.setAttribute("d", area(values[1], values[2]));
@@ -68,7 +84,10 @@ export class Belief {
     const { x, y } = this.frame;
     const parts = [];
     if (truth?.curve) {
-      const line = d3.line().x((value) => x(value)).y((value) => y(truth.curve(value)));
+      const line = d3
+        .line()
+        .x((value) => x(value))
+        .y((value) => y(truth.curve(value)));
       parts.push(svg("path", { class: "truth", d: line(grid) }));
     }
     for (const point of truth?.points ?? []) {

@@ -35,7 +35,11 @@ export class Parts {
     const top = most > TAILS * asNormal ? 1.5 * asNormal : most;
     this.frame.scaled(input, xDomain, PLAIN, [0, top], { xTitle: input.name, yTicks: 3 });
     const { x, y } = this.frame;
-    const area = d3.area().x((_, row) => x(grid[row])).y0(y(0) + 2).y1((value) => y(value));
+    const area = d3
+      .area()
+      .x((_, row) => x(grid[row]))
+      .y0(y(0) + 2)
+      .y1((value) => y(value));
     parts.forEach((values, index) => this.paths[index].setAttribute("d", area(values)));
     const [unsure, noise] = [d3.maxIndex(parts[0]), d3.maxIndex(parts[1])];
     this.frame.root.setAttribute(
@@ -64,7 +68,11 @@ export class Gain {
     const domain = [low, low + Math.max(1.15 * (d3.max(scores) - low), 1e-12)];
     this.frame.scaled(input, xDomain, PLAIN, domain, { xTitle: input.name, yTicks: 3 });
     const { x, y, inner } = this.frame;
-    const area = d3.area().x((_, row) => x(grid[row])).y0(y(low) + 2).y1((value) => y(value));
+    const area = d3
+      .area()
+      .x((_, row) => x(grid[row]))
+      .y0(y(low) + 2)
+      .y1((value) => y(value));
     this.path.setAttribute("d", area(scores));
     const best = choice.selected[0];
     const [at, height] = [x(grid[best.index]), y(best.score)];

@@ -45,11 +45,20 @@ export class CurvesPanel {
     this.ask = latest(
       (wish) => this.#asked(wish),
       (answer) => this.#answered(answer),
-      (error) => say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
+      (error) =>
+        say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
     );
     const first = this.cards.find((card) => card.training.family?.kind === "sinusoid") ?? this.cards[0];
-    offer(byId("curves-model"), this.cards.map((card) => [card.name, card.name]), first.name);
-    offer(byId("acquisition"), this.acquisitions.map((name) => [name, acquisitionWords(name)]), "epistemic_variance");
+    offer(
+      byId("curves-model"),
+      this.cards.map((card) => [card.name, card.name]),
+      first.name,
+    );
+    offer(
+      byId("acquisition"),
+      this.acquisitions.map((name) => [name, acquisitionWords(name)]),
+      "epistemic_variance",
+    );
     byId("curves-model").addEventListener("change", () => this.#model());
     byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
     byId("clear-points").addEventListener("click", () => this.#clear());
@@ -139,7 +148,11 @@ export class CurvesPanel {
       { tensors: true },
     );
     const target = acquisition === "epig" ? { x } : null;
-    const choice = await post("uncertainty", { ...common, pool: { x }, target, acquisition }, { tensors: true });
+    const choice = await post(
+      "uncertainty",
+      { ...common, pool: { x }, target, acquisition },
+      { tensors: true },
+    );
     const { prediction, diagnostics, timing_ms: timing } = predicted;
     const device = timing.total + choice.timing_ms.total;
     return { card, grid: rows, prediction, diagnostics, choice, device, taken: performance.now() - started };
@@ -149,7 +162,10 @@ export class CurvesPanel {
     if (answer.card !== this.card) return;
     this.answer = answer;
     say(byId("curves-problem"), "");
-    say(byId("timing"), `Two answers in ${Math.round(answer.taken)} ms, ${Math.round(answer.device)} of them in the service.`);
+    say(
+      byId("timing"),
+      `Two answers in ${Math.round(answer.taken)} ms, ${Math.round(answer.device)} of them in the service.`,
+    );
     this.#draw();
     clearTimeout(this.quiet);
     this.quiet = setTimeout(() => say(byId("reading"), this.#reading()), QUIET_MS);
@@ -162,7 +178,10 @@ export class CurvesPanel {
     const revealed = byId("truth").checked && example !== null;
     byId("truth").disabled = example === null;
     byId("legend-truth").hidden = !revealed;
-    say(byId("example-about"), example ? `${example.words}${revealed ? ` ${example.secret}` : ""}` : byId("example-about").textContent);
+    say(
+      byId("example-about"),
+      example ? `${example.words}${revealed ? ` ${example.secret}` : ""}` : byId("example-about").textContent,
+    );
     const next = answer === null ? null : answer.grid[answer.choice.selected[0].index];
     this.#offerLabel(next);
     if (answer) {
@@ -179,8 +198,13 @@ export class CurvesPanel {
   #offerLabel(next) {
     const label = next === null || !this.example ? null : this.example.label(next, this.points);
     byId("label-next").disabled = label === null;
-    const nowhere = this.example ? "Everything that was measured is labelled." : "You know the truth, not this page: click in the chart at the marker.";
-    say(byId("label-next-hint"), label ? `at ${this.input.name} = ${short(label.x)}, from the example's truth` : nowhere);
+    const nowhere = this.example
+      ? "Everything that was measured is labelled."
+      : "You know the truth, not this page: click in the chart at the marker.";
+    say(
+      byId("label-next-hint"),
+      label ? `at ${this.input.name} = ${short(label.x)}, from the example's truth` : nowhere,
+    );
   }
 
   #labelNext() {

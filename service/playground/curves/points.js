@@ -25,7 +25,7 @@ export class PointEditor {
     this.#clicks(chart.surface);
   }
 
-  /** Put the handles where the points are. */
+  /** Put the handles where the points are; those outside what is shown, at its edge. */
   draw() {
     const { x, y } = this.chart.frame;
     for (const [id, handle] of this.handles) {
@@ -38,7 +38,7 @@ export class PointEditor {
       if (!this.handles.has(point.id)) this.#handle(point);
       const words = `Point ${index + 1} of ${this.points.length}: ${short(point.x)}, ${short(point.y)}`;
       const handle = put(this.handles.get(point.id), {
-        transform: `translate(${x(point.x)} ${y(point.y)})`,
+        transform: `translate(${x(inside(point.x, x.domain()))} ${y(inside(point.y, y.domain()))})`,
         "aria-label": words,
       });
       this.group.append(...(this.group.children[index] === handle ? [] : [handle]));
@@ -81,7 +81,13 @@ export class PointEditor {
   #handle(point) {
     const handle = svg(
       "g",
-      { class: "handle", tabindex: 0, role: "button", "aria-roledescription": "point", "aria-describedby": "hint" },
+      {
+        class: "handle",
+        tabindex: 0,
+        role: "button",
+        "aria-roledescription": "point",
+        "aria-describedby": "hint",
+      },
       svg("circle", { class: "reach", r: 18 }),
       svg("circle", { class: "ring", r: 10 }),
       svg("circle", { class: "point", r: 6.5 }),

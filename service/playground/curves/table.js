@@ -24,16 +24,26 @@ export class PointTable {
   #build(input, output) {
     this.fields = [];
     const rows = this.points.map((point, index) => {
-      const cells = ["x", "y"].map((axis) => this.#field(point, axis, `${(axis === "x" ? input : output).name} of point ${index + 1}`));
+      const cells = ["x", "y"].map((axis) =>
+        this.#field(point, axis, `${(axis === "x" ? input : output).name} of point ${index + 1}`),
+      );
       this.fields.push({ x: cells[0], y: cells[1] });
       const remove = html("button", {
-        type: "button", className: "small", textContent: "Remove", "aria-label": `Remove point ${index + 1}`,
+        type: "button",
+        className: "small",
+        textContent: "Remove",
+        "aria-label": `Remove point ${index + 1}`,
         onclick: () => this.editor.remove(point),
       });
       return html("tr", {}, ...[...cells, remove].map((cell) => html("td", {}, cell)));
     });
     const fresh = ["x", "y"].map((axis) =>
-      html("input", { type: "number", step: "any", "aria-label": `${(axis === "x" ? input : output).name} of a new point` }));
+      html("input", {
+        type: "number",
+        step: "any",
+        "aria-label": `${(axis === "x" ? input : output).name} of a new point`,
+      }),
+    );
     const add = () => {
       const [x, y] = fresh.map((field) => field.valueAsNumber);
       const wrong = fresh.find((field) => !Number.isFinite(field.valueAsNumber));
@@ -46,7 +56,12 @@ export class PointTable {
     for (const field of fresh) field.addEventListener("keydown", (event) => event.key === "Enter" && add());
     const button = html("button", { type: "button", className: "small", textContent: "Add", onclick: add });
     rows.push(html("tr", {}, ...[...fresh, button].map((cell) => html("td", {}, cell))));
-    const head = html("tr", {}, ...[input.name, output.name].map((name) => html("th", { scope: "col", textContent: name })), html("td"));
+    const head = html(
+      "tr",
+      {},
+      ...[input.name, output.name].map((name) => html("th", { scope: "col", textContent: name })),
+      html("td"),
+    );
     this.host.replaceChildren(html("table", {}, html("thead", {}, head), html("tbody", {}, ...rows)));
   }
 

@@ -6,14 +6,27 @@ import { percent } from "../numbers.js";
 const SURE = 0.9;
 const LIKELY = 0.6;
 
-/** Show a prediction of one row, or with null that there is none, for the reason given. */
-export function showAnswer(prediction, reason = "") {
+/** Show a prediction of one row, its classes in the order of `names`; says in words what it is. */
+export function showAnswer(prediction, names) {
+  const shares = names.map((name) => prediction.probabilities[0][prediction.classes.indexOf(name)]);
+  const best = shares.indexOf(Math.max(...shares));
+  bars(names, shares, best);
+  meter("entropy", prediction.entropy.total[0], names.length);
+  meter("mutual", prediction.entropy.mutual_information[0], names.length);
+  return inWords(names[best], shares[best]);
+}
+
+/** Show that there is no answer. */
+export function showNone() {
+  bars([], [], -1);
+  meter("entropy", undefined, 0);
+  meter("mutual", undefined, 0);
+}
+
+function bars(names, shares, best) {
   const host = byId("bars");
-  const names = prediction ? prediction.classes.map(String) : [];
   while (host.childElementCount > names.length) host.lastChild.remove();
   while (host.childElementCount < names.length) host.append(bar());
-  const shares = prediction ? Array.from(prediction.probabilities[0]) : [];
-  const best = shares.indexOf(Math.max(...shares));
   names.forEach((name, index) => {
     const [label, track, value] = host.children[index].children;
     host.children[index].classList.toggle("first", index === best);
@@ -22,14 +35,13 @@ export function showAnswer(prediction, reason = "") {
     track.firstChild.style.width = `${100 * shares[index]}%`;
     value.textContent = percent(shares[index]);
   });
-  meter("entropy", prediction?.entropy.total[0], names.length);
-  meter("mutual", prediction?.entropy.mutual_information[0], names.length);
-  return prediction ? inWords(names[best], shares[best]) : reason;
 }
 
 const inWords = (name, share) => {
   if (share >= SURE) return `This is ${name}, it believes: ${percent(share)}.`;
-  return share >= LIKELY ? `Probably ${name}: ${percent(share)}.` : `Not sure; ${name} comes first with ${percent(share)}.`;
+  return share >= LIKELY
+    ? `Probably ${name}: ${percent(share)}.`
+    : `Not sure; ${name} comes first with ${percent(share)}.`;
 };
 
 const bar = () =>

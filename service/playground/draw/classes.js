@@ -25,12 +25,19 @@ export class Classes {
   /** One class more, with these strokes on its pad. */
   add(strokes = []) {
     const name = LETTERS[this.all.length];
-    const field = html("input", { type: "text", value: name, maxLength: 24, "aria-label": `Name of class ${name}` });
+    const field = html("input", {
+      type: "text",
+      value: name,
+      maxLength: 24,
+      "aria-label": `Name of class ${name}`,
+    });
     const thumbs = html("div", { className: "thumbs" });
     const pad = new Pad(`Class ${name}`, this.changed);
     const each = { field, thumbs, pad, kept: [] };
     const another = html("button", {
-      type: "button", className: "small", textContent: "One more drawing",
+      type: "button",
+      className: "small",
+      textContent: "One more drawing",
       onclick: () => {
         if (!pad.strokes.length) return;
         this.keep(each, pad.strokes);
@@ -38,7 +45,14 @@ export class Classes {
       },
     });
     field.addEventListener("input", this.changed);
-    each.element = html("div", { className: "class", role: "group", "aria-label": `Class ${name}` }, field, pad.element, another, thumbs);
+    each.element = html(
+      "div",
+      { className: "class", role: "group", "aria-label": `Class ${name}` },
+      field,
+      pad.element,
+      another,
+      thumbs,
+    );
     this.all.push(each);
     this.host.append(each.element);
     pad.set(strokes);
@@ -74,14 +88,21 @@ export class Classes {
 
   #thumbs(each) {
     const buttons = each.kept.map((strokes, index) =>
-      html("button", {
-        type: "button", title: "Remove this drawing", "aria-label": `Remove drawing ${index + 1} of ${this.nameOf(each)}`,
-        onclick: () => {
-          each.kept.splice(index, 1);
-          this.#thumbs(each);
-          this.changed();
+      html(
+        "button",
+        {
+          type: "button",
+          title: "Remove this drawing",
+          "aria-label": `Remove drawing ${index + 1} of ${this.nameOf(each)}`,
+          onclick: () => {
+            each.kept.splice(index, 1);
+            this.#thumbs(each);
+            this.changed();
+          },
         },
-      }, thumb(strokes)));
+        thumb(strokes),
+      ),
+    );
     each.thumbs.replaceChildren(...buttons);
   }
 }

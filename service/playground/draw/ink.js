@@ -55,6 +55,12 @@ function paint(strokes, size) {
 
 /** A small drawing for buttons and lists. */
 export function thumb(strokes) {
-  const d = strokes.map((stroke) => `M${stroke.map(([x, y]) => `${(100 * x).toFixed(1)} ${(100 * y).toFixed(1)}`).join("L")}`);
-  return svg("svg", { class: "thumb", viewBox: "0 0 100 100", "aria-hidden": "true" }, svg("path", { d: d.join("") }));
+  const d = strokes.map(
+    (stroke) => `M${stroke.map(([x, y]) => `${(100 * x).toFixed(1)} ${(100 * y).toFixed(1)}`).join("L")}`,
+  );
+  return svg(
+    "svg",
+    { class: "thumb", viewBox: "0 0 100 100", "aria-hidden": "true" },
+    svg("path", { d: d.join("") }),
+  );
 }

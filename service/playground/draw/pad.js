@@ -1,6 +1,7 @@
 // A square to draw in with mouse, finger or pen; undo, clear, and ready strokes for the keyboard.
 
 import { html } from "../dom.js";
+import { count } from "../numbers.js";
 import { pickGlyph } from "./picker.js";
 import { trace } from "./ink.js";
 
@@ -14,7 +15,13 @@ export class Pad {
     this.canvas = html("canvas", { role: "img", "aria-label": `${name}: empty` });
     this.name = name;
     const button = (textContent, words, onclick) =>
-      html("button", { type: "button", className: "small", textContent, "aria-label": `${words} (${name})`, onclick });
+      html("button", {
+        type: "button",
+        className: "small",
+        textContent,
+        "aria-label": `${words} (${name})`,
+        onclick,
+      });
     this.element = html(
       "div",
       { className: "pad" },
@@ -45,7 +52,7 @@ export class Pad {
   /** Draw the strokes in the colour of the theme. */
   draw() {
     const side = Math.round(this.canvas.clientWidth * devicePixelRatio);
-    const words = this.strokes.length ? `${this.strokes.length} strokes` : "empty";
+    const words = this.strokes.length ? count(this.strokes.length, "stroke") : "empty";
     this.canvas.setAttribute("aria-label", `${this.name}: ${words}`);
     if (!side) return;
     if (this.canvas.width !== side) Object.assign(this.canvas, { width: side, height: side });

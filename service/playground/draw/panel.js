@@ -4,7 +4,7 @@ import { byId, html, offer, say } from "../dom.js";
 import { latest } from "../latest.js";
 import { acquisitionWords } from "../models.js";
 import { post } from "../service.js";
-import { showAnswer } from "./answer.js";
+import { showAnswer, showNone } from "./answer.js";
 import { Classes } from "./classes.js";
 import { GLYPHS, variant } from "./glyphs.js";
 import { picture, thumb } from "./ink.js";
@@ -33,10 +33,25 @@ export class DrawPanel {
       return;
     }
     const fail = (error) => say(byId("draw-problem"), error.sentences?.() ?? error.message);
-    this.ask = latest((wish) => this.#asked(wish), (answer) => this.#answered(answer), fail);
-    this.rank = latest((wish) => this.#ranked(wish), (answer) => this.#suggest(answer), fail);
-    offer(byId("draw-model"), this.cards.map((card) => [card.name, card.name]));
-    offer(byId("draw-acquisition"), this.acquisitions.map((name) => [name, acquisitionWords(name)]), "entropy");
+    this.ask = latest(
+      (wish) => this.#asked(wish),
+      (answer, wish) => this.#answered(answer, wish),
+      fail,
+    );
+    this.rank = latest(
+      (wish) => this.#ranked(wish),
+      (answer) => this.#suggest(answer),
+      fail,
+    );
+    offer(
+      byId("draw-model"),
+      this.cards.map((card) => [card.name, card.name]),
+    );
+    offer(
+      byId("draw-acquisition"),
+      this.acquisitions.map((name) => [name, acquisitionWords(name)]),
+      "entropy",
+    );
     const changed = () => this.#changed();
     this.query = new Pad("Question", changed);
     this.classes = new Classes(byId("classes"), changed);
@@ -60,13 +75,21 @@ export class DrawPanel {
     say(byId("draw-problem"), "");
     const support = this.#support();
     const { strokes } = this.query;
-    if (support && strokes.length) this.ask({ card: this.card, support, strokes: strokes.map((stroke) => [...stroke]) });
-    else this.#nothing(support ? "Draw something to ask about it." : this.missing);
+    if (!support) this.#nothing(this.missing);
+    else if (!strokes.length) this.#nothing("Draw something to ask about it.");
+    else
+      this.ask({
+        card: this.card,
+        support,
+        names: [...new Set(support.y)],
+        strokes: strokes.map((stroke) => [...stroke]),
+      });
   }
 
   #nothing(words) {
     this.unasked = words;
-    this.#read(showAnswer(null, words));
+    showNone();
+    this.#read(words);
   }
 
   /** The support rows, or null with `missing` saying what there is too little of. */
@@ -74,7 +97,8 @@ export class DrawPanel {
     const { rows, empty } = this.classes.taught();
     this.missing = empty.length ? `Draw an example of ${empty.join(" and of ")} first.` : "";
     const labels = new Set(rows.map((row) => row.label));
-    if (!empty.length && labels.size < 2) this.missing = "Two classes have the same name: give them different ones.";
+    if (!empty.length && labels.size < 2)
+      this.missing = "Two classes have the same name: give them different ones.";
     if (this.missing) return null;
     const images = rows.map((row) => picture(row.strokes, this.card.image.size));
     return { x: { images }, y: rows.map((row) => row.label) };
@@ -85,17 +109,26 @@ export class DrawPanel {
     const started = performance.now();
     const query = { x: { images: [picture(strokes, card.image.size)] } };
     // Kept: while the pen moves only the query is embedded anew.
-    const reply = await post("adapt-predict", { model: card.name, version: card.version, support, query, keep: KEEP });
+    const reply = await post("adapt-predict", {
+      model: card.name,
+      version: card.version,
+      support,
+      query,
+      keep: KEEP,
+    });
     return { ...reply, taken: performance.now() - started };
   }
 
-  #answered({ prediction, diagnostics, taken }) {
+  #answered({ prediction, diagnostics, taken }, { names }) {
     if (this.unasked) return;
     say(byId("draw-problem"), "");
     say(byId("draw-timing"), `Answered in ${Math.round(taken)} ms.`);
     const alone = diagnostics.effective_particles < ALONE;
-    say(byId("mutual-about"), alone ? "One particle carries all the weight here: there is no other to disagree with." : "");
-    this.#read(showAnswer(prediction));
+    say(
+      byId("mutual-about"),
+      alone ? "One particle carries all the weight here: there is no other to disagree with." : "",
+    );
+    this.#read(showAnswer(prediction, names));
   }
 
   #read(words) {
@@ -120,7 +153,10 @@ export class DrawPanel {
       model: card.name,
       version: card.version,
       support,
-      pool: { ids: pool.map((each) => each.id), x: { images: pool.map((each) => picture(each.strokes, card.image.size)) } },
+      pool: {
+        ids: pool.map((each) => each.id),
+        x: { images: pool.map((each) => picture(each.strokes, card.image.size)) },
+      },
       acquisition,
       batch: { size: SUGGESTED, strategy: "top_k" },
       exclude: [...this.used],
@@ -132,20 +168,35 @@ export class DrawPanel {
   #suggest({ selected, pool, units }) {
     const items = selected.map(({ rank, id, index, score }) => {
       const { strokes } = pool[index];
-      const ask = html("button", {
-        type: "button", className: "picture", title: "Ask about it", "aria-label": `Ask about ${id}`,
-        onclick: () => this.query.set(strokes),
-      }, thumb(strokes));
+      const ask = html(
+        "button",
+        {
+          type: "button",
+          className: "picture",
+          title: "Ask about it",
+          "aria-label": `Ask about ${id}`,
+          onclick: () => this.query.set(strokes),
+        },
+        thumb(strokes),
+      );
       const labels = this.classes.all.map((each) => {
         const name = this.classes.nameOf(each);
         return html("button", {
-          type: "button", className: "small", textContent: name, "aria-label": `${id} is ${name}`,
+          type: "button",
+          className: "small",
+          textContent: name,
+          "aria-label": `${id} is ${name}`,
           onclick: () => this.#learn(each, id, strokes),
         });
       });
-      return html("li", {}, ask, html("strong", { textContent: `${rank}. ${id}` }),
+      return html(
+        "li",
+        {},
+        ask,
+        html("strong", { textContent: `${rank}. ${id}` }),
         html("span", { textContent: `${score.toFixed(3)} ${units}` }),
-        html("div", { className: "row" }, html("span", { textContent: "is" }), ...labels));
+        html("div", { className: "row" }, html("span", { textContent: "is" }), ...labels),
+      );
     });
     byId("suggestions").replaceChildren(...items);
   }

@@ -12,14 +12,19 @@ export function pickGlyph() {
   return new Promise((done) => {
     let strokes = null;
     const buttons = Object.entries(GLYPHS).map(([name, drawn]) =>
-      html("button", {
-        type: "button",
-        onclick: () => {
-          picked += 1;
-          strokes = variant(drawn, 1000 + picked);
-          dialog.close();
+      html(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            picked += 1;
+            strokes = variant(drawn, 1000 + picked);
+            dialog.close();
+          },
         },
-      }, thumb(drawn), name),
+        thumb(drawn),
+        name,
+      ),
     );
     byId("glyph-grid").replaceChildren(...buttons);
     dialog.addEventListener("close", () => done(strokes), { once: true });

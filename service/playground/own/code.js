@@ -4,7 +4,9 @@ import { hasKey } from "../service.js";
 
 /** A body with a line for each of its parts. */
 function lines(body) {
-  const parts = Object.entries(body).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const parts = Object.entries(body).map(
+    ([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`,
+  );
   return `{\n${parts.join(",\n")}\n}`;
 }
 

@@ -56,7 +56,9 @@ function sort({ cells, line }, { card, header, read, write, comma }, found, prob
     const words = comma ? cell(at).replace(",", ".") : cell(at);
     const value = words === "" ? NaN : Number(words);
     if (!Number.isFinite(value)) {
-      problems.push(`Line ${line}: ${cell(at) === "" ? "nothing" : `“${cell(at).slice(0, 20)}”`} in column “${header[at]}” is not a number.`);
+      problems.push(
+        `Line ${line}: ${cell(at) === "" ? "nothing" : `“${cell(at).slice(0, 20)}”`} in column “${header[at]}” is not a number.`,
+      );
     }
     return value;
   };
@@ -77,7 +79,10 @@ function split(text) {
   const delimiter = DELIMITERS.reduce((best, mark) => (often(mark) > often(best) ? mark : best));
   const rows = d3.dsvFormat(delimiter).parseRows(text.replace(/^\ufeff/, ""));
   const numbered = rows.map((cells, index) => ({ cells, line: index + 1 }));
-  return { rows: numbered.filter(({ cells }) => cells.some((cell) => cell.trim() !== "")), comma: delimiter === ";" };
+  return {
+    rows: numbered.filter(({ cells }) => cells.some((cell) => cell.trim() !== "")),
+    comma: delimiter === ";",
+  };
 }
 
 const quoted = (names) => names.map((name) => `“${name}”`).join(", ");

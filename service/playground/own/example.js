@@ -19,9 +19,12 @@ export async function exampleFor(card) {
 }
 
 async function numbers(card) {
-  const example = card.inputs.length === 1 && card.outputs.length === 1 ? (await examplesFor(card))?.(SEED) : null;
+  const example =
+    card.inputs.length === 1 && card.outputs.length === 1 ? (await examplesFor(card))?.(SEED) : null;
   const spread = card.inputs.map((column) => grid(column, example?.xDomain ?? domainOf(column, 0), ASKED));
-  const inputs = example?.asked?.map((x) => [x]) ?? d3.range(ASKED).map((row) => spread.map((column) => rounded(column[row])));
+  const inputs =
+    example?.asked?.map((x) => [x]) ??
+    d3.range(ASKED).map((row) => spread.map((column) => rounded(column[row])));
   const asked = inputs.map((row) => [...row, ...card.outputs.map(() => "")]);
   return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
 }
@@ -31,5 +34,8 @@ const rounded = (value) => Number(value.toPrecision(4));
 function pictures(card) {
   if (!card.image.drawing) return [];
   const drawn = (name, seed) => picture(variant(GLYPHS[name], seed), card.image.size);
-  return [...TAUGHT.map((name) => [drawn(name, 1), name]), ...TAUGHT.slice(0, 2).map((name) => [drawn(name, 2), ""])];
+  return [
+    ...TAUGHT.map((name) => [drawn(name, 1), name]),
+    ...TAUGHT.slice(0, 2).map((name) => [drawn(name, 2), ""]),
+  ];
 }

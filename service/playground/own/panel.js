@@ -27,15 +27,22 @@ export class OwnPanel {
       (error) => this.#wrong(error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
     );
     const regression = this.cards.find((card) => card.kind === "regression") ?? this.cards[0];
-    offer(byId("own-model"), this.cards.map((card) => [card.name, card.name]), regression.name);
+    offer(
+      byId("own-model"),
+      this.cards.map((card) => [card.name, card.name]),
+      regression.name,
+    );
     byId("own-model").addEventListener("change", () => this.#model());
     byId("own-example").addEventListener("click", () => this.#example());
     byId("own-interval").addEventListener("change", () => this.#changed());
-    byId("own-download").addEventListener("click", () => download(this.table, `${this.card.name}-predictions.csv`));
+    byId("own-download").addEventListener("click", () =>
+      download(this.table, `${this.card.name}-predictions.csv`),
+    );
     byId("csv").addEventListener("input", () => this.#changed());
     byId("own-file").addEventListener("change", (event) => this.#file(event.target.files[0]));
     this.#drop(byId("csv"));
-    for (const language of ["curl", "python"]) byId(`copy-${language}`).addEventListener("click", () => this.#copy(language));
+    for (const language of ["curl", "python"])
+      byId(`copy-${language}`).addEventListener("click", () => this.#copy(language));
     await this.#model();
   }
 
@@ -46,7 +53,10 @@ export class OwnPanel {
   async #model() {
     const { inputs, outputs } = columnsOf(this.card);
     const pictures = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
-    say(byId("own-columns"), `Columns: ${inputs.join(", ")} given; ${outputs.join(", ")} to be predicted, empty where you ask.${pictures}`);
+    say(
+      byId("own-columns"),
+      `Columns: ${inputs.join(", ")} given; ${outputs.join(", ")} to be predicted, empty where you ask.${pictures}`,
+    );
     byId("own-interval").disabled = this.card.kind === "classification";
     await this.#example();
   }
@@ -66,11 +76,19 @@ export class OwnPanel {
       this.#wrong(error.message);
       return;
     }
-    const body = { model: card.name, version: card.version, support: this.found.support, query: this.found.query };
+    const body = {
+      model: card.name,
+      version: card.version,
+      support: this.found.support,
+      query: this.found.query,
+    };
     if (card.kind === "regression") body.interval = Number(byId("own-interval").value);
     const url = new URL("adapt-predict", document.baseURI).href;
     say(byId("curl"), curl(url, body));
-    say(byId("python"), python(url, body, card.kind === "regression" ? ["mean", "interval"] : ["label", "probabilities"]));
+    say(
+      byId("python"),
+      python(url, body, card.kind === "regression" ? ["mean", "interval"] : ["label", "probabilities"]),
+    );
     this.ask({ card, body, found: this.found });
   }
 
@@ -87,7 +105,10 @@ export class OwnPanel {
     const unused = found.unused.length ? ` Not used: ${found.unused.join(", ")}.` : "";
     const notes = reply.diagnostics.warnings.map((warning) => ` Note: ${warning}.`).join("");
     const { support, query } = found.lines;
-    say(byId("own-reading"), `${count(query.length, "row")} predicted from ${count(support.length, "labelled row")}.${unused}${notes}`);
+    say(
+      byId("own-reading"),
+      `${count(query.length, "row")} predicted from ${count(support.length, "labelled row")}.${unused}${notes}`,
+    );
   }
 
   #right() {
@@ -139,7 +160,10 @@ export class OwnPanel {
     const code = byId(language);
     try {
       await navigator.clipboard.writeText(code.textContent);
-      say(byId("copied"), `The ${language === "curl" ? "curl command" : "Python program"} is in the clipboard.`);
+      say(
+        byId("copied"),
+        `The ${language === "curl" ? "curl command" : "Python program"} is in the clipboard.`,
+      );
     } catch {
       getSelection().selectAllChildren(code);
       say(byId("copied"), "The browser lets no page copy here; the text is selected instead.");

@@ -52,14 +52,28 @@ export function element({ header, rows }) {
   return html(
     "table",
     {},
-    html("thead", {}, html("tr", {}, ...header.map((name) => html("th", { scope: "col", textContent: name.replaceAll("_", " ") })))),
-    html("tbody", {}, ...rows.map((row) => html("tr", {}, ...row.map((value) => html("td", { textContent: cell(value) }))))),
+    html(
+      "thead",
+      {},
+      html(
+        "tr",
+        {},
+        ...header.map((name) => html("th", { scope: "col", textContent: name.replaceAll("_", " ") })),
+      ),
+    ),
+    html(
+      "tbody",
+      {},
+      ...rows.map((row) => html("tr", {}, ...row.map((value) => html("td", { textContent: cell(value) })))),
+    ),
   );
 }
 
 /** Save the table as a CSV file, numbers in full. */
 export function download({ header, rows }, name) {
-  const url = URL.createObjectURL(new Blob([`${d3.csvFormatRows([header, ...rows])}\n`], { type: "text/csv" }));
+  const url = URL.createObjectURL(
+    new Blob([`${d3.csvFormatRows([header, ...rows])}\n`], { type: "text/csv" }),
+  );
   html("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
