@@ -14,16 +14,24 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
-READY = {"curves": ("#reading", "points"), "draw": ("#draw-reading", "%"), "own": ("#own-reading", "predicted")}
+READY = {
+    "curves": ("#reading", "points"),
+    "draw": ("#draw-reading", "%"),
+    "own": ("#own-reading", "predicted"),
+}
 SCREENS = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 860}, "device_scale_factor": 1.5},
+    "light": {
+        "color_scheme": "light",
+        "viewport": {"width": 1280, "height": 860},
+        "device_scale_factor": 1.5,
+    },
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}, "device_scale_factor": 1.5},
     "narrow": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2},
 }
 
 
-def picture(browser: Browser, url: str, tab: str, screen: str, full: bool) -> Image.Image:
-    """What a reader sees first on a tab."""
+def picture(browser: Browser, url: str, tab: str, screen: str, whole: bool) -> Image.Image:
+    """A tab: the whole page, or what a reader sees first, down to the end of its first card."""
     context = browser.new_context(**SCREENS[screen])
     page = context.new_page()
     page.goto(f"{url}/#{tab}")
@@ -32,7 +40,10 @@ def picture(browser: Browser, url: str, tab: str, screen: str, full: bool) -> Im
     if tab == "draw":
         page.click("#suggest")
         expect(page.locator("#suggestions li")).to_have_count(6)
-    shot = page.screenshot(full_page=full)
+    size = page.viewport_size
+    card = page.locator(f"#{tab} .card").first.bounding_box()
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": card["y"] + card["height"] + 20}
+    shot = page.screenshot(full_page=True, **({} if whole else {"clip": clip}))
     context.close()
     return Image.open(io.BytesIO(shot)).convert("RGB")
 
@@ -48,13 +59,15 @@ def main() -> None:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         if options.only:
-            shot = picture(browser, options.url, *options.only.split("-"), full=False)
+            shot = picture(browser, options.url, *options.only.split("-"), whole=False)
             shot.quantize(128, dither=Image.Dither.NONE).save(options.out, optimize=True)
         else:
             options.out.mkdir(parents=True, exist_ok=True)
             for tab in READY:
                 for screen in SCREENS:
-                    picture(browser, options.url, tab, screen, full=True).save(options.out / f"{tab}-{screen}.png")
+                    picture(browser, options.url, tab, screen, whole=True).save(
+                        options.out / f"{tab}-{screen}.png"
+                    )
         browser.close()
 
 

@@ -59,9 +59,9 @@ export class Belief {
       .line()
       .x((_, row) => at(row))
       .y((value) => y(value));
-    const { values } = prediction.quantiles;
-    this.layers.outer.setAttribute("d", area(values[0], values[3]));
-    this.layers.inner.setAttribute("d", area(values[1], values[2]));
+    const { interval, quantiles } = prediction;
+    this.layers.outer.setAttribute("d", area(interval.lower, interval.upper));
+    this.layers.inner.setAttribute("d", area(quantiles.values[0], quantiles.values[1]));
     this.layers.mean.setAttribute("d", line(prediction.mean));
     this.#particles(withParticles ? prediction.particles : null, line);
     this.#truth(truth, grid);
@@ -117,12 +117,12 @@ export class Belief {
     const row = d3.bisectCenter(grid, this.frame.x.invert(event.clientX - box.left));
     const at = this.frame.x(grid[row]);
     put(this.layers.cross, { x1: at, x2: at, visibility: "visible" });
-    const { values } = prediction.quantiles;
+    const { interval, quantiles } = prediction;
     const words = [
       `at ${short(grid[row])}`,
       `mean  ${short(prediction.mean[row])}`,
-      `50 %  ${short(values[1][row])} … ${short(values[2][row])}`,
-      `90 %  ${short(values[0][row])} … ${short(values[3][row])}`,
+      `50 %  ${short(quantiles.values[0][row])} … ${short(quantiles.values[1][row])}`,
+      `90 %  ${short(interval.lower[row])} … ${short(interval.upper[row])}`,
     ];
     this.frame.tell(words.join("\n"), at, event.clientY - box.top);
   }

@@ -29,8 +29,8 @@ export class Parts {
   draw({ input, xDomain }, { grid, prediction }) {
     const { epistemic, aleatoric } = prediction.variance;
     const parts = [epistemic, aleatoric].map((variance) => Array.from(variance, Math.sqrt));
-    const { values } = prediction.quantiles;
-    const asNormal = d3.max(grid, (_, row) => (values[3][row] - values[0][row]) / (2 * NORMAL_95));
+    const { lower, upper } = prediction.interval;
+    const asNormal = d3.max(grid, (_, row) => (upper[row] - lower[row]) / (2 * NORMAL_95));
     const most = Math.max(...parts.map(topOf));
     const top = most > TAILS * asNormal ? 1.5 * asNormal : most;
     this.frame.scaled(input, xDomain, PLAIN, [0, top], { xTitle: input.name, yTicks: 3 });

@@ -3,7 +3,7 @@
 import { byId, offer, say } from "../dom.js";
 import { latest } from "../latest.js";
 import { acquisitionWords } from "../models.js";
-import { count, short } from "../numbers.js";
+import { count, percent, short } from "../numbers.js";
 import { post } from "../service.js";
 import { Gain, Parts } from "./below.js";
 import { Belief } from "./belief.js";
@@ -12,11 +12,21 @@ import { PointEditor, newPoint } from "./points.js";
 import { domainOf, grid } from "./space.js";
 import { PointTable } from "./table.js";
 
-const LEVELS = [0.05, 0.25, 0.75, 0.95];
+/** The ends of the inner band; the outer one is the interval. */
+const LEVELS = [0.25, 0.75];
+const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
 const BEYOND =
   "Some of it leaves the chart: hypotheses of little weight can be very noisy, and they move a variance, not the bands.";
+
+/** A model in words, with what its bands were measured to hold on tasks it had never seen. */
+function about(card) {
+  const held = card.metrics.coverage_90;
+  const measured =
+    held === undefined ? "" : ` On unseen tasks its 90 % band held ${percent(held)} of the truths.`;
+  return `${card.description}${measured}`;
+}
 
 export class CurvesPanel {
   constructor({ cards, limits }) {
@@ -74,7 +84,7 @@ export class CurvesPanel {
     this.card = this.cards.find((card) => card.name === byId("curves-model").value);
     [this.input] = this.card.inputs;
     [this.output] = this.card.outputs;
-    say(byId("curves-about"), this.card.description);
+    say(byId("curves-about"), about(this.card));
     const slider = byId("steps");
     slider.disabled = this.card.steps === 0;
     slider.value = this.card.steps;
@@ -144,7 +154,7 @@ export class CurvesPanel {
     const started = performance.now();
     const predicted = await post(
       "adapt-predict",
-      { ...common, query: { x }, quantiles: LEVELS, interval: 0.9, particles: true },
+      { ...common, query: { x }, quantiles: LEVELS, interval: INTERVAL, particles: true },
       { tensors: true },
     );
     const target = acquisition === "epig" ? { x } : null;
@@ -216,12 +226,12 @@ export class CurvesPanel {
     const { answer } = this;
     if (!answer) return "";
     const { index } = answer.choice.selected[0];
-    const { values } = answer.prediction.quantiles;
+    const { lower, upper } = answer.prediction.interval;
     const effective = short(answer.diagnostics.effective_particles);
     const words = [
       `${count(this.points.length, "point")}; about ${effective} of ${answer.card.particles} particles still count.`,
       `A label at ${this.input.name} = ${short(answer.grid[index])} would help most: there nine tenths of the belief lie ` +
-        `between ${short(values[0][index])} and ${short(values[3][index])}.`,
+        `between ${short(lower[index])} and ${short(upper[index])}.`,
       ...answer.diagnostics.warnings.map((warning) => `Note: ${warning}.`),
     ];
     return words.join(" ");

@@ -1,7 +1,7 @@
 // The scales of a model's columns, and rows spread evenly on them.
 
 const d3 = globalThis.d3;
-const FINE = 121;
+const FINE = 101;
 
 /** Whether the column is read on a logarithmic scale. */
 export const isLog = (column) => column.transform !== "none";
