@@ -45,7 +45,7 @@ export class Belief {
   }
 
   /** Draw an answer: `grid` of x, the prediction there, the truth if it is to be seen, the x to label next. */
-  draw({ grid, prediction, truth, next, withParticles }) {
+  draw({ grid, prediction, truth, next }) {
     this.shown = { grid, prediction };
     const { x, y } = this.frame;
     const at = (row) => x(grid[row]);
@@ -63,7 +63,7 @@ export class Belief {
     this.layers.outer.setAttribute("d", area(interval.lower, interval.upper));
     this.layers.inner.setAttribute("d", area(quantiles.values[0], quantiles.values[1]));
     this.layers.mean.setAttribute("d", line(prediction.mean));
-    this.#particles(withParticles ? prediction.particles : null, line);
+    this.#particles(prediction.particles, line);
     this.#truth(truth, grid);
     this.#next(next);
   }

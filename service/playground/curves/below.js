@@ -6,8 +6,9 @@ import { Frame } from "./frame.js";
 
 const d3 = globalThis.d3;
 const HEIGHT = 150;
-/** The 95 % quantile of a standard normal, and how much larger than a normal of the same band counts as heavy tails. */
+/** The 95 % quantile of a standard normal. */
 const NORMAL_95 = 1.645;
+/** So many times the deviation of a normal with the same band are heavy tails. */
 const TAILS = 3;
 const PLAIN = { transform: "none" };
 
@@ -23,8 +24,8 @@ export class Parts {
   }
 
   /**
-   * Draw the variances of an answer as standard deviations. Says whether they leave the chart: a few hypotheses of
-   * little weight can have variances beside which everything else would be flat.
+   * Draw the variances of an answer as standard deviations. Returns whether they leave the chart: hypotheses
+   * of little weight can have variances beside which everything else would be flat.
    */
   draw({ input, xDomain }, { grid, prediction }) {
     const { epistemic, aleatoric } = prediction.variance;
@@ -44,7 +45,7 @@ export class Parts {
     const [unsure, noise] = [d3.maxIndex(parts[0]), d3.maxIndex(parts[1])];
     this.frame.root.setAttribute(
       "aria-label",
-      `Epistemic standard deviation, at most ${short(parts[0][unsure])} at ${input.name} ${short(grid[unsure])}; ` +
+      `Over ${input.name}: epistemic standard deviation, at most ${short(parts[0][unsure])} at ${short(grid[unsure])}; ` +
         `aleatoric, at most ${short(parts[1][noise])} at ${short(grid[noise])}.`,
     );
     return top < most;
@@ -82,7 +83,7 @@ export class Gain {
     );
     this.frame.root.setAttribute(
       "aria-label",
-      `Gain of a label over ${input.name}, in ${choice.units}; highest, ${short(best.score)}, at ${short(grid[best.index])}.`,
+      `Gain of a label over ${input.name}, in ${choice.units}; highest at ${short(grid[best.index])}.`,
     );
   }
 }

@@ -3,12 +3,16 @@
 import { draws, normal, short } from "../numbers.js";
 import { get } from "../service.js";
 
+const d3 = globalThis.d3;
 /** The family of Yoon et al. 2018, which the sine models were trained on. */
 const SINE = { amplitude: [0.1, 5], frequency: [0.5, 2], phase: [0, 2 * Math.PI], x: [-5, 5], noise: 0.01 };
 const SHOTS = [3, 7];
 const FIRST_ANCHORS = 5;
 
-/** A drawer of examples for this model, `(seed) => {points, truth, words, …}`, or null if there are none. */
+/**
+ * A drawer of examples for this model, from a seed, or null if there are none. An example has the points it shows,
+ * the truth to be revealed, and `label(answer, taken)`: the point that the truth has where a label would help most.
+ */
 export async function examplesFor(card) {
   if (card.training.family?.kind === "sinusoid") return sine;
   const measured = await get("playground/data/learning-curves.json");
@@ -27,7 +31,11 @@ function sine(seed) {
   return {
     points,
     truth: { curve },
-    label: (x) => ({ x, y: noisy(x) }),
+    label: ({ grid, choice }) => {
+      const x = grid[choice.selected[0].index];
+      return { x, y: noisy(x) };
+    },
+    place: "from the curve itself",
     words: `A sine curve drawn just now, ${shots} noisy points of it.`,
     secret: `y = ${short(amplitude)} · sin(${short(frequency)} x − ${short(phase)}).`,
   };
@@ -41,8 +49,9 @@ function learningCurve(measured, seed) {
   return {
     points: points.map((point) => ({ ...point })),
     truth: { points: later },
-    label: (x, taken) => nearest(later, x, taken),
-    words: `${each.classifier} on ${each.data}: accuracy measured at the first ${points.length} sizes, up to ${points.at(-1).x} rows.`,
+    label: (answer, taken) => best(later, answer, taken),
+    place: "of the sizes measured the one it would learn most from",
+    words: `Measured: ${each.classifier} on ${each.data}, accuracy after training on up to ${points.at(-1).x} rows.`,
     secret: `Measured later: ${all.at(-1).y} at ${all.at(-1).x} rows.`,
     asked: later.filter((_, index) => index % 2 === 1).map((point) => point.x),
     xDomain: [all[0].x, 4 * all.at(-1).x],
@@ -50,9 +59,8 @@ function learningCurve(measured, seed) {
   };
 }
 
-/** The measured point nearest to x on the log scale that is not among the points taken; null if none is left. */
-function nearest(measured, x, taken) {
+/** Of the measured points that are not yet taken the one whose label would help most; null if none is left. */
+function best(measured, { grid, choice }, taken) {
   const left = measured.filter((point) => !taken.some((other) => other.x === point.x));
-  const far = (point) => Math.abs(Math.log(point.x / x));
-  return left.sort((one, other) => far(one) - far(other))[0] ?? null;
+  return d3.greatest(left, (point) => choice.scores[d3.bisectCenter(grid, point.x)]) ?? null;
 }

@@ -3,7 +3,7 @@
 import { byId, offer, say } from "../dom.js";
 import { latest } from "../latest.js";
 import { acquisitionWords } from "../models.js";
-import { count, percent, short } from "../numbers.js";
+import { short } from "../numbers.js";
 import { post } from "../service.js";
 import { Gain, Parts } from "./below.js";
 import { Belief } from "./belief.js";
@@ -11,22 +11,13 @@ import { examplesFor } from "./examples.js";
 import { PointEditor, newPoint } from "./points.js";
 import { domainOf, grid } from "./space.js";
 import { PointTable } from "./table.js";
+import { BEYOND, about, reading } from "./words.js";
 
 /** The ends of the inner band; the outer one is the interval. */
 const LEVELS = [0.25, 0.75];
 const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
-const BEYOND =
-  "Some of it leaves the chart: hypotheses of little weight can be very noisy, and they move a variance, not the bands.";
-
-/** A model in words, with what its bands were measured to hold on tasks it had never seen. */
-function about(card) {
-  const held = card.metrics.coverage_90;
-  const measured =
-    held === undefined ? "" : ` On unseen tasks its 90 % band held ${percent(held)} of the truths.`;
-  return `${card.description}${measured}`;
-}
 
 export class CurvesPanel {
   constructor({ cards, limits }) {
@@ -73,10 +64,10 @@ export class CurvesPanel {
     byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
     byId("clear-points").addEventListener("click", () => this.#clear());
     byId("truth").addEventListener("change", () => this.#draw());
-    byId("particles").addEventListener("change", () => this.#draw());
+    byId("particles").addEventListener("change", changed);
     byId("steps").addEventListener("input", changed);
     byId("acquisition").addEventListener("change", changed);
-    byId("label-next").addEventListener("click", () => this.#labelNext());
+    byId("label-next").addEventListener("click", () => this.editor.add(this.#nextLabel()));
     await this.#model();
   }
 
@@ -144,17 +135,18 @@ export class CurvesPanel {
       points: this.points.map(({ x, y }) => ({ x, y })),
       acquisition: byId("acquisition").value,
       adapt: { steps },
+      particles: byId("particles").checked,
     });
   }
 
-  async #asked({ card, grid: rows, points, acquisition, adapt }) {
+  async #asked({ card, grid: rows, points, acquisition, adapt, particles }) {
     const x = rows.map((value) => [value]);
     const support = { x: points.map((point) => [point.x]), y: points.map((point) => point.y) };
     const common = { model: card.name, version: card.version, support, adapt };
     const started = performance.now();
     const predicted = await post(
       "adapt-predict",
-      { ...common, query: { x }, quantiles: LEVELS, interval: INTERVAL, particles: true },
+      { ...common, query: { x }, quantiles: LEVELS, interval: INTERVAL, particles },
       { tensors: true },
     );
     const target = acquisition === "epig" ? { x } : null;
@@ -178,7 +170,7 @@ export class CurvesPanel {
     );
     this.#draw();
     clearTimeout(this.quiet);
-    this.quiet = setTimeout(() => say(byId("reading"), this.#reading()), QUIET_MS);
+    this.quiet = setTimeout(() => say(byId("reading"), reading(answer, this.points.length)), QUIET_MS);
   }
 
   #draw() {
@@ -193,10 +185,10 @@ export class CurvesPanel {
       example ? `${example.words}${revealed ? ` ${example.secret}` : ""}` : byId("example-about").textContent,
     );
     const next = answer === null ? null : answer.grid[answer.choice.selected[0].index];
-    this.#offerLabel(next);
+    this.#offerLabel();
     if (answer) {
       const truth = revealed ? example.truth : null;
-      this.belief.draw({ ...answer, truth, next, withParticles: byId("particles").checked });
+      this.belief.draw({ ...answer, truth, next });
       const beyond = this.parts.draw(this.space, answer);
       say(byId("parts-about"), beyond ? BEYOND : "");
       this.gain.draw(this.space, answer);
@@ -205,36 +197,18 @@ export class CurvesPanel {
     this.table.draw(this.input, this.output);
   }
 
-  #offerLabel(next) {
-    const label = next === null || !this.example ? null : this.example.label(next, this.points);
+  #offerLabel() {
+    const label = this.#nextLabel();
     byId("label-next").disabled = label === null;
     const nowhere = this.example
       ? "Everything that was measured is labelled."
       : "You know the truth, not this page: click in the chart at the marker.";
-    say(
-      byId("label-next-hint"),
-      label ? `at ${this.input.name} = ${short(label.x)}, from the example's truth` : nowhere,
-    );
+    const there = label && `at ${this.input.name} = ${short(label.x)}, ${this.example.place}`;
+    if (this.answer) say(byId("label-next-hint"), there ?? nowhere);
   }
 
-  #labelNext() {
-    const next = this.answer.grid[this.answer.choice.selected[0].index];
-    this.editor.add(this.example.label(next, this.points));
-  }
-
-  #reading() {
-    const { answer } = this;
-    if (!answer) return "";
-    const { index } = answer.choice.selected[0];
-    const { lower, upper } = answer.prediction.interval;
-    const effective = short(answer.diagnostics.effective_particles);
-    const words = [
-      `${count(this.points.length, "point")}; about ${effective} of ${answer.card.particles} particles still count.`,
-      `A label at ${this.input.name} = ${short(answer.grid[index])} would help most: there nine tenths of the belief lie ` +
-        `between ${short(lower[index])} and ${short(upper[index])}.`,
-      ...answer.diagnostics.warnings.map((warning) => `Note: ${warning}.`),
-    ];
-    return words.join(" ");
+  #nextLabel() {
+    return this.answer && this.example && this.example.label(this.answer, this.points);
   }
 
   /** The place of a JSON pointer in words: "point 3". */

@@ -13,10 +13,11 @@ function lines(body) {
 /** The request as a curl command for a POSIX shell. A key is named, never shown. */
 export function curl(url, body) {
   const key = hasKey() ? ` \\\n  -H "authorization: Bearer $BMAML_KEY"` : "";
-  return `curl -s ${url} -H 'content-type: application/json'${key} -d '${lines(body).replaceAll("'", "'\\''")}'`;
+  const quoted = lines(body).replaceAll("'", "'\\''");
+  return `curl -s ${url} -H 'content-type: application/json'${key} -d '${quoted}'`;
 }
 
-/** The request as a Python program. The body holds strings, numbers and lists alone, so it is Python as it is JSON. */
+/** The request as a Python program. The body is strings, numbers and lists alone: Python as much as JSON. */
 export function python(url, body, shown) {
   const key = hasKey() ? `, headers={"authorization": f"Bearer {os.environ['BMAML_KEY']}"}` : "";
   return [

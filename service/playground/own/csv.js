@@ -56,9 +56,8 @@ function sort({ cells, line }, { card, header, read, write, comma }, found, prob
     const words = comma ? cell(at).replace(",", ".") : cell(at);
     const value = words === "" ? NaN : Number(words);
     if (!Number.isFinite(value)) {
-      problems.push(
-        `Line ${line}: ${cell(at) === "" ? "nothing" : `“${cell(at).slice(0, 20)}”`} in column “${header[at]}” is not a number.`,
-      );
+      const given = words === "" ? "nothing" : `“${cell(at).slice(0, 20)}”`;
+      problems.push(`Line ${line}: ${given} in column “${header[at]}” is not a number.`);
     }
     return value;
   };

@@ -55,7 +55,7 @@ export class OwnPanel {
     const pictures = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
     say(
       byId("own-columns"),
-      `Columns: ${inputs.join(", ")} given; ${outputs.join(", ")} to be predicted, empty where you ask.${pictures}`,
+      `Columns: ${inputs.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${pictures}`,
     );
     byId("own-interval").disabled = this.card.kind === "classification";
     await this.#example();
