@@ -31,6 +31,10 @@ export function serverLine() {
 export function keyDialog() {
   const dialog = byId("key");
   dialog.addEventListener("cancel", (event) => event.preventDefault());
+  dialog.addEventListener("close", () => {
+    if (!byId("key-value").value)
+      say(byId("server"), "Without a key this service does not answer: reload the page.");
+  });
   asksForKey(
     (refusal) =>
       new Promise((given) => {

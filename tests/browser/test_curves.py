@@ -208,7 +208,10 @@ def test_what_the_service_refuses_is_said_at_the_chart_and_goes_when_it_is_mende
     field = page.get_by_label("train_size of point 2", exact=True)
     field.fill("-4")
     expect(page.get_by_role("alert").filter(has_text="Point 2")).to_contain_text("log2 scale")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#points-table [aria-invalid]")).to_have_count(1)
     field.fill("24")
+    expect(page.locator("#points-table [aria-invalid]")).to_have_count(0)
     expect(page.locator("#curves-problem")).to_be_empty()
 
 
@@ -219,3 +222,14 @@ def test_a_tap_adds_a_point(visit):
     page.locator("#belief").scroll_into_view_if_needed()
     page.touchscreen.tap(*place(page, 0.5, 0.25))
     expect(page.locator(HANDLES)).to_have_count(count + 1)
+
+
+def test_a_double_tap_removes_a_point(visit):
+    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    expect(page.locator("#reading")).to_contain_text("points")
+    count, point = page.locator(HANDLES).count(), page.locator(f"{HANDLES} .point").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    for _ in range(2):
+        page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator(HANDLES)).to_have_count(count - 1)

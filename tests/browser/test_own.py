@@ -90,6 +90,7 @@ def test_columns_go_by_name_in_any_order_and_semicolons_bring_decimal_commas(pag
         ("train_size,accuracy\n16,0.6\nmany,\n", "Line 3: “many” in column “train_size” is not a number."),
         ("size,accuracy\n16,0.6\n", "There is no column “train_size” in the first line"),
         ("train_size,accuracy\n16,0.6\n", "Every row has a label"),
+        ("train_size,accuracy\n\n", "no rows under the first line"),
         ("", "Paste rows"),
     ],
 )

@@ -46,8 +46,7 @@ export class CurvesPanel {
     this.ask = latest(
       (wish) => this.#asked(wish),
       (answer) => this.#answered(answer),
-      (error) =>
-        say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
+      (error) => this.#refused(error),
     );
     const first = this.cards.find((card) => card.training.family?.kind === "sinusoid") ?? this.cards[0];
     offer(
@@ -72,7 +71,10 @@ export class CurvesPanel {
   }
 
   async #model() {
-    this.card = this.cards.find((card) => card.name === byId("curves-model").value);
+    const card = this.cards.find(({ name }) => name === byId("curves-model").value);
+    const examples = await examplesFor(card);
+    if (card.name !== byId("curves-model").value) return;
+    Object.assign(this, { card, examples, answer: null });
     [this.input] = this.card.inputs;
     [this.output] = this.card.outputs;
     say(byId("curves-about"), about(this.card));
@@ -85,8 +87,6 @@ export class CurvesPanel {
         ? "This model adapts exactly, in closed form: there is nothing to iterate."
         : `Gradient steps on your points; it was trained with ${this.card.steps}.`,
     );
-    this.answer = null;
-    this.examples = await examplesFor(this.card);
     byId("random").disabled = !this.examples;
     if (this.examples) this.#example(this.seed);
     else {
@@ -126,7 +126,7 @@ export class CurvesPanel {
   /** Something is another: show it at once, and ask what follows. */
   #changed() {
     say(byId("steps-value"), byId("steps").value);
-    say(byId("curves-problem"), "");
+    this.#accepted();
     this.#draw();
     const steps = byId("steps").disabled ? null : Number(byId("steps").value);
     this.ask({
@@ -163,7 +163,7 @@ export class CurvesPanel {
   #answered(answer) {
     if (answer.card !== this.card) return;
     this.answer = answer;
-    say(byId("curves-problem"), "");
+    this.#accepted();
     say(
       byId("timing"),
       `Two answers in ${Math.round(answer.taken)} ms, ${Math.round(answer.device)} of them in the service.`,
@@ -209,6 +209,19 @@ export class CurvesPanel {
 
   #nextLabel() {
     return this.answer && this.example && this.example.label(this.answer, this.points);
+  }
+
+  #refused(error) {
+    say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message);
+    const places = (error.errors ?? []).map(({ pointer }) => pointer.split("/"));
+    this.table.mark(
+      places.filter(([, part]) => part === "support").map(([, , axis, row]) => ({ axis, row })),
+    );
+  }
+
+  #accepted() {
+    say(byId("curves-problem"), "");
+    this.table.mark([]);
   }
 
   /** The place of a JSON pointer in words: "point 3". */

@@ -5,7 +5,7 @@ import { html } from "../dom.js";
 /** Shows `points` in a host; every edit goes through `editor` or tells `changed()`. */
 export class PointTable {
   constructor(host, points, editor, changed) {
-    Object.assign(this, { host, points, editor, changed, shown: null });
+    Object.assign(this, { host, points, editor, changed, shown: null, fields: [] });
   }
 
   /** The table for these column names. */
@@ -19,6 +19,13 @@ export class PointTable {
         if (field !== document.activeElement) field.value = Number(point[axis].toPrecision(4));
       }
     });
+  }
+
+  /** Mark the fields of these {axis, row} as wrong, and no others. */
+  mark(places) {
+    for (const fields of this.fields)
+      for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
+    for (const { axis, row } of places) this.fields[row]?.[axis]?.setAttribute("aria-invalid", "true");
   }
 
   #build(input, output) {

@@ -20,6 +20,8 @@ export function columnsOf(card) {
 export function parsed(text, card) {
   const { rows, comma } = split(text);
   if (!rows.length) throw new CsvError("Paste rows, or press Example.");
+  if (rows.length === 1)
+    throw new CsvError("There are no rows under the first line, which names the columns.");
   const { inputs, outputs } = columnsOf(card);
   const header = rows[0].cells.map((name) => name.trim());
   const place = (name) => header.findIndex((given) => given.toLowerCase() === name.toLowerCase());

@@ -62,7 +62,10 @@ export class OwnPanel {
   }
 
   async #example() {
-    byId("csv").value = await exampleFor(this.card);
+    const { card } = this;
+    const text = await exampleFor(card);
+    if (card !== this.card) return;
+    byId("csv").value = text;
     this.#changed();
   }
 
