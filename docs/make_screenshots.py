@@ -60,7 +60,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         if options.only:
             shot = picture(browser, options.url, *options.only.split("-"), whole=False)
-            shot.quantize(128, dither=Image.Dither.NONE).save(options.out, optimize=True)
+            few = shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(options.out, optimize=True)
         else:
             options.out.mkdir(parents=True, exist_ok=True)
             for tab in READY:
