@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from bmaml import __version__
-from service import health, problems
+from service import health, page, problems
 from service.admission import Admission
 from service.boundary import Boundary
 from service.gauges import Gauges
@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.runtime = runtime
     runtime.metrics.registry.register(Gauges(runtime))
     app.include_router(router)
+    page.install(app)
     if settings.probe_port is None:
         app.include_router(health.router)
     app.add_middleware(Admission, runtime=runtime)

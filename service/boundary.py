@@ -98,8 +98,7 @@ class Boundary:
         said = {name for name, _ in headers}
         elapsed = 1000 * (time.perf_counter() - started)
         timing = state.get("server_timing", f"total;dur={elapsed:.3f}")
-        headers += HEADERS
-        headers += [each for each in PRIVATE if each[0] not in said]
+        headers += [each for each in (*HEADERS, *PRIVATE) if each[0] not in said]
         headers.append((b"x-request-id", state["request_id"].encode()))
         headers.append((b"server-timing", timing.encode()))
         if self.runtime.draining:

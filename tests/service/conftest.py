@@ -40,16 +40,21 @@ def loaded(client: httpx.Client) -> bool:
     return client.get("/readyz").json().get("detail") != "loading models"
 
 
-def serve(settings: Settings, ready: Callable[[httpx.Client], bool] = loaded) -> Iterator[Served]:
-    """The service on a port of its own, ready, for as long as the generator is open."""
-    yield from listening(create_app(settings), settings, ready)
+def serve(
+    settings: Settings, ready: Callable[[httpx.Client], bool] = loaded, port: int = 0
+) -> Iterator[Served]:
+    """The service on a port (0: a free one), ready, for as long as the generator is open."""
+    yield from listening(create_app(settings), settings, ready, port)
 
 
 def listening(
-    app: FastAPI, settings: Settings | None = None, ready: Callable[[httpx.Client], bool] = loaded
+    app: FastAPI,
+    settings: Settings | None = None,
+    ready: Callable[[httpx.Client], bool] = loaded,
+    port: int = 0,
 ) -> Iterator[Served]:
     """An app on a port of its own, for as long as the generator is open."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a reply not taken stays with us
     server = uvicorn.Server(config_of(app, settings or Settings()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

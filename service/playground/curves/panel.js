@@ -1,0 +1,233 @@
+// The tab of curves: its controls, its state, and the round from a change to what is drawn.
+
+import { byId, offer, say } from "../dom.js";
+import { latest } from "../latest.js";
+import { acquisitionWords } from "../models.js";
+import { short } from "../numbers.js";
+import { post } from "../service.js";
+import { Gain, Parts } from "./below.js";
+import { Belief } from "./belief.js";
+import { examplesFor } from "./examples.js";
+import { PointEditor, newPoint } from "./points.js";
+import { domainOf, grid } from "./space.js";
+import { PointTable } from "./table.js";
+import { BEYOND, about, reading } from "./words.js";
+
+/** The ends of the inner band; the outer one is the interval. */
+const LEVELS = [0.25, 0.75];
+const INTERVAL = 0.9;
+const FIRST_SEED = 34;
+const QUIET_MS = 500;
+
+export class CurvesPanel {
+  constructor({ cards, limits }) {
+    this.cards = cards.filter(
+      (card) => card.kind === "regression" && card.inputs.length === 1 && card.outputs.length === 1,
+    );
+    this.acquisitions = limits.acquisitions.regression;
+    this.points = [];
+    this.answer = null;
+    this.example = null;
+    this.seed = FIRST_SEED;
+  }
+
+  /** Wire the controls and show a first example. */
+  async start() {
+    if (!this.cards.length) {
+      say(byId("curves-problem"), "This service has no model of one input and one output to draw.");
+      return;
+    }
+    const changed = () => this.#changed();
+    this.belief = new Belief(byId("belief"), () => this.#draw());
+    this.parts = new Parts(byId("parts"), () => this.#draw());
+    this.gain = new Gain(byId("gain"), () => this.#draw());
+    this.editor = new PointEditor(this.belief, this.points, changed);
+    this.table = new PointTable(byId("points-table"), this.points, this.editor, changed);
+    this.ask = latest(
+      (wish) => this.#asked(wish),
+      (answer) => this.#answered(answer),
+      (error) => this.#refused(error),
+    );
+    const first = this.cards.find((card) => card.training.family?.kind === "sinusoid") ?? this.cards[0];
+    offer(
+      byId("curves-model"),
+      this.cards.map((card) => [card.name, card.name]),
+      first.name,
+    );
+    offer(
+      byId("acquisition"),
+      this.acquisitions.map((name) => [name, acquisitionWords(name)]),
+      "epistemic_variance",
+    );
+    byId("curves-model").addEventListener("change", () => this.#model());
+    byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
+    byId("clear-points").addEventListener("click", () => this.#clear());
+    byId("truth").addEventListener("change", () => this.#draw());
+    byId("particles").addEventListener("change", changed);
+    byId("steps").addEventListener("input", changed);
+    byId("acquisition").addEventListener("change", changed);
+    byId("label-next").addEventListener("click", () => this.editor.add(this.#nextLabel()));
+    await this.#model();
+  }
+
+  async #model() {
+    const card = this.cards.find(({ name }) => name === byId("curves-model").value);
+    const examples = await examplesFor(card);
+    if (card.name !== byId("curves-model").value) return;
+    Object.assign(this, { card, examples, answer: null });
+    [this.input] = this.card.inputs;
+    [this.output] = this.card.outputs;
+    say(byId("curves-about"), about(this.card));
+    const slider = byId("steps");
+    slider.disabled = this.card.steps === 0;
+    slider.value = this.card.steps;
+    say(
+      byId("steps-about"),
+      slider.disabled
+        ? "This model adapts exactly, in closed form: there is nothing to iterate."
+        : `Gradient steps on your points; it was trained with ${this.card.steps}.`,
+    );
+    byId("random").disabled = !this.examples;
+    if (this.examples) this.#example(this.seed);
+    else {
+      this.example = null;
+      this.points.splice(0);
+      say(byId("example-about"), "There are no ready examples for this model: add points of your own.");
+      this.#space();
+      this.#changed();
+    }
+  }
+
+  #example(seed) {
+    this.seed = seed;
+    this.example = this.examples(seed);
+    byId("truth").checked = false;
+    this.points.splice(0);
+    this.#space();
+    this.points.push(...this.example.points.map(newPoint));
+    this.#changed();
+  }
+
+  #clear() {
+    this.points.splice(0);
+    this.#changed();
+  }
+
+  #space() {
+    this.space = {
+      input: this.input,
+      output: this.output,
+      xDomain: this.example?.xDomain ?? domainOf(this.input, 0),
+      yDomain: this.example?.yDomain ?? domainOf(this.output, 0.08),
+    };
+    this.grid = grid(this.input, this.space.xDomain);
+  }
+
+  /** Something is another: show it at once, and ask what follows. */
+  #changed() {
+    say(byId("steps-value"), byId("steps").value);
+    this.#accepted();
+    this.#draw();
+    const steps = byId("steps").disabled ? null : Number(byId("steps").value);
+    this.ask({
+      card: this.card,
+      grid: this.grid,
+      points: this.points.map(({ x, y }) => ({ x, y })),
+      acquisition: byId("acquisition").value,
+      adapt: { steps },
+      particles: byId("particles").checked,
+    });
+  }
+
+  async #asked({ card, grid: rows, points, acquisition, adapt, particles }) {
+    const x = rows.map((value) => [value]);
+    const support = { x: points.map((point) => [point.x]), y: points.map((point) => point.y) };
+    const common = { model: card.name, version: card.version, support, adapt };
+    const started = performance.now();
+    const predicted = await post(
+      "adapt-predict",
+      { ...common, query: { x }, quantiles: LEVELS, interval: INTERVAL, particles },
+      { tensors: true },
+    );
+    const target = acquisition === "epig" ? { x } : null;
+    const choice = await post(
+      "uncertainty",
+      { ...common, pool: { x }, target, acquisition },
+      { tensors: true },
+    );
+    const { prediction, diagnostics, timing_ms: timing } = predicted;
+    const device = timing.total + choice.timing_ms.total;
+    return { card, grid: rows, prediction, diagnostics, choice, device, taken: performance.now() - started };
+  }
+
+  #answered(answer) {
+    if (answer.card !== this.card) return;
+    this.answer = answer;
+    this.#accepted();
+    say(
+      byId("timing"),
+      `Two answers in ${Math.round(answer.taken)} ms, ${Math.round(answer.device)} of them in the service.`,
+    );
+    this.#draw();
+    clearTimeout(this.quiet);
+    this.quiet = setTimeout(() => say(byId("reading"), reading(answer, this.points.length)), QUIET_MS);
+  }
+
+  #draw() {
+    if (!this.space) return;
+    this.belief.setSpace(this.space);
+    const { answer, example } = this;
+    const revealed = byId("truth").checked && example !== null;
+    byId("truth").disabled = example === null;
+    byId("legend-truth").hidden = !revealed;
+    say(
+      byId("example-about"),
+      example ? `${example.words}${revealed ? ` ${example.secret}` : ""}` : byId("example-about").textContent,
+    );
+    const next = answer === null ? null : answer.grid[answer.choice.selected[0].index];
+    this.#offerLabel();
+    if (answer) {
+      const truth = revealed ? example.truth : null;
+      this.belief.draw({ ...answer, truth, next });
+      const beyond = this.parts.draw(this.space, answer);
+      say(byId("parts-about"), beyond ? BEYOND : "");
+      this.gain.draw(this.space, answer);
+    }
+    this.editor.draw();
+    this.table.draw(this.input, this.output);
+  }
+
+  #offerLabel() {
+    const label = this.#nextLabel();
+    byId("label-next").disabled = label === null;
+    const nowhere = this.example
+      ? "Everything that was measured is labelled."
+      : "You know the truth, not this page: click in the chart at the marker.";
+    const there = label && `at ${this.input.name} = ${short(label.x)}, ${this.example.place}`;
+    if (this.answer) say(byId("label-next-hint"), there ?? nowhere);
+  }
+
+  #nextLabel() {
+    return this.answer && this.example && this.example.label(this.answer, this.points);
+  }
+
+  #refused(error) {
+    say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message);
+    const places = (error.errors ?? []).map(({ pointer }) => pointer.split("/"));
+    this.table.mark(
+      places.filter(([, part]) => part === "support").map(([, , axis, row]) => ({ axis, row })),
+    );
+  }
+
+  #accepted() {
+    say(byId("curves-problem"), "");
+    this.table.mark([]);
+  }
+
+  /** The place of a JSON pointer in words: "point 3". */
+  #place(pointer) {
+    const [, part, , row] = pointer.split("/");
+    if (part === "support" && row !== undefined) return `point ${Number(row) + 1}`;
+    return part === "adapt" ? "steps" : pointer;
+  }
+}

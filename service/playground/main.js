@@ -1,0 +1,32 @@
+// The page: what the service offers, then a panel per tab, each started when it is first seen.
+
+import { CurvesPanel } from "./curves/panel.js";
+import { byId, say } from "./dom.js";
+import { DrawPanel } from "./draw/panel.js";
+import { limits, models, newestCard } from "./models.js";
+import { OwnPanel } from "./own/panel.js";
+import { keyDialog, serverLine, themeButton } from "./status.js";
+import { tabs } from "./tabs.js";
+
+const PANELS = { curves: CurvesPanel, draw: DrawPanel, own: OwnPanel };
+
+themeButton();
+serverLine();
+keyDialog();
+
+const offers = Promise.all([models(), limits()]).then(async ([listed, bounds]) => ({
+  cards: await Promise.all(listed.map(newestCard)),
+  limits: bounds,
+}));
+const started = new Set();
+
+tabs(document.querySelector("[role=tablist]"), async (id) => {
+  if (started.has(id)) return;
+  started.add(id);
+  try {
+    await new PANELS[id](await offers).start();
+  } catch (error) {
+    say(byId(`${id}-problem`), `This panel could not start: ${error.message}`);
+    throw error;
+  }
+});

@@ -1,0 +1,94 @@
+// Rows of text to a support and a query: columns by name, rows without a label are the question.
+
+const d3 = globalThis.d3;
+const DELIMITERS = [",", ";", "\t"];
+const MOST_TOLD = 5;
+
+/** What is wrong with the text, in sentences. */
+export class CsvError extends Error {}
+
+/** The names of the columns that a model reads and writes. */
+export function columnsOf(card) {
+  if (card.kind === "classification") return { inputs: ["image"], outputs: ["label"] };
+  return { inputs: card.inputs.map(({ name }) => name), outputs: card.outputs.map(({ name }) => name) };
+}
+
+/**
+ * The support and the query in the text, with the line of each row: {support, query, lines, unused}.
+ * Throws a CsvError that names the lines.
+ */
+export function parsed(text, card) {
+  const { rows, comma } = split(text);
+  if (!rows.length) throw new CsvError("Paste rows, or press Example.");
+  if (rows.length === 1)
+    throw new CsvError("There are no rows under the first line, which names the columns.");
+  const { inputs, outputs } = columnsOf(card);
+  const header = rows[0].cells.map((name) => name.trim());
+  const place = (name) => header.findIndex((given) => given.toLowerCase() === name.toLowerCase());
+  const missing = inputs.filter((name) => place(name) < 0);
+  if (missing.length) {
+    throw new CsvError(`There is no column ${quoted(missing)} in the first line; it has ${quoted(header)}.`);
+  }
+  const [read, write] = [inputs.map(place), outputs.map(place)];
+  const found = { support: { x: [], y: [] }, query: { x: [] }, lines: { support: [], query: [] } };
+  const problems = [];
+  for (const row of rows.slice(1)) sort(row, { card, header, read, write, comma }, found, problems);
+  if (problems.length) throw new CsvError(told(problems));
+  if (!found.query.x.length) {
+    throw new CsvError(`Every row has a label: leave ${quoted(outputs)} empty in the rows you ask about.`);
+  }
+  if (card.kind === "classification") {
+    found.support.x = { images: found.support.x };
+    found.query.x = { images: found.query.x };
+  }
+  const unused = header.filter((_, index) => ![...read, ...write].includes(index));
+  return { ...found, unused };
+}
+
+/** One row to where it belongs, or a problem. */
+function sort({ cells, line }, { card, header, read, write, comma }, found, problems) {
+  const cell = (at) => (at < 0 ? "" : (cells[at] ?? "").trim());
+  const labels = write.map(cell);
+  const some = labels.filter((label) => label !== "").length;
+  if (some > 0 && some < labels.length) {
+    problems.push(`Line ${line} has a label in some columns and not in others.`);
+    return;
+  }
+  const number = (at) => {
+    const words = comma ? cell(at).replace(",", ".") : cell(at);
+    const value = words === "" ? NaN : Number(words);
+    if (!Number.isFinite(value)) {
+      const given = words === "" ? "nothing" : `“${cell(at).slice(0, 20)}”`;
+      problems.push(`Line ${line}: ${given} in column “${header[at]}” is not a number.`);
+    }
+    return value;
+  };
+  const classes = card.kind === "classification";
+  const x = classes ? cell(read[0]) : read.map(number);
+  const part = some ? "support" : "query";
+  found[part].x.push(x);
+  found.lines[part].push(line);
+  if (!some) return;
+  const y = classes ? labels : write.map(number);
+  found.support.y.push(y.length === 1 ? y[0] : y);
+}
+
+/** Rows of cells with their line numbers, without blank ones; whether a comma is the decimal point. */
+function split(text) {
+  const first = text.trimStart().split("\n", 1)[0];
+  const often = (mark) => first.split(mark).length;
+  const delimiter = DELIMITERS.reduce((best, mark) => (often(mark) > often(best) ? mark : best));
+  const rows = d3.dsvFormat(delimiter).parseRows(text.replace(/^\ufeff/, ""));
+  const numbered = rows.map((cells, index) => ({ cells, line: index + 1 }));
+  return {
+    rows: numbered.filter(({ cells }) => cells.some((cell) => cell.trim() !== "")),
+    comma: delimiter === ";",
+  };
+}
+
+const quoted = (names) => names.map((name) => `“${name}”`).join(", ");
+
+function told(problems) {
+  const more = problems.length - MOST_TOLD;
+  return [...problems.slice(0, MOST_TOLD), ...(more > 0 ? [`And ${more} more like these.`] : [])].join("\n");
+}

@@ -1,0 +1,41 @@
+// Rows to start from, for any model.
+
+import { examplesFor } from "../curves/examples.js";
+import { domainOf, grid } from "../curves/space.js";
+import { GLYPHS, variant } from "../draw/glyphs.js";
+import { picture } from "../draw/ink.js";
+import { columnsOf } from "./csv.js";
+
+const d3 = globalThis.d3;
+const SEED = 5;
+const ASKED = 5;
+const TAUGHT = ["hook", "balloon", "fork"];
+
+/** Text in CSV that the model can answer, or its header alone where no rows can be made up. */
+export async function exampleFor(card) {
+  const { inputs, outputs } = columnsOf(card);
+  const rows = card.kind === "regression" ? await numbers(card) : pictures(card);
+  return `${d3.csvFormatRows([[...inputs, ...outputs], ...rows])}\n`;
+}
+
+async function numbers(card) {
+  const example =
+    card.inputs.length === 1 && card.outputs.length === 1 ? (await examplesFor(card))?.(SEED) : null;
+  const spread = card.inputs.map((column) => grid(column, example?.xDomain ?? domainOf(column, 0), ASKED));
+  const inputs =
+    example?.asked?.map((x) => [x]) ??
+    d3.range(ASKED).map((row) => spread.map((column) => rounded(column[row])));
+  const asked = inputs.map((row) => [...row, ...card.outputs.map(() => "")]);
+  return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
+}
+
+const rounded = (value) => Number(value.toPrecision(4));
+
+function pictures(card) {
+  if (!card.image.drawing) return [];
+  const drawn = (name, seed) => picture(variant(GLYPHS[name], seed), card.image.size);
+  return [
+    ...TAUGHT.map((name) => [drawn(name, 1), name]),
+    ...TAUGHT.slice(0, 2).map((name) => [drawn(name, 2), ""]),
+  ];
+}

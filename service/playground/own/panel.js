@@ -1,0 +1,175 @@
+// The tab for the reader's own rows: CSV in, predictions out, and the same request as code.
+
+import { byId, offer, say } from "../dom.js";
+import { latest } from "../latest.js";
+import { count } from "../numbers.js";
+import { post } from "../service.js";
+import { curl, python } from "./code.js";
+import { CsvError, columnsOf, parsed } from "./csv.js";
+import { exampleFor } from "./example.js";
+import { download, element, tabled } from "./table.js";
+
+export class OwnPanel {
+  constructor({ cards }) {
+    this.cards = cards;
+    this.table = null;
+  }
+
+  /** Wire the controls and show an example. */
+  async start() {
+    if (!this.cards.length) {
+      say(byId("own-problem"), "This service has no model.");
+      return;
+    }
+    this.ask = latest(
+      (wish) => this.#asked(wish),
+      (answer) => this.#answered(answer),
+      (error) => this.#wrong(error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
+    );
+    const regression = this.cards.find((card) => card.kind === "regression") ?? this.cards[0];
+    offer(
+      byId("own-model"),
+      this.cards.map((card) => [card.name, card.name]),
+      regression.name,
+    );
+    byId("own-model").addEventListener("change", () => this.#model());
+    byId("own-example").addEventListener("click", () => this.#example());
+    byId("own-interval").addEventListener("change", () => this.#changed());
+    byId("own-download").addEventListener("click", () =>
+      download(this.table, `${this.card.name}-predictions.csv`),
+    );
+    byId("csv").addEventListener("input", () => this.#changed());
+    byId("own-file").addEventListener("change", (event) => this.#file(event.target.files[0]));
+    this.#drop(byId("csv"));
+    for (const language of ["curl", "python"])
+      byId(`copy-${language}`).addEventListener("click", () => this.#copy(language));
+    await this.#model();
+  }
+
+  get card() {
+    return this.cards.find((card) => card.name === byId("own-model").value);
+  }
+
+  async #model() {
+    const { inputs, outputs } = columnsOf(this.card);
+    const pictures = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
+    say(
+      byId("own-columns"),
+      `Columns: ${inputs.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${pictures}`,
+    );
+    byId("own-interval").disabled = this.card.kind === "classification";
+    await this.#example();
+  }
+
+  async #example() {
+    const { card } = this;
+    const text = await exampleFor(card);
+    if (card !== this.card) return;
+    byId("csv").value = text;
+    this.#changed();
+  }
+
+  #changed() {
+    const { card } = this;
+    try {
+      this.found = parsed(byId("csv").value, card);
+    } catch (error) {
+      if (!(error instanceof CsvError)) throw error;
+      this.found = null;
+      this.#wrong(error.message);
+      return;
+    }
+    const body = {
+      model: card.name,
+      version: card.version,
+      support: this.found.support,
+      query: this.found.query,
+    };
+    if (card.kind === "regression") body.interval = Number(byId("own-interval").value);
+    const url = new URL("adapt-predict", document.baseURI).href;
+    say(byId("curl"), curl(url, body));
+    say(
+      byId("python"),
+      python(url, body, card.kind === "regression" ? ["mean", "interval"] : ["label", "probabilities"]),
+    );
+    this.ask({ card, body, found: this.found });
+  }
+
+  async #asked({ card, body, found }) {
+    return { card, found, reply: await post("adapt-predict", body) };
+  }
+
+  #answered({ card, found, reply }) {
+    if (found !== this.found) return;
+    this.#right();
+    this.table = tabled(card, found, reply.prediction);
+    byId("own-table").replaceChildren(element(this.table));
+    byId("own-download").disabled = false;
+    const unused = found.unused.length ? ` Not used: ${found.unused.join(", ")}.` : "";
+    const notes = reply.diagnostics.warnings.map((warning) => ` Note: ${warning}.`).join("");
+    const { support, query } = found.lines;
+    say(
+      byId("own-reading"),
+      `${count(query.length, "row")} predicted from ${count(support.length, "labelled row")}.${unused}${notes}`,
+    );
+  }
+
+  #right() {
+    say(byId("own-problem"), "");
+    byId("csv").removeAttribute("aria-invalid");
+  }
+
+  #wrong(words) {
+    say(byId("own-problem"), words);
+    byId("csv").setAttribute("aria-invalid", "true");
+    byId("own-table").replaceChildren();
+    byId("own-download").disabled = true;
+    say(byId("own-reading"), "They appear here as soon as the rows can be read.");
+  }
+
+  /** A JSON pointer as the line it came from. */
+  #place(pointer) {
+    const parts = pointer.split("/");
+    const row = parts.slice(2).find((part) => /^\d+$/.test(part));
+    const line = row === undefined ? undefined : this.found?.lines[parts[1]]?.[Number(row)];
+    return line === undefined ? pointer : `line ${line}`;
+  }
+
+  async #file(file) {
+    if (!file) return;
+    byId("csv").value = await file.text();
+    this.#changed();
+  }
+
+  #drop(area) {
+    const over = (event, is) => {
+      event.preventDefault();
+      area.classList.toggle("over", is);
+    };
+    area.addEventListener("dragover", (event) => over(event, true));
+    area.addEventListener("dragleave", (event) => over(event, false));
+    area.addEventListener("drop", (event) => {
+      over(event, false);
+      const [file] = event.dataTransfer.files;
+      if (file) this.#file(file);
+      else {
+        area.value = event.dataTransfer.getData("text/plain");
+        this.#changed();
+      }
+    });
+  }
+
+  async #copy(language) {
+    const code = byId(language);
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      say(
+        byId("copied"),
+        `The ${language === "curl" ? "curl command" : "Python program"} is in the clipboard.`,
+      );
+    } catch {
+      getSelection().selectAllChildren(code);
+      say(byId("copied"), "The browser lets no page copy here; the text is selected instead.");
+    }
+  }
+}

@@ -1,0 +1,63 @@
+"""The page shows whatever is in the store, not the shipped models alone."""
+
+import csv
+import io
+
+import pytest
+from playwright.sync_api import expect
+
+from service.settings import Settings
+from tests.pictures import publish_classifier
+from tests.published import SIZE, X, Y, Z, publish
+from tests.service.conftest import serve
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    root = tmp_path_factory.mktemp("store")
+    publish(root, "tiny")
+    publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z))
+    publish_classifier(root, "photographs", channels=3)
+    for served in serve(Settings(store=root, device="cpu")):
+        yield served.url
+
+
+def test_a_model_without_examples_starts_with_its_prior(visit, url):
+    page = visit(url=url)
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+    expect(page.locator("#random")).to_be_disabled()
+    expect(page.locator("#truth")).to_be_disabled()
+    expect(page.locator("#example-about")).to_contain_text("add points of your own")
+    expect(page.locator("#label-next-hint")).to_contain_text("click in the chart")
+    options = page.locator("#curves-model option").all_inner_texts()
+    assert options == ["tiny"]
+    page.locator("#belief .surface").click(position={"x": 200, "y": 100})
+    expect(page.locator("#reading")).to_contain_text("1 point;")
+
+
+def test_several_inputs_and_outputs_have_a_column_each(visit, url):
+    page = visit("own", url=url)
+    page.select_option("#own-model", "wide")
+    page.locator("#csv").fill("size,z,x,y\n64,-1,0.5,9\n64,,1.5,\n128,,2,\n")
+    expect(page.locator("#own-reading")).to_contain_text("2 rows predicted from 1 labelled row.")
+    with page.expect_download() as saved:
+        page.click("#own-download")
+    rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
+    assert [row["size"] for row in rows] == ["64", "128"]
+    for name in ("y", "z"):
+        assert all(float(row[f"{name}_lower_90"]) < float(row[f"{name}_upper_90"]) for row in rows)
+    page.locator("#csv").fill("size,z,x,y\n64,-1,0.5,\n64,,1.5,\n")
+    expect(page.locator("#own-problem")).to_have_text("Line 2 has a label in some columns and not in others.")
+
+
+def test_without_a_model_of_drawings_the_tab_says_so(visit, url):
+    page = visit("draw", url=url)
+    expect(page.locator("#draw-problem")).to_have_text("This service has no model of drawings.")
+
+
+def test_pictures_without_examples_ask_for_rows(visit, url):
+    page = visit("own", url=url)
+    page.select_option("#own-model", "photographs")
+    expect(page.locator("#csv")).to_have_value("image,label\n")
+    expect(page.locator("#own-problem")).to_contain_text("no rows under the first line")
+    expect(page.locator("#own-columns")).to_contain_text("base64")
