@@ -17,7 +17,7 @@ access_log = logging.getLogger("service.access")
 error_log = logging.getLogger("service.boundary")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/"})
+OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
 """Paths that ask for no key: they tell nothing that belongs to a caller."""
 OPEN_BELOW = ("/playground/",)
 HEADERS = (

@@ -1,4 +1,4 @@
-"""The playground: the page at / and its assets, read once and served from memory."""
+"""The playground at / and the API's explorer at /docs: read once and served from memory."""
 
 import hashlib
 import mimetypes
@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 FOLDER = Path(__file__).parent / "playground"
-INDEX = "index.html"
+PAGES = {"/": "index.html", "/docs": "explorer/index.html"}
 TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"}
 """Where the machine's own table of media types is not to be trusted."""
 
@@ -60,15 +60,16 @@ class Asset:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page at / and its files under /playground/; neither is part of the API's description."""
+    """Serve the pages, and their files under /playground/; none is part of the API's description."""
     assets = {
         path.relative_to(FOLDER).as_posix(): Asset.read(path) for path in FOLDER.rglob("*") if path.is_file()
     }
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])
+    @router.api_route("/docs", methods=["GET", "HEAD"])
     async def page(request: Request) -> Response:
-        return assets[INDEX].reply(request)
+        return assets[PAGES[request.scope["route"].path]].reply(request)
 
     @router.api_route("/playground/{path:path}", methods=["GET", "HEAD"])
     async def asset(path: str, request: Request) -> Response:

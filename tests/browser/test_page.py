@@ -158,3 +158,13 @@ def test_a_full_queue_is_waited_out(visit):
     expect(page.locator("#server")).to_contain_text("much to do")
     expect(page.locator("#belief .mean")).not_to_have_attribute("d", before)
     expect(page.locator("#server")).to_be_empty()
+
+
+def test_the_explorer_shows_the_api_and_tries_it_out(visit):
+    page = visit.blank()
+    page.goto(f"{visit.url}/docs")
+    expect(page.locator(".opblock")).to_have_count(12)
+    page.click("#operations-models-limits .opblock-summary-control")
+    page.click("#operations-models-limits .execute")
+    expect(page.locator("#operations-models-limits .live-responses-table")).to_contain_text("body_bytes")
+    assert visit.wrongs == []
