@@ -1,0 +1,53 @@
+"""Does the time that a wrong key takes tell how much of it is right?
+
+    python benchmarks/keys.py [--repeats 20000]
+
+Keys that share nothing, a half, and all but the last character with a good one are looked up in turn among
+a hundred callers, in an order drawn anew every round. For each pair of kinds a Mann-Whitney U test of the
+times is printed: a small p-value would tell them apart.
+"""
+
+import argparse
+import hashlib
+import itertools
+import secrets
+import time
+from contextlib import suppress
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from service.keys import Keys
+from service.problems import RequestError
+
+CALLERS = 100
+
+
+def main() -> None:
+    """Time and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=20_000)
+    repeats = parser.parse_args().repeats
+    good = [secrets.token_urlsafe(32) for _ in range(CALLERS)]
+    keys = Keys(tuple((f"caller-{n}", hashlib.sha256(key.encode()).digest()) for n, key in enumerate(good)))
+    other = "!" * len(good[0])
+    wrong = {"nothing": other, "half": good[0][:21] + other[21:], "all but one": good[0][:-1] + "!"}
+    times: dict[str, list[int]] = {name: [] for name in wrong}
+    rng = np.random.default_rng(0)
+    for _ in range(repeats):
+        for name in rng.permutation(list(wrong)):
+            began = time.perf_counter_ns()
+            with suppress(RequestError):
+                keys.caller(f"Bearer {wrong[name]}")
+            times[name].append(time.perf_counter_ns() - began)
+    for name, found in times.items():
+        low, middle, high = np.quantile(found, (0.1, 0.5, 0.9)) / 1000
+        print(f"right: {name:12} median {middle:.2f} µs, 10 % {low:.2f}, 90 % {high:.2f}")
+    for one, two in itertools.combinations(times, 2):
+        print(f"{one} against {two}: p = {mannwhitneyu(times[one], times[two]).pvalue:.2f}")
+
+
+if __name__ == "__main__":
+    main()
