@@ -13,7 +13,7 @@ from service.admission import Admission
 from service.boundary import Boundary
 from service.gauges import Gauges
 from service.openapi import describe
-from service.routes import router
+from service.routes import asked, router
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.runtime = runtime
     runtime.metrics.registry.register(Gauges(runtime))
+    app.include_router(asked)
     app.include_router(router)
     page.install(app)
     if settings.probe_port is None:

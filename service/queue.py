@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service.problems import RequestError
@@ -42,13 +43,14 @@ class Waiting:
     started: bool = False
 
     def settle(self, outcome: Outcome) -> None:
-        """Hand the outcome to the event loop; a caller who left is not told."""
-        self.loop.call_soon_threadsafe(self._settle, outcome)
+        """Hand the outcome to the event loop, from any thread; a caller who left is not told."""
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits
+            self.loop.call_soon_threadsafe(self._settle, outcome)
 
     def expire(self) -> None:
-        """Tell the caller that it is too late, unless the work has been started."""
+        """Tell the caller that it is too late, unless the work has been started. On the event loop."""
         if not self.started:
-            self._settle(RequestError("expired", "the deadline passed while the request waited"))
+            self._settle(_too_late())
 
     def _settle(self, outcome: Outcome) -> None:
         if self.future.done():
@@ -223,8 +225,12 @@ class Queue:
         for lane in self._lanes.values():
             unwanted = [each for each in lane.waiting if each.future.done() or each.work.deadline < now]
             for waiting in unwanted:
-                waiting.loop.call_soon_threadsafe(waiting.expire)
+                waiting.settle(_too_late())
             lane.leave(unwanted)
+
+
+def _too_late() -> RequestError:
+    return RequestError("expired", "the deadline passed while the request waited")
 
 
 def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:

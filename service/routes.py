@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from bmaml.learners import MAX_STEPS
@@ -34,7 +35,19 @@ from service.schemas import (
 )
 from service.work import Answer, Work
 
+
+class _Direct(APIRoute):
+    """A route whose handler takes the request and makes the response: FastAPI has nothing to solve for it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler itself."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
 router = APIRouter()
+asked = APIRouter(route_class=_Direct)
+"""Of everything that is adapted to."""
 BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
 
 PARTS = ("decode", "queue", "embed", "adapt", "predict", "total")
@@ -55,7 +68,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-@router.post(
+@asked.post(
     "/adapt-predict",
     response_model=AdaptPredictResponse,
     responses=ASKING,
@@ -69,7 +82,7 @@ async def adapt_predict(request: Request) -> Response:
     return exchange.reply(said)
 
 
-@router.post(
+@asked.post(
     "/uncertainty",
     response_model=UncertaintyResponse,
     responses=ASKING,
@@ -82,7 +95,7 @@ async def uncertainty(request: Request) -> Response:
     return exchange.reply(replies.choice(exchange.body, exchange.work, exchange.answer))
 
 
-@router.post(
+@asked.post(
     "/posteriors",
     response_model=PosteriorResponse,
     responses=ASKING,
@@ -231,13 +244,19 @@ async def _answer(request: Request, runtime: Runtime, work: Work) -> Answer:
     Raises:
         CallerLeft: nobody waits any more.
     """
-    answer = asyncio.ensure_future(runtime.engine.submit(work))
-    left = asyncio.ensure_future(request.receive())  # after the body, nothing comes but the end
+    answering = asyncio.current_task()
+    assert answering is not None
+
+    async def watch() -> None:
+        await request.receive()  # after the body, nothing comes but the end
+        answering.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise CallerLeft
-        return answer.result()
+        return await runtime.engine.submit(work)
+    except asyncio.CancelledError:
+        if watching.done():
+            raise CallerLeft from None
+        raise
     finally:
-        answer.cancel()
-        left.cancel()
+        watching.cancel()
