@@ -9,7 +9,7 @@ WORKDIR /dependencies
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir -p bmaml model_store training service \
     && echo '__version__ = "0"' > bmaml/__init__.py \
-    && pip install --constraint constraints.txt '.[train]' \
+    && pip install --constraint constraints.txt '.[train,tracing]' \
     && pip uninstall --yes bmaml-service
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -39,5 +39,5 @@ WORKDIR /runs
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"BMAML_PORT\"]}/readyz', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('BMAML_PROBE_PORT') or os.environ['BMAML_PORT']; u.urlopen(f'http://127.0.0.1:{port}/readyz', timeout=2)"]
 CMD ["bmaml-serve"]
