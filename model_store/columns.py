@@ -75,7 +75,7 @@ def transformed(name: str, transform: Transform, values: Array) -> Array:
 
 
 def standardised(columns: Sequence[Column], values: Array) -> Array:
-    """`[row, column]` in the caller's units, as the network wants them.
+    """`[row, column]` in the caller's units, as the network wants them; infinite where they are too large.
 
     Raises:
         OutsideDomain: a logarithm of something that is not positive.
@@ -83,7 +83,8 @@ def standardised(columns: Sequence[Column], values: Array) -> Array:
     result = np.empty_like(values)
     for index, column in enumerate(columns):
         scaled = transformed(column.name, column.transform, values[:, index])
-        result[:, index] = (scaled - column.mean) / column.std
+        with np.errstate(over="ignore"):
+            result[:, index] = (scaled - column.mean) / column.std
     return result
 
 
@@ -113,6 +114,7 @@ def outside(columns: Sequence[Column], values: Array) -> Array:
         ends = np.array([column.lower, column.upper])
         low, high = transformed(column.name, column.transform, ends)
         scaled = transformed(column.name, column.transform, values[:, index])
-        out = np.maximum(low - scaled, scaled - high) / (high - low)
+        with np.errstate(over="ignore"):
+            out = np.maximum(low - scaled, scaled - high) / (high - low)
         distance = np.maximum(distance, out)
     return distance

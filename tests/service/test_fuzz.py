@@ -10,6 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyStrategyDefinition
 from safetensors.numpy import save
 from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, not_a_server_error, positive_data_acceptance
@@ -160,8 +161,15 @@ def test_what_an_answer_leads_to_is_answered_as_described(schema, served):
             # `real_models` may have put right what was meant to be wrong.
             checked(case, response, negative_data_rejection)
 
-    Stories.run(settings=settings(LOCAL, max_examples=10 * SCALE, stateful_step_count=8))
+    told = 0
+    for _ in range(SCALE):
+        try:
+            Stories.run(settings=settings(LOCAL, max_examples=10, stateful_step_count=8))
+            told += 1
+        except FlakyStrategyDefinition:
+            pass  # what Schemathesis draws depends on earlier answers, which Hypothesis may notice
     assert kept
+    assert told > 0.5 * SCALE
 
 
 JUNK = st.one_of(

@@ -45,6 +45,8 @@ def send(client, text, headers=None, path="/adapt-predict"):
         (TEXT.replace("[8.0, 11.5]", "[[8.0], 11.5]"), 422, "/support/y/1"),
         (TEXT.replace("[8.0, 11.5]", "3"), 422, "/support/y"),
         (TEXT.replace("[8.0, 11.5]", "[1e40, 1.0]"), 422, "/support/y/0"),
+        (TEXT.replace("[8.0, 11.5]", "[1.7e308, -1.7e308]"), 422, "/support/y/0"),
+        (TEXT.replace("[[0.0]]", "[[1.7e308]]"), 422, "/query/x/0"),
         (TEXT.replace("[[0.0]]", "[]"), 422, "/query/x"),
         (TEXT.replace("[[0.0]]", str([[0.0]] * 201)), 422, "/query/x"),
         (json.dumps(BODY | {"unknown": 1}), 422, "/unknown"),
