@@ -155,7 +155,7 @@ async def version_card(name: str, version: int, request: Request) -> VersionCard
     return _ready(request).catalogue.card(name, version)
 
 
-@router.get("/limits", response_model=Limits, tags=["models"])
+@router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])
 async def limits(request: Request) -> Limits:
     """Every bound the service enforces."""
     settings = request.app.state.runtime.settings

@@ -62,7 +62,7 @@ def adapt_predict(
     names = yield from _names(manner, model, version, x, query)
     said, shown = _support(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
     said["query"] = {"x": rows_of(query, names, "query")}
-    if quantiles:
+    if len(quantiles):
         said["quantiles"] = [float(level) for level in quantiles]
     said |= {"interval": float(interval), "particles": bool(particles)}
     reply = yield from _adapting(manner, "/adapt-predict", said, posterior, shown, request_id)
