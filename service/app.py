@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from bmaml import __version__
 from service import health, page, problems
@@ -13,6 +15,7 @@ from service.admission import Admission
 from service.boundary import Boundary
 from service.gauges import Gauges
 from service.openapi import describe
+from service.problems import RequestError
 from service.routes import asked, router
 from service.runtime import Runtime
 from service.settings import Settings
@@ -21,6 +24,21 @@ EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
 """Headers that pages of other hosts may read."""
 DESCRIPTION = """Few-shot prediction with honest uncertainty: post a few labelled rows and the rows you
 ask about; particles of a meta-learned network are adapted to them, and their weighted mixture answers."""
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, whose refusals are problems like all others."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a browser is told that asks whether it may ask.
+
+        Raises:
+            RequestError: 403 for another origin, method or header than is allowed.
+        """
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            raise RequestError("origin-not-allowed", "pages of this origin may not ask this")
+        return response
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -48,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # they would fetch scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.runtime = runtime
@@ -58,15 +77,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.probe_port is None:
         app.include_router(health.router)
     app.add_middleware(Admission, runtime=runtime)
-    app.add_middleware(Boundary, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
+    app.add_middleware(Boundary, runtime=runtime)
     problems.install(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app

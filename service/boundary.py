@@ -1,5 +1,6 @@
 """The outermost layer: who asks, under what id, for how long; what leaves carries it, and is logged once."""
 
+import asyncio
 import logging
 import re
 import time
@@ -7,6 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
@@ -66,10 +68,15 @@ class Boundary:
             await send(message)
 
         try:
-            self._admit(scope["path"], headers, state)
+            self._admit(scope, headers, state)
             await self.app(scope, receive, sent)
-        except CallerLeft:
+        except (CallerLeft, ClientDisconnect):
             status = GONE
+        except asyncio.CancelledError:
+            if status or not self.runtime.draining:
+                raise
+            late = RequestError("not-ready", "the service shuts down and ran out of time", retry_after_s=1)
+            await problems.response(late, state)(scope, receive, sent)
         except RequestError as error:
             await problems.response(error, state)(scope, receive, sent)
         except Exception:
@@ -85,9 +92,12 @@ class Boundary:
                 fields["trace_id"] = self._traced(headers, fields, began_ns, elapsed, state.get("timing", {}))
             access_log.info("request", extra={"fields": fields})
 
-    def _admit(self, path: str, headers: dict[bytes, bytes], state: dict[str, Any]) -> None:
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes], state: dict[str, Any]) -> None:
+        path = scope["path"]
         if path in OPEN or path.startswith(OPEN_BELOW):
             return
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            return  # a browser asks whether it may ask, before it sends a key
         state["caller"] = self.runtime.keys.caller(headers.get(b"authorization", b"").decode("latin-1"))
         if state["caller"]:
             self.runtime.rate_limit.take(state["caller"])

@@ -4,6 +4,9 @@ import torch
 
 from bmaml.errors import BmamlError
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
+"""What errors say that have no class of their own: of the host, of pinned memory, of cuBLAS and cuDNN."""
+
 
 class DeviceFailed(BmamlError):
     """The device is not there, or does not answer."""
@@ -40,8 +43,9 @@ def check(device: torch.device) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether that was too much for the memory of the device, or of this machine."""
-    host = "DefaultCPUAllocator" in str(error) and isinstance(error, RuntimeError)
-    return host or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:

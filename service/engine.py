@@ -185,11 +185,12 @@ class Engine:
         except BmamlError as error:
             fault: Exception = error
         except Exception as error:
-            self._check()
             fault = error
         if out_of_memory(fault):
             fault.__traceback__ = None  # its frames hold the tensors that there was no room for
             return self._in_halves(works)
+        if not isinstance(fault, BmamlError):
+            self._check()
         if len(works) > 1:
             log.warning("a batch of %d failed (%s); trying one by one", len(works), type(fault).__name__)
             return [self._answers([work])[0] for work in works]

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from service import metrics, problems
+from service.boundary import Boundary
 from service.cards import Health
 from service.problems import RequestError
 from service.runtime import Runtime
@@ -39,8 +40,9 @@ async def prometheus(request: Request) -> Response:
 
 def create_probe_app(runtime: Runtime) -> FastAPI:
     """These routes alone."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     app.include_router(router)
+    app.add_middleware(Boundary, runtime=runtime)
     problems.install(app)
     return app

@@ -8,12 +8,15 @@ same ids.
 
 import hashlib
 import hmac
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+
+import numpy as np
 
 from service.metrics import Metrics
 from service.problems import RequestError
@@ -22,6 +25,8 @@ from service.work import Kept, Work
 PREFIX = "post_"
 DIGEST, SIGNATURE = 20, 8
 """Bytes of the two hashes."""
+FIXED_BYTES = 4096
+"""Of the objects around a posterior's numbers, about."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Posteriors:
     def put(self, name: str, work: Work, kept: Kept, ttl_s: float) -> None:
         """Keep a posterior; what is larger than the cache is not kept."""
         size = _size(work, kept)
-        entry = Entry(name, work, kept, size, *self._ending(ttl_s))
+        entry = Entry(name, _remembered(work), kept, size, *self._ending(ttl_s))
         with self._lock:
             self._remove(name)
             self._entries[name] = entry
@@ -182,10 +187,17 @@ class Posteriors:
         self._metrics.posterior_count.set(len(self._entries))
 
 
+def _remembered(work: Work) -> Work:
+    """What was adapted to, without what was asked of it."""
+    nothing = np.empty((0, work.query_x.shape[1]), work.query_x.dtype)
+    return replace(work, query_x=nothing, ask=None, known=None, warnings=())
+
+
 def _size(work: Work, kept: Kept) -> int:
     """Bytes of what is kept, less the tensors that belong to the model."""
     models = {tensor.data_ptr() for tensor in work.model.learned.values()}
-    tensors = kept.posterior.tensors().values()
+    tensors = [*kept.posterior.tensors().values(), *([] if kept.labelled is None else [kept.labelled])]
     own = sum(tensor.nbytes for tensor in tensors if tensor.data_ptr() not in models)
-    labels = 64 * len(work.sent.labels)
-    return own + work.sent.x.nbytes + work.support_x.nbytes + work.support_y.nbytes + labels
+    labels = sum(map(sys.getsizeof, work.sent.labels))
+    rows = {id(each): each.nbytes for each in (work.sent.x, work.support_x, work.support_y)}
+    return FIXED_BYTES + own + labels + sum(rows.values())

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "bad-encoding": (400, "The body is not what its Content-Encoding says."),
     "bad-http": (400, "The bytes on the connection are not an HTTP request."),
     "unauthorized": (401, "A bearer key is needed and was not given, or is not one of this service's."),
+    "origin-not-allowed": (403, "A page of another host asks that `BMAML_CORS_ORIGINS` does not name."),
     "no-such-route": (404, "There is no such path."),
     "unknown-model": (404, "No model of that name or version; `detail` lists those there are."),
     "unknown-posterior": (404, "No posterior of that id was ever given to this caller."),

@@ -69,11 +69,13 @@ class _Lane:
         served: the device's seconds it has had so far, on the scale of all lanes; the least served goes
             next.
         queued: work that waits.
+        charged: of `served`, what the batch under way was believed to take.
     """
 
     waiting: deque[Waiting] = field(default_factory=deque)
     served: float = 0.0
     queued: int = 0
+    charged: float = 0.0
 
     def leave(self, some: Sequence[Waiting]) -> None:
         """Take these out of the line."""
@@ -191,6 +193,7 @@ class Queue:
             self._done_at = time.monotonic() + seconds
             self._reached = lane.served
             lane.served += seconds
+            lane.charged = seconds
             # A lane that is empty and behind would start from here again: it need not be remembered.
             self._lanes = {
                 model: each
@@ -210,11 +213,17 @@ class Queue:
     def took(self, works: Sequence[Work], seconds: float) -> None:
         """Learn from a batch how long such work takes."""
         model = works[0].model.sha256
-        before_s, before = self._pace.pop(model, (0.0, 0.0))
         done = sum(work.cost for work in works)
-        self._pace[model] = MEMORY * before_s + seconds, MEMORY * before + done
-        while len(self._pace) > LOOKED_AT:  # the one not served for the longest
-            self._pace.pop(next(iter(self._pace)))
+        with self._changed:
+            before_s, before = self._pace.pop(model, (0.0, 0.0))
+            self._pace[model] = MEMORY * before_s + seconds, MEMORY * before + done
+            while len(self._pace) > LOOKED_AT:  # the one not served for the longest
+                self._pace.pop(next(iter(self._pace)))
+            self._done_at = 0.0
+            lane = self._lanes.get(model)
+            if lane is not None:
+                lane.served = max(self._reached, lane.served + seconds - lane.charged)
+                lane.charged = 0.0
 
     def _seconds_per_work(self, model: str) -> float:
         seconds, work = self._pace.get(model, (0.0, 0.0))

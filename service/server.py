@@ -95,7 +95,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        http=protocol(settings),
+        http=protocol(settings, app.state.runtime.metrics),
         ws="none",
         access_log=False,
         server_header=False,

@@ -56,7 +56,8 @@ def listening(
     """An app on a port of its own, for as long as the generator is open."""
     listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a reply not taken stays with us
-    server = uvicorn.Server(config_of(app, settings or Settings()))
+    config = uvicorn.Config(app, log_config=None) if settings is None else config_of(app, settings)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
