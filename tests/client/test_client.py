@@ -62,6 +62,12 @@ def test_a_prediction_of_numbers_is_what_the_service_said(client, small):
         answer.mean = None
 
 
+def test_levels_of_quantiles_may_be_an_array(client):
+    answer = client.adapt_predict("tiny", X, Y, QUERY, quantiles=np.array([0.1, 0.9]))
+    assert answer.quantiles.levels == (0.1, 0.9)
+    assert client.adapt_predict("tiny", X, Y, QUERY, quantiles=np.array([])).quantiles.levels == ()
+
+
 def test_several_outputs_give_a_row_of_outputs_for_each_row(client):
     answer = client.adapt_predict(
         "wide", [[0.0, 64.0], [1.0, 128.0]], [[9.0, -1.0], [11.0, -0.5]], [[2.0, 32.0]]
