@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "docs", folder / "docs")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", "mkdocs.yml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    assert done.returncode == 0, re.sub(r"\x1b\[[\d;]*m", "", done.stderr + done.stdout)[-3000:]
     return folder / "site"
 
 
