@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
+from service.admission import PATHS
 from service.problems import RequestError
 from service.runtime import Runtime
 
@@ -118,7 +119,7 @@ class Boundary:
     def _account(self, scope: Scope, state: dict[str, Any], status: int, elapsed: float) -> dict[str, Any]:
         """The metrics; and the fields of the request's one line in the log."""
         found = scope.get("route")
-        route = getattr(found, "path", "unmatched")
+        route = getattr(found, "path", None) or (scope["path"] if scope["path"] in PATHS else "unmatched")
         metrics = self.runtime.metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.request_seconds.labels(route).observe(elapsed)

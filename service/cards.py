@@ -81,6 +81,7 @@ class Limits(BaseModel):
     query_rows: int
     pool_rows: int
     picture_pixels: int
+    request_pixels: int = Field(description="of all pictures of a request")
     classes: int = Field(description="of one support set; a model may take fewer")
     particles: int = Field(description="of a version; those with more are not served")
     steps: int

@@ -56,6 +56,7 @@ class Catalogue:
         unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
         refused = [each for each in self.refused if (each.name, each.version) in unchanged]
         shelved = {place: card for place, card in self.shelved.items() if place in unchanged}
+        passing: set[Place] = set()  # refused for what may be no fault of theirs: looked at again
         for name, version in stamps:
             model = self.models.get(name, {}).get(version)
             if (name, version) not in unchanged:
@@ -63,20 +64,24 @@ class Catalogue:
                     model = store.load(name, version).to(device)
                     prepare(model)
                 except Exception as error:
-                    reason = str(error) if isinstance(error, BmamlError) else "it cannot be run"
-                    refused.append(Refused(name=name, version=version, reason=reason[:300]))
+                    refused.append(_refused(name, version, error, root))
+                    if not isinstance(error, BmamlError):
+                        passing.add((name, version))
                     model = self.models.get(name, {}).get(version)
             if model is not None:
                 models.setdefault(name, {})[version] = model
         # What is the newest now, because newer ones were taken away, is asked for without its number.
-        for name in {name for name, _ in shelved}:
-            newest = max(version for other, version in shelved if other == name)
-            if newest > max(models.get(name, {0: None})):
-                model = store.load(name, newest).to(device)
-                prepare(model)
-                models.setdefault(name, {})[newest] = model
-                del shelved[name, newest]
-        return Catalogue(models, tuple(refused), shelved, stamps)
+        for name, version in sorted(shelved, reverse=True):
+            if version > max(models.get(name, {0: None})):
+                del shelved[name, version]
+                try:
+                    model = store.load(name, version).to(device)
+                    prepare(model)
+                    models.setdefault(name, {})[version] = model
+                except Exception as error:
+                    refused.append(_refused(name, version, error, root))
+        looked_at = {place: stamp for place, stamp in stamps.items() if place not in passing}
+        return Catalogue(models, tuple(refused), shelved, looked_at)
 
     def shelving(self, places: Collection[Place]) -> "Catalogue":
         """The same without these models, which stay on offer."""
@@ -181,6 +186,12 @@ class Catalogue:
             code_version=manifest.code_version,
             metrics=manifest.metrics,
         )
+
+
+def _refused(name: str, version: int, error: Exception, root: Path) -> Refused:
+    """Why, without telling where on this machine the store is."""
+    reason = str(error).replace(f"{root}/", "") if isinstance(error, BmamlError) else "it cannot be run"
+    return Refused(name=name, version=version, reason=reason[:300])
 
 
 def _said(versions: list[int]) -> str:

@@ -1,7 +1,6 @@
 """Requests to work: shapes, units and limits are checked here, once."""
 
 import hashlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from model_store import Model
 from model_store.columns import FAR, outside
+from service.budget import Budget
 from service.offers import OFFERS
 from service.posteriors import Entry, Posteriors
 from service.problems import FieldError, RequestError, invalid, invalid_at
@@ -26,18 +26,22 @@ TTL_S = 600.0
 class Codec:
     """Makes work of requests.
 
+    `since` is when the request came, on the engine's clock: its deadline counts from there.
+
     Every method raises `RequestError`: 422 with a JSON pointer for shapes, values, rows beyond the
-    limits and what the model cannot do; 413 for pictures of too many pixels; 404 or 410 for a posterior
+    limits and what the model cannot do; 413 for pictures of too many pixels, and 504 where reading them
+    takes until the deadline; 404 or 410 for a posterior
     that is not there, and 409 for one of another model or other settings.
     """
 
     def __init__(self, settings: Settings, posteriors: Posteriors) -> None:
         self._settings, self._posteriors = settings, posteriors
 
-    def predict(self, request: AdaptPredictRequest, model: Model, caller: str) -> Work:
+    def predict(self, request: AdaptPredictRequest, model: Model, caller: str, since: float) -> Work:
         """The work a prediction asks for."""
-        before, shown = self._shown(request, model, caller)
-        query = rows(request.query.x, model, "/query/x", self._settings.max_query_rows, self._settings, 1)
+        budget = self._budget(request, since)
+        before, shown = self._shown(request, model, caller, budget)
+        query = rows(request.query.x, model, "/query/x", self._settings.max_query_rows, budget, 1)
         if model.manifest.kind == "classification":
             if request.quantiles:
                 raise invalid_at("/quantiles", "classes have no quantiles")
@@ -45,22 +49,24 @@ class Codec:
         else:
             levels = (*request.quantiles, 0.5 - request.interval / 2, 0.5 + request.interval / 2)
         ask = PredictAsk(levels, request.particles)
-        return self._work(request, model, caller, before, shown, query, ask, "query")
+        return self._work(request, model, caller, budget, before, shown, query, ask, "query")
 
-    def keep(self, request: PosteriorRequest, model: Model, caller: str) -> Work:
+    def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Work:
         """The work of adapting alone."""
-        before, shown = self._shown(request, model, caller)
+        budget = self._budget(request, since)
+        before, shown = self._shown(request, model, caller, budget)
         nothing = Rows(shown.x.raw[:0], shown.x.standardised[:0])
-        return self._work(request, model, caller, before, shown, nothing, None, "query")
+        return self._work(request, model, caller, budget, before, shown, nothing, None, "query")
 
-    def choose(self, request: UncertaintyRequest, model: Model, caller: str) -> Work:
+    def choose(self, request: UncertaintyRequest, model: Model, caller: str, since: float) -> Work:
         """The work a choice of rows to label asks for; target rows follow the pool's."""
-        before, shown = self._shown(request, model, caller)
+        budget = self._budget(request, since)
+        before, shown = self._shown(request, model, caller, budget)
         settings = self._settings
-        pool = rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, settings, 1)
+        pool = rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, budget, 1)
         asked = pool.standardised
         if request.target is not None:
-            target = rows(request.target.x, model, "/target/x", settings.max_query_rows, settings, 1)
+            target = rows(request.target.x, model, "/target/x", settings.max_query_rows, budget, 1)
             asked = np.concatenate([asked, target.standardised])
         offers = OFFERS[model.manifest.kind]
         acquisition = request.acquisition or (offers.without_target if request.target is None else "epig")
@@ -84,9 +90,15 @@ class Codec:
             best=float(shown.labels[:, 0].max()) if shown.labels.size else None,
             joint=offers.needs_joint(acquisition, strategy),
         )
-        return self._work(request, model, caller, before, shown, Rows(pool.raw, asked), ask, "pool")
+        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), ask, "pool")
 
-    def _shown(self, request: Request, model: Model, caller: str) -> tuple[Entry | None, Shown]:
+    def _budget(self, request: Request, since: float) -> Budget:
+        wanted = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
+        return Budget(self._settings, since + wanted / 1000)
+
+    def _shown(
+        self, request: Request, model: Model, caller: str, budget: Budget
+    ) -> tuple[Entry | None, Shown]:
         """The kept posterior that the request names, and all the rows it is to be answered from."""
         before = None
         if request.support is None and request.posterior is None:
@@ -98,20 +110,20 @@ class Codec:
                 raise RequestError("other-model", "the posterior belongs to another model or version")
             if request.adapt.steps is not None and before.work.steps != steps:
                 raise RequestError("other-settings", "the posterior was adapted in other steps")
-        return before, support(request.support, before, model, self._settings)
+        return before, support(request.support, before, model, budget)
 
     def _work(
         self,
         request: Request,
         model: Model,
         caller: str,
+        budget: Budget,
         before: Entry | None,
         shown: Shown,
         asked: Rows,
         ask: PredictAsk | ChooseAsk | None,
         what: str,
     ) -> Work:
-        wanted = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
         keep = request.keep is not None or before is not None
         ttl = TTL_S if before is not None and request.support is not None else 0.0
         work = Work(
@@ -122,7 +134,7 @@ class Codec:
             steps=_steps(request, model) if before is None else before.work.steps,
             seed=request.adapt.seed if before is None else before.work.seed,
             ask=ask,
-            deadline=time.monotonic() + wanted / 1000,
+            deadline=budget.deadline,
             warnings=_warnings(model, shown, asked.raw, what),
             classes=shown.classes,
             sent=shown.sent,

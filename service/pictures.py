@@ -9,36 +9,33 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from model_store.images import ImageInput, Pixels
-from service.problems import FieldError, RequestError, invalid_at
+from service.budget import Budget
+from service.problems import invalid_at
 
 FORMATS = ("PNG", "JPEG")
 
 
-def decoded(pictures: Sequence[str], image: ImageInput, most_pixels: int, pointer: str) -> Pixels:
+def decoded(pictures: Sequence[str], image: ImageInput, budget: Budget, pointer: str) -> Pixels:
     """Pictures as the model takes them: grey or RGB, resized by area.
 
     Raises:
-        RequestError: 422 for what is no picture, 413 for one of too many pixels.
+        RequestError: 422 for what is no picture, 413 for too many pixels, 504 when the time is up.
     """
     result = np.empty((len(pictures), *image.shape), dtype=np.uint8)
     for index, text in enumerate(pictures):
-        result[index] = _one(text, image, most_pixels, f"{pointer}/images/{index}")
+        budget.check_time()
+        result[index] = _one(text, image, budget, f"{pointer}/images/{index}")
     return result
 
 
-def _one(text: str, image: ImageInput, most_pixels: int, pointer: str) -> Pixels:
+def _one(text: str, image: ImageInput, budget: Budget, pointer: str) -> Pixels:
     try:
         content = base64.b64decode(text.removeprefix("data:").rpartition("base64,")[2], validate=True)
     except (binascii.Error, ValueError):
         raise invalid_at(pointer, "not base64") from None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > most_pixels:
-                raise RequestError(
-                    "picture-too-large",
-                    f"a picture has more than {most_pixels} pixels",
-                    [FieldError(pointer=pointer, detail=f"{opened.width} × {opened.height} pixels")],
-                )
+            budget.take_picture(opened.width, opened.height, pointer)
             mode, side = "L" if image.channels == 1 else "RGB", (image.size, image.size)
             return np.asarray(_flat(opened).convert(mode).resize(side, Image.Resampling.BOX), np.uint8)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):

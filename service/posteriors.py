@@ -109,6 +109,10 @@ class Posteriors:
             )
         return entry
 
+    def too_large(self, work: Work, kept: Kept | None) -> bool:
+        """Whether it does not fit even alone."""
+        return kept is not None and _size(work, kept) > self._max_bytes
+
     def put(self, name: str, work: Work, kept: Kept, ttl_s: float) -> None:
         """Keep a posterior; what is larger than the cache is not kept."""
         size = _size(work, kept)

@@ -16,7 +16,6 @@ from service import bodies, replies
 from service.boundary import CallerLeft
 from service.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.codec import Codec
-from service.intake import read
 from service.offers import OFFERS
 from service.posteriors import Entry
 from service.problems import RequestError, described
@@ -106,7 +105,9 @@ async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
     exchange = await _Exchange.opened(request, PosteriorRequest, Codec.keep)
     if exchange.entry is None:
-        raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
+        if exchange.runtime.posteriors.too_large(exchange.work, exchange.answer.kept):
+            raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
+        raise RequestError("posterior-gone", "others have displaced it already: send its rows again")
     return exchange.reply({})
 
 
@@ -176,6 +177,7 @@ async def limits(request: Request) -> Limits:
         ttl_s=MAX_TTL_S,
         posterior_bytes=settings.max_posterior_bytes,
         picture_pixels=settings.max_picture_pixels,
+        request_pixels=settings.max_request_pixels,
         acquisitions={kind: list(each.acquisitions) for kind, each in OFFERS.items()},
         strategies={kind: ["auto", *each.strategies] for kind, each in OFFERS.items()},
     )
@@ -186,6 +188,7 @@ class _Exchange(Generic[BodyT]):
     """A request that has been answered, on its way to a reply."""
 
     request: Request
+    runtime: Runtime
     kind: str
     accepted: float
     body: BodyT
@@ -195,21 +198,22 @@ class _Exchange(Generic[BodyT]):
 
     @classmethod
     async def opened(
-        cls, request: Request, model: type[BodyT], make: "Callable[[Codec, BodyT, Model, str], Work]"
+        cls, request: Request, model: type[BodyT], make: "Callable[[Codec, BodyT, Model, str, float], Work]"
     ) -> "_Exchange[BodyT]":
         """Read, decode, and wait for the device."""
         accepted, runtime = time.monotonic(), _ready(request)
         kind = bodies.reply_type(request.headers.get("accept", ""))
-        settings, caller = runtime.settings, request.state.caller
-        body = bodies.parsed(*await read(request, settings.max_body_bytes, settings.read_s), model)
+        content, caller = await runtime.intake.read(request), request.state.caller
+        since = time.monotonic()
+        body = bodies.parsed(*content, model)
         named = await runtime.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
-            work = make(runtime.codec, body, named, caller)
-        else:  # pictures are decoded off the event loop
-            work = await asyncio.to_thread(make, runtime.codec, body, named, caller)
+            work = make(runtime.codec, body, named, caller, since)
+        else:
+            work = await runtime.decoders.run(make, runtime.codec, body, named, caller, since)
         answer = await _answer(request, runtime, work)
         entry = None if work.key is None else runtime.posteriors.get(work.key)
-        return cls(request, kind, accepted, body, work, answer, entry)
+        return cls(request, runtime, kind, accepted, body, work, answer, entry)
 
     def reply(self, said: Mapping[str, Any]) -> Response:
         """What all answers say, and this."""

@@ -12,11 +12,13 @@ import torch
 from bmaml.errors import BmamlError
 from bmaml.learners.bare import Bare
 from model_store import Model, Store
-from service.catalogue import Catalogue, Shelved
+from service.catalogue import Catalogue, Place, Shelved
 from service.codec import Codec
+from service.decoders import Decoders
 from service.device import check, device_for
 from service.engine import Engine
 from service.fusion import answer_together
+from service.intake import Intake
 from service.keys import BadKeys, RateLimit, read_keys
 from service.metrics import Metrics
 from service.posteriors import Posteriors
@@ -49,6 +51,8 @@ class Runtime:
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
         self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
         self.codec = Codec(settings, self.posteriors)
+        self.decoders = Decoders()
+        self.intake = Intake(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
         self.queue = Queue(settings.max_queue_work, settings.max_batch_work)
         self.device = torch.device("cpu")
         self.engine = Engine(
@@ -65,6 +69,7 @@ class Runtime:
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
         self._changing = threading.Lock()  # of the catalogue
+        self._loading: dict[Place, asyncio.Task[Model]] = {}
         self._asked: dict[str, float] = {}  # when a model was last asked for, by its digest
         self._loaded = False
         self._failure: str | None = None
@@ -139,6 +144,7 @@ class Runtime:
         if self._watcher is not None:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
+        self.decoders.stop()
         if self.tracing is not None:
             self.tracing.stop()
 
@@ -156,18 +162,32 @@ class Runtime:
             model = self.catalogue.model(name, version)
         except Shelved:
             assert version is not None
-            model = await asyncio.to_thread(self._unshelve, name, version)
+            model = await self._unshelved((name, version))
         self._asked[model.sha256] = time.monotonic()
         return model
 
-    def _unshelve(self, name: str, version: int) -> Model:
-        """Load a version again that was let go."""
+    async def _unshelved(self, place: Place) -> Model:
+        """A version that was let go, loaded again; once, however many ask for it.
+
+        Raises:
+            RequestError: 503 where it cannot be loaded.
+        """
+        loading = self._loading.get(place)
+        if loading is None:
+            loading = asyncio.create_task(asyncio.to_thread(self._load, place))
+            self._loading[place] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(place, None))
+        try:
+            return await asyncio.shield(loading)
+        except Exception as error:
+            log.error("%s version %d cannot be loaded again: %s", *place, error)
+            raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
+
+    def _load(self, place: Place) -> Model:
+        model = Store(self.settings.store).load(*place).to(self.device)
+        self._prepare(model)
         with self._changing:
-            try:
-                return self.catalogue.model(name, version)  # another request was faster
-            except Shelved:
-                model = Store(self.settings.store).load(name, version).to(self.device)
-                self._prepare(model)
+            if place in self.catalogue.shelved:
                 self.catalogue = self.catalogue.unshelving(model)
         self.metrics.reloads.labels("loaded").inc()
         return model

@@ -24,7 +24,8 @@ class Settings(BaseSettings):
         max_connections: open at a time; more are told to come back.
         keep_alive_s: how long an idle connection is kept open: longer than a load balancer in front keeps it.
         read_s: how long a request's head, and then its body, may take to arrive.
-        max_picture_pixels: a larger picture is refused before it is decoded.
+        max_picture_pixels, max_request_pixels: a larger picture, or more of them, are refused undecoded.
+        max_bytes_in_flight: of bodies that are on their way in, together.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
         max_batch_work: the same, for one fused batch on the device. A core gains little from more than the
             default; a GPU takes millions.
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     max_query_rows: int = Field(default=10_000, ge=1)
     max_pool_rows: int = Field(default=10_000, ge=1)
     max_picture_pixels: int = Field(default=4_000_000, ge=1)
+    max_request_pixels: int = Field(default=32_000_000, ge=1)
+    max_bytes_in_flight: int = Field(default=256 << 20, ge=1024)
     max_queue_work: int = Field(default=20_000_000, ge=1)
     max_batch_work: int = Field(default=1 << 17, ge=1)
     max_posterior_bytes: int = Field(default=512 << 20, ge=0)

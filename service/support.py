@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from model_store import Model, OutsideDomain
 from model_store.model import Single
+from service.budget import Budget
 from service.labels import class_rows
 from service.posteriors import Entry
 from service.problems import invalid_at
 from service.schemas import Support
-from service.settings import Settings
 from service.tensors import labels_of, pictures_of, rows_of
 from service.wire import Values
 from service.work import Array, Sent, Work
@@ -37,16 +37,16 @@ class Shown:
     sent: Sent
 
 
-def rows(values: Values, model: Model, pointer: str, most: int, settings: Settings, least: int = 0) -> Rows:
+def rows(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int = 0) -> Rows:
     """Unlabelled rows.
 
     Raises:
         RequestError: 422 for shapes, values and too many rows; 413 for pictures of too many pixels.
     """
-    return _standardised(_raw(values, model, pointer, most, settings, least), model, pointer)
+    return _standardised(_raw(values, model, pointer, most, budget, least), model, pointer)
 
 
-def support(given: Support | None, before: Entry | None, model: Model, settings: Settings) -> Shown:
+def support(given: Support | None, before: Entry | None, model: Model, budget: Budget) -> Shown:
     """The labelled rows of a request, after those of a kept posterior if it names one.
 
     Raises:
@@ -55,18 +55,18 @@ def support(given: Support | None, before: Entry | None, model: Model, settings:
     if given is None:
         assert before is not None
         return _known(before.work)
-    x = _raw(given.x, model, "/support/x", settings.max_support_rows, settings, 0)
+    x = _raw(given.x, model, "/support/x", budget.settings.max_support_rows, budget, 0)
     labels = labels_of(given.y, "/support/y")
     if len(labels) != len(x):
         raise invalid_at("/support/y", f"{len(labels)} labels for {len(x)} rows of x")
     if before is not None:
         x = np.concatenate([before.work.sent.x, x])
         labels = [*before.work.sent.labels, *labels]  # type: ignore[list-item]
-        if len(x) > settings.max_support_rows:
+        if len(x) > budget.settings.max_support_rows:
             detail = f"{len(x)} rows with those of the posterior; this service takes at most"
-            raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
+            raise invalid_at("/support/x", f"{detail} {budget.settings.max_support_rows}")
     sent = Sent(x, tuple(tuple(y) if isinstance(y, list) else y for y in labels))
-    return _shown(sent, model, settings.max_classes)
+    return _shown(sent, model, budget.settings.max_classes)
 
 
 def _known(work: Work) -> Shown:
@@ -91,12 +91,10 @@ def _shown(sent: Sent, model: Model, most_classes: int) -> Shown:
     return Shown(x, targets, raw, (), sent)
 
 
-def _raw(
-    values: Values, model: Model, pointer: str, most: int, settings: Settings, least: int
-) -> NDArray[Any]:
+def _raw(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int) -> NDArray[Any]:
     image = model.manifest.image
     if image is not None:
-        return pictures_of(values, image, pointer, most, settings.max_picture_pixels, least)
+        return pictures_of(values, image, pointer, most, budget, least)
     return rows_of(values, len(model.manifest.inputs), pointer, most, least)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.images import ImageInput
+from service.budget import Budget
 from service.pictures import decoded
 from service.problems import FieldError, invalid, invalid_at
 from service.wire import BinaryTensor, EncodedImages, EncodedTensor, LabelValues, Values
@@ -55,7 +56,7 @@ def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0)
 
 
 def pictures_of(
-    values: Values, image: ImageInput, pointer: str, most: int, most_pixels: int, least: int = 0
+    values: Values, image: ImageInput, pointer: str, most: int, budget: Budget, least: int = 0
 ) -> NDArray[np.float32]:
     """Pictures `[picture, channel × height × width]` in [0, 1].
 
@@ -63,11 +64,11 @@ def pictures_of(
     model's own size, `[picture, height, width]` grey and `[picture, height, width, 3]` RGB.
 
     Raises:
-        RequestError: 422 for other shapes or values, 413 for too many pixels.
+        RequestError: 422 for other shapes or values, 413 for too many pixels, 504 when the time is up.
     """
     if isinstance(values, EncodedImages):
         _bounded(len(values.images), pointer, most, least)
-        return image.scaled(decoded(values.images, image, most_pixels, pointer))
+        return image.scaled(decoded(values.images, image, budget, pointer))
     array: NDArray[Any]
     if isinstance(values, EncodedTensor):
         array = _from_base64(values, pointer)

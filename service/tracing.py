@@ -6,6 +6,7 @@ on, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and the others do what its docume
 
 import importlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from bmaml import __version__
 from bmaml.errors import BmamlError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+STOP_S = 3.0
 PARTS = ("decode", "queue", "embed", "adapt", "predict")
 """Of a request, one after the other."""
 
@@ -83,8 +85,10 @@ class Tracing:
         return str(self._api.format_trace_id(span.get_span_context().trace_id))
 
     def stop(self) -> None:
-        """Send what has been recorded."""
-        self._provider.shutdown()
+        """Send what has been recorded, but do not hold up the end of the process for it."""
+        sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        sending.start()
+        sending.join(STOP_S)
 
 
 def tracing() -> Tracing | None:

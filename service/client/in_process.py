@@ -9,14 +9,13 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
 from service.client.errors import ClientError
-
-T = TypeVar("T")
 
 URL = "http://in-process"
 
@@ -40,16 +39,20 @@ class InProcess(httpx.BaseTransport):
         from service.app import create_app
         from service.settings import Settings
 
-        app = create_app(Settings() if store is None else Settings(store=store))
+        # Who is in the process needs no key, and nobody else can ask.
+        alone: dict[str, Any] = {"keys": "", "keys_file": None, "probe_port": None, "rate_per_s": 0.0}
+        app = create_app(Settings(**alone) if store is None else Settings(store=store, **alone))
         self._runtime = app.state.runtime
         self._runtime.start()
         if (why := self._runtime.why_not_ready) is not None:
+            self._runtime.stop()
             raise CannotServe(why)
         self._asgi = httpx.ASGITransport(app)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bmaml-service", daemon=True)
         self._thread.start()
         self._open = True
+        self._asked: set[Future[httpx.Response]] = set()
 
     @property
     def running(self) -> bool:
@@ -80,6 +83,7 @@ class InProcess(httpx.BaseTransport):
         if not self._open:
             return
         self._open = False
+        wait(list(self._asked))
         self._runtime.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -90,8 +94,10 @@ class InProcess(httpx.BaseTransport):
         content = await response.aread()
         return httpx.Response(response.status_code, headers=response.headers, content=content)
 
-    def _waited(self, answer: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
+    def _waited(self, answer: Coroutine[Any, Any, httpx.Response], timeout_s: float | None) -> httpx.Response:
         future = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
         try:
             return future.result(timeout_s)
         except TimeoutError:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from safetensors.numpy import load, save
 
 from model_store.images import ImageInput
 from service.bodies import BINARY, JSON, encoded, parsed
+from service.budget import Budget
 from service.schemas import AdaptPredictRequest
+from service.settings import Settings
 from service.tensors import labels_of, pictures_of, rows_of
 from tests.scale import EXPLORE, SCALE
 
@@ -92,7 +95,7 @@ def test_pictures_of_the_model_s_size(data, image, count):
     for form in forms:
         body = {"model": "m", "support": {"x": [], "y": []}, "query": {"x": form}}
         request = parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-        found.append(pictures_of(request.query.x, image, "/x", 10, 10**6))
+        found.append(pictures_of(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)))
     for each in found:
         np.testing.assert_allclose(each, found[0], atol=1e-7)
         assert each.shape == (count, image.numbers)

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import service.engine as engine_module
 from service.settings import Settings
 from tests.service.conftest import serve
 
@@ -229,6 +230,108 @@ def test_a_caller_who_does_not_take_the_reply_is_let_go(served):
         while stuck & served.server.server_state.connections:
             pass  # pytest's own timeout ends a wait in vain
     works(served)
+
+
+def large_request(*headers):
+    large = json.dumps(BODY | {"query": {"x": [[0.0]] * 200}, "quantiles": [0.5] * 100})
+    return sized(large.encode(), extra=b"".join(headers))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[large_request(b"Connection: close\r\n")], [large_request(), b"G"]],
+    ids=["as the last request", "with a byte of the next"],
+)
+def test_nor_does_one_who_does_not_take_it_hold_it_in_other_ways(served, sent):
+    before = set(served.server.server_state.connections)
+    with Connection(served) as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for data in sent:
+            connection.send(data)
+        while not (stuck := set(served.server.server_state.connections) - before):
+            pass
+        while stuck & served.server.server_state.connections:
+            pass
+    works(served)
+
+
+def test_trailers_are_bounded_and_not_read(served):
+    with Connection(served) as connection:
+        connection.send(chunked(TEXT, end=b"0\r\nX-Request-ID: of-the-trailer\r\n\r\n"))
+        status, _ = connection.reply()
+        assert status == 200
+    for trailer in (b"a:\r\n" * 25_000, b"a: " + b"x" * 100_000):
+        with Connection(served) as connection:
+            connection.send(chunked(b"{", end=b"0\r\n"))
+            for start in range(0, len(trailer), 4096):
+                connection.send(trailer[start : start + 4096])
+            answers = connection.rest()
+        assert status_of(answers) in (400, 431)
+    works(served)
+
+
+def test_empty_lines_between_requests_keep_no_connection(served):
+    with Connection(served) as connection:
+        connection.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.reply()[0] == 200
+        connection.send(b"\r\n")
+        assert connection.rest() == b""
+    with Connection(served) as connection:
+        connection.send(b"\r\n" + sized(TEXT))
+        assert connection.reply()[0] == 200
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("body", [sized, lambda text, extra: chunked(text).replace(HEAD, HEAD + extra)])
+def test_who_asks_for_another_protocol_is_answered_in_this_one(served, body, apart):
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head, end, rest = body(TEXT, extra=upgrade).partition(b"\r\n\r\n")
+    with Connection(served) as connection:
+        if apart:
+            connection.send(head + end)
+            works(served)
+            connection.send(rest)
+        else:
+            connection.send(head + end + rest)
+        status, answer = connection.reply()
+        assert status == 200
+        assert json.loads(answer)["prediction"]["mean"]
+        connection.send(sized(TEXT))
+        assert connection.reply()[0] == 200
+
+
+def test_no_answer_overtakes_another(served, monkeypatch):
+    opened, whole = threading.Event(), engine_module.answer_together
+
+    def gated(works):
+        opened.wait(30)
+        return whole(works)
+
+    monkeypatch.setattr(engine_module, "answer_together", gated)
+    with Connection(served) as garbled, Connection(served) as halved:
+        garbled.send(sized(TEXT))
+        halved.send(sized(TEXT))
+        garbled.send(b"\x00nonsense\r\n\r\n")
+        halved.send(HEAD[:30])
+        with Connection(served) as connection:
+            assert connection.rest() == b""  # longer than half a head may take
+        opened.set()
+        assert [garbled.reply()[0], garbled.reply()[0]] == [200, 400]
+        assert [halved.reply()[0], halved.reply()[0]] == [200, 408]
+
+
+def test_who_leaves_while_the_body_is_on_its_way_is_no_fault_of_ours(served):
+    def counted(status):
+        text = served.client.get("/metrics").text
+        lines = [line for line in text.splitlines() if line.startswith("bmaml_requests_total")]
+        return sum(float(line.split()[-1]) for line in lines if f'status="{status}"' in line)
+
+    before = counted(499)
+    with Connection(served) as connection:
+        connection.send(sized(TEXT[:20], claimed=len(TEXT)))
+    while counted(499) == before:
+        pass
+    assert counted(500) == 0
 
 
 def test_pipelined_requests_are_answered_in_order(served):
