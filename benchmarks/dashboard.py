@@ -3,8 +3,8 @@
     python benchmarks/dashboard.py [--seconds 90] [--rate 20]
 
 Starts the service, a Prometheus with `monitoring/prometheus.yml` (only the target is another) and its rules,
-and mixed traffic; then puts the query of every panel to Prometheus as Grafana would. Exit status 1 where a query
-fails, where one that should have data has none, or where Prometheus cannot evaluate an alert. Needs
+and mixed traffic; then puts the query of every panel to Prometheus as Grafana would. Exit status 1 where a
+query fails, where one that should have data has none, or where Prometheus cannot evaluate an alert. Needs
 `prometheus` on the path (Debian: apt-get install prometheus).
 """
 
