@@ -52,7 +52,7 @@ def test_a_section_says_what_it_means_how_to_look_what_to_do_and_what_not(alert)
     _, _, rest = RUNBOOK.partition(f"\n## {alert['alert']}\n")
     section, _, _ = rest.partition("\n## ")
     assert re.findall(r"^\*\*(.+)\.\*\*", section, re.MULTILINE) == PARTS
-    assert f"{alert['labels']['severity']}." in section.splitlines()[1]
+    assert section.startswith(f"\n{alert['labels']['severity'].capitalize()}. ")
 
 
 @pytest.mark.parametrize("name", NAMES)
