@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from benchmarks.queries import panels
 from service.problems import KINDS
 from service.settings import Settings
-from tests.monitoring.conftest import ROOT, Exported
+from tests.monitoring.conftest import ROOT, Exported, alerts
 
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("monitoring", "runbook")}
 ROW = re.compile(r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \| ([^|]*)\| (.+\.) \|$", re.MULTILINE)
@@ -39,9 +40,6 @@ def test_the_runbook_names_kinds_of_problems_that_exist():
 
 
 def test_the_page_counts_the_panels_and_alerts_that_there_are():
-    from benchmarks.queries import panels
-    from tests.monitoring.conftest import alerts
-
     said = re.search(r"of (\d+)\s+panels had data.*?all (\d+) alerts", PAGES["monitoring"], re.DOTALL)
     assert said is not None
     assert [int(number) for number in said.groups()] == [len(panels()), len(alerts())]
