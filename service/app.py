@@ -13,6 +13,7 @@ from bmaml import __version__
 from service import health, page, problems
 from service.admission import Admission
 from service.boundary import Boundary
+from service.gate import Gate
 from service.gauges import Gauges
 from service.openapi import describe
 from service.problems import RequestError
@@ -76,7 +77,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     page.install(app)
     if settings.probe_port is None:
         app.include_router(health.router)
+    # The last that is added is the first that is asked.
     app.add_middleware(Admission, runtime=runtime)
+    app.add_middleware(Gate, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:
         app.add_middleware(
             Cors,

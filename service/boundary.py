@@ -1,4 +1,4 @@
-"""The outermost layer: who asks, under what id, for how long; what leaves carries it, and is logged once."""
+"""The outermost layer: every request gets an id, what leaves carries it, and is told of once."""
 
 import asyncio
 import logging
@@ -20,9 +20,6 @@ access_log = logging.getLogger("service.access")
 error_log = logging.getLogger("service.boundary")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
-"""Paths that ask for no key: they tell nothing that belongs to a caller."""
-OPEN_BELOW = ("/playground/",)
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -44,7 +41,7 @@ class CallerLeft(Exception):
 
 @dataclass
 class Boundary:
-    """Gives every request an id and a caller, and every reply the headers that all of them carry."""
+    """Gives every request an id, and every reply the headers that all of them carry."""
 
     app: ASGIApp
     runtime: Runtime
@@ -69,7 +66,6 @@ class Boundary:
             await send(message)
 
         try:
-            self._admit(scope, headers, state)
             await self.app(scope, receive, sent)
         except (CallerLeft, ClientDisconnect):
             status = GONE
@@ -92,16 +88,6 @@ class Boundary:
             if self.runtime.tracing is not None:
                 fields["trace_id"] = self._traced(headers, fields, began_ns, elapsed, state.get("timing", {}))
             access_log.info("request", extra={"fields": fields})
-
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes], state: dict[str, Any]) -> None:
-        path = scope["path"]
-        if path in OPEN or path.startswith(OPEN_BELOW):
-            return
-        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-            return  # a browser asks whether it may ask, before it sends a key
-        state["caller"] = self.runtime.keys.caller(headers.get(b"authorization", b"").decode("latin-1"))
-        if state["caller"]:
-            self.runtime.rate_limit.take(state["caller"])
 
     def _dress(self, message: Message, state: dict[str, Any], started: float) -> None:
         """Add what all replies carry."""

@@ -19,7 +19,8 @@ BEAT_S = 0.1
 TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-disable_created_metrics()  # when each counter was made tells nobody anything, and is half of the text
+# When each counter was made tells nobody anything, and is half of the text.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:

@@ -4,7 +4,6 @@ import json
 import re
 
 from bmaml.learners import LEARNERS
-from service.app import create_app
 from service.label_studio.settings import Settings as LabelStudioSettings
 from service.settings import Settings
 from tests.docs.blocks import ROOT
@@ -32,14 +31,6 @@ def test_the_page_of_label_studio_lists_every_setting():
     page = (ROOT / "docs" / "label-studio.md").read_text()
     found = {name.lower() for name in re.findall(r"`(?:BMAML_LABEL_STUDIO_|…_)(\w+)`", page)}
     assert found == set(LabelStudioSettings.model_fields)
-
-
-def test_the_page_of_deployment_names_metrics_that_there_are():
-    told = set(re.findall(r"`(bmaml_\w+)`", DEPLOYMENT))
-    assert told
-    runtime = create_app(Settings(store=ROOT)).state.runtime
-    exported = {line.split()[2] for line in runtime.metrics.text().decode().splitlines() if line[0] == "#"}
-    assert told <= exported
 
 
 def test_the_page_of_training_names_every_learner():

@@ -160,3 +160,57 @@ def test_the_work_of_a_caller_who_hung_up_is_not_done(small, gate):
     assert asyncio.run(story()).status_code == 200
     assert post(small.client, TEXT).status_code == 200
     assert len(seen) == 2
+
+
+def test_a_version_that_is_named_is_judged_by_its_own_lane(small, gate):
+    _, opened, _ = gate
+    opened.set()
+    post(small.client, TEXT)
+    queue = small.app.state.runtime.queue
+    (newest,) = queue._pace
+    opened.clear()
+    gate[0].clear()
+
+    async def story():
+        async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
+            first = asyncio.create_task(client.post("/adapt-predict", json=BODY))
+            await asyncio.to_thread(gate[0].wait)
+            queue._pace[newest] = 1.0, 0.1  # from now on: ten seconds for a row
+            waiting = asyncio.create_task(client.post("/adapt-predict", json=BODY))
+            while not queue.tasks:
+                await asyncio.sleep(0)
+            refused = await client.post("/adapt-predict", json=BODY)
+            other = asyncio.create_task(client.post("/adapt-predict", json=BODY | {"version": 1}))
+            while queue.tasks < 2:
+                await asyncio.sleep(0)
+            opened.set()
+            return refused, await asyncio.gather(first, waiting, other)
+
+    queue._max_work = 1000
+    refused, answered = asyncio.run(story())
+    assert refused.status_code == 429
+    assert [reply.status_code for reply in answered] == [200, 200, 200]
+
+
+def test_bodies_on_their_way_share_a_bound(store):
+    for served in serve(Settings(store=store, device="cpu", max_bytes_in_flight=2000)):
+        reply = post(served.client, b" " * 3000)
+        assert (reply.status_code, kind(reply)) == (429, "queue-full")
+        assert reply.headers["retry-after"] == "1"
+        assert post(served.client, TEXT).status_code == 200
+
+
+def test_an_accepted_request_that_cannot_be_finished_in_the_time_to_drain_is_told(store, gate):
+    for served in serve(Settings(store=store, device="cpu", drain_s=1)):
+
+        async def story(served=served):
+            async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+                asked = asyncio.create_task(client.post("/adapt-predict", json=BODY))
+                await asyncio.to_thread(gate[0].wait)
+                served.app.state.runtime.draining = True
+                served.server.should_exit = True
+                return await asked
+
+        reply = asyncio.run(story())
+        gate[1].set()
+        assert (reply.status_code, kind(reply)) == (503, "not-ready")

@@ -170,6 +170,30 @@ def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate):
     assert order[21:29].count("busy") >= 3
 
 
+def test_a_lane_pays_for_what_its_work_took_not_for_what_it_was_believed_to_take(tmp_path, model):
+    queue, other = Queue(10**9, 1), publish(tmp_path, "other", seed=5)
+
+    async def scenario():
+        for each in (model, other):
+            queue.add(work(each))
+        for _ in range(2):
+            (taken,) = queue.next_batch()
+            queue.took([taken.work], 0.002)
+        queue.add(work(model, 10_000))  # believed to take seconds
+        (large,) = queue.next_batch()
+        queue.took([large.work], 0.02)
+        for each in [model] * 3 + [other] * 30:
+            queue.add(work(each))
+        order = []
+        while queue.tasks:
+            (taken,) = queue.next_batch()
+            order.append(taken.work.model.manifest.name)
+            queue.took([taken.work], 0.002)
+        return order
+
+    assert "tiny" in asyncio.run(scenario())[:15]
+
+
 def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
     engine = engine_of()
 

@@ -2,11 +2,16 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.images import ImageInput
+from service.budget import Budget
+from service.pictures import decoded
+from service.problems import RequestError
 from service.settings import Settings
 from tests.pictures import SIZE, pictures, png, publish_classifier
 from tests.service.conftest import serve
@@ -295,3 +300,28 @@ def test_more_classes_than_the_service_allows_are_refused(tmp_path):
         body = task()
         assert refused(served.client, body) == (422, "/support/y")
         assert "at most 3" in served.client.post("/adapt-predict", json=body).json()["errors"][0]["detail"]
+
+
+def test_all_pictures_of_a_request_share_a_bound_and_the_deadline(tmp_path):
+    publish_classifier(tmp_path, "conjugate", "conjugate")
+    pixels = SIZE * SIZE
+    for served in serve(Settings(store=tmp_path, device="cpu", max_request_pixels=9 * pixels)):
+        assert served.client.get("/limits").json()["request_pixels"] == 9 * pixels
+        one = {"images": [png(GREY[0, 0])]}
+        fine = task(shots=1, labels=NAMES[:4]) | {"query": {"x": one}}
+        assert served.client.post("/adapt-predict", json=fine).status_code == 200
+        many = fine | {"query": {"x": {"images": [png(GREY[0, 0])] * 6}}}
+        assert refused(served.client, many) == (413, "/query/x/images/5")
+    image, late = ImageInput(channels=1, size=SIZE, drawing=False), Budget(Settings(), deadline=-math.inf)
+    with pytest.raises(RequestError) as refusal:
+        decoded([png(GREY[0, 0])], image, late, "/x")
+    assert refusal.value.kind == "expired"
+
+
+def test_few_wait_for_their_pictures_to_be_decoded(tmp_path, monkeypatch):
+    publish_classifier(tmp_path, "conjugate", "conjugate")
+    for served in serve(Settings(store=tmp_path, device="cpu")):
+        monkeypatch.setattr("service.decoders.MOST", 0)
+        reply = served.client.post("/adapt-predict", json=task())
+        assert (reply.status_code, reply.json()["type"]) == (429, "urn:bmaml:problem:queue-full")
+        monkeypatch.undo()

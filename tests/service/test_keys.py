@@ -214,3 +214,14 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(store, key_file):
         assert 90 <= int(replies[-1].headers["retry-after"]) <= 100
         assert served.client.get("/models", headers=bearer(BEN)).status_code == 200
         assert served.client.get("/readyz").status_code == 200
+
+
+def test_a_browser_may_ask_whether_it_may_ask_without_a_key(store, key_file):
+    asked = {"Origin": "https://lab.example", "Access-Control-Request-Method": "POST"}
+    settings = Settings(store=store, device="cpu", keys_file=key_file, cors_origins="https://lab.example")
+    for served in serve(settings):
+        preflight = served.client.options("/adapt-predict", headers=asked)
+        assert preflight.headers["access-control-allow-origin"] == "https://lab.example"
+        told = served.client.post("/adapt-predict", json=BODY, headers={"Origin": "https://lab.example"})
+        assert told.status_code == 401
+        assert told.headers["access-control-allow-origin"] == "https://lab.example"

@@ -113,6 +113,9 @@ def test_a_page_of_another_host_may_ask_only_where_that_is_allowed(store):
         assert "X-Request-ID" in reply.headers["access-control-expose-headers"]
         other = served.client.get("/limits", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+        refused = served.client.options("/adapt-predict", headers=asked | {"Origin": "https://evil.example"})
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:bmaml:problem:origin-not-allowed")
+        assert refused.json()["request_id"] == refused.headers["x-request-id"]
 
 
 def test_nothing_is_traced_unless_an_endpoint_is_named(monkeypatch):

@@ -152,3 +152,17 @@ def test_an_id_belongs_to_its_caller_and_replicas_with_one_secret_agree(kept_wor
         one.drop(mine, "you")
     moved = replace(work, sent=replace(work.sent, x=work.sent.x + 1e-12))
     assert one.id_of(moved, "me") != mine
+
+
+def test_what_was_asked_is_not_kept_with_what_was_adapted_to(served):
+    client, posteriors = served.client, served.app.state.runtime.posteriors
+    support = {"x": [[0.25], [0.75]], "y": [8.0, 9.0]}
+    body = {"model": "tiny", "support": support, "query": {"x": [[0.0]] * 200}, "keep": {"ttl_s": 60.0}}
+    name = client.post("/adapt-predict", json=body).json()["posterior"]["id"]
+    entry = posteriors.get(name)
+    assert len(entry.work.query_x) == 0
+    assert entry.work.query_x.base is None
+    assert entry.work.ask is None
+    assert entry.size > entry.work.sent.x.nbytes
+    again = client.post("/adapt-predict", json=body | {"support": None, "posterior": name})
+    assert again.json()["posterior"]["cache"] == "hit"

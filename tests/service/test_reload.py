@@ -1,6 +1,7 @@
 """New versions are picked up while serving, bad ones refused, and the answers in between are whole."""
 
 import asyncio
+import os
 import shutil
 import threading
 
@@ -8,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+import service.runtime as runtime_module
 from model_store import Store
 from service.settings import Settings
 from tests.published import publish
@@ -169,3 +171,39 @@ def test_a_version_whose_posteriors_are_kept_is_not_let_go(forgetful):
     wait_for(lambda: loaded(served) == {1, 3})
     served.client.delete(f"/posteriors/{kept}")
     wait_for(lambda: loaded(served) == {3})
+
+
+def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
+    root, served = forgetful
+    wait_for(lambda: loaded(served) == {2})
+    weights = root / "tiny" / "1" / "particles.safetensors"
+    stamp, content = weights.stat(), weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    reply = ask(served.client, version=1)
+    assert (reply.status_code, reply.json()["type"]) == (503, "urn:bmaml:problem:not-ready")
+    assert str(root) not in reply.text
+    Store(root).remove("tiny", 2)
+    publish(root, "another", seed=4)
+    wait_for(lambda: [each["name"] for each in served.client.get("/models").json()["models"]] == ["another"])
+    listed = served.client.get("/models").json()
+    (refused,) = listed["refused"]
+    assert (refused["name"], refused["version"]) == ("tiny", 1)
+    assert refused["reason"].startswith("tiny/1/particles.safetensors hashes to")
+
+
+def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monkeypatch):
+    publish(tmp_path, "tiny", seed=1)
+    whole, times = runtime_module._warm_up, []
+
+    def failing(model):
+        times.append(model)
+        if len(times) < 4:
+            raise MemoryError
+        whole(model)
+
+    monkeypatch.setattr(runtime_module, "_warm_up", failing)
+    for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
+        wait_for(lambda client=served.client: client.get("/readyz").status_code == 200)
+        assert ask(served.client).status_code == 200
+        assert served.client.get("/models").json()["refused"] == []

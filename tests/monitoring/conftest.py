@@ -1,0 +1,80 @@
+"""What the service really exports, and what our dashboard and alerts ask of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.settings import Settings
+from tests.published import publish
+from tests.service.conftest import serve
+
+ROOT = Path(__file__).parents[2]
+BODY = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}, "query": {"x": [[0.0]]}}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One metric.
+
+    Attributes:
+        series: its name, or for histograms the names of its buckets, sum and count, with the labels of each.
+    """
+
+    name: str
+    kind: str
+    labels: frozenset[str]
+    series: dict[str, frozenset[str]]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    """All metrics of a service that has answered, refused, and found a bad version in its store.
+
+    Its process has no GPU: what a GPU would say of its memory is put into its mouth.
+    """
+    store = tmp_path_factory.mktemp("store")
+    publish(store, "tiny")
+    publish(store, "bad")
+    (store / "bad" / "1" / "particles.safetensors").write_bytes(b"half of it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.gauges.memory", lambda device: {"allocated": 1, "total": 2})
+        for served in serve(Settings(store=store, device="cpu")):
+            served.client.post("/adapt-predict", json=BODY).raise_for_status()
+            assert served.client.post("/adapt-predict", json=BODY | {"model": "nobody"}).status_code == 404
+            text = served.client.get("/metrics").text
+    return list(read(text))
+
+
+def read(text: str) -> Iterator[Exported]:
+    """The metrics of an exposition, less the times at which counters were made: Prometheus drops those."""
+    families = list(text_string_to_metric_families(text))
+    timed = {f"{family.name}_created" for family in families if family.type in ("counter", "histogram")}
+    for family in families:
+        if family.name in timed:
+            continue
+        series: dict[str, frozenset[str]] = {}
+        for sample in family.samples:
+            seen = series.setdefault(sample.name, frozenset(sample.labels))
+            assert seen == frozenset(sample.labels), f"{sample.name} has different labels at times"
+        assert series, f"{family.name} has no series: let the service do what makes some"
+        name = next(iter(series)) if family.type == "counter" else family.name
+        labels = frozenset().union(*series.values()) - {"le"}
+        yield Exported(name, family.type, labels, series)
+
+
+@pytest.fixture(scope="session")
+def series(exported: list[Exported]) -> dict[str, frozenset[str]]:
+    """The labels of every series that Prometheus has: those of the service, and its own."""
+    scraped = {name: labels for each in exported for name, labels in each.series.items()}
+    own = {"up": frozenset[str](), "ALERTS": frozenset({"alertname", "alertstate", "severity"})}
+    return {name: labels | {"job", "instance"} for name, labels in (scraped | own).items()}
+
+
+def alerts() -> list[dict[str, object]]:
+    """Our rules."""
+    groups = yaml.safe_load((ROOT / "monitoring" / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
