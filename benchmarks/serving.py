@@ -28,7 +28,7 @@ from load import Measured, closed_loop, open_loop, post
 
 MODELS = ("sinusoid", "learning-curves")
 CLIENTS = (1, 8, 64)
-LOADS = (0.3, 0.7, 0.95, 1.5)
+LOADS = (0.3, 0.7, 0.95, 1.5, 2.0)
 HERE = Path(__file__).parent
 
 

@@ -33,6 +33,7 @@ class Metrics:
         self.requests = Counter("requests", "Requests by route and status", ["route", "status"], **own)
         self.request_seconds = Histogram("request_seconds", "Of a request, whole", ["route"], **timed)
         self.problems = Counter("problems", "Requests that were refused or failed, by kind", ["kind"], **own)
+        self.lag_s = 0.0  # of late
         self.loop_lag = Histogram("loop_lag_seconds", "By which the event loop wakes too late", **timed)
         self.queue_seconds = Histogram("queue_seconds", "From submission to the device", **timed)
         self.batch_seconds = Histogram("batch_seconds", "Of a fused batch on the device", **timed)
@@ -62,7 +63,8 @@ class Metrics:
         while True:
             due = loop.time() + BEAT_S
             await asyncio.sleep(BEAT_S)
-            self.loop_lag.observe(max(0.0, loop.time() - due))
+            self.lag_s = max(0.0, loop.time() - due)
+            self.loop_lag.observe(self.lag_s)
 
     def text(self) -> bytes:
         """The exposition."""
