@@ -176,10 +176,9 @@ async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> 
             if elapsed > 60 * (published + 1):
                 published += 1
                 await asyncio.to_thread(republish, store, "learning-curves")
-            if len(samples) % 60 == 0:
-                print(
-                    f"{elapsed / 60:.0f} min: {samples[-1][1] / 2**20:.1f} MiB, {dict(statuses)}", flush=True
-                )
+            if len(samples) % 12 == 0:
+                highest = max(size for _, size in samples[-12:]) / 2**20
+                print(f"{elapsed / 60:.0f} min: {highest:.1f} MiB at most, {dict(statuses)}", flush=True)
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await asyncio.gather(watcher(), *(worker(number, client) for number in range(WORKERS)))
