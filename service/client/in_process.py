@@ -8,7 +8,6 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ class InProcess(httpx.BaseTransport):
         self._thread = threading.Thread(target=self._loop.run_forever, name="bmaml-service", daemon=True)
         self._thread.start()
         self._open = True
+        self._closing = threading.Lock()
         self._asked: set[Future[httpx.Response]] = set()
 
     @property
@@ -66,13 +66,18 @@ class InProcess(httpx.BaseTransport):
             httpx.ReadTimeout: no answer in time.
             httpx.ConnectError: it is closed.
         """
-        if not self._open:
-            raise httpx.ConnectError("the service in this process has been closed", request=request)
         # Only a body that is read already can go from one kind of client to the other.
         whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+        with self._closing:
+            if not self._open:
+                raise httpx.ConnectError("the service in this process has been closed", request=request)
+            answer = asyncio.run_coroutine_threadsafe(self._answer(whole), self._loop)
+            self._asked.add(answer)
+        answer.add_done_callback(self._asked.discard)
         try:
-            return self._waited(self._answer(whole), request.extensions.get("timeout", {}).get("read"))
+            return answer.result(request.extensions.get("timeout", {}).get("read"))
         except TimeoutError:
+            answer.cancel()
             raise httpx.ReadTimeout("no answer in time", request=request) from None
 
     def close(self) -> None:
@@ -80,9 +85,10 @@ class InProcess(httpx.BaseTransport):
 
     def stop(self) -> None:
         """Finish what was accepted and end the threads; twice is no failure."""
-        if not self._open:
-            return
-        self._open = False
+        with self._closing:
+            if not self._open:
+                return
+            self._open = False
         wait(list(self._asked))
         self._runtime.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -93,16 +99,6 @@ class InProcess(httpx.BaseTransport):
         response = await self._asgi.handle_async_request(request)
         content = await response.aread()
         return httpx.Response(response.status_code, headers=response.headers, content=content)
-
-    def _waited(self, answer: Coroutine[Any, Any, httpx.Response], timeout_s: float | None) -> httpx.Response:
-        future = asyncio.run_coroutine_threadsafe(answer, self._loop)
-        self._asked.add(future)
-        future.add_done_callback(self._asked.discard)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            future.cancel()
-            raise
 
 
 _shared: dict[tuple[int, Path | None], InProcess] = {}

@@ -14,7 +14,8 @@ from service.settings import Settings
 from tests.service.conftest import Served, serve
 
 
-@pytest.fixture(scope="session")
+# Playwright runs an event loop in this thread for as long as it is open: not a moment longer than its tests.
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
@@ -25,7 +26,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shipped(chromium: Browser) -> Iterator[Served]:
     yield from serve(Settings(store=SHIPPED, device="cpu"))
 
