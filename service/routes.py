@@ -13,6 +13,12 @@ from pydantic import BaseModel
 from bmaml.learners import MAX_STEPS
 from model_store import Model
 from service import bodies, replies
+from service.answers import (
+    AdaptPredictResponse,
+    PosteriorCard,
+    PosteriorResponse,
+    UncertaintyResponse,
+)
 from service.boundary import CallerLeft
 from service.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.codec import Codec
@@ -25,12 +31,8 @@ from service.schemas import (
     MAX_LEVELS,
     MAX_TTL_S,
     AdaptPredictRequest,
-    AdaptPredictResponse,
-    PosteriorCard,
     PosteriorRequest,
-    PosteriorResponse,
     UncertaintyRequest,
-    UncertaintyResponse,
 )
 from service.work import Answer, Work
 

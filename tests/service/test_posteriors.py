@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from service.adaptation import Adaptation, padded
+from service.answers import PosteriorCard, PosteriorResponse
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
-from service.schemas import PosteriorCard, PosteriorResponse
 from service.work import Kept, Sent, Work
 from tests.published import publish
 
