@@ -17,14 +17,8 @@ is ever surer which is nearest, and this is ever less. The support's
 
     log p(z | c) = −½ Σ [ n log 2πσ² + log(1 + nτ²/σ²) + Σᵢ zᵢ²/σ² − m²/v ]
 
-tells what a class's rows say together. Densities of different projections are not in the same units,
-so particles are weighed by the Bayes factor of rows being of one class against each being of its own,
-
-    log B_c = log p(z | c) − Σᵢ log N(zᵢ; 0, τ² + σ²),        weightₘ ∝ exp(temperature · Σ_c log B_c),
-
-in which the units cancel: a class of one row says nothing about a projection, rows that it brings together
-speak for it, rows that it spreads speak against it. The dimensions are not independent, which the learned
-temperature makes up for.
+weighs the particles, ∝ exp(temperature · Σ_c log p). Densities of different projections are not in the
+same units, so the learned temperature, which starts near zero, decides how much they count.
 
 With τ, k → ∞ and one σ this is a prototypical network (Snell et al. 2017) in each particle; a finite τ
 shrinks classes of few rows to the middle, and v tells how little is known of them. No limit on the
@@ -129,8 +123,8 @@ class Conjugate(Learner[ConjugatePosterior]):
     ) -> ConjugatePosterior:
         """Every class's posterior in every particle; the weights from all classes together."""
         del steps, lost
-        posterior, factors = self._condition(learned, support)
-        weights = (learned["log_temperature"].exp() * factors.sum(-1)).log_softmax(-1)
+        posterior, evidence = self._condition(learned, support)
+        weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
         return ConjugatePosterior(weights, *posterior, *self._tails(learned))
 
     def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> Categorical:
@@ -141,8 +135,8 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log probability of the true class, a mean over rows, tasks and numbers of classes."""
-        (projections, means, variances, present), factors = self._condition(learned, batch.support)
-        weights = learned["log_temperature"].exp() * factors  # [task, particle, class]
+        (projections, means, variances, present), evidence = self._condition(learned, batch.support)
+        weights = learned["log_temperature"].exp() * evidence  # [task, particle, class]
         whole = weights.sum(-1).log_softmax(-1)
         tails = self._tails(learned)
         posterior = ConjugatePosterior(whole, projections, means, variances, present, *tails)
@@ -164,8 +158,8 @@ class Conjugate(Learner[ConjugatePosterior]):
             total = total - torch.where(mask, mixed, 0.0).sum() / mask.sum().clamp_min(1)
         return total / len(sizes)
 
-    def factors(self, learned: Learned, support: Examples) -> Float[Tensor, "task particle class"]:
-        """log B of every class in every particle; zero for a class of one row or none."""
+    def evidence(self, learned: Learned, support: Examples) -> Float[Tensor, "task particle class"]:
+        """log p(z of a class's rows) of every particle; zero for a class without rows."""
         return self._condition(learned, support)[1]
 
     def _condition(
@@ -181,10 +175,9 @@ class Conjugate(Learner[ConjugatePosterior]):
         variance = 1 / (1 / between + counts / within)
         mean = variance * total / within
         terms = counts * (LOG_2PI + within.log()) + torch.log1p(counts * between / within)
-        together = terms + squares / within - mean.square() / variance
-        alone = counts * (LOG_2PI + (between + within).log()) + squares / (between + within)
+        evidence = -0.5 * (terms + squares / within - mean.square() / variance).sum(-1)
         present = classes_of(support.y, support.mask)
-        return (projections, mean, variance + within, present), 0.5 * (alone - together).sum(-1)
+        return (projections, mean, variance + within, present), evidence
 
     def _log_densities(self, posterior: ConjugatePosterior, x: Tensor) -> Tensor:
         """log p(z* | class) up to a constant, `[task, particle, row, class]`, from two matrix products."""

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal
 
 from bmaml.learners import InvalidLearner, learner_from
 from bmaml.learners.conjugate import Conjugate
@@ -57,13 +57,13 @@ def student(learner, learned, x, y, query):
 
 
 def densities(learner, learned, x, y, query):
-    """log p(z* | class) and log B of each class by dense multivariate normals, particle by particle."""
+    """log p(z* | class) and log p(z) of each class by dense multivariate normals, particle by particle."""
     found = []
     for particle in range(learner.particles):
         weight, bias = learner.network.unpack(learned["initial"][particle])[0]
         z, z_query = x @ weight + bias, query @ weight + bias
         between, within = ((2 * learned[name][particle]).exp() for name in ("log_between", "log_within"))
-        predictive, factors = [], []
+        predictive, evidence = [], []
         for label in range(y.shape[1]):
             own = z[y[:, label] > 0]
             n = len(own)
@@ -71,16 +71,15 @@ def densities(learner, learned, x, y, query):
             for d in range(z.shape[1]):
                 cov = between[d] * torch.ones(n + 1, n + 1) + within[d] * torch.eye(n + 1)
                 seen = MultivariateNormal(torch.zeros(n), cov[:n, :n]).log_prob(own[:, d])
-                alone = Normal(0.0, cov[0, 0].sqrt()).log_prob(own[:, d]).sum()
-                total = total + seen - alone
+                total = total + seen
                 joint = MultivariateNormal(torch.zeros(n + 1), cov)
                 extended = torch.cat([own[:, d].expand(len(query), n), z_query[:, d : d + 1]], 1)
                 logs = logs + joint.log_prob(extended) - seen
             predictive.append(logs)
-            factors.append(total)
-        found.append((torch.stack(predictive, -1), torch.stack(factors)))
-    predictive, factors = zip(*found, strict=True)
-    return torch.stack(predictive), torch.stack(factors)
+            evidence.append(total)
+        found.append((torch.stack(predictive, -1), torch.stack(evidence)))
+    predictive, evidence = zip(*found, strict=True)
+    return torch.stack(predictive), torch.stack(evidence)
 
 
 def test_with_a_far_knee_the_answer_is_bayes_rule_over_dense_normals():
@@ -88,12 +87,12 @@ def test_with_a_far_knee_the_answer_is_bayes_rule_over_dense_normals():
     learned["log_knee"] = torch.tensor(25.0)
     x, y = rows((2, 1, 3, 2))
     query = torch.randn(6, 5)
-    log_densities, factors = densities(learner, learned, x, y, query)
+    log_densities, evidence = densities(learner, learned, x, y, query)
     belief = learner.predict(learner.adapt(learned, Examples.padded([(x, y)])), query.unsqueeze(0))
     sharp = learned["log_sharpness"].exp()
     expected = (sharp * log_densities).log_softmax(-1)
     torch.testing.assert_close(belief.log_probabilities[0], expected, atol=1e-6, rtol=1e-6)
-    weights = (learned["log_temperature"].exp() * factors.sum(-1)).log_softmax(0)
+    weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(0)
     torch.testing.assert_close(belief.log_weights[0], weights)
 
 
@@ -118,26 +117,13 @@ def test_far_from_every_class_the_answer_is_unsure():
     torch.testing.assert_close(far, torch.tensor([[math.log(3)]]), atol=0.01, rtol=0)
 
 
-def test_the_factor_of_a_class_is_that_of_dense_normals_and_zero_for_one_row_or_none():
+def test_the_evidence_of_a_class_is_that_of_a_dense_normal_and_zero_without_rows():
     learner, learned = learner_and_start()
     x, y = rows((2, 0, 3))
-    found = learner.factors(learned, Examples.padded([(x, y)]))[0]
+    found = learner.evidence(learned, Examples.padded([(x, y)]))[0]
     expected = densities(learner, learned, x, y[:, [0, 2]], x[:1])[1]
     torch.testing.assert_close(found[:, [0, 2]], expected)
     assert bool((found[:, 1] == 0).all())
-    single = learner.factors(learned, Examples.padded([rows((1, 1))]))
-    torch.testing.assert_close(single, torch.zeros_like(single), atol=1e-9, rtol=0)
-
-
-def test_the_units_of_a_projection_do_not_weigh_it():
-    learner, learned = learner_and_start()
-    x, y = rows((2, 1, 3, 2))
-    before = learner.factors(learned, Examples.padded([(x, y)]))
-    scaled = dict(learned)
-    scaled["initial"] = 10 * learned["initial"]
-    for name in ("log_between", "log_within"):
-        scaled[name] = learned[name] + math.log(10)
-    torch.testing.assert_close(learner.factors(scaled, Examples.padded([(x, y)])), before)
 
 
 def test_many_rows_of_separate_classes_leave_no_doubt():
