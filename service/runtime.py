@@ -23,14 +23,14 @@ from service.keys import BadKeys, RateLimit, read_keys
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
-from service.queue import Queue
+from service.queue import LOOKED_AT, Queue
 from service.settings import Settings
 from service.tracing import tracing
 from service.work import PredictAsk, Work
 
 log = logging.getLogger("service.runtime")
 
-WARM_TASKS, WARM_ROWS, WARM_CLASSES = (1, 4), 8, 8
+WARM_TASKS, WARM_ROWS, WARM_CLASSES = 4, 8, 8
 
 
 class Runtime:
@@ -255,15 +255,15 @@ class Runtime:
     def _prepare(self, model: Model) -> None:
         if model.learner.particles > self.settings.max_particles:
             raise TooManyParticles(f"it has more than {self.settings.max_particles} particles")
-        _warm_up(model)
+        _warm_up(model, self.settings.max_batch_work)
 
 
 class TooManyParticles(BmamlError):
     """A version whose answers would be larger than the service allows."""
 
 
-def _warm_up(model: Model) -> None:
-    """Run the model once, alone and in company, so that the first caller does not wait for it."""
+def _warm_up(model: Model, most_work: int) -> None:
+    """Run the model alone, in company and in the largest batch: no caller waits for code, nor for memory."""
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None or isinstance(model.learner, Bare) else WARM_CLASSES
     x = np.zeros((WARM_ROWS, network.inputs if image is None else image.numbers), np.float32)
@@ -272,5 +272,6 @@ def _warm_up(model: Model) -> None:
     classes = tuple(range(outputs)) if image is not None else ()
     forever = float("inf")
     work = Work(model, x, y, x, model.learner.steps, 0, ask, deadline=forever, classes=classes)
-    for tasks in WARM_TASKS:
+    largest = min(LOOKED_AT, max(WARM_TASKS, most_work // work.cost))
+    for tasks in sorted({1, WARM_TASKS, largest}):
         answer_together([work] * tasks)
