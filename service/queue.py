@@ -23,7 +23,7 @@ MAX_WASTE = 0.3
 """Share of a batch's rows that may be padding."""
 LOOKED_AT = 256
 """How many of a group are considered for a batch, the oldest first."""
-PRUDENCE = 0.7
+PRUDENCE = 0.4
 """Share of a deadline that the wait may be believed to take: the belief may be wrong, and answering takes
 time, too."""
 UNKNOWN_PACE = 1e-6
