@@ -88,7 +88,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(visit
 
 
 def test_a_lost_server_is_said_and_the_page_goes_on_when_it_is_back(visit):
-    visit.forgiven.append("ERR_CONNECTION_REFUSED")
+    visit.forgiven += ["ERR_CONNECTION_REFUSED", "status of 503"]  # not there, then starting
     settings = Settings(store=SHIPPED, device="cpu")
     first = serve(settings)
     served = next(first)
