@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from service.pace import Paces
 from service.problems import RequestError
 from service.work import Answer, Work
 
@@ -22,14 +23,13 @@ Outcome = Answer | BaseException
 MAX_WASTE = 0.3
 """Share of a batch's rows that may be padding."""
 LOOKED_AT = 256
-"""How many of a group are considered for a batch, the oldest first."""
+"""How many of a group are considered for a batch, the oldest first, at most; and half of them at most, so
+that a task unlike the others does not wait for much more than what came before it."""
+FEW = 64
+"""So many are considered in any case."""
 PRUDENCE = 0.4
 """Share of a deadline that the wait may be believed to take: the belief may be wrong, and answering takes
 time, too."""
-UNKNOWN_PACE = 1e-6
-"""Seconds for a unit of work, until there has been some."""
-MEMORY = 0.9
-"""Weight of the past against one batch, in what a model's work is believed to take."""
 
 
 @dataclass(eq=False)
@@ -97,7 +97,7 @@ class Queue:
         self._max_work, self._max_batch_work = max_work, max_batch_work
         self._lanes: dict[str, _Lane] = {}
         self._reached = 0.0  # by the lane that was served last, when it was its turn
-        self._pace: dict[str, tuple[float, float]] = {}  # lately: seconds, and work done in them
+        self._paces = Paces()
         self._changed = threading.Condition()
         self._closed: str | None = None
         self._done_at = 0.0  # when the batch under way is believed to be done
@@ -120,15 +120,19 @@ class Queue:
     @property
     def seconds(self) -> float:
         """How long the device needs for what waits, at its pace of late."""
-        return sum(lane.queued * self._seconds_per_work(model) for model, lane in list(self._lanes.items()))
+        return sum(self._paces.seconds(model, lane.queued) for model, lane in list(self._lanes.items()))
 
     def seconds_before(self, model: str) -> float:
-        """How long work of this model that came now would wait, at the pace of late and its fair share."""
+        """How long work of this model that came now would wait, at the pace of late and its fair share.
+
+        Of what others have waiting no more is done before it than of its own; and they will bring more,
+        as they did lately.
+        """
         lanes = list(self._lanes.items())
-        own = next((lane.queued for name, lane in lanes if name == model), 0)
-        others = sum(bool(lane.waiting) for name, lane in lanes if name != model)
+        own = self._paces.seconds(model, next((lane.queued for name, lane in lanes if name == model), 0))
+        fair = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
         under_way = max(0.0, self._done_at - time.monotonic())
-        return under_way + min(self.seconds, (1 + others) * own * self._seconds_per_work(model))
+        return under_way + max(min(self.seconds, own / fair), own / max(fair, self._paces.left_to(model)))
 
     def close(self, why: str) -> None:
         """Refuse new work from now on; what waits may still be taken."""
@@ -189,7 +193,7 @@ class Queue:
                 waiting.started = True
             lane.leave(batch)
             cost = sum(waiting.work.cost for waiting in batch)
-            seconds = cost * self._seconds_per_work(batch[0].work.model.sha256)
+            seconds = self._paces.seconds(batch[0].work.model.sha256, cost)
             self._done_at = time.monotonic() + seconds
             self._reached = lane.served
             lane.served += seconds
@@ -215,19 +219,12 @@ class Queue:
         model = works[0].model.sha256
         done = sum(work.cost for work in works)
         with self._changed:
-            before_s, before = self._pace.pop(model, (0.0, 0.0))
-            self._pace[model] = MEMORY * before_s + seconds, MEMORY * before + done
-            while len(self._pace) > LOOKED_AT:  # the one not served for the longest
-                self._pace.pop(next(iter(self._pace)))
+            self._paces.learn(model, seconds, done)
             self._done_at = 0.0
             lane = self._lanes.get(model)
             if lane is not None:
                 lane.served = max(self._reached, lane.served + seconds - lane.charged)
                 lane.charged = 0.0
-
-    def _seconds_per_work(self, model: str) -> float:
-        seconds, work = self._pace.get(model, (0.0, 0.0))
-        return seconds / work if work else UNKNOWN_PACE
 
     def _drop_what_nobody_waits_for(self) -> None:
         now = time.monotonic()
@@ -254,9 +251,8 @@ def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
         own = 1 + sum(each.work.shape)
         return own / rows if own > rows else rows / own
 
-    company = itertools.islice(
-        (each for each in waiting if each.work.group == first.work.group), 1, LOOKED_AT
-    )
+    reach = min(max(FEW, len(waiting) // 2), LOOKED_AT)
+    company = itertools.islice((each for each in waiting if each.work.group == first.work.group), 1, reach)
     alike = sorted(company, key=unlike)  # stable: the oldest first among equals
     batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
     for each in alike:

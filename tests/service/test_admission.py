@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 import service.engine as engine_module
+from service.pace import _Pace
 from service.settings import Settings
 from tests.service.conftest import serve
 
@@ -100,8 +101,8 @@ def test_what_could_not_be_started_in_time_is_refused_at_once(small, gate):
     opened.set()
     post(small.client, TEXT)
     queue = small.app.state.runtime.queue
-    (model,) = queue._pace
-    queue._pace[model] = 1.0, 0.1  # such work took ten seconds for a row
+    (model,) = queue._paces._models
+    queue._paces._models[model] = _Pace(1.0, 0.1)  # such work took ten seconds for a row
     opened.clear()
     gate[0].clear()
 
@@ -167,7 +168,7 @@ def test_a_version_that_is_named_is_judged_by_its_own_lane(small, gate):
     opened.set()
     post(small.client, TEXT)
     queue = small.app.state.runtime.queue
-    (newest,) = queue._pace
+    (newest,) = queue._paces._models
     opened.clear()
     gate[0].clear()
 
@@ -175,7 +176,7 @@ def test_a_version_that_is_named_is_judged_by_its_own_lane(small, gate):
         async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
             first = asyncio.create_task(client.post("/adapt-predict", json=BODY))
             await asyncio.to_thread(gate[0].wait)
-            queue._pace[newest] = 1.0, 0.1  # from now on: ten seconds for a row
+            queue._paces._models[newest] = _Pace(1.0, 0.1)  # from now on: ten seconds for a row
             waiting = asyncio.create_task(client.post("/adapt-predict", json=BODY))
             while not queue.tasks:
                 await asyncio.sleep(0)
