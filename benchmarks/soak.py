@@ -140,8 +140,12 @@ class Traffic:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    """Bytes of memory of a process and of those that it started; what they share counts once."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    rollups = (Path(f"/proc/{each}/smaps_rollup").read_text() for each in (pid, *children))
+    return sum(
+        1024 * int(line.split()[1]) for text in rollups for line in text.splitlines() if line[:4] == "Pss:"
+    )
 
 
 def republish(store: Path, name: str) -> None:

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service.app import create_app
+from service.device import device_for
 from service.keys import BadKeys
-from service.memory import keep_freed_memory
+from service.memory import keep_freed_memory, spare_the_imported
 from service.server import serve
 from service.settings import Settings
 from service.tracing import TracingUnavailable
+from service.worker import Worker
 
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the event loop and the engine share it."""
@@ -44,15 +47,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for found in error.errors(include_input=False, include_url=False):
             print(f"bmaml-serve: BMAML_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
         return 2
+    keep_freed_memory()
+    spare_the_imported()
+    worker = _worker(settings)  # before there are threads
     try:
-        app = create_app(settings)
+        app = create_app(settings, worker)
+        return _served(app, settings)
     except (BadKeys, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
+    finally:
+        if worker is not None:
+            worker.stop()
+
+
+def _worker(settings: Settings) -> Worker | None:
+    """The process that computes, where there is to be one.
+
+    On a GPU a thread computes: posteriors stay in its memory.
+    """
+    if settings.engine == "auto":
+        able = sys.platform == "linux" and settings.device != "cuda"
+        apart = able and device_for(settings.device).type == "cpu"
+    else:
+        apart = settings.engine == "process"
+    return Worker() if apart else None
+
+
+def _served(app: FastAPI, settings: Settings) -> int:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    keep_freed_memory()
     sys.setswitchinterval(SWITCH_S)
     return serve(app, settings)
 

@@ -20,6 +20,7 @@ from service.problems import RequestError
 from service.routes import asked, router
 from service.runtime import Runtime
 from service.settings import Settings
+from service.worker import Worker
 
 EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
 """Headers that pages of other hosts may read."""
@@ -42,14 +43,14 @@ class Cors(CORSMiddleware):
         return response
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service, cold: models are loaded when it starts.
+def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
+    """The service, cold: models are loaded when it starts; where there is a worker, it computes.
 
     Raises:
         BadKeys, TracingUnavailable: the settings ask for what cannot be had.
     """
     settings = settings or Settings()
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -31,6 +31,15 @@ PARALLEL_WORK = 1_000_000
 """Work of a batch, in particles × rows × (steps + 1), from which several threads pay."""
 
 
+Compute = Callable[[Sequence[Work], int], Sequence[Answer | Diverged]]
+
+
+def compute(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+    """`answer_together`, on so many threads of the CPU at most."""
+    torch.set_num_threads(threads)
+    return answer_together(works)
+
+
 class Engine:
     """Adapts and predicts in its own thread.
 
@@ -39,6 +48,7 @@ class Engine:
         posteriors: where posteriors are kept, and looked for before adapting.
         threads: of tensor work, at most.
         check: raises `DeviceFailed` where the device does not answer; asked after every fault.
+        compute: does it, here or elsewhere.
     """
 
     def __init__(
@@ -48,10 +58,11 @@ class Engine:
         metrics: Metrics,
         threads: int = 1,
         check: Callable[[], None] = lambda: None,
+        compute: Compute = compute,
     ) -> None:
         self.queue = queue
         self._posteriors, self._metrics, self._threads = posteriors, metrics, threads
-        self._check = check
+        self._check, self._compute = check, compute
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -180,8 +191,9 @@ class Engine:
         if not works:
             return []
         try:
-            torch.set_num_threads(self._threads_for(works))
-            return answer_together(works)
+            return self._compute(works, self._threads_for(works))
+        except DeviceFailed:
+            raise
         except BmamlError as error:
             fault: Exception = error
         except Exception as error:

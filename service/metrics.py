@@ -57,6 +57,10 @@ class Metrics:
             self.posteriors.labels(event)
         ProcessCollector(registry=self.registry)
 
+    def watch_process(self, name: str, pid: int) -> None:
+        """Tell of another process as of this one: of its time, memory and files."""
+        ProcessCollector(name, lambda: pid, registry=self.registry)
+
     async def watch_the_loop(self) -> None:
         """Until cancelled, see how late the event loop wakes: what keeps it busy keeps callers waiting."""
         loop = asyncio.get_running_loop()

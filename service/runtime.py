@@ -5,6 +5,8 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from service.catalogue import Catalogue, Place, Shelved
 from service.codec import Codec
 from service.decoders import Decoders
 from service.device import check, device_for
-from service.engine import Engine
+from service.engine import Engine, compute
 from service.fusion import answer_together
 from service.intake import Intake
 from service.keys import BadKeys, RateLimit, read_keys
@@ -27,6 +29,7 @@ from service.queue import LOOKED_AT, Queue
 from service.settings import Settings
 from service.tracing import tracing
 from service.work import PredictAsk, Work
+from service.worker import Worker
 
 log = logging.getLogger("service.runtime")
 
@@ -44,8 +47,8 @@ class Runtime:
         TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
+        self.settings, self._worker = settings, worker
         self.catalogue = Catalogue()
         self.metrics = Metrics()
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
@@ -60,8 +63,11 @@ class Runtime:
             self.posteriors,
             self.metrics,
             settings.threads or torch.get_num_threads(),
-            lambda: check(self.device),
+            self._check,
+            compute if worker is None else worker.answer,
         )
+        if worker is not None:
+            self.metrics.watch_process("bmaml_worker", worker.pid)
         self.keys = read_keys(settings.keys.get_secret_value(), settings.keys_file)
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
         self.tracing = tracing()
@@ -77,6 +83,8 @@ class Runtime:
     @property
     def failed(self) -> bool:
         """The engine died or could never start: only a restart helps."""
+        if self._worker is not None and self._worker.failed:
+            return True
         return self._failure is not None or self.engine.failed
 
     @property
@@ -84,7 +92,7 @@ class Runtime:
         """One sentence; None when models are loaded and warm and the engine takes work."""
         if self._failure is not None:
             return self._failure
-        if self.engine.failed:
+        if self.failed:
             return "the device does not answer any more"
         if self.draining or self._stopping.is_set():
             return "shutting down"
@@ -120,7 +128,7 @@ class Runtime:
         began = time.monotonic()
         try:
             self.device = device_for(self.settings.device)
-            check(self.device)
+            self._check()
             self._refresh()
             self.engine.start()
             self._watcher = threading.Thread(target=self._watch, name="store", daemon=True)
@@ -144,6 +152,8 @@ class Runtime:
         if self._watcher is not None:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
+        if self._worker is not None:
+            self._worker.stop()
         self.decoders.stop()
         if self.tracing is not None:
             self.tracing.stop()
@@ -255,14 +265,22 @@ class Runtime:
     def _prepare(self, model: Model) -> None:
         if model.learner.particles > self.settings.max_particles:
             raise TooManyParticles(f"it has more than {self.settings.max_particles} particles")
-        _warm_up(model, self.settings.max_batch_work)
+        threads = torch.get_num_threads()
+        answer = answer_together if self._worker is None else partial(self._worker.answer, threads=threads)
+        _warm_up(model, self.settings.max_batch_work, answer)
+
+    def _check(self) -> None:
+        if self._worker is None:
+            check(self.device)
+        else:
+            self._worker.check()
 
 
 class TooManyParticles(BmamlError):
     """A version whose answers would be larger than the service allows."""
 
 
-def _warm_up(model: Model, most_work: int) -> None:
+def _warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]) -> None:
     """Run the model alone, in company and in the largest batch: no caller waits for code, nor for memory."""
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None or isinstance(model.learner, Bare) else WARM_CLASSES
@@ -274,4 +292,4 @@ def _warm_up(model: Model, most_work: int) -> None:
     work = Work(model, x, y, x, model.learner.steps, 0, ask, deadline=forever, classes=classes)
     largest = min(LOOKED_AT, max(WARM_TASKS, most_work // work.cost))
     for tasks in sorted({1, WARM_TASKS, largest}):
-        answer_together([work] * tasks)
+        answer([work] * tasks)

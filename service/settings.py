@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store import SHIPPED
@@ -16,6 +16,8 @@ class Settings(BaseSettings):
         host, port: where it listens.
         store: the folder of published versions.
         device: `auto` takes the GPU where there is one.
+        engine: what computes, a thread of the service or a process of its own, which has the CPU alone;
+            `auto` is a process where it can be, on Linux and without a GPU.
         threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
         max_classes: more in one support set are refused; a model may take fewer.
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     store: Path = SHIPPED
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "thread", "process"] = "auto"
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_support_rows: int = Field(default=1000, ge=1)
@@ -81,3 +84,10 @@ class Settings(BaseSettings):
     probe_port: int | None = Field(default=None, ge=0, le=65535)
     cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("engine")
+    @classmethod
+    def _computes_on_the_cpu(cls, engine: str, info: ValidationInfo) -> str:
+        if engine == "process" and info.data.get("device") != "cpu":
+            raise ValueError("a process computes on the CPU alone: set BMAML_DEVICE=cpu as well")
+        return engine

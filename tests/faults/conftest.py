@@ -67,8 +67,22 @@ class Process:
 
     @property
     def resident(self) -> int:
-        """Bytes of memory."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+        """Bytes of memory, of the process that computes as well; what they share counts once."""
+        rollups = (
+            Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (self.process.pid, *self.children)
+        )
+        return sum(
+            1024 * int(line.split()[1])
+            for text in rollups
+            for line in text.splitlines()
+            if line[:4] == "Pss:"
+        )
+
+    @property
+    def children(self) -> list[int]:
+        """Processes that it has started."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def accepted(self) -> set[str]:
         """Ids of the requests that the service says it has answered."""

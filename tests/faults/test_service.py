@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import model_store.store as store_module
 from service.settings import Settings
@@ -204,6 +205,44 @@ def test_a_service_that_cannot_listen_or_read_its_settings_ends_with_a_reason(st
     )
     assert wrong.returncode == 2
     assert b"BMAML_MAX_QUEUE_WORK" in wrong.stderr
+    with pytest.raises(ValidationError, match="set BMAML_DEVICE=cpu"):
+        Settings(engine="process", device="auto")
+
+
+def _gone(pid):
+    """Whether it has ended, be it as a zombie that nobody has asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_process_that_computes_ends_with_the_service(store, how):
+    with serving(store) as service, Load(service.url, clients=4):
+        (child,) = service.children
+        assert not _gone(child)
+        assert service.end(how) in (0, -how)
+        while not _gone(child):
+            pass
+
+
+def test_a_service_whose_process_that_computes_is_killed_tells_all_who_wait_and_ends(store):
+    with serving(store) as service, Load(service.url, clients=8) as load:
+        os.kill(service.children[0], signal.SIGKILL)
+        assert service.process.wait(30) == 1
+    assert load.statuses() <= {200, 503}
+    failed = [reply.json()["type"] for reply in load.answers.values() if reply.status_code == 503]
+    assert set(failed) <= {"urn:bmaml:problem:engine-failed", "urn:bmaml:problem:not-ready"}
+
+
+def test_a_thread_computes_where_that_is_asked_for(store):
+    with serving(store, engine="thread") as service:
+        assert service.children == []
+        assert httpx.post(f"{service.url}/adapt-predict", json=BODY).status_code == 200
+        assert "bmaml_worker_process" not in httpx.get(f"{service.url}/metrics").text
+    with serving(store) as service:
+        assert "bmaml_worker_process_resident_memory_bytes" in httpx.get(f"{service.url}/metrics").text
 
 
 def test_probes_and_metrics_on_their_own_port_say_no_while_the_service_drains(store):

@@ -1,5 +1,6 @@
 """What the service really exports, and what our dashboard and alerts ask of it."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class Exported:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     """All metrics of a service that has answered, refused, and found a bad version in its store.
 
-    Its process has no GPU: what a GPU would say of its memory is put into its mouth.
+    It has no GPU and computes in a thread: what a GPU, or a process that computes, would say is put into
+    its mouth.
     """
     store = tmp_path_factory.mktemp("store")
     publish(store, "tiny")
@@ -43,6 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.gauges.memory", lambda device: {"allocated": 1, "total": 2})
         for served in serve(Settings(store=store, device="cpu")):
+            served.app.state.runtime.metrics.watch_process("bmaml_worker", os.getpid())
             served.client.post("/adapt-predict", json=BODY).raise_for_status()
             assert served.client.post("/adapt-predict", json=BODY | {"model": "nobody"}).status_code == 404
             text = served.client.get("/metrics").text

@@ -196,11 +196,11 @@ def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monk
     publish(tmp_path, "tiny", seed=1)
     whole, times = runtime_module._warm_up, []
 
-    def failing(model, most_work):
+    def failing(model, most_work, answer):
         times.append(model)
         if len(times) < 4:
             raise MemoryError
-        whole(model, most_work)
+        whole(model, most_work, answer)
 
     monkeypatch.setattr(runtime_module, "_warm_up", failing)
     for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):

@@ -1,0 +1,165 @@
+"""The process that computes, beside the one that speaks HTTP.
+
+Python runs one thread of a process at a time. A thread that makes a thousand small tensors beside a busy
+event loop waits for its turn after each of them, half of its time; in a process of its own it waits for
+none. The engine's thread hands a batch over a socket, and has its answers back.
+"""
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import socket
+import struct
+import threading
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bmaml.learners import Diverged
+from service.device import DeviceFailed, check
+from service.engine import compute
+from service.messages import Models
+from service.work import Answer, Work
+
+STOP_S = 5.0
+"""How long the process may take to end once nothing is asked of it any more."""
+CPU = torch.device("cpu")
+LENGTH = struct.Struct("!Q")
+"""Of a message, before it."""
+
+
+class Worker:
+    """A process that adapts and predicts on the CPU. It ends with the one that started it.
+
+    Args:
+        method: how to start it (see `multiprocessing`). A fork costs neither time nor memory, and must be
+            made before there are threads.
+    """
+
+    def __init__(self, method: str = "fork") -> None:
+        context = multiprocessing.get_context(method)
+        self._line, theirs = socket.socketpair()
+        # A fork has a copy of this end, too: unless it is closed, the end never comes.
+        ours = self._line if method == "fork" else None
+        self._process = context.Process(target=_serve, args=(theirs, ours), name="bmaml-worker")  # type: ignore[attr-defined]
+        self._process.start()
+        theirs.close()
+        self._speaking, self._stopped = threading.Lock(), False
+        self._models = Models()
+        self._forgotten: deque[int] = deque()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return int(self._process.pid)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the process has ended without being told to."""
+        return not self._stopped and not self._process.is_alive()
+
+    def answer(self, works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+        """As `compute`.
+
+        Raises:
+            DeviceFailed: the process has ended.
+            Exception: whatever was raised there.
+        """
+        with self._speaking:
+            for model in {id(work.model): work.model for work in works}.values():
+                if self._models.number(model) is None:
+                    number = self._models.refer(model)
+                    self._asked(Models.keep, number, pickle.dumps(model, pickle.HIGHEST_PROTOCOL))
+                    # Whoever lets go of it may do so in the middle of anything: it leaves a note.
+                    weakref.finalize(model, self._forgotten.append, number).atexit = False
+            answers: list[Answer | Diverged] = self._asked(compute, list(works), threads)
+            return answers
+
+    def check(self) -> None:
+        """Let the process compute something.
+
+        Raises:
+            DeviceFailed: it does not, or computes nonsense.
+        """
+        with self._speaking:
+            self._asked(check, CPU)
+
+    def stop(self) -> None:
+        """End the process, once it has answered."""
+        self._stopped = True
+        if self._speaking.acquire(timeout=STOP_S):
+            self._line.close()
+            self._speaking.release()
+            self._process.join(STOP_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _asked(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        while self._forgotten:
+            number = self._forgotten.popleft()
+            self._models.drop(number)
+            self._said(Models.drop, number)
+        return self._said(job, *arguments)
+
+    def _said(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            _send(self._line, self._models.dumped((job, arguments)))
+            fine, result = self._models.loaded(_received(self._line))
+        except (OSError, EOFError) as error:
+            raise DeviceFailed("the process that computes has ended") from error
+        if not fine:
+            raise result
+        return result
+
+
+def _send(line: socket.socket, message: bytes) -> None:
+    line.sendall(LENGTH.pack(len(message)) + message)
+
+
+def _received(line: socket.socket) -> bytearray:
+    """One message. Each part in one call: a thread that wakes for every piece waits for its turn each time.
+
+    Raises:
+        EOFError: nobody is at the other end.
+    """
+    head = bytearray(LENGTH.size)
+    if line.recv_into(head, flags=socket.MSG_WAITALL) < LENGTH.size:
+        raise EOFError
+    message = bytearray(LENGTH.unpack(head)[0])
+    if line.recv_into(message, flags=socket.MSG_WAITALL) < len(message):
+        raise EOFError
+    return message
+
+
+def _serve(line: socket.socket, other_end: socket.socket | None) -> None:
+    """Do what is asked, until nobody can ask any more."""
+    for each in (signal.SIGINT, signal.SIGTERM):  # what has been accepted is finished: see `Server`
+        signal.signal(each, signal.SIG_IGN)
+    if other_end is not None:
+        other_end.close()
+    models = Models()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            job, arguments = models.loaded(_received(line))
+            try:
+                reply = True, _done(models, job, arguments)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                reply = False, error
+            _send(line, models.dumped(reply))
+            del job, arguments, reply
+
+
+def _done(models: Models, job: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    if job is Models.keep:
+        number, content = arguments
+        return models.keep(number, pickle.loads(content))
+    if job is Models.drop:
+        return models.drop(*arguments)
+    return job(*arguments)

@@ -1,0 +1,162 @@
+"""The process that computes: it answers what the engine's own thread would, and ends with its owner."""
+
+import gc
+import os
+import pickle
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import service.worker
+from bmaml.learners import Diverged
+from service.device import DeviceFailed
+from service.engine import compute
+from service.messages import Models
+from service.work import ChooseAsk, PredictAsk, Sent, Work
+from service.worker import Worker
+from tests.pictures import publish_classifier
+from tests.published import publish
+
+LEVELS = (0.3, 0.05, 0.95)
+LEARNERS = ["collapsed", "bmaml", "llama", "maml", "conjugate"]
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker("spawn")  # pytest has threads, and a fork only one of them
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def model(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("worker")
+    if request.param == "conjugate":
+        return publish_classifier(root, "classes")
+    return publish(root, learner=request.param, particles=1 if request.param == "maml" else 4)
+
+
+def work(model, shown=6, rows=7, seed=1, **changes):
+    """About numbers or, of a model of pictures, about two classes."""
+    rng, image = np.random.default_rng(seed), model.manifest.image
+
+    def drawn(count):
+        return rng.random((count, 1 if image is None else image.numbers)).astype(np.float32)
+
+    labels, classes = drawn(shown)[:, :1], ()
+    if image is not None:
+        labels, classes = np.eye(2, dtype=np.float32)[np.arange(shown) % 2], ("cat", "dog")
+    ask = PredictAsk(LEVELS if image is None else (), particles=True)
+    whole = Work(model, drawn(shown), labels, drawn(rows), model.learner.steps, 3, ask, float("inf"))
+    return replace(whole, classes=classes, **changes)
+
+
+def said(answer):
+    """All of an answer but how long it took and what is kept."""
+    return pickle.dumps(replace(answer, embed_s=0.0, adapt_s=0.0, predict_s=0.0, kept=None))
+
+
+def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
+    works = [work(model, seed=seed) for seed in range(3)]
+    there, here = worker.answer(works, 1), compute(works, 1)
+    assert [said(one) for one in there] == [said(other) for other in here]
+    assert there[0].batched_tasks == 3
+
+
+def test_a_choice_of_rows_is_the_same_there(worker, model):
+    uniform, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
+    kind = "entropy" if model.manifest.image is not None else "total_variance"
+    ask = ChooseAsk(kind, "top_k", 3, 7, uniform, none, None, False)
+    (there,), (here,) = (each([work(model, ask=ask)], 1) for each in (worker.answer, compute))
+    assert said(there) == said(here)
+    assert len(there.result.indices) == 3
+
+
+def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
+    fresh = work(model, key="k", sent=Sent(np.zeros((6, 1)), (1.0,) * 6))
+    (kept,) = worker.answer([fresh], 1)
+    (again,) = worker.answer([replace(fresh, known=kept.kept)], 1)
+    (same,) = compute([replace(fresh, known=compute([fresh], 1)[0].kept)], 1)
+    assert again.cached
+    assert said(again) == said(same)
+
+
+def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(worker, tmp_path):
+    model = publish(tmp_path)
+    (answer,) = worker.answer([work(model, key="k")], 1)
+    particles = answer.kept.posterior.particles
+    assert particles.data_ptr() == model.learned["initial"].data_ptr()
+
+
+def test_what_does_not_change_the_answer_is_not_sent(tmp_path):
+    models, model = Models(), publish(tmp_path)
+    models.refer(model)
+    plain = work(model)
+    told = replace(plain, deadline=5.0, warnings=("far",) * 1000, sent=Sent(np.zeros((10**5, 1)), ()))
+    assert models.dumped(told) == models.dumped(plain)
+    returned = models.loaded(models.dumped(told))
+    assert returned.model is model
+    np.testing.assert_array_equal(returned.query_x, plain.query_x)
+
+
+def test_a_task_that_diverges_and_an_error_come_back_as_what_they_are(worker, tmp_path, monkeypatch):
+    model = publish(tmp_path)
+    poisoned = work(model)
+    poisoned.support_y[0] = 3e38
+    fine, bad = worker.answer([work(model), poisoned], 1)
+    assert isinstance(bad, Diverged)
+    assert said(fine) == said(compute([work(model), poisoned], 1)[0])
+    wrong = replace(work(model), support_x=np.zeros((6, 4), np.float32))
+    with pytest.raises(RuntimeError) as caught:
+        worker.answer([wrong], 1)
+    assert "in answer_together" in caught.value.__notes__[0]  # where it happened there
+    worker.check()
+
+
+def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
+    models = [publish(tmp_path, f"m{number}", seed=number) for number in range(3)]
+    for model in models:
+        worker.answer([work(model)], 1)
+    kept, *gone = map(worker._models.number, models)
+    del model, models[1:]
+    gc.collect()
+    (answer,) = worker.answer([work(models[0])], 1)
+    assert worker._models.number(models[0]) == kept
+    for number in gone:
+        with pytest.raises(KeyError):
+            worker._said(Models.drop, number)
+    assert said(answer) == said(compute([work(models[0])], 1)[0])
+
+
+def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_path):
+    stopped, killed = Worker("spawn"), Worker("spawn")
+    stopped.check()
+    killed.check()
+    stopped.stop()
+    assert not stopped.failed
+    with pytest.raises(DeviceFailed, match="has ended"):
+        stopped.check()
+    os.kill(killed.pid, signal.SIGKILL)
+    with pytest.raises(DeviceFailed, match="has ended"):
+        killed.check()
+    killed._process.join()
+    assert killed.failed
+    killed.stop()
+
+
+def test_signals_for_the_whole_group_do_not_end_it(worker):
+    for each in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, each)
+    worker.check()
+    assert not worker.failed
+
+
+def test_one_that_does_not_end_by_itself_is_ended(monkeypatch):
+    monkeypatch.setattr(service.worker, "STOP_S", 0.01)
+    busy = Worker("spawn")
+    busy.check()
+    os.kill(busy.pid, signal.SIGSTOP)
+    busy.stop()
+    assert not busy._process.is_alive()
