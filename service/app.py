@@ -20,6 +20,7 @@ from service.problems import RequestError
 from service.routes import asked, router
 from service.runtime import Runtime
 from service.settings import Settings
+from service.shortcut import Shortcut
 from service.worker import Worker
 
 EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
     if settings.probe_port is None:
         app.include_router(health.router)
     # The last that is added is the first that is asked.
+    app.add_middleware(Shortcut)
     app.add_middleware(Admission, runtime=runtime)
     app.add_middleware(Gate, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:

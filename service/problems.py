@@ -141,17 +141,9 @@ def field_errors(errors: Sequence[ErrorDetails], unions: frozenset[str]) -> list
 def install(app: FastAPI) -> None:
     """Turn every failure of the app into problem+json."""
 
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        return _reply(request, error)
-
     @app.exception_handler(BmamlError)
     async def known(request: Request, error: BmamlError) -> Response:
-        if isinstance(error, UnknownModel | InvalidName):
-            return _reply(request, RequestError("unknown-model", str(error)))
-        if isinstance(error, Diverged):
-            return _reply(request, RequestError("diverged", str(error)))
-        return _reply(request, RequestError("invalid-request", str(error)))
+        return _reply(request, told(error))
 
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
@@ -163,6 +155,17 @@ def install(app: FastAPI) -> None:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
         problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=error.headers or {})
         return _reply(request, problem, error.status_code)
+
+
+def told(error: BmamlError) -> RequestError:
+    """What the caller is told of it."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, UnknownModel | InvalidName):
+        return RequestError("unknown-model", str(error))
+    if isinstance(error, Diverged):
+        return RequestError("diverged", str(error))
+    return RequestError("invalid-request", str(error))
 
 
 def internal() -> RequestError:
