@@ -162,6 +162,7 @@ async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> 
     """Run the traffic; whether all was well."""
     statuses: Counter[str] = Counter()
     samples: list[tuple[float, int]] = []
+    early: list[int] = []  # memory after a thousand requests
     began = time.monotonic()
     ends = began + 60 * minutes
 
@@ -177,6 +178,8 @@ async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> 
             await asyncio.sleep(5)
             elapsed = time.monotonic() - began
             samples.append((elapsed, resident(pid)))
+            if not early and sum(statuses.values()) >= 1000:
+                early.append(samples[-1][1])
             if elapsed > 60 * (published + 1):
                 published += 1
                 await asyncio.to_thread(republish, store, "learning-curves")
@@ -191,7 +194,8 @@ async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> 
     down, up = steady.min() / middle - 1, steady.max() / middle - 1
     print(
         f"{minutes:g} minutes, {sum(statuses.values())} requests: {dict(statuses)}; resident memory "
-        f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %"
+        f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %; "
+        + ", ".join(f"{100 * (samples[-1][1] / size - 1):+.2f} % since the first thousand" for size in early)
     )
     return max(up, -down) <= TOLERANCE and set(statuses) == {"as expected"}
 
