@@ -42,14 +42,16 @@ def run(
 
 
 class _Climb:
-    """The particles of a few tasks on their way, with the buffers they need."""
+    """The particles of a few tasks on their way, with the buffers they need and the views into them.
+
+    A step of few tasks takes as long as it has operations: all that can be is prepared here.
+    """
 
     def __init__(self, network: MLP, particles: Tensor, examples: Examples, priors: Precisions) -> None:
         tasks, rows = examples.mask.shape
-        count = particles.shape[1]
-        self._network, self._priors = network, priors
+        count, size = particles.shape[1:]
         self._activation = ACTIVATIONS[network.activation]
-        self.particles = particles.expand(tasks, -1, -1).contiguous()
+        self.particles = particles.repeat(tasks // len(particles), 1, 1)
 
         def for_each(values: Tensor) -> Tensor:
             """`[task, …]` for every network."""
@@ -58,57 +60,58 @@ class _Climb:
         one = examples.x.new_ones(tasks * count, rows, 1)
         self._signals = [torch.cat([for_each(examples.x), one], -1)]
         self._signals += [torch.cat([one.expand(-1, -1, width), one], -1) for width in network.hidden]
+        self._hidden = [signal[..., :-1] for signal in self._signals[1:]]
         self._y = for_each(examples.y)
         self._mask = for_each(examples.mask.unsqueeze(-1).to(one.dtype))
-        self._terms = 0.5 * for_each(examples.counts() * network.outputs)
+
+        flat = self.particles.flatten(0, 1)
+        self._weights, self._log_precisions = flat[:, :-PRECISIONS], flat[:, -PRECISIONS:]
+        # Every layer's weights over its biases, [network, inputs + 1, outputs].
+        shapes = [(i + 1, o) for i, o in network.layers]
+        pieces = self._weights.split([i * o for i, o in shapes], -1)
+        self._layers = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        self._norms = flat.new_empty(len(flat), PRECISIONS)
+        terms = 0.5 * for_each(examples.counts() * network.outputs) + priors.noise_shape
+        half = torch.full_like(terms, 0.5 * (size - PRECISIONS) + priors.weight_shape)
+        self._shapes = torch.stack([terms, half], -1)
+        self._rates = flat.new_tensor([priors.noise_rate, priors.weight_rate])
 
     def move(self, rate: Tensor) -> None:
         """One step of all particles."""
-        scores = self._scores()
+        score = self._score()
         if self.particles.shape[1] == 1:
-            self.particles = torch.addcmul(self.particles, rate, scores)
+            self.particles.addcmul_(rate, score)
             return
-        centred, attraction, repulsion = svgd.coefficients(self.particles)
+        centred, gram, sharpness = svgd.kernel(self.particles)
+        push = score.addcmul_(centred, sharpness, value=-1)
         if rate.shape[-1] == 1:
-            moved = torch.baddbmm(self.particles, rate * repulsion, centred)
-            self.particles = moved.baddbmm_(rate * attraction, scores)
+            self.particles.addcmul_(centred, rate * sharpness * gram.sum(-1, keepdim=True))
+            self.particles.baddbmm_(rate * gram, push)
             return
-        direction = torch.bmm(repulsion, centred).baddbmm_(attraction, scores)
-        self.particles = torch.addcmul(self.particles, rate, direction)
+        direction = torch.baddbmm(centred.mul_(sharpness * gram.sum(-1, keepdim=True)), gram, push)
+        self.particles.addcmul_(rate, direction)
 
-    def _layers(self, flat: Tensor) -> list[Tensor]:
-        """Every layer's weights over its biases, `[network, inputs + 1, outputs]`: views."""
-        sizes = [(i + 1) * o for i, o in self._network.layers]
-        pieces = flat[:, :-PRECISIONS].split(sizes, -1)
-        return [
-            piece.unflatten(-1, (i + 1, o))
-            for piece, (i, o) in zip(pieces, self._network.layers, strict=True)
-        ]
-
-    def _scores(self) -> Tensor:
+    def _score(self) -> Tensor:
         """∇θ log p(D, θ), as in `densities`."""
-        flat = self.particles.flatten(0, 1)
-        layers = self._layers(flat)
-        signals, activation, priors = self._signals, self._activation, self._priors
+        signals, layers, activation = self._signals, self._layers, self._activation
         before: list[Tensor] = []
         pieces: list[Tensor] = []
-        for signal, layer, following in zip(signals, layers, signals[1:], strict=False):
+        for signal, layer, following in zip(signals, layers, self._hidden, strict=False):
             before.append(torch.bmm(signal, layer))
-            following[..., :-1] = activation.value(before[-1])
-        precisions = flat[:, -PRECISIONS:].exp()
-        gamma, lamda = precisions.unbind(-1)
-        error = (self._y - torch.bmm(signals[-1], layers[-1])).mul_(self._mask)
-        delta = gamma[:, None, None] * error
+            following.copy_(activation.value(before[-1]))
+        precisions = self._log_precisions.exp()
+        error = torch.sub(self._y, torch.bmm(signals[-1], layers[-1])).mul_(self._mask)
+        delta = error * precisions[:, :1].unsqueeze(-1)
         for depth in range(len(layers) - 1, -1, -1):
             pieces.insert(0, torch.bmm(signals[depth].mT, delta).flatten(1))
             if depth:
                 delta = torch.bmm(delta, layers[depth][:, :-1].mT)
                 delta = activation.pulled(delta, before[depth - 1])
-        weights = flat[:, :-PRECISIONS]
-        misfit, norm = error.square().sum((1, 2)), torch.linalg.vector_norm(weights, dim=-1).square()
-        noise = self._terms + priors.noise_shape - gamma * (0.5 * misfit + priors.noise_rate)
-        half = 0.5 * weights.shape[-1] + priors.weight_shape
-        weight = half - lamda * (0.5 * norm + priors.weight_rate)
-        scores = torch.cat([*pieces, noise.unsqueeze(-1), weight.unsqueeze(-1)], -1)
-        scores[:, :-PRECISIONS].addcmul_(weights, lamda.unsqueeze(-1), value=-1)
-        return scores.view_as(self.particles)
+        # ½ (misfit, ‖w‖²) + rate against the shape, as both are Gamma in γ and λ.
+        torch.linalg.vector_norm(error, dim=(1, 2), out=self._norms[:, 0])
+        torch.linalg.vector_norm(self._weights, dim=-1, out=self._norms[:, 1])
+        halves = torch.addcmul(self._rates, self._norms, self._norms, value=0.5)
+        pieces.append(torch.addcmul(self._shapes, precisions, halves, value=-1))
+        score = torch.cat(pieces, -1)
+        score[:, :-PRECISIONS].addcmul_(self._weights, precisions[:, 1:], value=-1)
+        return score.view_as(self.particles)

@@ -45,22 +45,23 @@ def direction(particles: Particles, scores: Particles, bandwidth: PerTask | None
     """
     if particles.shape[-2] == 1:
         return scores
-    centred, attraction, repulsion = coefficients(particles, bandwidth)
-    return torch.baddbmm(repulsion @ centred, attraction.expand(len(scores), -1, -1), scores)
+    centred, gram, sharpness = kernel(particles, bandwidth)
+    # Σⱼ kᵢⱼ (θᵢ − θⱼ) = (Σⱼ kᵢⱼ) cᵢ − Σⱼ kᵢⱼ cⱼ, wherever the origin lies: one product does for both parts.
+    pushed = scores - sharpness * centred
+    own = sharpness * gram.sum(-1, keepdim=True) * centred
+    return torch.baddbmm(own, gram.expand(len(scores), -1, -1), pushed)
 
 
-def coefficients(
+def kernel(
     particles: Particles, bandwidth: PerTask | None = None
-) -> tuple[Particles, Gram, Float[Tensor, "#task particle particle"]]:
-    """Particles around their mean, and A and R with which φ = A scores + R centred."""
+) -> tuple[Particles, Gram, Float[Tensor, "#task 1 1"]]:
+    """Particles c around their mean, k / M, and 2/h."""
     centred = _centred(particles)
     squared = _squared_distances(centred)
     if bandwidth is None:
         bandwidth = median_bandwidth(squared)
     width = bandwidth.view(-1, 1, 1)
-    gram = torch.exp(-squared / width) / particles.shape[-2]
-    # Σⱼ kᵢⱼ (θᵢ − θⱼ) is one product with (diag(Σⱼ kᵢⱼ) − k), wherever the origin lies.
-    return centred, gram, (torch.diag_embed(gram.sum(-1)) - gram) * (2 / width)
+    return centred, torch.exp(-squared / width) / particles.shape[-2], 2 / width
 
 
 def run(particles: Particles, scores: ScoreFunction, steps: int, step_size: Tensor | float) -> Particles:
