@@ -140,7 +140,10 @@ class Traffic:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory of a process and of those that it started; what they share counts once."""
+    """Bytes of memory of a process and of those that it started; what they share counts once.
+
+    Their own memory: how much of the libraries' files counts depends on who else has them open.
+    """
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     rollups = (Path(f"/proc/{each}/smaps_rollup").read_text() for each in (pid, *children))
     return sum(

@@ -67,7 +67,7 @@ class Process:
 
     @property
     def resident(self) -> int:
-        """Bytes of memory, of the process that computes as well; what they share counts once."""
+        """Bytes of its own memory, and of the process that computes; what they share counts once."""
         rollups = (
             Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (self.process.pid, *self.children)
         )
@@ -75,7 +75,7 @@ class Process:
             1024 * int(line.split()[1])
             for text in rollups
             for line in text.splitlines()
-            if line[:4] == "Pss:"
+            if line[:9] == "Pss_Anon:"
         )
 
     @property
