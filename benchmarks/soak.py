@@ -147,7 +147,10 @@ def resident(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     rollups = (Path(f"/proc/{each}/smaps_rollup").read_text() for each in (pid, *children))
     return sum(
-        1024 * int(line.split()[1]) for text in rollups for line in text.splitlines() if line[:4] == "Pss:"
+        1024 * int(line.split()[1])
+        for text in rollups
+        for line in text.splitlines()
+        if line[:9] == "Pss_Anon:"
     )
 
 
