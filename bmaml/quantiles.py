@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +33,7 @@ def solved(
     Args:
         levels: float64.
     """
-    shape, count, dtype = torch.broadcast_shapes(means.shape[1:], levels.shape), len(means), means.dtype
+    shape, count, dtype = np.broadcast_shapes(means.shape[1:], levels.shape), len(means), means.dtype
     levels = levels.expand(shape).flatten()
     mirror = torch.where(levels > 0.5, -1.0, 1.0).to(dtype)
     levels = torch.minimum(levels, 1 - levels).to(dtype)
