@@ -15,7 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     store = Store(options.store)
     try:
-        return int(options.command(store, options))
+        status = int(options.command(store, options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except BmamlError as error:
         print(f"bmaml-store: {error}", file=sys.stderr)
         return 1

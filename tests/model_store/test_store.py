@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,12 @@ def test_the_command_lists_shows_verifies_and_removes(tmp_path, capsys):
     assert run("verify", "nobody")[0] == 1
     assert run("remove", "tiny", "1")[0] == 0
     assert run("remove", "tiny", "1")[0] == 1
+
+
+def test_a_reader_who_has_seen_enough_leaves_no_traceback(tmp_path):
+    publish(tmp_path)
+    verify = [sys.executable, "-m", "model_store", "--store", str(tmp_path), "verify"]
+    with subprocess.Popen(verify, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as verifying:
+        verifying.stdout.close()
+        assert verifying.stderr.read() == b""
+    assert verifying.returncode == 1
