@@ -123,18 +123,27 @@ def _send(line: socket.socket, message: bytes) -> None:
 
 
 def _received(line: socket.socket) -> bytearray:
-    """One message. Each part in one call: a thread that wakes for every piece waits for its turn each time.
+    """One message.
 
     Raises:
         EOFError: nobody is at the other end.
     """
-    head = bytearray(LENGTH.size)
-    if line.recv_into(head, flags=socket.MSG_WAITALL) < LENGTH.size:
-        raise EOFError
-    message = bytearray(LENGTH.unpack(head)[0])
-    if line.recv_into(message, flags=socket.MSG_WAITALL) < len(message):
-        raise EOFError
-    return message
+    return _exactly(LENGTH.unpack(_exactly(LENGTH.size, line))[0], line)
+
+
+def _exactly(count: int, line: socket.socket) -> bytearray:
+    """So many bytes, in one call where no signal comes between.
+
+    A thread that wakes for every piece that has come would wait for its turn each time.
+    """
+    content = bytearray(count)
+    rest = memoryview(content)
+    while rest:
+        came = line.recv_into(rest, flags=socket.MSG_WAITALL)
+        if not came:
+            raise EOFError
+        rest = rest[came:]
+    return content
 
 
 def _serve(line: socket.socket, other_end: socket.socket | None) -> None:

@@ -4,6 +4,8 @@ import gc
 import os
 import pickle
 import signal
+import socket
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from service.device import DeviceFailed
 from service.engine import compute
 from service.messages import Models
 from service.work import ChooseAsk, PredictAsk, Sent, Work
-from service.worker import Worker
+from service.worker import LENGTH, Worker, _received
 from tests.pictures import publish_classifier
 from tests.published import publish
 
@@ -128,6 +130,35 @@ def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
         with pytest.raises(KeyError):
             worker._said(Models.drop, number)
     assert said(answer) == said(compute([work(models[0])], 1)[0])
+
+
+def test_a_message_that_a_signal_interrupts_comes_whole():
+    ours, theirs = socket.socketpair()
+    message, me = os.urandom(3 << 20), threading.get_ident()
+
+    def say():
+        theirs.sendall(LENGTH.pack(len(message)) + message[: 1 << 20])
+        signal.pthread_kill(me, signal.SIGUSR1)  # whoever receives has had a part of it
+        theirs.sendall(message[1 << 20 :])
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    saying = threading.Thread(target=say)
+    saying.start()
+    try:
+        assert _received(ours) == message
+    finally:
+        saying.join()
+        signal.signal(signal.SIGUSR1, before)
+        ours.close()
+        theirs.close()
+
+
+def test_half_a_message_is_none():
+    ours, theirs = socket.socketpair()
+    theirs.sendall(LENGTH.pack(10) + b"half")
+    theirs.close()
+    with ours, pytest.raises(EOFError):
+        _received(ours)
 
 
 def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_path):
