@@ -82,6 +82,11 @@ class Engine:
         return self._thread.is_alive() and self.queue.open
 
     @property
+    def busy(self) -> bool:
+        """Whether the thread runs still, told to stop or not."""
+        return self._thread.is_alive()
+
+    @property
     def failed(self) -> bool:
         """Whether it ended because of a fault: nothing will be answered any more."""
         return self._failed
@@ -94,14 +99,16 @@ class Engine:
                 passed before the work was started, 413 for what does not fit into memory.
             Diverged: adaptation left the finite numbers.
         """
-        waiting = self.queue.add(work)
-        if math.isinf(work.deadline):
-            return await waiting.future
-        timer = waiting.loop.call_later(work.deadline - time.monotonic(), waiting.expire)
+        waiting, timer = self.queue.add(work), None
+        if not math.isinf(work.deadline):
+            timer = waiting.loop.call_later(work.deadline - time.monotonic(), waiting.expire)
         try:
             return await waiting.future
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+            # An error holds this frame, and its future the error: the request would outlive its reply.
+            del waiting, timer
 
     def _run(self) -> None:
         try:

@@ -10,13 +10,14 @@ import itertools
 import pickle
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model_store import Model
-from service.work import Work
+from service.work import ChooseAsk, Work
 
 View = tuple[torch.Size, tuple[int, ...], int]
 Reference = tuple[int, str | None, View | None]
@@ -53,13 +54,13 @@ class Models:
         self._numbers = {of: each for of, each in self._numbers.items() if each != number}
         self._owners = {at: owner for at, owner in self._owners.items() if owner[0] != number}
 
-    def dumped(self, message: object) -> bytes:
+    def dumped(self, message: object) -> memoryview:
         """The message as bytes."""
         content = io.BytesIO()
         _Pickler(content, self).dump(message)
-        return content.getvalue()
+        return content.getbuffer()
 
-    def loaded(self, content: bytes | bytearray) -> Any:
+    def loaded(self, content: bytes | bytearray | memoryview) -> Any:
         """The message of these bytes."""
         return _Unpickler(io.BytesIO(content), self).load()
 
@@ -96,21 +97,7 @@ class _Pickler(pickle.Pickler):
 
     dispatch_table = copyreg.dispatch_table | {
         Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),)),
-        Work: lambda work: (
-            _work,
-            (
-                work.model,
-                work.support_x,
-                work.support_y,
-                work.query_x,
-                work.steps,
-                work.seed,
-                work.ask,
-                work.classes,
-                work.key,
-                work.known,
-            ),
-        ),
+        Work: lambda work: (_work, _parts(work)),
     }
 
 
@@ -118,6 +105,16 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, models: Models) -> None:
         super().__init__(file)
         self.persistent_load = models.referred  # type: ignore[method-assign]
+
+
+def _parts(work: Work) -> tuple[Any, ...]:
+    """What the device looks at: of rows that are known, only a choice between others does."""
+    support_x, support_y, known = work.support_x, work.support_y, work.known
+    if known is not None and not isinstance(work.ask, ChooseAsk):
+        support_x, support_y = support_x[:0], support_y[:0]
+        known = replace(known, labelled=None)
+    parts = work.model, support_x, support_y, work.query_x, work.steps, work.seed, work.ask, work.classes
+    return *parts, work.key, known
 
 
 def _work(*parts: Any) -> Work:

@@ -50,12 +50,12 @@ class Paces:
 
     def learn(self, model: str, seconds: float, work: int) -> None:
         """So much work of this model took these seconds, until now."""
-        now, pace = time.monotonic(), self._models.pop(model, None) or _Pace()
+        now, pace = time.monotonic(), self._models.get(model) or _Pace()
         pace.learn(seconds, work, now)
         self._whole.learn(seconds, work, now)
         self._models[model] = pace
-        while len(self._models) > REMEMBERED:  # the one not served for the longest
-            self._models.pop(next(iter(self._models)))
+        if len(self._models) > REMEMBERED:
+            self._models.pop(min(self._models, key=lambda name: self._models[name].at))
 
     def seconds(self, model: str, work: int) -> float:
         """How long this much work of the model takes, as far as is known."""

@@ -79,10 +79,13 @@ class Runtime:
         self._asked: dict[str, float] = {}  # when a model was last asked for, by its digest
         self._loaded = False
         self._failure: str | None = None
+        self._verdict: bool | None = None  # whether it had failed, once it was stopped
 
     @property
     def failed(self) -> bool:
         """The engine died or could never start: only a restart helps."""
+        if self._verdict is not None:
+            return self._verdict
         if self._worker is not None and self._worker.failed:
             return True
         return self._failure is not None or self.engine.failed
@@ -152,8 +155,9 @@ class Runtime:
         if self._watcher is not None:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
+        self._verdict = self.failed  # what is ended now has not failed
         if self._worker is not None:
-            self._worker.stop()
+            self._worker.stop(at_once=self.engine.busy)
         self.decoders.stop()
         if self.tracing is not None:
             self.tracing.stop()

@@ -16,11 +16,13 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from bmaml.learners import Diverged
+from model_store import Model
 from service.device import DeviceFailed, check
 from service.engine import compute
 from service.messages import Models
@@ -73,12 +75,12 @@ class Worker:
         with self._speaking:
             for model in {id(work.model): work.model for work in works}.values():
                 if self._models.number(model) is None:
-                    number = self._models.refer(model)
-                    self._asked(Models.keep, number, pickle.dumps(model, pickle.HIGHEST_PROTOCOL))
-                    # Whoever lets go of it may do so in the middle of anything: it leaves a note.
-                    weakref.finalize(model, self._forgotten.append, number).atexit = False
-            answers: list[Answer | Diverged] = self._asked(compute, list(works), threads)
-            return answers
+                    self._hand_over(model)
+            answers: list[Answer | Diverged] = self._asked(_computed, list(works), threads)
+        return [
+            replace(answer, kept=work.known) if isinstance(answer, Answer) and work.known else answer
+            for work, answer in zip(works, answers, strict=True)
+        ]
 
     def check(self) -> None:
         """Let the process compute something.
@@ -89,16 +91,27 @@ class Worker:
         with self._speaking:
             self._asked(check, CPU)
 
-    def stop(self) -> None:
-        """End the process, once it has answered."""
+    def stop(self, at_once: bool = False) -> None:
+        """End the process, once it has answered, or at once."""
         self._stopped = True
-        if self._speaking.acquire(timeout=STOP_S):
+        if not at_once and self._speaking.acquire(timeout=STOP_S):
             self._line.close()
             self._speaking.release()
             self._process.join(STOP_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+    def _hand_over(self, model: Model) -> None:
+        content = pickle.dumps(model, pickle.HIGHEST_PROTOCOL)
+        number = self._models.refer(model)
+        try:
+            self._asked(Models.keep, number, content)
+        except BaseException:
+            self._models.drop(number)
+            raise
+        # Whoever lets go of it may do so in the middle of anything: it leaves a note.
+        weakref.finalize(model, self._forgotten.append, number).atexit = False
 
     def _asked(self, job: Callable[..., Any], *arguments: Any) -> Any:
         while self._forgotten:
@@ -108,18 +121,26 @@ class Worker:
         return self._said(job, *arguments)
 
     def _said(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        message = self._models.dumped((job, arguments))
         try:
-            _send(self._line, self._models.dumped((job, arguments)))
-            fine, result = self._models.loaded(_received(self._line))
+            _send(self._line, message)
+            reply = _received(self._line)
         except (OSError, EOFError) as error:
             raise DeviceFailed("the process that computes has ended") from error
+        except (
+            BaseException
+        ):  # for want of memory, say: what is left of the reply is not to be taken for the next
+            self._line.close()
+            raise
+        fine, result = self._models.loaded(reply)
         if not fine:
             raise result
         return result
 
 
-def _send(line: socket.socket, message: bytes) -> None:
-    line.sendall(LENGTH.pack(len(message)) + message)
+def _send(line: socket.socket, message: memoryview) -> None:
+    line.sendall(LENGTH.pack(len(message)))
+    line.sendall(message)
 
 
 def _received(line: socket.socket) -> bytearray:
@@ -155,14 +176,28 @@ def _serve(line: socket.socket, other_end: socket.socket | None) -> None:
     models = Models()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            job, arguments = models.loaded(_received(line))
-            try:
-                reply = True, _done(models, job, arguments)
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                reply = False, error
-            _send(line, models.dumped(reply))
-            del job, arguments, reply
+            _send(line, _reply(models, _received(line)))
+
+
+def _reply(models: Models, message: bytearray) -> memoryview:
+    """What came of it; or the error, with where it happened, or in words where it cannot be sent."""
+    try:
+        job, arguments = models.loaded(message)
+        return models.dumped((True, _done(models, job, arguments)))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        try:
+            return models.dumped((False, error))
+        except Exception:
+            return models.dumped((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _computed(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+    """What `compute` gives, without the posteriors that the other side knows."""
+    return [
+        replace(answer, kept=None) if isinstance(answer, Answer) and work.known else answer
+        for work, answer in zip(works, compute(works, threads), strict=True)
+    ]
 
 
 def _done(models: Models, job: Callable[..., Any], arguments: Sequence[Any]) -> Any:

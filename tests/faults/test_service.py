@@ -236,6 +236,12 @@ def test_a_service_whose_process_that_computes_is_killed_tells_all_who_wait_and_
     assert set(failed) <= {"urn:bmaml:problem:engine-failed", "urn:bmaml:problem:not-ready"}
 
 
+def test_it_ends_with_status_one_as_well_when_nobody_asks(store):
+    with serving(store) as service:
+        os.kill(service.children[0], signal.SIGKILL)
+        assert service.process.wait(30) == 1
+
+
 def test_a_thread_computes_where_that_is_asked_for(store):
     with serving(store, engine="thread") as service:
         assert service.children == []

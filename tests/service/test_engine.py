@@ -2,8 +2,10 @@
 
 import asyncio
 import functools
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import service.engine as engine_module
+from bmaml.learners import Diverged
 from service.device import DeviceFailed, device_for
 from service.engine import Engine
 from service.metrics import Metrics
@@ -265,6 +268,37 @@ def test_work_that_expired_in_the_queue_is_dropped_unstarted(model, gate):
         return expired.value.status
 
     assert run(engine, scenario) == 504
+
+
+@pytest.mark.parametrize("how", ["diverged", "expired"])
+def test_a_request_that_failed_is_forgotten_with_its_reply(model, gate, how):
+    """Without the garbage collector, which would come for it late: large bodies would pile up."""
+    engine = engine_of()
+
+    async def scenario():
+        gate.open.set() if how == "diverged" else None
+        asked = work(model, deadline=time.monotonic() + (0.01 if how == "expired" else 60))
+        if how == "diverged":
+            asked.support_y[:] = 3e38
+        else:
+            first = asyncio.create_task(engine.submit(work(model)))
+            await reached(gate)
+        with pytest.raises(Diverged if how == "diverged" else RequestError):
+            await engine.submit(asked)
+        gate.open.set()
+        if how == "expired":
+            await first
+        while engine.queue.tasks:
+            await asyncio.sleep(0)
+        return weakref.ref(asked)
+
+    gc.disable()
+    try:
+        left = run(engine, scenario)
+        gate.batches.clear()
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_work_of_a_caller_who_left_is_dropped(model, gate):

@@ -55,6 +55,30 @@ def work(model, shown=6, rows=7, seed=1, **changes):
     return replace(whole, classes=classes, **changes)
 
 
+def choice(acquisition):
+    """Three of seven rows."""
+    uniform, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
+    return ChooseAsk(acquisition, "top_k", 3, 7, uniform, none, None, False)
+
+
+class Unsendable(Exception):
+    """An error that holds what cannot be pickled."""
+
+    def __init__(self, words):
+        super().__init__(words)
+        self.lock = threading.Lock()
+
+
+def fail_unsendably():
+    """To be asked of the process."""
+    raise Unsendable("something odd")
+
+
+def out_of_memory(*_):
+    """In place of what allocates."""
+    raise MemoryError
+
+
 def said(answer):
     """All of an answer but how long it took and what is kept."""
     return pickle.dumps(replace(answer, embed_s=0.0, adapt_s=0.0, predict_s=0.0, kept=None))
@@ -68,9 +92,7 @@ def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
 
 
 def test_a_choice_of_rows_is_the_same_there(worker, model):
-    uniform, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
-    kind = "entropy" if model.manifest.image is not None else "total_variance"
-    ask = ChooseAsk(kind, "top_k", 3, 7, uniform, none, None, False)
+    ask = choice("entropy" if model.manifest.image is not None else "total_variance")
     (there,), (here,) = (each([work(model, ask=ask)], 1) for each in (worker.answer, compute))
     assert said(there) == said(here)
     assert len(there.result.indices) == 3
@@ -83,6 +105,19 @@ def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
     (same,) = compute([replace(fresh, known=compute([fresh], 1)[0].kept)], 1)
     assert again.cached
     assert said(again) == said(same)
+    assert again.kept is kept.kept
+
+
+def test_of_rows_that_are_known_nothing_is_sent_that_a_prediction_does_not_look_at(tmp_path):
+    models, model = Models(), publish_classifier(tmp_path, "classes")
+    models.refer(model)
+    (answer,) = compute([work(model, shown=500, key="k")], 1)
+    known = work(model, shown=500, key="k", known=answer.kept)
+    little = len(models.dumped(work(model, shown=0)))
+    kept = len(models.dumped(replace(answer.kept, labelled=None)))
+    assert len(models.dumped(known)) < little + kept + 1000
+    choosing = replace(known, ask=choice("entropy"))
+    assert models.loaded(models.dumped(choosing)).known.labelled is not None
 
 
 def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(worker, tmp_path):
@@ -130,6 +165,35 @@ def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
         with pytest.raises(KeyError):
             worker._said(Models.drop, number)
     assert said(answer) == said(compute([work(models[0])], 1)[0])
+
+
+def test_an_error_that_cannot_be_sent_comes_in_words(worker):
+    with pytest.raises(RuntimeError, match="Unsendable: something odd"):
+        worker._asked(fail_unsendably)
+    worker.check()
+
+
+def test_a_model_that_could_not_be_handed_over_is_handed_over_the_next_time(worker, tmp_path, monkeypatch):
+    model = publish(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_said", out_of_memory)
+        with pytest.raises(MemoryError):
+            worker.answer([work(model)], 1)
+    assert worker._models.number(model) is None
+    (answer,) = worker.answer([work(model)], 1)
+    assert said(answer) == said(compute([work(model)], 1)[0])
+
+
+def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypatch):
+    worker = Worker("spawn")
+    worker.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.worker, "_received", out_of_memory)
+        with pytest.raises(MemoryError):
+            worker.check()
+    with pytest.raises(DeviceFailed):
+        worker.check()
+    worker.stop()
 
 
 def test_a_message_that_a_signal_interrupts_comes_whole():
