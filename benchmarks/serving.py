@@ -5,7 +5,7 @@
 Four servers, one after the other, each alone on loopback with the same bodies (see `servers.py`): echo,
 ours, a loop in a FastAPI handler, LitServe. Closed loop with 1, 8 and 64 clients; then ours in an open loop
 with Poisson arrivals at parts of the capacity that the closed loop found. The load generator runs on the
-same machine and takes its share of it.
+same machine and takes its share of it. Settings of the environment (BMAML_…) are ours.
 """
 
 import argparse
@@ -67,6 +67,7 @@ def running(kind: str) -> Iterator[int]:
     environment = {"PYTHONPATH": str(HERE.parent), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     if kind == "ours":
         command = [sys.executable, "-m", "service"]
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("BMAML_")}
         environment |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
