@@ -154,6 +154,12 @@ def resident(pid: int) -> int:
     )
 
 
+def kept(metrics: str) -> int:
+    """Bytes of the posteriors that callers keep."""
+    line = next(line for line in metrics.splitlines() if line.startswith("bmaml_posterior_bytes "))
+    return int(float(line.split()[1]))
+
+
 def republish(store: Path, name: str) -> None:
     """Another version of the same model."""
     model = Store(store).load(name)
@@ -167,8 +173,8 @@ def republish(store: Path, name: str) -> None:
 async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> bool:
     """Run the traffic; whether all was well."""
     statuses: Counter[str] = Counter()
-    samples: list[tuple[float, int]] = []
-    early: list[int] = []  # memory after a thousand requests
+    samples: list[tuple[float, int, int]] = []  # seconds, memory, what of it callers keep
+    early: list[tuple[float, int, int]] = []  # after a thousand requests
     began = time.monotonic()
     ends = began + 60 * minutes
 
@@ -183,26 +189,30 @@ async def soak(url: str, pid: int, store: Path, minutes: float, rate: float) -> 
         while time.monotonic() < ends:
             await asyncio.sleep(5)
             elapsed = time.monotonic() - began
-            samples.append((elapsed, resident(pid)))
+            samples.append((elapsed, resident(pid), kept((await client.get("/metrics")).text)))
             if not early and sum(statuses.values()) >= 1000:
-                early.append(samples[-1][1])
+                early.append(samples[-1])
             if elapsed > 60 * (published + 1):
                 published += 1
                 await asyncio.to_thread(republish, store, "learning-curves")
             if len(samples) % 12 == 0:
-                highest = max(size for _, size in samples[-12:]) / 2**20
+                highest = max(size for _, size, _ in samples[-12:]) / 2**20
                 print(f"{elapsed / 60:.0f} min: {highest:.1f} MiB at most, {dict(statuses)}", flush=True)
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await asyncio.gather(watcher(), *(worker(number, client) for number in range(WORKERS)))
-    steady = np.array([size for elapsed, size in samples if elapsed > min(WARM_S, 30 * minutes)]) / 2**20
+    steady = np.array([size for elapsed, size, _ in samples if elapsed > min(WARM_S, 30 * minutes)]) / 2**20
     middle = float(np.median(steady))
     down, up = steady.min() / middle - 1, steady.max() / middle - 1
     print(
         f"{minutes:g} minutes, {sum(statuses.values())} requests: {dict(statuses)}; resident memory "
-        f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %; "
-        + ", ".join(f"{100 * (samples[-1][1] / size - 1):+.2f} % since the first thousand" for size in early)
+        f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %"
     )
+    for name, (elapsed, size, held) in zip(
+        ("the first thousand", "all"), (*early, samples[-1]), strict=False
+    ):
+        own, posteriors = (size - held) / 2**20, held / 2**20
+        print(f"after {name}, {elapsed:.0f} s: {own:.1f} MiB and {posteriors:.1f} MiB of kept posteriors")
     return max(up, -down) <= TOLERANCE and set(statuses) == {"as expected"}
 
 

@@ -23,6 +23,9 @@ MOMENTUM = 0.02
 EPSILON = 1e-5
 SMALLEST = 16
 BLOCKS = 4
+TOGETHER = 1 << 16
+"""Pixels of the pictures that a CPU embeds in one go once training is over: more at a time would need more
+memory and be no faster."""
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Rows down and columns right by which the views of a picture are moved."""
 
@@ -118,10 +121,12 @@ class ConvNet:
         signal = images.reshape(tasks * rows, self.channels, self.size, self.size)
         if not len(signal):
             return images.new_zeros(tasks, rows, self.features)
-        total = self._features(learned, signal, training)
-        for move in MOVES[1 : 1 if training else self.views]:
-            total = total + self._features(learned, signal.roll(move, (-2, -1)), training)
-        features = total if training else total / self.views
+        if training:
+            features = self._features(learned, signal, training)
+        else:
+            most = max(1, TOGETHER // self.size**2) if signal.device.type == "cpu" else len(signal)
+            parts = signal.split(most)
+            features = torch.cat([self._average(learned, part) for part in parts])
         return features.to(images.dtype).unflatten(0, (tasks, rows))
 
     def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
@@ -133,6 +138,13 @@ class ConvNet:
             Examples(support, batch.support.y, batch.support.mask),
             Examples(query, batch.query.y, batch.query.mask),
         )
+
+    def _average(self, learned: Mapping[str, Tensor], signal: Tensor) -> Tensor:
+        """Over the views."""
+        total = self._features(learned, signal, False)
+        for move in MOVES[1 : self.views]:
+            total = total + self._features(learned, signal.roll(move, (-2, -1)), False)
+        return total / self.views
 
     def _features(self, learned: Mapping[str, Tensor], signal: Tensor, training: bool) -> Tensor:
         signal = signal.contiguous(memory_format=torch.channels_last)

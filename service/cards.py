@@ -1,8 +1,10 @@
 """What the GET routes tell: models, limits, health."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from model_store import Model
 
 
 class ColumnCard(BaseModel):
@@ -41,6 +43,33 @@ class VersionCard(BaseModel):
     seed: int
     code_version: str
     metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """This version's."""
+        manifest, image = model.manifest, model.manifest.image
+        inputs, outputs = (
+            [ColumnCard(name=c.name, transform=c.transform, lower=c.lower, upper=c.upper) for c in columns]
+            for columns in (manifest.inputs, manifest.outputs)
+        )
+        return cls(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=model.sha256,
+            kind=manifest.kind,
+            description=manifest.description,
+            inputs=inputs,
+            outputs=outputs,
+            image=None if image is None else ImageCard(**image.model_dump()),
+            classes=manifest.classes,
+            learner=manifest.learner,
+            particles=model.learner.particles,
+            steps=model.learner.steps,
+            training=manifest.training,
+            seed=manifest.seed,
+            code_version=manifest.code_version,
+            metrics=manifest.metrics,
+        )
 
 
 class ModelSummary(BaseModel):

@@ -8,7 +8,7 @@ import torch
 
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel
-from service.cards import ColumnCard, ImageCard, ModelList, ModelSummary, Refused, VersionCard
+from service.cards import ModelList, ModelSummary, Refused
 
 Stamp = tuple[tuple[str, int, int], ...]
 Place = tuple[str, int]
@@ -25,13 +25,13 @@ class Catalogue:
 
     Attributes:
         models: those that are loaded; the newest of each name among them.
-        shelved: the cards of those that were loaded, found good, and let go.
+        shelved: the digests of those that were loaded, found good, and let go.
         stamps: of every version that was looked at, whatever came of it.
     """
 
     models: dict[str, dict[int, Model]] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
-    shelved: dict[Place, VersionCard] = field(default_factory=dict)
+    shelved: dict[Place, str] = field(default_factory=dict)
     stamps: dict[Place, Stamp] = field(default_factory=dict)
 
     def refreshed(self, root: Path, device: torch.device, prepare: Callable[[Model], None]) -> "Catalogue":
@@ -55,7 +55,7 @@ class Catalogue:
         models: dict[str, dict[int, Model]] = {}
         unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
         refused = [each for each in self.refused if (each.name, each.version) in unchanged]
-        shelved = {place: card for place, card in self.shelved.items() if place in unchanged}
+        shelved = {place: digest for place, digest in self.shelved.items() if place in unchanged}
         passing: set[Place] = set()  # refused for what may be no fault of theirs: looked at again
         for name, version in stamps:
             model = self.models.get(name, {}).get(version)
@@ -85,18 +85,18 @@ class Catalogue:
 
     def shelving(self, places: Collection[Place]) -> "Catalogue":
         """The same without these models, which stay on offer."""
-        cards = {(name, version): self.card(name, version) for name, version in places}
+        digests = {(name, version): self.models[name][version].sha256 for name, version in places}
         models = {
-            name: {version: model for version, model in versions.items() if (name, version) not in cards}
+            name: {version: model for version, model in versions.items() if (name, version) not in digests}
             for name, versions in self.models.items()
         }
-        return replace(self, models=models, shelved=self.shelved | cards)
+        return replace(self, models=models, shelved=self.shelved | digests)
 
     def unshelving(self, model: Model) -> "Catalogue":
         """The same with this model loaded."""
         name, version = model.manifest.name, model.manifest.version
         models = {**self.models, name: {**self.models.get(name, {}), version: model}}
-        shelved = {place: card for place, card in self.shelved.items() if place != (name, version)}
+        shelved = {place: digest for place, digest in self.shelved.items() if place != (name, version)}
         return replace(self, models=models, shelved=shelved)
 
     def versions(self, name: str) -> list[int]:
@@ -128,7 +128,8 @@ class Catalogue:
             for name, versions in self.models.items()
             for version, model in versions.items()
         }
-        return loaded | {card.sha256: f"{card.name} version {card.version}" for card in self.shelved.values()}
+        shelved = {digest: f"{name} version {version}" for (name, version), digest in self.shelved.items()}
+        return loaded | shelved
 
     def listed(self) -> ModelList:
         """The answer to GET /models."""
@@ -152,39 +153,6 @@ class Catalogue:
             inputs=[column.name for column in manifest.inputs],
             outputs=[column.name for column in manifest.outputs],
             versions=self.versions(name),
-        )
-
-    def card(self, name: str, version: int) -> VersionCard:
-        """One version's card.
-
-        Raises:
-            UnknownModel: no such name or version.
-        """
-        if (name, version) in self.shelved:
-            return self.shelved[name, version]
-        model = self.model(name, version)
-        manifest, image = model.manifest, model.manifest.image
-        inputs, outputs = (
-            [ColumnCard(name=c.name, transform=c.transform, lower=c.lower, upper=c.upper) for c in columns]
-            for columns in (manifest.inputs, manifest.outputs)
-        )
-        return VersionCard(
-            name=name,
-            version=version,
-            sha256=model.sha256,
-            kind=manifest.kind,
-            description=manifest.description,
-            inputs=inputs,
-            outputs=outputs,
-            image=None if image is None else ImageCard(**image.model_dump()),
-            classes=manifest.classes,
-            learner=manifest.learner,
-            particles=model.learner.particles,
-            steps=model.learner.steps,
-            training=manifest.training,
-            seed=manifest.seed,
-            code_version=manifest.code_version,
-            metrics=manifest.metrics,
         )
 
 

@@ -13,10 +13,10 @@ from bmaml.task import Examples
 from model_store import Model
 from service.adaptation import Adaptation, array, diverged, padded
 from service.selection import choose_by_class
-from service.work import Answer, Chosen, Classified, PredictAsk, Uncertainty, Work
+from service.work import Answer, Chosen, Classified, PredictAsk, Seconds, Uncertainty, Work
 
 
-def classified_together(works: Sequence[Work]) -> list[Answer | Diverged]:
+def classified_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged], Seconds]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one."""
     first = works[0]
     model = first.model
@@ -47,15 +47,11 @@ def classified_together(works: Sequence[Work]) -> list[Answer | Diverged]:
                 result=_answer(work, belief.part(own, rows), x[own, rows], labelled),
                 support_nll=said,
                 effective_particles=float(adaptation.effective[task]),
-                adapt_s=adapted - embedded,
-                predict_s=predicted - adapted,
-                batched_tasks=len(works),
-                embed_s=embedded - start,
                 kept=adaptation.kept(task, work, said, labelled),
                 cached=work.known is not None,
             )
         )
-    return answers
+    return answers, Seconds(embedded - start, adapted - embedded, predicted - adapted)
 
 
 def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:

@@ -1,12 +1,13 @@
 """Many tasks of one model, adapted and predicted together: padded, masked, then taken apart.
 
 Tensor work only, on whatever device the model lives on. A task's answer does not depend on its
-company beyond rounding, and a task that diverges fails alone.
+company beyond rounding, and a task that diverges fails alone. On a CPU a large batch is done in parts:
+more tasks at a time would be no faster, and need more memory.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from model_store import Model
 from service.adaptation import Adaptation, array, diverged, padded
 from service.class_fusion import classified_together
 from service.selection import choose
-from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Uncertainty, Work
+from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Seconds, Uncertainty, Work
 
+NUMBERS = 1 << 22
+"""In the features of a part's rows, and in its tasks' own particles."""
 CELLS = 1 << 17
 """Tasks × hypotheses × rows that are predicted together: they stay in cache."""
 WASTE = 1.5
@@ -31,13 +34,32 @@ WASTE = 1.5
 
 def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one."""
+    classification = works[0].model.manifest.kind == "classification"
+    together = classified_together if classification else _predicted_together
+    answers: list[Answer | Diverged] = []
+    total = Seconds()
     with torch.no_grad():  # not inference mode: feature steps differentiate the evidence
-        if works[0].model.manifest.kind == "classification":
-            return classified_together(works)
-        return _predicted_together(works)
+        for part in _parts(works):
+            some, seconds = together(part)
+            answers += some
+            total += seconds
+    said: Any = {**asdict(total), "batched_tasks": len(works)}
+    return [replace(answer, **said) if isinstance(answer, Answer) else answer for answer in answers]
 
 
-def _predicted_together(works: Sequence[Work]) -> list[Answer | Diverged]:
+def _parts(works: Sequence[Work]) -> Iterator[Sequence[Work]]:
+    """Few enough at a time."""
+    model, at_once = works[0].model, len(works)
+    if model.device.type == "cpu":
+        rows = max(1, sum(map(max, zip(*(work.shape for work in works), strict=True))))
+        features = model.learner.particles * rows * model.learner.network.feature_size
+        moved = model.learned["initial"].numel() if works[0].steps else 0
+        at_once = max(1, NUMBERS // (features + moved))
+    for first in range(0, len(works), at_once):
+        yield works[first : first + at_once]
+
+
+def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged], Seconds]:
     first = works[0]
     model = first.model.drawing(first.seed)
     support, query = padded(works, model.device)
@@ -55,10 +77,8 @@ def _predicted_together(works: Sequence[Work]) -> list[Answer | Diverged]:
             answers[task] = (
                 _taken_out(part, place, adaptation, task, works[task]) if fine else diverged(works[task])
             )
-    done = time.perf_counter()
-    times: Any = {"adapt_s": adapted - started, "predict_s": done - adapted, "batched_tasks": len(works)}
-    ordered = (answers[task] for task in range(len(works)))
-    return [replace(answer, **times) if isinstance(answer, Answer) else answer for answer in ordered]
+    seconds = Seconds(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
+    return [answers[task] for task in range(len(works))], seconds
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:

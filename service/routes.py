@@ -155,7 +155,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
     """The model card: inputs, learner, training configuration, measured figures."""
-    return _ready(request).catalogue.card(name, version)
+    return VersionCard.of(await _ready(request).read(name, version))
 
 
 @router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])

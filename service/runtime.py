@@ -5,14 +5,12 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable
 from functools import partial
 
-import numpy as np
 import torch
 
 from bmaml.errors import BmamlError
-from bmaml.learners.bare import Bare
 from model_store import Model, Store
 from service.catalogue import Catalogue, Place, Shelved
 from service.codec import Codec
@@ -25,15 +23,13 @@ from service.keys import BadKeys, RateLimit, read_keys
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
-from service.queue import LOOKED_AT, Queue
+from service.queue import Queue
 from service.settings import Settings
 from service.tracing import tracing
-from service.work import PredictAsk, Work
+from service.warming import warm_up
 from service.worker import Worker
 
 log = logging.getLogger("service.runtime")
-
-WARM_TASKS, WARM_ROWS, WARM_CLASSES = 4, 8, 8
 
 
 class Runtime:
@@ -180,6 +176,19 @@ class Runtime:
         self._asked[model.sha256] = time.monotonic()
         return model
 
+    async def read(self, name: str, version: int) -> Model:
+        """A version, to be looked at: one that was let go is read, and let go again.
+
+        Raises:
+            UnknownModel: no such name or version.
+            RequestError: 503 where it cannot be read.
+        """
+        try:
+            return self.catalogue.model(name, version)
+        except Shelved:
+            reading = asyncio.to_thread(Store(self.settings.store).load, name, version)
+            return await _loaded_again((name, version), reading)
+
     async def _unshelved(self, place: Place) -> Model:
         """A version that was let go, loaded again; once, however many ask for it.
 
@@ -191,11 +200,7 @@ class Runtime:
             loading = asyncio.create_task(asyncio.to_thread(self._load, place))
             self._loading[place] = loading
             loading.add_done_callback(lambda _: self._loading.pop(place, None))
-        try:
-            return await asyncio.shield(loading)
-        except Exception as error:
-            log.error("%s version %d cannot be loaded again: %s", *place, error)
-            raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
+        return await _loaded_again(place, asyncio.shield(loading))
 
     def _load(self, place: Place) -> Model:
         model = Store(self.settings.store).load(*place).to(self.device)
@@ -271,7 +276,7 @@ class Runtime:
             raise TooManyParticles(f"it has more than {self.settings.max_particles} particles")
         threads = torch.get_num_threads()
         answer = answer_together if self._worker is None else partial(self._worker.answer, threads=threads)
-        _warm_up(model, self.settings.max_batch_work, answer)
+        warm_up(model, self.settings.max_batch_work, answer)
 
     def _check(self) -> None:
         if self._worker is None:
@@ -280,20 +285,13 @@ class Runtime:
             self._worker.check()
 
 
+async def _loaded_again(place: Place, loading: Awaitable[Model]) -> Model:
+    try:
+        return await loading
+    except Exception as error:
+        log.error("%s version %d cannot be loaded again: %s", *place, error)
+        raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
+
+
 class TooManyParticles(BmamlError):
     """A version whose answers would be larger than the service allows."""
-
-
-def _warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]) -> None:
-    """Run the model alone, in company and in the largest batch: no caller waits for code, nor for memory."""
-    network, image = model.learner.network, model.manifest.image
-    outputs = network.outputs if image is None or isinstance(model.learner, Bare) else WARM_CLASSES
-    x = np.zeros((WARM_ROWS, network.inputs if image is None else image.numbers), np.float32)
-    y = np.eye(outputs, dtype=np.float32)[np.arange(WARM_ROWS) % outputs]
-    ask = PredictAsk((0.05, 0.95) if image is None else ())
-    classes = tuple(range(outputs)) if image is not None else ()
-    forever = float("inf")
-    work = Work(model, x, y, x, model.learner.steps, 0, ask, deadline=forever, classes=classes)
-    largest = min(LOOKED_AT, max(WARM_TASKS, most_work // work.cost))
-    for tasks in sorted({1, WARM_TASKS, largest}):
-        answer([work] * tasks)

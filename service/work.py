@@ -190,6 +190,21 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """What a batch took."""
+
+    embed_s: float = 0.0
+    adapt_s: float = 0.0
+    predict_s: float = 0.0
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        """Of both."""
+        return Seconds(
+            self.embed_s + other.embed_s, self.adapt_s + other.adapt_s, self.predict_s + other.predict_s
+        )
+
+
+@dataclass(frozen=True)
 class Answer:
     """What came of a `Work`.
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import bmaml.embedding as embedding_module
 from bmaml import softmax
 from bmaml.categorical import classes_of
 from bmaml.densities import Precisions, log_prior
@@ -85,6 +86,22 @@ def test_folding_the_statistics_into_the_kernels_changes_nothing(light):
         if not strided and not (light and block == 3):
             signal = torch.nn.functional.max_pool2d(signal, 2)
     torch.testing.assert_close(embedding(learned, images)[0], signal.flatten(1))
+
+
+def test_memory_for_many_pictures_is_bounded_and_they_are_the_same_as_alone(monkeypatch):
+    embedding, learned = net()
+    images = torch.rand(2, 5, embedding.inputs)
+    together = embedding(learned, images)
+    seen = []
+
+    def watched(signal, *rest):
+        seen.append(len(signal))
+        return torch.nn.functional.conv2d(signal, *rest)
+
+    monkeypatch.setattr(embedding_module, "conv2d", watched)
+    monkeypatch.setattr(embedding_module, "TOGETHER", 3 * embedding.size**2 + 1)
+    torch.testing.assert_close(embedding(learned, images), together)
+    assert max(seen) == 3
 
 
 def test_views_are_averaged_once_training_is_over():

@@ -114,10 +114,10 @@ def test_killed_under_load_it_comes_back_with_the_same_answers(store):
 def test_many_versions_published_under_load_fail_nobody_and_mix_in_no_answer(store):
     count = 10 * SCALE
     with serving(store, idle_s=0.2, log_level="warning") as service:
+        started = service.resident
         publish(store, "tiny", seed=1)
         with Load(service.url, clients=8) as load:
             said = {}
-            started = service.resident
             for seed in range(count):
                 model = publish(store, "tiny", seed=seed + 2)
                 said[model.manifest.version] = model.sha256
@@ -144,7 +144,7 @@ def test_many_versions_published_under_load_fail_nobody_and_mix_in_no_answer(sto
     assert len(distinct) >= len(means) - 1  # versions 1 and 2 are the same
     print(f"{count} versions, {len(load.answers)} answers from {len(means)} of them, none lost; ",
           f"resident {started / 2**20:.1f} to {ended / 2**20:.1f} MiB")  # fmt: skip
-    assert ended - started < 16 << 20
+    assert ended < 1.06 * started
 
 
 def test_a_version_deleted_while_it_is_loaded_is_refused_and_the_others_answer(store, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmaml.learners import Diverged
+from service import fusion
 from service.engine import Engine
 from service.fusion import answer_together
 from service.metrics import Metrics
@@ -94,8 +96,17 @@ def same(found, expected):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )
-@given(mix=st.lists(plans(), min_size=1, max_size=12), budget=st.sampled_from([1, 500, 10**6]))
-def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget):
+@given(
+    mix=st.lists(plans(), min_size=1, max_size=12),
+    budget=st.sampled_from([1, 500, 10**6]),
+    part=st.sampled_from([1, 3000, fusion.NUMBERS]),
+)
+def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget, part):
+    with mock.patch.object(fusion, "NUMBERS", part):
+        _all_as_if_alone(models, mix, budget)
+
+
+def _all_as_if_alone(models, mix, budget):
     metrics = Metrics()
     engine = Engine(Queue(10**12, budget), Posteriors(10**8, b"s", metrics), metrics)
     works = [work_of(models, plan) for plan in mix]

@@ -155,6 +155,7 @@ def test_an_old_version_that_nobody_asks_is_let_go_and_loaded_again_for_who_does
     assert versions(served.client) == [1, 2]
     card = served.client.get("/models/tiny/versions/1").json()
     assert card["sha256"] == first["model"]["sha256"]
+    assert loaded(served) == {2}
     again = ask(served.client, version=1).json()
     assert (again["model"], again["prediction"]) == (first["model"], first["prediction"])
     wait_for(lambda: loaded(served) == {2})
@@ -183,6 +184,8 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     reply = ask(served.client, version=1)
     assert (reply.status_code, reply.json()["type"]) == (503, "urn:bmaml:problem:not-ready")
     assert str(root) not in reply.text
+    card = served.client.get("/models/tiny/versions/1")
+    assert (card.status_code, card.json()["type"]) == (503, "urn:bmaml:problem:not-ready")
     Store(root).remove("tiny", 2)
     publish(root, "another", seed=4)
     wait_for(lambda: [each["name"] for each in served.client.get("/models").json()["models"]] == ["another"])
@@ -194,7 +197,7 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
 
 def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monkeypatch):
     publish(tmp_path, "tiny", seed=1)
-    whole, times = runtime_module._warm_up, []
+    whole, times = runtime_module.warm_up, []
 
     def failing(model, most_work, answer):
         times.append(model)
@@ -202,7 +205,7 @@ def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monk
             raise MemoryError
         whole(model, most_work, answer)
 
-    monkeypatch.setattr(runtime_module, "_warm_up", failing)
+    monkeypatch.setattr(runtime_module, "warm_up", failing)
     for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
         wait_for(lambda client=served.client: client.get("/readyz").status_code == 200)
         assert ask(served.client).status_code == 200
