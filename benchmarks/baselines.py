@@ -39,7 +39,7 @@ def task_by_task(forecast: OneTask, smallest_std: float) -> Method:
             mean, std = forecast(*rows, x[task].double().numpy())
             means.append(mean)
             deviations.append(np.maximum(std, smallest_std))
-        return _gaussian(*(torch.tensor(np.stack(each)).unsqueeze(-1) for each in (means, deviations)))
+        return gaussian(*(torch.tensor(np.stack(each)).unsqueeze(-1) for each in (means, deviations)))
 
     return method
 
@@ -115,7 +115,7 @@ class NeuralProcess(nn.Module):
         rows = self.encoder(torch.cat([support.x, support.y], -1)) * mask
         summary = rows.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
         decoded = self.decoder(torch.cat([summary.expand(-1, x.shape[1], -1), x], -1))
-        return _gaussian(decoded[..., :1], 1e-3 + nn.functional.softplus(decoded[..., 1:]))
+        return gaussian(decoded[..., :1], 1e-3 + nn.functional.softplus(decoded[..., 1:]))
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def neural_process(
     return network
 
 
-def _gaussian(mean: Tensor, std: Tensor) -> Predictive:
+def gaussian(mean: Tensor, std: Tensor) -> Predictive:
     """One component; its whole variance counts as noise."""
     means = mean.unsqueeze(1)
     noise = std.square().unsqueeze(1)

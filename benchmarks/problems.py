@@ -1,6 +1,6 @@
 """The two problems of the accuracy benchmark: what is trained on, and the cut-off tasks that are scored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,19 @@ class Problem:
 
     def training_tasks(self, count: int, seed: int) -> list[tuple[Array, Array]]:
         """All rows of some training tasks, one array of inputs and one of targets each."""
-        rows = self.family.batch(count, torch.Generator().manual_seed(seed)).everything()
-        return [
-            (x[mask].double().numpy(), y[mask, 0].double().numpy())
-            for x, y, mask in zip(rows.x, rows.y, rows.mask, strict=True)
-        ]
+        return list(_in_order(self.family.batch(count, torch.Generator().manual_seed(seed))))
+
+    def validation_tasks(self) -> list[tuple[Array, Array]]:
+        """The same of those that decide when to stop."""
+        return [task for batch in self.family.validation() for task in _in_order(batch)]
+
+
+def _in_order(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
+    """All rows of each task, in the order of the first input."""
+    rows = batch.everything()
+    for x, y, mask in zip(rows.x, rows.y, rows.mask, strict=True):
+        order = x[mask, 0].argsort()
+        yield x[mask][order].double().numpy(), y[mask, 0][order].double().numpy()
 
 
 def sine(tasks: int | None, shots: Shots, queries: int, seed: int, held_out: int = 500) -> Problem:
