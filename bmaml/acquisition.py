@@ -14,6 +14,8 @@ from bmaml.errors import BmamlError
 from bmaml.predictive import Predictive
 from bmaml.shapes import PerRow, PerTask
 
+CELLS = 1 << 20
+"""Pool rows × target rows × outputs that are compared at a time."""
 UCB_WIDTH = 2.0
 """Standard deviations of optimism in the upper confidence bound."""
 
@@ -78,10 +80,21 @@ def epig(pool: Pool) -> PerRow:
     """
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
-    covariance = torch.einsum("tpoe,tqoe->tpqo", pool.predictive.embedding(), pool.target.embedding())
-    scales = pool.predictive.variance().unsqueeze(2) * pool.target.variance().unsqueeze(1)
-    correlation = (covariance.square() / scales).clamp_max(1 - torch.finfo(scales.dtype).eps)
-    return (-0.5 * torch.log1p(-correlation)).mean(2).sum(-1)
+    targets, target_variance = pool.target.embedding(), pool.target.variance().unsqueeze(1)
+    at_once = max(1, CELLS // target_variance.numel())
+
+    def about(rows: Tensor, variance: Tensor) -> Tensor:
+        scales = variance.unsqueeze(2) * target_variance
+        correlation = torch.einsum("tpoe,tqoe->tpqo", rows, targets).square_().div_(scales)
+        correlation.clamp_max_(1 - torch.finfo(scales.dtype).eps)
+        return torch.log1p(correlation.neg_()).mean(2).sum(-1).mul_(-0.5)
+
+    rows, variance = pool.predictive.embedding(), pool.predictive.variance()
+    found = variance.new_empty(variance.shape[:2])
+    for first in range(0, variance.shape[1], at_once):
+        some = slice(first, first + at_once)
+        found[:, some] = about(rows[:, some], variance[:, some])
+    return found
 
 
 def expected_improvement(pool: Pool) -> PerRow:

@@ -20,7 +20,7 @@ from bmaml.shapes import Inputs, Mask, PerRow
 SATURATED = 1e-6
 """Saturation: less than this part of an output's largest epistemic variance is left anywhere.
 
-A thousandth in standard deviations; rounding in float32 leaves about 1e-12.
+A thousandth in standard deviations; rounding of the rows to float32 leaves about 1e-12.
 """
 
 
@@ -122,9 +122,8 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     """Greedy maximisation of the joint information ½ log det(I + Σ/σ²), outputs added up.
 
     Σ is the epistemic covariance of the chosen rows and σ² their noise: the most nats a set of
-    labels can give, to a factor 1 − 1/e (Nemhauser et al. 1978). Conditioning on a row e with
-    noise σ² multiplies the embedding by I − β e eᵀ, β = 1/((σ² + s)(1 + √(σ²/(σ² + s)))), s = ‖e‖²
-    (Potter's square root), so no rows × rows matrix is built.
+    labels can give, to a factor 1 − 1/e (Nemhauser et al. 1978). Every pick adds a column to the
+    Cholesky factor of Σ + σ² (see `_Known`), so no rows × rows matrix is built.
 
     Beside it runs the same without noise: it says when the particles have nothing left to tell
     the rows apart (M bare particles span M − 1 dimensions). Each output is held against its own
@@ -133,19 +132,23 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     predictive = candidates.predictive
     assert isinstance(predictive, Predictive)
     picker = Picker(candidates)
-    informative = predictive.embedding().transpose(1, 2)  # [task, output, row, dimension]
-    residual = informative
-    noise = predictive.aleatoric().transpose(1, 2)
-    start = _largest(residual, picker.available)
+    rows = predictive.embedding().transpose(1, 2).double()  # [task, output, row, dimension]
+    noise = predictive.aleatoric().transpose(1, 2).double()
+    variance = rows.square().sum(-1)
+    noisy, noiseless = _Known(variance, noise), _Known(variance, torch.zeros_like(noise))
+    start = _largest(variance, picker.available)
     saturated_at = _never(candidates)
     for pick in range(min(size, picker.available.shape[-1])):
         left = picker.available
-        spent = (_largest(residual, left) <= SATURATED * start).all(-1) & left.any(-1)
+        spent = (_largest(noiseless.variance, left) <= SATURATED * start).all(-1) & left.any(-1)
         saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
-        information = 0.5 * torch.log1p(informative.square().sum(-1) / noise).sum(1)
+        information = 0.5 * torch.log1p(noisy.variance / noise).sum(1)
         index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), information))
-        informative = _conditioned(informative, index, noise)
-        residual = _conditioned(residual, index, torch.zeros_like(noise))
+        place = index.clamp_min(0).view(-1, 1, 1)
+        covariance = (rows @ _at(rows, place).unsqueeze(-1)).squeeze(-1)
+        covariance = covariance.masked_fill((index < 0).view(-1, 1, 1), 0)
+        noisy.learn(place, covariance)
+        noiseless.learn(place, covariance)
     used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
     used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
     bare = predictive.factor is None
@@ -198,21 +201,36 @@ def _without(available: Tensor, index: Tensor) -> Tensor:
     return available & (place != index.unsqueeze(-1))
 
 
-def _largest(embedding: Tensor, available: Tensor) -> Tensor:
-    """The largest variance of each output among the available rows, `[task, output]`."""
-    return embedding.square().sum(-1).masked_fill(~available.unsqueeze(1), 0).amax(-1)
+class _Known:
+    """What labels with some noise tell of all rows, one label after the other.
+
+    Attributes:
+        variance: what is left of each row's, `[task, output, row]`.
+    """
+
+    def __init__(self, variance: Tensor, noise: Tensor) -> None:
+        self.variance, self._noise = variance, noise
+        self._columns: list[Tensor] = []  # of a Cholesky factor: what each label took away, squared
+
+    def learn(self, place: Tensor, covariance: Tensor) -> None:
+        """A label at `place` `[task, 1, 1]`, whose covariance with all rows is given; zero for no label."""
+        for column in self._columns:
+            covariance = covariance - column * _at(column, place)
+        total = _at(self.variance, place) + _at(self._noise, place)
+        self._columns.append(covariance * total.clamp_min(torch.finfo(total.dtype).tiny).rsqrt())
+        self.variance = (self.variance - self._columns[-1].square()).clamp_min(0)
 
 
-def _conditioned(embedding: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-    """The embedding given a label at `index`; unchanged where the index is −1."""
-    place = index.clamp_min(0).view(-1, 1, 1, 1)
-    chosen = embedding.gather(2, place.expand(-1, embedding.shape[1], 1, embedding.shape[3]))
-    chosen = chosen * (index >= 0).view(-1, 1, 1, 1)
-    own_noise = noise.gather(2, place.squeeze(-1).expand(-1, noise.shape[1], 1)).unsqueeze(-1)
-    size = chosen.square().sum(-1, keepdim=True)
-    total = (own_noise + size).clamp_min(torch.finfo(embedding.dtype).tiny)
-    beta = 1 / (total * (1 + (own_noise / total).sqrt()))
-    return embedding - beta * (embedding @ chosen.mT) * chosen
+def _at(values: Tensor, place: Tensor) -> Tensor:
+    """Of `[task, output, row, …]` the row at `place`, `[task, output, 1]` or `[task, output, …]`."""
+    index = place.view(-1, 1, 1, *[1] * (values.ndim - 3)).expand(-1, values.shape[1], 1, *values.shape[3:])
+    found = values.gather(2, index)
+    return found if values.ndim == 3 else found.squeeze(2)
+
+
+def _largest(variance: Tensor, available: Tensor) -> Tensor:
+    """The largest of each output among the available rows, `[task, output]`."""
+    return variance.masked_fill(~available.unsqueeze(1), 0).amax(-1)
 
 
 def _distance(candidates: Candidates) -> Tensor:

@@ -68,11 +68,12 @@ def epig(pool: ClassPool) -> PerRow:
     theirs = weights * pool.target.log_probabilities.exp()
     targets, classes = theirs.shape[2], theirs.shape[3]
     block = max(1, PAIRS_AT_ONCE // (targets * classes**2 * len(ours)))
-    joints = []
-    for part in ours.split(block, 2):
-        joint = torch.einsum("tmrc,tmqd->trqcd", part, theirs)
-        joints.append(torch.special.entr(joint).sum((-1, -2)).mean(-1))
-    return pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - torch.cat(joints, -1)
+    both = ours.new_empty(len(ours), ours.shape[2])
+    for first in range(0, ours.shape[2], block):
+        some = slice(first, first + block)
+        joint = torch.einsum("tmrc,tmqd->trqcd", ours[:, :, some], theirs)
+        both[:, some] = torch.special.entr(joint).sum((-1, -2)).mean(-1)
+    return pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - both
 
 
 def random(pool: ClassPool) -> PerRow:

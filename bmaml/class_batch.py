@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bmaml.batch import Batch, Candidates, Picker, k_centre, power, top_k
 from bmaml.categorical import Categorical
-from bmaml.class_acquisition import ceiling
+from bmaml.class_acquisition import PAIRS_AT_ONCE, ceiling
 
 MOST_OUTCOMES = 2_000
 """Joint labellings of the chosen rows that are kept; more are represented by a sample of them."""
@@ -37,10 +37,7 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
     for pick in range(min(size, candidates.available.shape[-1])):
         full = (known >= (1 - SATURATED) * limits) & picker.available.any(-1)
         saturated_at = torch.where((saturated_at < 0) & full, pick, saturated_at)
-        # [task, row, outcome, class]: the mass of an outcome together with each class of each row.
-        mass = torch.einsum("tom,tmrc->troc", outcomes * weights.unsqueeze(1), probabilities)
-        conditional = torch.special.entr(mass).sum(-1) - torch.special.entr(mass.sum(-1))
-        gain = (conditional * shares.unsqueeze(1)).sum(-1) - expected
+        gain = _uncertain(outcomes * weights.unsqueeze(1), shares, probabilities) - expected
         index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), gain))
         place = index.clamp_min(0)
         each = torch.arange(len(weights), device=weights.device)
@@ -53,6 +50,25 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
     used = ["joint"] if bool((saturated_at != 0).any()) else []
     used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
     return picker.batch(used, saturated_at, ceiling(belief))
+
+
+def _uncertain(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:
+    """H(y | outcome) of each row, `[task, row]`.
+
+    Args:
+        masses: of each outcome and particle, `[task, outcome, particle]`.
+        probabilities: `[task, particle, row, class]`.
+    """
+    tasks, outcomes, _ = masses.shape
+    block = max(1, PAIRS_AT_ONCE // (tasks * outcomes * probabilities.shape[3]))
+    found = masses.new_empty(tasks, probabilities.shape[2])
+    for first in range(0, found.shape[1], block):
+        some = slice(first, first + block)
+        # [task, row, outcome, class]: the mass of an outcome together with each class of each row.
+        mass = torch.einsum("tom,tmrc->troc", masses, probabilities[:, :, some])
+        conditional = torch.special.entr(mass).sum(-1) - torch.special.entr(mass.sum(-1))
+        found[:, some] = (conditional * shares.unsqueeze(1)).sum(-1)
+    return found
 
 
 def _sampled(

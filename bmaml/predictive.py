@@ -3,17 +3,13 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bmaml import quantiles
+from bmaml import entropy, quantiles
 from bmaml.errors import BmamlError
 from bmaml.shapes import LogWeights, Moments, Outputs, Targets
-
-HERMITE_NODES, STRATA = 32, 1024
-"""Points at which the entropy of a mixture looks: in each component, and in all of many together."""
 
 
 class NoJoint(BmamlError, ValueError):
@@ -30,15 +26,15 @@ class Predictive:
         within: epistemic variance inside each particle, broadcastable to `means`; zero for bare
             particles, the exact posterior variance of the last layer for `collapsed`.
         log_weights: of the particles, normalised.
-        factor: where asked for, rows whose inner products are the covariances inside each
-            particle; `within` is their squared norm.
+        factor: where asked for, rows whose inner products are the covariances inside the particles,
+            averaged; their squared norm is the average of `within`.
     """
 
     means: Outputs
     noise: Float[Tensor, "#task #particle #row #output"]
     within: Float[Tensor, "#task #particle #row #output"]
     log_weights: LogWeights
-    factor: Float[Tensor, "task particle row #output rank"] | None = None
+    factor: Float[Tensor, "task row #output rank"] | None = None
 
     def mean(self) -> Moments:
         """The mixture's mean."""
@@ -90,27 +86,10 @@ class Predictive:
     def entropy(self) -> Moments:
         """Differential entropy of each output in nats, −E[log p(y)].
 
-        By Gauss–Hermite quadrature in each of a few components: exact for one Gaussian, and good to
-        about a hundredth of a nat for mixtures whose narrow components do not hide inside wide ones.
-        Of more components STRATA points are drawn evenly instead, each standing for the same share of
-        the probability, so that the cost grows with the components and not with their square.
+        See `bmaml.entropy`.
         """
-        scale = self._scale()
-        if self.means.shape[1] * HERMITE_NODES <= STRATA:
-            nodes, shares = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
-            total = torch.zeros_like(self.means[:, 0])
-            for node, share in zip(nodes, shares / shares.sum(), strict=True):
-                total = total - float(share) * self._average(
-                    self._log_mixture(self.means + scale * float(node))
-                )
-            return total
-        component, standard = _strata(self.log_weights)
-        total = torch.zeros_like(self.means[:, 0])
-        for some in torch.arange(STRATA, device=standard.device).split(HERMITE_NODES):
-            own = component[:, some, None, None].expand(-1, -1, *self.means.shape[2:])
-            points = self.means.gather(1, own) + scale.gather(1, own) * standard[:, some, None, None]
-            total = total - self._log_mixture(points).sum(1) / STRATA
-        return total
+        means, scales = self.means.flatten(2), self._scale().flatten(2)
+        return entropy.of_mixtures(means, scales, self.log_weights).unflatten(-1, self.means.shape[2:])
 
     def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
@@ -138,7 +117,7 @@ class Predictive:
     def embedding(self) -> Float[Tensor, "task row output dimension"]:
         """Rows whose inner products are the mixture's epistemic covariances, per output.
 
-        Bare particles give M dimensions (and rank M − 1); a factor adds M × rank.
+        Bare particles give M dimensions (and rank M − 1); a factor adds its own.
 
         Raises:
             NoJoint: the prediction has variance inside its particles and no factor for it.
@@ -149,14 +128,13 @@ class Predictive:
             if bool((self.within != 0).any()):
                 raise NoJoint("predict with joint=True to ask for covariances between rows")
             return between
-        inside = (root.unsqueeze(-1) * self.factor).movedim(1, 3).flatten(3)
-        return torch.cat([between, inside.expand(-1, -1, between.shape[2], -1)], -1)
+        return torch.cat([between, self.factor.expand(-1, -1, between.shape[2], -1)], -1)
 
     def without_negligible(self, lost: float) -> "Predictive":
         """The same belief carried by its weightiest components.
 
         Each task drops, lightest first, what together weighs no more than `lost`; no task depends
-        on another. The others' weights add up to one again.
+        on another. The others' weights add up to one again. The factor stays that of all.
         """
         order, logs = weightiest(self.log_weights, weighty(self.log_weights, lost))
 
@@ -172,7 +150,7 @@ class Predictive:
             noise=taken(self.noise),
             within=taken(self.within),
             log_weights=logs,
-            factor=None if self.factor is None else taken(self.factor),
+            factor=self.factor,
         )
 
     def towards(self, prior: "Predictive", share: Float[Tensor, "task row"], joint: bool) -> "Predictive":
@@ -189,11 +167,10 @@ class Predictive:
         kept = 1 - share
         within = kept * self.within + share * prior.epistemic().unsqueeze(1)
         factor = self.factor
-        if joint and factor is None:
-            factor = within.expand_as(self.means).sqrt().unsqueeze(-1)
-        elif factor is not None:
-            growth = within / self.within.clamp_min(torch.finfo(within.dtype).tiny)
-            factor = factor * growth.sqrt().unsqueeze(-1)
+        if joint:
+            before, after = (self._average(each.expand_as(self.means)) for each in (self.within, within))
+            growth = (after / before.clamp_min(torch.finfo(before.dtype).tiny)).sqrt()
+            factor = after.sqrt().unsqueeze(-1) if factor is None else factor * growth.unsqueeze(-1)
         return Predictive(
             means=kept * self.means + share * prior.mean().unsqueeze(1),
             noise=self.noise,
@@ -217,7 +194,7 @@ class Predictive:
             noise=taken(self.noise),
             within=taken(self.within),
             log_weights=self.log_weights,
-            factor=None if self.factor is None else taken(self.factor),
+            factor=None if self.factor is None else taken(self.factor.unsqueeze(1)).squeeze(1),
         )
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Predictive":
@@ -232,7 +209,7 @@ class Predictive:
             noise=taken(self.noise),
             within=taken(self.within),
             log_weights=self.log_weights[tasks],
-            factor=None if self.factor is None else self.factor[tasks, :, rows],
+            factor=None if self.factor is None else self.factor[tasks, rows],
         )
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> "Predictive":
@@ -250,13 +227,6 @@ class Predictive:
 
     def _mixed(self, logs: Tensor) -> Tensor:
         return torch.logsumexp(logs + self.log_weights[..., None, None], 1)
-
-    def _log_mixture(self, points: Tensor) -> Tensor:
-        """log of the mixture's density at `[task, point, row, output]`."""
-        scale = self._scale().unsqueeze(2)
-        standard = (points.unsqueeze(1) - self.means.unsqueeze(2)) / scale
-        logs = (-0.5 * standard.square()).sub_(scale.log()).add_(self.log_weights[..., None, None, None])
-        return torch.logsumexp(logs, 1) - 0.5 * math.log(2 * math.pi)
 
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
@@ -282,26 +252,6 @@ def weightiest(
     logs, order = log_weights.masked_fill(~kept, -math.inf).sort(dim=-1, descending=True, stable=True)
     count = max(1, int(kept.sum(-1).max()))
     return order[:, :count], logs[:, :count].log_softmax(-1)
-
-
-def _strata(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """STRATA evenly spread points of each task's mixture: the component of each, and where in it.
-
-    The probability line is laid out component after component and cut into equal parts, whose middles
-    are the points (systematic sampling).
-
-    Returns:
-        Components `[task, point]`, and standard normal positions in them.
-    """
-    weights = log_weights.double().exp()
-    ends = weights.cumsum(-1)
-    middles = (torch.arange(STRATA, dtype=ends.dtype, device=ends.device) + 0.5) / STRATA
-    middles = (middles * ends[:, -1:]).contiguous()
-    component = torch.searchsorted(ends, middles).clamp_max(weights.shape[-1] - 1)
-    own = weights.gather(-1, component)
-    position = (middles - ends.gather(-1, component) + own) / own
-    eps = torch.finfo(ends.dtype).eps
-    return component, torch.special.ndtri(position.clamp(eps, 1 - eps)).to(log_weights.dtype)
 
 
 def _absolute(mean: Tensor, scale: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from bmaml import svgd
 from bmaml.bands import in_bands
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.last_layer import Conditions, conditioned
-from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, picked
+from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, of_particles, picked
 from bmaml.learners.interface import InvalidLearner, Learned, Learner
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
@@ -174,7 +174,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         factor = None
         if joint:
             whole = torch.cat([left, left_of_one], -1) * (widening * precision.rsqrt())
-            factor = of_hypotheses(whole.unsqueeze(-2), posterior, 1)
+            share = of_particles(posterior.log_weights.exp() * posterior.scales.square(), posterior)
+            factor = (whole * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
         return Predictive(
             means=of_hypotheses(means, posterior, 0),
             noise=of_hypotheses(wider * noise, posterior, 2),
@@ -187,9 +188,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """1 / Σ weight², the hypotheses of a particle counted together."""
         if posterior.owner is None:
             return super().effective_particles(posterior)
-        weights = posterior.head.new_zeros(posterior.head.shape[:2])
-        weights = weights.scatter_add(1, posterior.owner, posterior.log_weights.exp())
-        return 1 / weights.square().sum(-1)
+        return 1 / of_particles(posterior.log_weights.exp(), posterior).square().sum(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""

@@ -120,3 +120,11 @@ def of_hypotheses(values: Tensor, posterior: CollapsedPosterior, power: int) -> 
     if not power:
         return values
     return values * (scales**power).view(*scales.shape, *[1] * (values.ndim - 2))
+
+
+def of_particles(values: Tensor, posterior: CollapsedPosterior) -> Tensor:
+    """`[task, hypothesis]` added up over the hypotheses of each particle, `[task, particle]`."""
+    if posterior.owner is None:
+        return values.unflatten(1, (posterior.particles.shape[1], -1)).sum(-1)
+    total = values.new_zeros(len(values), posterior.head.shape[1])
+    return total.scatter_add(1, posterior.owner, values)

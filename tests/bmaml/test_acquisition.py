@@ -5,17 +5,19 @@ import dataclasses
 import pytest
 import torch
 
+from bmaml import acquisition
 from bmaml.acquisition import ACQUISITIONS, NeedsTarget, Pool
 from bmaml.batch import STRATEGIES, Candidates
 from bmaml.predictive import Predictive
 
 
 def belief(rows=12, particles=5, tasks=2, rank=None):
-    factor = None if rank is None else 0.5 * torch.randn(tasks, particles, rows, 1, rank)
+    factor = None if rank is None else 0.5 * torch.randn(tasks, rows, 1, particles * rank) / particles**0.5
+    within = torch.zeros(1, 1, 1, 1) if factor is None else factor.square().sum(-1).unsqueeze(1)
     return Predictive(
         means=torch.randn(tasks, particles, rows, 1),
         noise=torch.full((tasks, particles, 1, 1), 0.2),
-        within=torch.zeros(1, 1, 1, 1) if factor is None else factor.square().sum(-1),
+        within=within,
         log_weights=torch.randn(tasks, particles).log_softmax(-1),
         factor=factor,
     )
@@ -54,12 +56,21 @@ def test_entropy_of_one_gaussian_is_half_the_log_of_its_variance():
 def test_epig_of_one_gaussian_is_the_mutual_information_of_two_normals():
     about = belief(particles=1, rank=3)
     here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
-    factor = about.factor[:, 0, :, 0]
+    factor = about.factor[:, :, 0]
     joint = factor @ factor.mT + 0.2 * torch.eye(12)
     own = joint.diagonal(dim1=-2, dim2=-1)
     logdet = own[:, :8, None] * own[:, None, 8:] - joint[:, :8, 8:] ** 2
     information = 0.5 * (own[:, :8, None].log() + own[:, None, 8:].log() - logdet.log())
     torch.testing.assert_close(ACQUISITIONS["epig"].score(pool(here, there)), information.mean(-1))
+
+
+@pytest.mark.parametrize("cells", [1, 20])
+def test_epig_of_many_rows_is_that_of_a_few_at_a_time(monkeypatch, cells):
+    about = belief(rank=3)
+    here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
+    whole = ACQUISITIONS["epig"].score(pool(here, there))
+    monkeypatch.setattr(acquisition, "CELLS", cells)
+    torch.testing.assert_close(ACQUISITIONS["epig"].score(pool(here, there)), whole)
 
 
 def test_epig_needs_a_target():
@@ -148,7 +159,7 @@ def test_the_draw_decides_between_equals(name):
         about,
         means=torch.zeros_like(about.means),
         within=about.within[:, :, :1],
-        factor=about.factor[:, :, :1].expand(-1, -1, 12, -1, -1),
+        factor=about.factor[:, :1].expand(-1, 12, -1, -1),
     )
     tied = dataclasses.replace(
         candidates(same, scores=torch.ones(2, 12), labelled=1), x=torch.zeros(2, 12, 2)
@@ -171,7 +182,7 @@ def test_permuting_the_pool_permutes_the_choice(name):
             about.noise,
             about.within[:, :, order],
             about.log_weights,
-            about.factor[:, :, order],
+            about.factor[:, order],
         ),
     )
     found = STRATEGIES[name](shuffled, 5).indices

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from bmaml import class_batch
 from bmaml.batch import Candidates
 from bmaml.categorical import Categorical, classes_of, normalised
 from bmaml.class_acquisition import CLASS_ACQUISITIONS, ClassPool, ceiling
@@ -124,7 +125,9 @@ def test_every_score_follows_the_rows_when_the_pool_is_permuted():
         torch.testing.assert_close(acquisition.score(permuted), acquisition.score(straight)[:, order])
 
 
-def test_joint_selection_is_greedy_in_exact_joint_information():
+@pytest.mark.parametrize("at_once", [1, 20, 10**6])
+def test_joint_selection_is_greedy_in_exact_joint_information(monkeypatch, at_once):
+    monkeypatch.setattr(class_batch, "PAIRS_AT_ONCE", at_once)
     predictive = belief(particles=5, rows=6, classes=3)
     found = CLASS_STRATEGIES["joint"](candidates(predictive), 3)
     chosen: list[int] = []

@@ -241,6 +241,12 @@ def test_evidence_is_the_dense_multivariate_normal_s():
     torch.testing.assert_close(found, expected)
 
 
+def own_covariance(belief, learner, particle):
+    """Of the rows, inside one particle: what it adds to the mixture's, by its weight."""
+    factor = belief.factor[0, :, 0].unflatten(-1, (learner.particles, -1))[:, particle]
+    return factor @ factor.T / belief.log_weights[0, particle].exp()
+
+
 def test_prediction_is_bayesian_linear_regression_s():
     learner, learned, batch, features, (gamma, lamda), _ = collapsed_parts()
     weight, bias = learner.network.unpack(weights_of(learned["initial"]))[-1]
@@ -254,8 +260,7 @@ def test_prediction_is_bayesian_linear_regression_s():
     torch.testing.assert_close(belief.means[0, 0], phi @ mean)
     dense = phi @ covariance @ phi.T
     torch.testing.assert_close(belief.within[0, 0, :, 0], dense.diagonal())
-    factor = belief.factor[0, 0, :, 0]
-    torch.testing.assert_close(factor @ factor.T, dense)
+    torch.testing.assert_close(own_covariance(belief, learner, 0), dense)
 
 
 def test_without_rows_the_prediction_is_the_prior_and_weights_are_equal():
@@ -293,6 +298,11 @@ def test_steps_on_the_features_raise_the_evidence_and_leave_head_and_precisions(
     assert (learner.evidence(moved, support) > learner.evidence(start, support)).all()
 
 
+def inside(belief):
+    """The average variance inside the particles."""
+    return (belief.log_weights.exp()[..., None, None] * belief.within).sum(1)
+
+
 def test_the_widening_scales_deviations_as_far_as_the_rows_have_spoken_and_no_mean_or_weight():
     learner, learned, batch, *_ = collapsed_parts()
     wide = {**learned, "log_widening": torch.tensor(2.0).log()}
@@ -307,7 +317,7 @@ def test_the_widening_scales_deviations_as_far_as_the_rows_have_spoken_and_no_me
     torch.testing.assert_close(two.log_weights, one.log_weights)
     torch.testing.assert_close(two.noise, factor * one.noise)
     torch.testing.assert_close(two.within, factor * one.within)
-    torch.testing.assert_close(two.factor.square().sum(-1), two.within)
+    torch.testing.assert_close(two.factor.square().sum(-1), inside(two))
     torch.testing.assert_close(still.variance(), before.variance())
 
 
@@ -332,7 +342,7 @@ def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
     belief = learner.predict(posterior, batch.query.x, joint=True)
     torch.testing.assert_close(belief.means[:, 0], belief.means[:, 1])
     torch.testing.assert_close(belief.noise[0, 1], 36 * belief.noise[0, 0])
-    torch.testing.assert_close(belief.factor.square().sum(-1), belief.within)
+    torch.testing.assert_close(belief.factor.square().sum(-1), inside(belief))
 
 
 def test_the_two_meta_objectives_of_collapsed_are_their_formulas():
@@ -497,8 +507,7 @@ def test_noise_that_depends_on_x_enters_evidence_and_prediction_row_by_row():
     gain = asked @ phi.T / lamda @ torch.linalg.inv(dense.covariance_matrix)
     torch.testing.assert_close(belief.means[0, 2], asked_mean + gain @ residual)
     covariance = asked @ asked.T / lamda - gain @ phi @ asked.T / lamda
-    factor = belief.factor[0, 2, :, 0]
-    torch.testing.assert_close(factor @ factor.T, covariance)
+    torch.testing.assert_close(own_covariance(belief, learner, 2), covariance)
     torch.testing.assert_close(belief.within[0, 2, :, 0], covariance.diagonal())
     torch.testing.assert_close(belief.noise[0, 2, :, 0], asked_noise)
 

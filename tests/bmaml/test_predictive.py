@@ -7,17 +7,22 @@ import pytest
 import torch
 from scipy import integrate
 
+from bmaml import entropy
 from bmaml.predictive import NoJoint, Predictive
 
 
 def mixture(tasks=2, particles=4, rows=3, outputs=2, rank=None):
-    factor = None if rank is None else torch.randn(tasks, particles, rows, 1, rank)
-    within = torch.rand(tasks, particles, rows, 1) if factor is None else factor.square().sum(-1)
+    within, factor = torch.rand(tasks, particles, rows, 1), None
+    logs = torch.randn(tasks, particles).log_softmax(-1)
+    if rank is not None:
+        factors = torch.randn(tasks, particles, rows, rank)
+        within = factors.square().sum(-1, keepdim=True)
+        factor = (factors * (0.5 * logs).exp()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
     return Predictive(
         means=torch.randn(tasks, particles, rows, outputs),
         noise=0.1 + torch.rand(tasks, particles, 1, 1),
         within=within,
-        log_weights=torch.randn(tasks, particles).log_softmax(-1),
+        log_weights=logs,
         factor=factor,
     )
 
@@ -91,6 +96,15 @@ def test_entropy_is_exact_for_one_gaussian_and_close_for_mixtures():
     assert float(belief.entropy()) == pytest.approx(exact, abs=0.01)
 
 
+@pytest.mark.parametrize("at_once", [1, 10**7])
+def test_entropy_is_each_place_s_own_affair(monkeypatch, at_once):
+    belief = mixture(particles=40)
+    alone = [belief.part(slice(task, task + 1), slice(row, row + 1)) for task in range(2) for row in range(3)]
+    expected = torch.cat([each.entropy() for each in alone]).view(2, 3, 2)
+    monkeypatch.setattr(entropy, "CELLS", at_once)
+    torch.testing.assert_close(belief.entropy(), expected)
+
+
 def test_entropy_of_many_components_is_close_to_the_integral():
     belief = mixture(tasks=3, particles=300, rows=1, outputs=1)
     belief.means.mul_(3)
@@ -113,9 +127,21 @@ def test_embedding_s_inner_products_are_the_epistemic_covariances():
     weights, means = belief.log_weights.exp()[0], belief.means[0, :, :, 1]
     offsets = means - weights @ means
     between = torch.einsum("m,mi,mj->ij", weights, offsets, offsets)
-    inside = torch.einsum("m,mir,mjr->ij", weights, belief.factor[0, :, :, 0], belief.factor[0, :, :, 0])
+    inside = belief.factor[0, :, 0] @ belief.factor[0, :, 0].T
     torch.testing.assert_close(embedding @ embedding.T, between + inside)
     torch.testing.assert_close((embedding @ embedding.T).diagonal(), belief.epistemic()[0, :, 1])
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_on_the_way_to_the_prior_covariances_still_have_the_variances_on_their_diagonal(rank):
+    belief, prior = mixture(rank=rank), mixture(particles=2)
+    if rank is None:
+        belief = dataclasses.replace(belief, within=torch.zeros(1, 1, 1, 1))
+    share = torch.tensor([[0.0, 0.3, 1.0], [0.9, 0.0, 0.5]])
+    mixed = belief.towards(prior, share, joint=True)
+    torch.testing.assert_close(mixed.embedding().square().sum(-1), mixed.epistemic())
+    torch.testing.assert_close(mixed.mean()[0, 2], prior.mean()[0, 2])
+    torch.testing.assert_close(mixed.epistemic()[0, 2], prior.epistemic()[0, 2])
 
 
 def test_covariances_need_the_factor():
@@ -164,7 +190,7 @@ def test_components_of_no_weight_go_and_the_others_stay():
         light.log_weights.exp(),
         torch.tensor([[0.5, 0.3, 0.1997], [0.9, 0.0997, 0.0]]) / torch.tensor([[0.9997], [0.9997]]),
     )
-    for name in ("means", "noise", "within", "factor"):
+    for name in ("means", "noise", "within"):
         torch.testing.assert_close(getattr(light, name)[0], getattr(belief, name)[0, [0, 2, 4]])
     torch.testing.assert_close(light.mean(), belief.mean(), atol=5e-3, rtol=0)
     levels = torch.tensor([[0.05, 0.5]])

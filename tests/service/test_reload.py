@@ -186,8 +186,9 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     assert str(root) not in reply.text
     card = served.client.get("/models/tiny/versions/1")
     assert (card.status_code, card.json()["type"]) == (503, "urn:bmaml:problem:not-ready")
-    Store(root).remove("tiny", 2)
     publish(root, "another", seed=4)
+    wait_for(lambda: len(served.client.get("/models").json()["models"]) == 2)
+    Store(root).remove("tiny", 2)
     wait_for(lambda: [each["name"] for each in served.client.get("/models").json()["models"]] == ["another"])
     listed = served.client.get("/models").json()
     (refused,) = listed["refused"]
