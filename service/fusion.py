@@ -26,6 +26,8 @@ from service.work import Answer, Array, Chosen, Moments, PredictAsk, Predicted, 
 
 NUMBERS = 1 << 22
 """In the features of a part's rows, and in its tasks' own particles."""
+DOUBLE = 3
+"""Rows of memory that a support row takes: more is kept of it, in float64."""
 CELLS = 1 << 17
 """Tasks × hypotheses × rows that are predicted together: they stay in cache."""
 WASTE = 1.5
@@ -51,7 +53,8 @@ def _parts(works: Sequence[Work]) -> Iterator[Sequence[Work]]:
     """Few enough at a time."""
     model, at_once = works[0].model, len(works)
     if model.device.type == "cpu":
-        rows = max(1, sum(map(max, zip(*(work.shape for work in works), strict=True))))
+        support, query = map(max, zip(*(work.shape for work in works), strict=True))
+        rows = max(1, DOUBLE * support + query)
         features = model.learner.particles * rows * model.learner.network.feature_size
         moved = model.learned["initial"].numel() if works[0].steps else 0
         at_once = max(1, NUMBERS // (features + moved))
