@@ -1,8 +1,8 @@
 """The rival that somebody builds by hand: gradient boosting on features of the rows given, for one question.
 
-One model for each number of support rows, trained on every training task to answer just that: from so many
-rows in order, what comes later? It has to be trained again for another number, and knows nothing of a
-family that is not a curve.
+One model for each number of support rows, trained on the tasks as every learner is dealt them (some rows
+are left out) to answer just that: from so many rows in order, what comes later? It has to be trained again
+for another number, and knows nothing of a family that is not a curve.
 """
 
 from collections.abc import Sequence

@@ -81,7 +81,7 @@ def epig(pool: Pool) -> PerRow:
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
     targets, target_variance = pool.target.embedding(), pool.target.variance().unsqueeze(1)
-    at_once = max(1, CELLS // target_variance.numel())
+    at_once = max(1, CELLS // max(1, target_variance.numel()))
 
     def about(rows: Tensor, variance: Tensor) -> Tensor:
         scales = variance.unsqueeze(2) * target_variance

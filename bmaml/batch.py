@@ -24,6 +24,10 @@ A thousandth in standard deviations; rounding of the rows to float32 leaves abou
 """
 
 
+ROUNDING = 1e-12
+"""What rounding in float64 leaves of a variance that is gone, at most."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """A pool to choose from.
@@ -209,15 +213,19 @@ class _Known:
     """
 
     def __init__(self, variance: Tensor, noise: Tensor) -> None:
-        self.variance, self._noise = variance, noise
+        self.variance, self._before, self._noise = variance, variance, noise
         self._columns: list[Tensor] = []  # of a Cholesky factor: what each label took away, squared
 
     def learn(self, place: Tensor, covariance: Tensor) -> None:
-        """A label at `place` `[task, 1, 1]`, whose covariance with all rows is given; zero for no label."""
+        """A label at `place` `[task, 1, 1]`, whose covariance with all rows is given; zero for no label.
+
+        Of a row with no variance left but rounding there is nothing to learn.
+        """
         for column in self._columns:
             covariance = covariance - column * _at(column, place)
         total = _at(self.variance, place) + _at(self._noise, place)
-        self._columns.append(covariance * total.clamp_min(torch.finfo(total.dtype).tiny).rsqrt())
+        news = total > ROUNDING * _at(self._before, place)
+        self._columns.append(torch.where(news, covariance * total.where(news, 1.0).rsqrt(), 0.0))
         self.variance = (self.variance - self._columns[-1].square()).clamp_min(0)
 
 

@@ -52,8 +52,11 @@ def _of_places(
     offsets = (points.unsqueeze(-1) - means.unsqueeze(1)).mul_(inverse.unsqueeze(1))
     # A processor is slow at numbers below the smallest normal one.
     near = offsets.square_().neg_().clamp_min_(-FAR).exp_()
-    logs = torch.bmm(near, (weights * inverse).unsqueeze(-1)).squeeze(-1).log()
-    return 0.5 * math.log(math.pi) - logs @ share
+    # In units of the highest peak: whatever the unit of y, these are no tiny numbers.
+    heights = weights * inverse
+    highest = heights.amax(1, keepdim=True)
+    logs = torch.bmm(near, (heights / highest).unsqueeze(-1)).squeeze(-1).log()
+    return 0.5 * math.log(math.pi) - highest.squeeze(1).log() - logs @ share
 
 
 def _points(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -160,8 +160,8 @@ class Predictive:
         prior mixture's; noise stays. At share 1 each has the prior's mean and epistemic variance.
 
         Args:
-            joint: carry a `factor` too: the same correlations at the new variances; what is new in
-                bare particles moves together.
+            joint: carry a `factor` too: the correlations that the covariances inside the particles have
+                on average, at the new variances; what is new in bare particles moves together.
         """
         share = share.unsqueeze(1).unsqueeze(-1)  # [task, 1, row, 1]
         kept = 1 - share

@@ -1,5 +1,6 @@
 """What a published version says about itself."""
 
+import hashlib
 import re
 from typing import Any, Literal, Self
 
@@ -116,3 +117,8 @@ class Manifest(BaseModel):
     def dumped(self) -> bytes:
         """The manifest as it lies in the store."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest, which holds the digest of every other file: of the version."""
+        return hashlib.sha256(self.dumped()).hexdigest()

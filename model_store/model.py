@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ class Model:
     @cached_property
     def sha256(self) -> str:
         """Of the manifest, which holds the digest of every other file."""
-        return sha256(self.manifest.dumped()).hexdigest()
+        return self.manifest.sha256
 
     @property
     def device(self) -> torch.device:

@@ -83,6 +83,15 @@ class Store:
             )
         return Model.of(manifest, learned)
 
+    def manifest(self, name: str, version: int | None = None) -> Manifest:
+        """What is said of a version, without looking at its other files.
+
+        Raises:
+            UnknownModel, CorruptModel: as `load`.
+        """
+        folder, version = self._folder(name, version)
+        return self._manifest(folder, name, version)
+
     def card(self, name: str, version: int | None = None) -> str:
         """The model card, as Markdown.
 

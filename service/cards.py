@@ -4,7 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_store import Model
+from bmaml.learners import learner_from
+from model_store import Manifest
 
 
 class ColumnCard(BaseModel):
@@ -45,9 +46,13 @@ class VersionCard(BaseModel):
     metrics: dict[str, float]
 
     @classmethod
-    def of(cls, model: Model) -> Self:
-        """This version's."""
-        manifest, image = model.manifest, model.manifest.image
+    def of(cls, manifest: Manifest) -> Self:
+        """The card of the version that this is the manifest of.
+
+        Raises:
+            InvalidLearner: the manifest describes none.
+        """
+        learner, image = learner_from(manifest.learner, manifest.settings), manifest.image
         inputs, outputs = (
             [ColumnCard(name=c.name, transform=c.transform, lower=c.lower, upper=c.upper) for c in columns]
             for columns in (manifest.inputs, manifest.outputs)
@@ -55,7 +60,7 @@ class VersionCard(BaseModel):
         return cls(
             name=manifest.name,
             version=manifest.version,
-            sha256=model.sha256,
+            sha256=manifest.sha256,
             kind=manifest.kind,
             description=manifest.description,
             inputs=inputs,
@@ -63,8 +68,8 @@ class VersionCard(BaseModel):
             image=None if image is None else ImageCard(**image.model_dump()),
             classes=manifest.classes,
             learner=manifest.learner,
-            particles=model.learner.particles,
-            steps=model.learner.steps,
+            particles=learner.particles,
+            steps=learner.steps,
             training=manifest.training,
             seed=manifest.seed,
             code_version=manifest.code_version,

@@ -155,7 +155,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
     """The model card: inputs, learner, training configuration, measured figures."""
-    return VersionCard.of(await _ready(request).read(name, version))
+    return await _ready(request).card(name, version)
 
 
 @router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])

@@ -1,17 +1,18 @@
 """What lives as long as the process: settings, catalogue, engine; from cold to warm to stopped."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable
 from functools import partial
 
 import torch
 
 from bmaml.errors import BmamlError
-from model_store import Model, Store
+from model_store import Model, Store, UnknownModel
+from service.cards import VersionCard
 from service.catalogue import Catalogue, Place, Shelved
 from service.codec import Codec
 from service.decoders import Decoders
@@ -176,18 +177,23 @@ class Runtime:
         self._asked[model.sha256] = time.monotonic()
         return model
 
-    async def read(self, name: str, version: int) -> Model:
-        """A version, to be looked at: one that was let go is read, and let go again.
+    async def card(self, name: str, version: int) -> VersionCard:
+        """The card of a version; of one that was let go the manifest is read again.
 
         Raises:
             UnknownModel: no such name or version.
             RequestError: 503 where it cannot be read.
         """
+        with contextlib.suppress(Shelved):
+            return VersionCard.of(self.catalogue.model(name, version).manifest)
+        store = Store(self.settings.store)
         try:
-            return self.catalogue.model(name, version)
-        except Shelved:
-            reading = asyncio.to_thread(Store(self.settings.store).load, name, version)
-            return await _loaded_again((name, version), reading)
+            return await asyncio.to_thread(lambda: VersionCard.of(store.manifest(name, version)))
+        except UnknownModel:
+            raise
+        except BmamlError as error:
+            log.error("%s version %d cannot be read again: %s", name, version, error)
+            raise RequestError("not-ready", "this version cannot be read again", retry_after_s=1) from None
 
     async def _unshelved(self, place: Place) -> Model:
         """A version that was let go, loaded again; once, however many ask for it.
@@ -200,7 +206,11 @@ class Runtime:
             loading = asyncio.create_task(asyncio.to_thread(self._load, place))
             self._loading[place] = loading
             loading.add_done_callback(lambda _: self._loading.pop(place, None))
-        return await _loaded_again(place, asyncio.shield(loading))
+        try:
+            return await asyncio.shield(loading)
+        except Exception as error:
+            log.error("%s version %d cannot be loaded again: %s", *place, error)
+            raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
 
     def _load(self, place: Place) -> Model:
         model = Store(self.settings.store).load(*place).to(self.device)
@@ -283,14 +293,6 @@ class Runtime:
             check(self.device)
         else:
             self._worker.check()
-
-
-async def _loaded_again(place: Place, loading: Awaitable[Model]) -> Model:
-    try:
-        return await loading
-    except Exception as error:
-        log.error("%s version %d cannot be loaded again: %s", *place, error)
-        raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
 
 
 class TooManyParticles(BmamlError):

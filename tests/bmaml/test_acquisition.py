@@ -239,6 +239,37 @@ def test_max_determinant_takes_the_row_that_raises_the_dense_log_determinant_mos
             chosen.append(index)
 
 
+def spent(rows, chosen):
+    """Whether the chosen rows, known without noise, say all about the others."""
+    free = [row for row in range(len(rows)) if row not in chosen]
+    known = torch.linalg.pinv(rows[chosen]) @ rows[chosen]
+    left = (rows - rows @ known).square().sum(-1)
+    return bool(left[free].max() <= 1e-6 * rows.square().sum(-1).max())
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_rows_that_repeat_others_are_saturation_only_once_nothing_else_is_left(rank, outputs):
+    about, thrice = belief(rows=5, particles=7, rank=rank), torch.arange(5).repeat(3)
+    size = torch.tensor([2.0, 2.0, 0.1, 0.1, 0.1])[thrice].unsqueeze(
+        -1
+    )  # to ask again tells more than the small
+    many = Predictive(
+        (size * about.means[:, :, thrice]).repeat(1, 1, 1, outputs),
+        about.noise,
+        size.square() * about.within[:, :, thrice] if rank else about.within,
+        about.log_weights,
+        size.unsqueeze(-1) * about.factor[:, thrice] if rank else None,
+    )
+    batch = STRATEGIES["max_determinant"](candidates(many, labelled=1), 12)
+    rows = many.embedding()[:, :, 0]
+    for task in range(2):
+        chosen = batch.indices[task].tolist()
+        saturated = next((pick for pick in range(12) if spent(rows[task], chosen[:pick])), -1)
+        assert int(batch.saturated_at[task]) == saturated
+        assert len({index % 5 for index in chosen[:6]}) < 5  # some were asked for again
+
+
 def test_max_determinant_gains_add_up_to_the_joint_information():
     about = belief(rank=3)
     batch = STRATEGIES["max_determinant"](candidates(about), 5)

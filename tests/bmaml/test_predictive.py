@@ -105,6 +105,21 @@ def test_entropy_is_each_place_s_own_affair(monkeypatch, at_once):
     torch.testing.assert_close(belief.entropy(), expected)
 
 
+@pytest.mark.parametrize("particles", [4, 40])
+def test_another_unit_adds_its_logarithm_to_the_entropy(particles):
+    belief = mixture(particles=particles)
+    belief.log_weights.copy_((20 * torch.randn(2, particles)).log_softmax(-1))
+    belief.means[:, :, 0] *= 1e4
+    single = dataclasses.replace(
+        belief,
+        **{name: getattr(belief, name).float() for name in ("means", "noise", "within", "log_weights")},
+    )
+    for unit in (1e-12, 1.0, 1e14):
+        scaled = single.rescaled(torch.zeros(2).float(), torch.full((2,), unit).float())
+        expected = belief.entropy() + math.log(unit)
+        torch.testing.assert_close(scaled.entropy().double(), expected, rtol=0, atol=2e-3)
+
+
 def test_entropy_of_many_components_is_close_to_the_integral():
     belief = mixture(tasks=3, particles=300, rows=1, outputs=1)
     belief.means.mul_(3)
