@@ -150,9 +150,11 @@ class Model:
         There the support set says less and less, and so does the network: with d the distance in
         widths of the range (`columns.outside`), the answer returns to the prior by a share of
         1 − exp(−½ (d / FAR)²), which is 39 % where a row counts as far away and all of it soon after.
+
+        A label is never said to be noisier than labels differ: where a particle has learned to pass over
+        some rows, its noise there is as good as infinite, which tells nobody anything.
         """
-        belief = self.learner.predict(posterior, x, joint)
-        assert isinstance(belief, Predictive)
+        belief = self._believed(posterior, x, joint)
         low, high = self._range.to(x).unbind(0)
         if bool(((x >= low) & (x <= high)).all()):
             return belief
@@ -160,9 +162,19 @@ class Model:
 
     def prior(self, x: Tensor) -> Predictive:
         """The belief about rows x `[task, row, input]` before any label."""
-        belief = self.learner.predict(self._unconditioned, x)
+        return self._believed(self._unconditioned, x)
+
+    def _believed(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
+        belief = self.learner.predict(posterior, x, joint)
         assert isinstance(belief, Predictive)
-        return belief
+        return replace(belief, noise=torch.minimum(belief.noise, self._noisiest.to(belief.noise)))
+
+    @cached_property
+    def _noisiest(self) -> Tensor:
+        """The square of the range of labels in training, standardised: `[output]`."""
+        ends = np.array([[c.lower, c.upper] for c in self.manifest.outputs]).T
+        low, high = torch.from_numpy(standardised(self.manifest.outputs, ends)).unbind(0)
+        return (high - low).square().masked_fill(high <= low, torch.inf)
 
     @cached_property
     def _unconditioned(self) -> Posterior:
