@@ -39,7 +39,8 @@ class Catalogue:
 
         A version whose files are as they were is not read again. One that cannot be served is refused,
         and if it could before, what was loaded then goes on answering. A store that has nothing at all
-        any more is taken for one that cannot be reached.
+        any more is taken for one that cannot be reached. Of what is new only the newest of each name stays
+        loaded: the others are tried, and shelved.
 
         Args:
             prepare: is given every model that is new, before anybody else; may fail.
@@ -52,6 +53,7 @@ class Catalogue:
         }
         if stamps == self.stamps or not stamps:
             return self
+        newest = dict(sorted(stamps))  # version by name
         models: dict[str, dict[int, Model]] = {}
         unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
         refused = [each for each in self.refused if (each.name, each.version) in unchanged]
@@ -60,9 +62,13 @@ class Catalogue:
         for name, version in stamps:
             model = self.models.get(name, {}).get(version)
             if (name, version) not in unchanged:
+                known = model is not None
                 try:
                     model = store.load(name, version).to(device)
                     prepare(model)
+                    if version < newest[name] and not known:
+                        shelved[name, version] = model.sha256
+                        model = None
                 except Exception as error:
                     refused.append(_refused(name, version, error, root))
                     if not isinstance(error, BmamlError):

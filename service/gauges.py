@@ -24,7 +24,7 @@ class Gauges(Collector):
         yield _single("queue_wait_seconds", "What waits, at the pace of late", queue.seconds)
 
         labels = ["name", "version", "learner", "sha256"]
-        info = GaugeMetricFamily("bmaml_model_info", "One for each version that is served", labels=labels)
+        info = GaugeMetricFamily("bmaml_model_info", "One for each version that is loaded", labels=labels)
         for versions in runtime.catalogue.models.values():
             for model in versions.values():
                 manifest = model.manifest

@@ -164,6 +164,19 @@ def test_an_old_version_that_nobody_asks_is_let_go_and_loaded_again_for_who_does
     assert ask(served.client).json()["model"] == first["model"]
 
 
+def test_of_new_versions_the_newest_is_loaded_and_the_others_once_they_are_asked_for(tmp_path):
+    for seed in (1, 2, 3):
+        publish(tmp_path, "tiny", seed=seed)
+    for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
+        assert loaded(served) == {3}
+        assert versions(served.client) == [1, 2, 3]
+        assert ask(served.client, version=2).json()["model"]["version"] == 2
+        assert loaded(served) == {2, 3}
+        publish(tmp_path, "tiny", seed=4)
+        wait_for(lambda: versions(served.client) == [1, 2, 3, 4])
+        assert loaded(served) == {2, 3, 4}
+
+
 def test_a_version_whose_posteriors_are_kept_is_not_let_go(forgetful):
     root, served = forgetful
     body = {"model": "tiny", "version": 1, "support": ROWS}
