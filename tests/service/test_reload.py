@@ -173,7 +173,7 @@ def test_of_new_versions_the_newest_is_loaded_and_the_others_once_they_are_asked
         assert ask(served.client, version=2).json()["model"]["version"] == 2
         assert loaded(served) == {2, 3}
         publish(tmp_path, "tiny", seed=4)
-        wait_for(lambda: versions(served.client) == [1, 2, 3, 4])
+        wait_for(lambda served=served: versions(served.client) == [1, 2, 3, 4])
         assert loaded(served) == {2, 3, 4}
 
 
