@@ -22,7 +22,7 @@ class Measured:
     Attributes:
         seconds: from the first request to the last answer.
         latencies: of the answers with status 200, seconds.
-        statuses: how many of each.
+        statuses: how many of each; 0 where there was no answer, −429 for one without a Retry-After.
     """
 
     seconds: float = 0.0
@@ -96,7 +96,8 @@ class _Connection(asyncio.Protocol):
             del self._received[: end + 4 + length]
             waiting = self._waiting.popleft()
             if not waiting.done():
-                waiting.set_result(int(head[9:12]))
+                status = int(head[9:12])
+                waiting.set_result(-status if status == 429 and b"\r\nretry-after:" not in head else status)
 
 
 class _Connections:

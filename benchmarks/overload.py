@@ -1,0 +1,48 @@
+"""Twice what the service can do, for a minute: it goes on as fast as it can, and refuses the rest at once.
+
+    python benchmarks/overload.py [--seconds 60] [--factor 2] [--deadline-ms 2000]
+
+Both models mixed, tasks of all sizes. The capacity is what 64 patient clients get in a closed loop; then
+requests with a deadline come as a Poisson process at so many times that rate, whether or not earlier ones
+were answered. Exit status 1 unless good answers come at nine tenths of the capacity at least, every refusal
+is a 429 with a Retry-After, and the 99th percentile of the answers is within the deadline.
+"""
+
+import argparse
+import sys
+
+from load import closed_loop, open_loop, post
+from serving import MODELS, bodies, running, shuffled
+
+GOOD = 0.9
+
+
+def main() -> int:
+    """Print two lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--factor", type=float, default=2)
+    parser.add_argument("--deadline-ms", type=int, default=2000)
+    options = parser.parse_args()
+    mixed = shuffled([each for model in MODELS for each in bodies(model, 200, ragged=True)])
+    said = f'"deadline_ms": {options.deadline_ms}, "model"'.encode()
+    hurried = [
+        post("/adapt-predict", each.split(b"\r\n\r\n", 1)[1].replace(b'"model"', said)) for each in mixed
+    ]
+    with running("ours") as port:
+        closed_loop(port, mixed, 64, 3)
+        capacity = closed_loop(port, mixed, 64, max(5.0, options.seconds / 6)).rate
+        print(f"capacity: {capacity:.0f} answers a second to 64 clients", flush=True)
+        measured = open_loop(port, hurried, options.factor * capacity, options.seconds)
+    share, late = measured.rate / capacity, measured.quantile(0.99)
+    print(
+        f"{options.factor:g} times that for {options.seconds:g} s: {measured.rate:.0f} good answers a second "
+        f"({100 * share:.0f} % of the capacity), p99 {late:.0f} ms; {dict(measured.statuses)}"
+    )
+    return 0 if share >= GOOD and late <= options.deadline_ms and set(measured.statuses) <= {200, 429} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
