@@ -18,8 +18,8 @@ WIDTHS = range(1, 31)
 STORE = "BMAML_STORE"
 
 FAILS = {
-    "check_methods_subset_invariance": "the service computes in single precision: rows asked alone or together "
-    "agree to 1e-4, and to 1e-7 on some processors only"
+    "check_methods_subset_invariance": "the service computes in single precision: rows asked alone or "
+    "together agree to 1e-4, and to 1e-7 on some processors only"
 }
 
 
