@@ -9,12 +9,12 @@ import itertools
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from service.pace import Paces
+from service.pace import Paces, Stratum
 from service.problems import RequestError
 from service.work import Answer, Work
 
@@ -27,7 +27,9 @@ LOOKED_AT = 256
 that a task unlike the others does not wait for much more than what came before it."""
 FEW = 64
 """So many are considered in any case."""
-PRUDENCE = 0.4
+PATIENCE = 0.5
+"""Share of its time after which a task goes into a batch before one that is new and e times less unlike."""
+PRUDENCE = 0.35
 """Share of a deadline that the wait may be believed to take: the belief may be wrong, and answering takes
 time, too."""
 
@@ -68,13 +70,13 @@ class _Lane:
     Attributes:
         served: the device's seconds it has had so far, on the scale of all lanes; the least served goes
             next.
-        queued: work that waits.
+        queued: work that waits, of each stratum.
         charged: of `served`, what the batch under way was believed to take.
     """
 
     waiting: deque[Waiting] = field(default_factory=deque)
     served: float = 0.0
-    queued: int = 0
+    queued: Counter[Stratum] = field(default_factory=Counter)
     charged: float = 0.0
 
     def leave(self, some: Sequence[Waiting]) -> None:
@@ -82,7 +84,7 @@ class _Lane:
         if some:
             gone = set(some)
             self.waiting = deque(each for each in self.waiting if each not in gone)
-            self.queued -= sum(each.work.cost for each in some)
+            self.queued -= work_of([each.work for each in some])
 
 
 class Queue:
@@ -115,7 +117,7 @@ class Queue:
     @property
     def work(self) -> int:
         """How much work waits."""
-        return sum(lane.queued for lane in list(self._lanes.values()))
+        return sum(lane.queued.total() for lane in list(self._lanes.values()))
 
     @property
     def seconds(self) -> float:
@@ -129,7 +131,7 @@ class Queue:
         as they did lately.
         """
         lanes = list(self._lanes.items())
-        own = self._paces.seconds(model, next((lane.queued for name, lane in lanes if name == model), 0))
+        own = sum(self._paces.seconds(name, lane.queued) for name, lane in lanes if name == model)
         fair = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
         under_way = max(0.0, self._done_at - time.monotonic())
         return under_way + max(min(self.seconds, own / fair), own / max(fair, self._paces.left_to(model)))
@@ -169,7 +171,7 @@ class Queue:
                 lane.served = max(lane.served, self._reached)
             waiting = Waiting(work, now, loop, loop.create_future())
             lane.waiting.append(waiting)
-            lane.queued += work.cost
+            lane.queued[work.stratum] += work.cost
             self._changed.notify()
             return waiting
 
@@ -192,8 +194,8 @@ class Queue:
             for waiting in batch:
                 waiting.started = True
             lane.leave(batch)
-            cost = sum(waiting.work.cost for waiting in batch)
-            seconds = self._paces.seconds(batch[0].work.model.sha256, cost)
+            works = [waiting.work for waiting in batch]
+            seconds = self._paces.seconds(works[0].model.sha256, work_of(works))
             self._done_at = time.monotonic() + seconds
             self._reached = lane.served
             lane.served += seconds
@@ -217,9 +219,8 @@ class Queue:
     def took(self, works: Sequence[Work], seconds: float) -> None:
         """Learn from a batch how long such work takes."""
         model = works[0].model.sha256
-        done = sum(work.cost for work in works)
         with self._changed:
-            self._paces.learn(model, seconds, done)
+            self._paces.learn(model, seconds, work_of(works))
             self._done_at = 0.0
             lane = self._lanes.get(model)
             if lane is not None:
@@ -229,7 +230,7 @@ class Queue:
     def _drop_what_nobody_waits_for(self) -> None:
         now = time.monotonic()
         for lane in self._lanes.values():
-            unwanted = [each for each in lane.waiting if each.future.done() or each.work.deadline < now]
+            unwanted = [each for each in lane.waiting if each.future.done() or each.work.deadline <= now]
             for waiting in unwanted:
                 waiting.settle(_too_late())
             lane.leave(unwanted)
@@ -242,18 +243,19 @@ def _too_late() -> RequestError:
 def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
     """The first that waits, and of its group those most like it in shape, while little is padding.
 
-    Together their padded work stays within `most_work`; a single larger task goes alone.
+    The longer one has waited, of the time that there is for it, the less its likeness counts. Together
+    their padded work stays within `most_work`; a single larger task goes alone.
     """
     first = waiting[0]
-    rows = 1 + sum(first.work.shape)
+    rows, now = 1 + sum(first.work.shape), time.monotonic()
 
-    def unlike(each: Waiting) -> float:
-        own = 1 + sum(each.work.shape)
-        return own / rows if own > rows else rows / own
+    def rank(each: Waiting) -> float:
+        waited = (now - each.since) / (each.work.deadline - each.since)
+        return abs(math.log((1 + sum(each.work.shape)) / rows)) - (waited / PATIENCE) ** 2
 
     reach = min(max(FEW, len(waiting) // 2), LOOKED_AT)
     company = itertools.islice((each for each in waiting if each.work.group == first.work.group), 1, reach)
-    alike = sorted(company, key=unlike)  # stable: the oldest first among equals
+    alike = sorted(company, key=rank)  # stable: the oldest first among equals
     batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
     for each in alike:
         own_support, own_query = each.work.shape
@@ -267,6 +269,14 @@ def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
         batch.append(each)
         (support, query), real = longest, total
     return batch
+
+
+def work_of(works: Sequence[Work]) -> Counter[Stratum]:
+    """How much there is of each stratum."""
+    total: Counter[Stratum] = Counter()
+    for work in works:
+        total[work.stratum] += work.cost
+    return total
 
 
 def rows_of(works: Sequence[Work]) -> tuple[int, int]:

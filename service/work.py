@@ -11,6 +11,7 @@ from torch import Tensor
 from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.model import Single
+from service.pace import Stratum
 
 Array = NDArray[np.float64]
 
@@ -104,6 +105,12 @@ class Work:
         """Works of one group can be adapted and predicted together."""
         seed, known = self.seed if self.model.learner.draws else 0, self.known is not None
         return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint, known
+
+    @cached_property
+    def stratum(self) -> Stratum:
+        """What its pace depends on beside the model: few support rows leave many hypotheses possible."""
+        asked = self.ask.acquisition if isinstance(self.ask, ChooseAsk) else ""
+        return asked, self.known is not None, len(self.support_x).bit_length()
 
     def kept_as(self, key: str, known: Kept | None) -> "Work":
         """The same work, its posterior to be kept under this key, or known from there."""

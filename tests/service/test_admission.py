@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import service.engine as engine_module
-from service.pace import _Pace
+from service.pace import _Pace, _Rate
 from service.settings import Settings
 from tests.service.conftest import serve
 
@@ -46,6 +46,12 @@ def test_a_packed_body_is_answered_like_a_plain_one(client):
 def test_a_packed_body_is_unpacked_within_the_limit_and_no_further(client, content, status, named):
     reply = post(client, content, content_encoding="gzip")
     assert (reply.status_code, kind(reply)) == (status, named)
+
+
+def slow(queue, model):
+    """From now on such work is believed to take ten seconds for a row."""
+    _, use = queue._paces._models[model]
+    queue._paces._models[model] = _Pace(_Rate(1.0, 0.1)), use
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ def test_what_could_not_be_started_in_time_is_refused_at_once(small, gate):
     post(small.client, TEXT)
     queue = small.app.state.runtime.queue
     (model,) = queue._paces._models
-    queue._paces._models[model] = _Pace(1.0, 0.1)  # such work took ten seconds for a row
+    slow(queue, model)
     opened.clear()
     gate[0].clear()
 
@@ -176,7 +182,7 @@ def test_a_version_that_is_named_is_judged_by_its_own_lane(small, gate):
         async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
             first = asyncio.create_task(client.post("/adapt-predict", json=BODY))
             await asyncio.to_thread(gate[0].wait)
-            queue._paces._models[newest] = _Pace(1.0, 0.1)  # from now on: ten seconds for a row
+            slow(queue, newest)
             waiting = asyncio.create_task(client.post("/adapt-predict", json=BODY))
             while not queue.tasks:
                 await asyncio.sleep(0)
