@@ -25,8 +25,8 @@ from service.work import Kept, Work
 PREFIX = "post_"
 DIGEST, SIGNATURE = 20, 8
 """Bytes of the two hashes."""
-FIXED_BYTES = 4096
-"""Of the objects around a posterior's numbers, about."""
+FIXED_BYTES = 10 << 10
+"""Of the objects around a posterior's numbers: what the process grows by for each, less them."""
 
 
 @dataclass(frozen=True)
