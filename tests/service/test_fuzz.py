@@ -45,7 +45,7 @@ def served(tmp_path_factory):
     publish(root, "bare", learner="bmaml", step_size=1e-3)
     publish(root, "wide", inputs=(X, SIZE_COLUMN), outputs=(Y, Z), steps=1, step_size=1e-3)
     publish_classifier(root, "shapes")
-    yield from serve(Settings(store=root, device="cpu", max_body_bytes=100_000, max_posterior_bytes=20_000))
+    yield from serve(Settings(store=root, device="cpu", max_body_bytes=100_000, max_posterior_bytes=50_000))
 
 
 @pytest.fixture(scope="module")
