@@ -14,6 +14,8 @@ MEMORY = 0.9
 """Weight of the past against one batch, in what work is believed to take."""
 LATELY_S = 1.0
 """For how long, by and large, a model that had the device is believed to want it again."""
+TICK_S = 1e-7
+"""A batch took so long at least, whatever a coarse clock says."""
 REMEMBERED = 256
 """Models whose pace is."""
 
@@ -81,7 +83,7 @@ class Paces:
 
     def learn(self, model: str, seconds: float, work: Mapping[Stratum, int]) -> None:
         """So much work of this model took these seconds, until now."""
-        now = time.monotonic()
+        now, seconds = time.monotonic(), max(seconds, TICK_S)
         pace, use = self._models.get(model) or (_Pace(), _Use())
         pace.learn(seconds, work)
         for each in (use, self._all):

@@ -136,7 +136,7 @@ async def forget_posterior(id: str, request: Request) -> Response:
 @router.get("/models", response_model=ModelList, responses=described(401, 429, 503), tags=["models"])
 async def models(request: Request) -> ModelList:
     """Every model by name, and versions in the store that had to be refused."""
-    return _ready(request).catalogue.listed()
+    return _ready(request, with_a_model=False).catalogue.listed()
 
 
 @router.get(
@@ -238,9 +238,9 @@ class _Exchange(Generic[BodyT]):
         return Response(content, media_type=self.kind)
 
 
-def _ready(request: Request) -> Runtime:
+def _ready(request: Request, with_a_model: bool = True) -> Runtime:
     runtime: Runtime = request.app.state.runtime
-    runtime.check_able()
+    runtime.check_able(with_a_model)
     return runtime
 
 

@@ -88,8 +88,8 @@ class Runtime:
         return self._failure is not None or self.engine.failed
 
     @property
-    def why_not_ready(self) -> str | None:
-        """One sentence; None when models are loaded and warm and the engine takes work."""
+    def why_not_open(self) -> str | None:
+        """One sentence; None when the store has been looked at and the engine takes work."""
         if self._failure is not None:
             return self._failure
         if self.failed:
@@ -98,9 +98,14 @@ class Runtime:
             return "shutting down"
         if not self._loaded:
             return "loading models"
-        if not self.catalogue.models:
-            return f"{self.settings.store} holds no version that can be served"
         return None
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """One sentence; None when models are loaded and warm, too."""
+        if self.why_not_open is None and not self.catalogue.models:
+            return f"{self.settings.store} holds no version that can be served"
+        return self.why_not_open
 
     def check_ready(self) -> None:
         """Whether to send requests here.
@@ -111,13 +116,14 @@ class Runtime:
         if (why := self.why_not_ready) is not None:
             raise RequestError("not-ready", why, retry_after_s=1)
 
-    def check_able(self) -> None:
+    def check_able(self, with_a_model: bool = True) -> None:
         """Whether a request that has come all the same can be answered: so it is until the very end.
 
         Raises:
             RequestError: 503, and why not.
         """
-        if not (self.draining and self.engine.alive):
+        at_work = self.draining and self.engine.alive
+        if not at_work and (with_a_model or self.why_not_open is not None):
             self.check_ready()
 
     def start(self) -> None:

@@ -40,6 +40,13 @@ def test_the_past_counts_less_with_every_batch():
     assert paces.seconds("a", {FEW: 1}) == pytest.approx((MEMORY + 3) / (MEMORY + 1))
 
 
+def test_a_clock_that_does_not_move_during_a_batch_is_not_believed():
+    paces = Paces()
+    for _ in range(3):
+        paces.learn("a", 0.0, {FEW: 1})
+    assert paces.seconds("a", {FEW: 1}) > 0
+
+
 def test_who_has_waited_long_goes_before_who_is_more_alike():
     """The tasks are 10, 14 and 10 rows long, and there is room for two of them."""
 

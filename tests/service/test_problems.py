@@ -204,6 +204,9 @@ def test_a_store_without_a_good_version_is_alive_and_not_ready_until_there_is_on
         assert "no version that can be served" in ready.json()["detail"]
         assert broken.client.get("/livez").status_code == 200
         assert broken.client.post("/adapt-predict", json=BODY).status_code == 503
+        (refused,) = broken.client.get("/models").json()["refused"]
+        assert (refused["name"], refused["version"]) == ("tiny", 1)
+        assert "particles.safetensors" in refused["reason"]
         publish(tmp_path)
         while broken.client.get("/readyz").status_code != 200:
             pass
