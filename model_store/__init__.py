@@ -3,7 +3,7 @@
 from model_store.columns import Column, OutsideDomain
 from model_store.manifest import InvalidName, Manifest
 from model_store.model import CorruptModel, Model
-from model_store.store import SHIPPED, Store, UnknownModel
+from model_store.store import SHIPPED, Store, UnknownModel, Unreadable
 
 __all__ = [
     "SHIPPED",
@@ -15,4 +15,5 @@ __all__ = [
     "OutsideDomain",
     "Store",
     "UnknownModel",
+    "Unreadable",
 ]

@@ -5,6 +5,7 @@ into place. The rename is the publication: before it nothing is there, after it 
 directory cannot be renamed onto one that has files, so two publishers never share a number.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -29,6 +30,10 @@ SHIPPED = Path(__file__).parent / "versions"
 
 LOCK = ".lock"
 MAX_FILE_BYTES = 1 << 30
+
+
+class Unreadable(CorruptModel):
+    """A file of a version is there and cannot be read: no rights, no descriptors, a disk that is away."""
 
 
 class UnknownModel(BmamlError, LookupError):
@@ -209,11 +214,15 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise CorruptModel(f"{path} is missing. Publish this version again.") from None
     except OSError as error:
-        raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-            raise CorruptModel(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-        return file.read()
+        kind = CorruptModel if error.errno == errno.ELOOP else Unreadable
+        raise kind(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                raise CorruptModel(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+            return file.read()
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bmaml.errors import BmamlError
-from model_store import Model, Store, UnknownModel
+from model_store import Model, Store, UnknownModel, Unreadable
 from service.cards import ModelList, ModelSummary, Refused
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -71,8 +71,7 @@ class Catalogue:
                         model = None
                 except Exception as error:
                     refused.append(_refused(name, version, error, root))
-                    if not isinstance(error, BmamlError):
-                        passing.add((name, version))
+                    passing |= _passing(name, version, error)
                     model = self.models.get(name, {}).get(version)
             if model is not None:
                 models.setdefault(name, {})[version] = model
@@ -86,6 +85,7 @@ class Catalogue:
                     models.setdefault(name, {})[version] = model
                 except Exception as error:
                     refused.append(_refused(name, version, error, root))
+                    passing |= _passing(name, version, error)
         looked_at = {place: stamp for place, stamp in stamps.items() if place not in passing}
         return Catalogue(models, tuple(refused), shelved, looked_at)
 
@@ -166,6 +166,12 @@ def _refused(name: str, version: int, error: Exception, root: Path) -> Refused:
     """Why, without telling where on this machine the store is."""
     reason = str(error).replace(f"{root}/", "") if isinstance(error, BmamlError) else "it cannot be run"
     return Refused(name=name, version=version, reason=reason[:300])
+
+
+def _passing(name: str, version: int, error: Exception) -> set[Place]:
+    """The version, where another time may go better: memory was short, say, or the disk away."""
+    lasting = isinstance(error, BmamlError) and not isinstance(error, Unreadable)
+    return set() if lasting else {(name, version)}
 
 
 def _said(versions: list[int]) -> str:

@@ -102,7 +102,7 @@ class Queue:
         self._paces = Paces()
         self._changed = threading.Condition()
         self._closed: str | None = None
-        self._done_at = 0.0  # when the batch under way is believed to be done
+        self._under_way: tuple[float, float] | None = None  # since when, and until when, as is believed
 
     @property
     def open(self) -> bool:
@@ -130,11 +130,25 @@ class Queue:
         Of what others have waiting no more is done before it than of its own; and they will bring more,
         as they did lately.
         """
+        return self._held_up(model) + self._in_line(model)
+
+    def _held_up(self, model: str) -> float:
+        """By the batch under way, and by what other models have been kept waiting for this one's work.
+
+        A batch that takes longer than was believed may well take twice as long as it has.
+        """
+        begun, done = self._under_way or (math.inf, -math.inf)
+        now = time.monotonic()
+        lanes = list(self._lanes.items())
+        own = next((lane.served for name, lane in lanes if name == model), -math.inf)
+        debt = sum(max(0.0, own - lane.served) for name, lane in lanes if name != model and lane.waiting)
+        return max(done - now if now < done else now - begun, 0.0) + debt
+
+    def _in_line(self, model: str) -> float:
         lanes = list(self._lanes.items())
         own = sum(self._paces.seconds(name, lane.queued) for name, lane in lanes if name == model)
         fair = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
-        under_way = max(0.0, self._done_at - time.monotonic())
-        return under_way + max(min(self.seconds, own / fair), own / max(fair, self._paces.left_to(model)))
+        return max(min(self.seconds, own / fair), own / max(fair, self._paces.left_to(model)))
 
     def close(self, why: str) -> None:
         """Refuse new work from now on; what waits may still be taken."""
@@ -148,10 +162,14 @@ class Queue:
         Raises:
             RequestError: 429 where it could not, or where there is no room for it.
         """
-        queued = self.work
-        if queued and (queued + cost > self._max_work or self.seconds_before(model) > PRUDENCE * within_s):
+        queued, held_up = self.work, self._held_up(model)
+        if queued:
+            refused = queued + cost > self._max_work or held_up + self._in_line(model) > PRUDENCE * within_s
+        else:  # what is too late anyway is told so
+            refused = held_up > within_s > 0
+        if refused:
             # Half of what waits: when all come back, there is to be work left to do.
-            wait = max(1, math.ceil(self.seconds / 2))
+            wait = max(1, math.ceil(held_up + self.seconds / 2))
             raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
 
     def add(self, work: Work) -> Waiting:
@@ -195,8 +213,9 @@ class Queue:
                 waiting.started = True
             lane.leave(batch)
             works = [waiting.work for waiting in batch]
-            seconds = self._paces.seconds(works[0].model.sha256, work_of(works))
-            self._done_at = time.monotonic() + seconds
+            seconds = self._paces.seconds(works[0].model.sha256, work_of(works), batches=1)
+            begun = time.monotonic()
+            self._under_way = begun, begun + seconds
             self._reached = lane.served
             lane.served += seconds
             lane.charged = seconds
@@ -221,7 +240,7 @@ class Queue:
         model = works[0].model.sha256
         with self._changed:
             self._paces.learn(model, seconds, work_of(works))
-            self._done_at = 0.0
+            self._under_way = None
             lane = self._lanes.get(model)
             if lane is not None:
                 lane.served = max(self._reached, lane.served + seconds - lane.charged)
@@ -262,10 +281,10 @@ def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
         longest = max(support, own_support), max(query, own_query)
         padded = (len(batch) + 1) * sum(longest)
         total = real + own_support + own_query
-        if padded * first.work.per_row > most_work:
-            break
         if padded - total > MAX_WASTE * padded:
             continue
+        if padded * first.work.per_row > most_work:
+            break
         batch.append(each)
         (support, query), real = longest, total
     return batch

@@ -249,6 +249,9 @@ class Runtime:
         """Look at the store and the keys again and again; a failure to look is no reason to stop."""
         while not self._stopping.wait(self.settings.reload_s):
             self.posteriors.sweep()
+            # What was adapted while its version was dropped has been kept after it.
+            for sha in self.posteriors.models() - set(self.catalogue.served()):
+                self.posteriors.drop_model(sha)
             try:
                 self._refresh()
                 self._shelve_idle()

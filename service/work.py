@@ -109,7 +109,9 @@ class Work:
     @cached_property
     def stratum(self) -> Stratum:
         """What its pace depends on beside the model: few support rows leave many hypotheses possible."""
-        asked = self.ask.acquisition if isinstance(self.ask, ChooseAsk) else ""
+        asked = ""
+        if isinstance(self.ask, ChooseAsk):
+            asked = f"{self.ask.acquisition} {self.ask.strategy} {self.ask.size.bit_length()}"
         return asked, self.known is not None, len(self.support_x).bit_length()
 
     def kept_as(self, key: str, known: Kept | None) -> "Work":

@@ -1,6 +1,7 @@
 """New versions are picked up while serving, bad ones refused, and the answers in between are whole."""
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -233,3 +234,52 @@ def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monk
         wait_for(lambda client=served.client: client.get("/readyz").status_code == 200)
         assert ask(served.client).status_code == 200
         assert served.client.get("/models").json()["refused"] == []
+
+
+def test_an_older_version_that_steps_in_is_tried_again_after_a_passing_failure(tmp_path, monkeypatch):
+    publish(tmp_path, "tiny", seed=1)
+    publish(tmp_path, "tiny", seed=2)
+    whole, times = runtime_module.warm_up, []
+
+    def failing(model, most_work, answer):
+        times.append(model.manifest.version)
+        if times.count(1) == 2:  # it is tried, shelved, and needed again when the newer one is gone
+            raise MemoryError
+        whole(model, most_work, answer)
+
+    monkeypatch.setattr(runtime_module, "warm_up", failing)
+    for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
+        assert ask(served.client).json()["model"]["version"] == 2
+        Store(tmp_path).remove("tiny", 2)
+        wait_for(lambda client=served.client: times.count(1) > 2 and ask(client).status_code == 200)
+        assert ask(served.client).json()["model"]["version"] == 1
+
+
+def test_a_version_whose_files_cannot_be_read_for_a_moment_is_served_after_it(living, monkeypatch):
+    root, served = living
+    opened, left = os.open, [3]
+
+    def short_of_descriptors(path, *arguments, **named):
+        if str(path).endswith("2/particles.safetensors") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", short_of_descriptors)
+    publish(root, "tiny", seed=2)
+    wait_for(lambda: ask(served.client).json()["model"]["version"] == 2)
+    assert left == [0]
+
+
+def test_what_is_kept_of_a_version_after_it_was_dropped_is_dropped_too(living):
+    root, served = living
+    publish(root, "tiny", seed=2)
+    wait_for(lambda: ask(served.client).json()["model"]["version"] == 2)
+    body = {"model": "tiny", "version": 1, "support": ROWS}
+    assert served.client.post("/posteriors", json=body).status_code in (200, 201)
+    runtime = served.app.state.runtime
+    (entry,) = runtime.posteriors._entries.values()
+    Store(root).remove("tiny", 1)
+    wait_for(lambda: not runtime.posteriors.models())
+    runtime.posteriors.put(entry.id, entry.work, entry.kept, 600.0)  # by a batch that was under way
+    wait_for(lambda: not runtime.posteriors.models())
