@@ -2,10 +2,22 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 Pixels = NDArray[np.uint8]
 """`[image, height, width]` grey, or `[image, height, width, 3]` RGB."""
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture as it is meant to be seen: turned as its camera says, in eight bits a channel.
+
+    Pillow turns everything brighter than 255 of 65535 to white.
+    """
+    turned = ImageOps.exif_transpose(picture)
+    if not turned.mode.startswith("I"):
+        return turned
+    return Image.fromarray((np.asarray(turned, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 class ImageInput(BaseModel):

@@ -34,7 +34,8 @@ def reply_type(accept: str) -> str:
     Raises:
         RequestError: 406 where neither will do.
     """
-    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    parts = ("".join(part.split()).lower().split(";") for part in accept.split(","))
+    kinds = {kind for kind, *more in parts if not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(more)}
     if BINARY in kinds:
         return BINARY
     if kinds & {JSON, "application/*", "*/*", ""}:
@@ -78,7 +79,7 @@ def _from_safetensors(body: bytes) -> dict[str, Any]:
     except (SafetensorError, ValueError, RecursionError):
         raise RequestError("not-safetensors", "the body is not in the safetensors format") from None
     try:
-        request = orjson.loads(header.get("__metadata__", {}).get("request", "{}"))
+        request = orjson.loads((header.get("__metadata__") or {}).get("request", "{}"))
     except orjson.JSONDecodeError:
         raise RequestError("not-json", "the metadata key request is not JSON") from None
     if not isinstance(request, dict):

@@ -123,7 +123,8 @@ class Limits(BaseModel):
     batch_size: int
     queue_work: int
     batch_work: int
-    deadline_ms: int
+    deadline_ms: int = Field(description="where a request names none")
+    longest_deadline_ms: int
     ttl_s: int = Field(description="the longest that a posterior is kept")
     posterior_bytes: int = Field(description="of all kept posteriors; the least recently used go first")
     acquisitions: dict[str, list[str]] = Field(description="by kind of model")

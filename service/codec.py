@@ -1,14 +1,13 @@
 """Requests to work: shapes, units and limits are checked here, once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Model
-from model_store.columns import FAR, outside
 from service.budget import Budget
 from service.offers import OFFERS
 from service.posteriors import Entry, Posteriors
@@ -16,6 +15,7 @@ from service.problems import FieldError, RequestError, invalid, invalid_at
 from service.schemas import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
 from service.settings import Settings
 from service.support import Rows, Shown, rows, support
+from service.warnings import warnings_of
 from service.work import Array, ChooseAsk, PredictAsk, Work
 
 Request = AdaptPredictRequest | UncertaintyRequest | PosteriorRequest
@@ -49,14 +49,14 @@ class Codec:
         else:
             levels = (*request.quantiles, 0.5 - request.interval / 2, 0.5 + request.interval / 2)
         ask = PredictAsk(levels, request.particles)
-        return self._work(request, model, caller, budget, before, shown, query, ask, "query")
+        return self._work(request, model, caller, budget, before, shown, query, ask, {"query": query.raw})
 
     def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Work:
         """The work of adapting alone."""
         budget = self._budget(request, since)
         before, shown = self._shown(request, model, caller, budget)
         nothing = Rows(shown.x.raw[:0], shown.x.standardised[:0])
-        return self._work(request, model, caller, budget, before, shown, nothing, None, "query")
+        return self._work(request, model, caller, budget, before, shown, nothing, None, {})
 
     def choose(self, request: UncertaintyRequest, model: Model, caller: str, since: float) -> Work:
         """The work a choice of rows to label asks for; target rows follow the pool's."""
@@ -64,10 +64,10 @@ class Codec:
         before, shown = self._shown(request, model, caller, budget)
         settings = self._settings
         pool = rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, budget, 1)
-        asked = pool.standardised
+        asked, said = pool.standardised, {"pool": pool.raw}
         if request.target is not None:
             target = rows(request.target.x, model, "/target/x", settings.max_query_rows, budget, 1)
-            asked = np.concatenate([asked, target.standardised])
+            asked, said = np.concatenate([asked, target.standardised]), said | {"target": target.raw}
         offers = OFFERS[model.manifest.kind]
         acquisition = request.acquisition or (offers.without_target if request.target is None else "epig")
         if acquisition not in offers.acquisitions:
@@ -90,7 +90,7 @@ class Codec:
             best=float(shown.labels[:, 0].max()) if shown.labels.size else None,
             joint=offers.needs_joint(acquisition, strategy),
         )
-        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), ask, "pool")
+        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), ask, said)
 
     def _budget(self, request: Request, since: float) -> Budget:
         wanted = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
@@ -122,7 +122,7 @@ class Codec:
         shown: Shown,
         asked: Rows,
         ask: PredictAsk | ChooseAsk | None,
-        what: str,
+        said: Mapping[str, NDArray[Any]],
     ) -> Work:
         keep = request.keep is not None or before is not None
         ttl = TTL_S if before is not None and request.support is not None else 0.0
@@ -135,7 +135,7 @@ class Codec:
             seed=request.adapt.seed if before is None else before.work.seed,
             ask=ask,
             deadline=budget.deadline,
-            warnings=_warnings(model, shown, asked.raw, what),
+            warnings=warnings_of(model, shown, said),
             classes=shown.classes,
             sent=shown.sent,
             ttl_s=request.keep.ttl_s if request.keep is not None else ttl,
@@ -153,25 +153,6 @@ def _steps(request: Request, model: Model) -> int:
     if steps and not model.learner.iterates:
         raise invalid_at("/adapt/steps", "this model adapts exactly, without steps: leave them out or send 0")
     return steps
-
-
-def _warnings(model: Model, shown: Shown, asked: NDArray[Any], what: str) -> tuple[str, ...]:
-    warnings = []
-    if not len(shown.x.raw):
-        warnings.append("the support set is empty: this is the model's prior")
-    if len(shown.classes) == 1:
-        warnings.append("the support set names one class: every row is of it, whatever it shows")
-    if not model.learner.has_epistemic:
-        warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
-    if not model.manifest.inputs:
-        return tuple(warnings)
-    if far := int((outside(model.manifest.inputs, asked) > FAR).sum()):
-        spans = ", ".join(f"{c.name} in [{c.lower:g}, {c.upper:g}]" for c in model.manifest.inputs[:8])
-        warnings.append(
-            f"{far} of {len(asked)} {what} rows are far from what training saw ({spans}); "
-            "there the answer returns to the model's prior"
-        )
-    return tuple(warnings)
 
 
 def _pool_ids(request: UncertaintyRequest, rows: int) -> list[str | int]:

@@ -117,7 +117,7 @@ class _Part:
     def finite(self, place: int, work: Work) -> bool:
         """Whether all that is said of a task are numbers."""
         rows, moments = len(work.query_x), self.moments
-        numbers = (moments.mean, moments.aleatoric, moments.epistemic)
+        numbers = (moments.mean, moments.aleatoric, moments.epistemic, *self.quantiles.swapaxes(0, 1))
         nll = self.nll_before[place] + self.nll_after[place]
         return bool(np.isfinite(nll)) and all(np.isfinite(each[place, :rows]).all() for each in numbers)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from model_store.images import ImageInput, Pixels
+from model_store.images import ImageInput, Pixels, upright
 from service.budget import Budget
 from service.problems import invalid_at
 
@@ -37,7 +37,8 @@ def _one(text: str, image: ImageInput, budget: Budget, pointer: str) -> Pixels:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             budget.take_picture(opened.width, opened.height, pointer)
             mode, side = "L" if image.channels == 1 else "RGB", (image.size, image.size)
-            return np.asarray(_flat(opened).convert(mode).resize(side, Image.Resampling.BOX), np.uint8)
+            picture = _flat(upright(opened))
+            return np.asarray(picture.convert(mode).resize(side, Image.Resampling.BOX), np.uint8)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
         raise invalid_at(pointer, f"not a readable {' or '.join(FORMATS)}") from None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from service.offers import OFFERS
 from service.posteriors import Entry
 from service.schemas import AdaptPredictRequest, UncertaintyRequest
+from service.warnings import on_the_fit
 from service.work import Answer, ChooseAsk, Chosen, Classified, Predicted, Work
 
 Reply = dict[str, Any]
@@ -34,7 +35,7 @@ def reply(work: Work, answer: Answer, entry: Entry | None, request_id: str, acce
             "effective_particles": answer.effective_particles,
             "steps": work.steps,
             "support_nll": None if nll is None else {"before": nll[0], "after": nll[1]},
-            "warnings": list(work.warnings),
+            "warnings": [*work.warnings, *on_the_fit(nll)],
         },
         "timing_ms": {
             "decode": 1000 * (work.made - accepted),

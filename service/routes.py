@@ -27,6 +27,7 @@ from service.posteriors import Entry
 from service.problems import RequestError, described
 from service.runtime import Runtime
 from service.schemas import (
+    LONGEST_MS,
     MAX_BATCH,
     MAX_LEVELS,
     MAX_TTL_S,
@@ -109,7 +110,7 @@ async def keep_posterior(request: Request) -> Response:
     if exchange.entry is None:
         if exchange.runtime.posteriors.too_large(exchange.work, exchange.answer.kept):
             raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
-        raise RequestError("posterior-gone", "others have displaced it already: send its rows again")
+        raise RequestError("posterior-gone", "it expired, or others displaced it: send its rows again")
     return exchange.reply({})
 
 
@@ -176,6 +177,7 @@ async def limits(request: Request) -> Limits:
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,
+        longest_deadline_ms=LONGEST_MS,
         ttl_s=MAX_TTL_S,
         posterior_bytes=settings.max_posterior_bytes,
         picture_pixels=settings.max_picture_pixels,

@@ -9,10 +9,14 @@ from service.wire import Labels, X
 
 MAX_LEVELS, MAX_BATCH, MAX_TTL_S = 100, 1000, 86_400
 """Quantile levels of one prediction; rows of one batch to label; seconds that a posterior may be kept."""
+LONGEST_MS = 600_000
+"""The longest deadline that a request may name."""
+LEAST_TAIL = 1e-12
+"""What a quantile level leaves on either side: less has no place in the numbers of an answer."""
 
-Identifier = Annotated[str, Field(strict=True, max_length=200)] | Annotated[int, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, max_length=200)]
-Level = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
+Identifier = Name | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Level = Annotated[float, Field(strict=True, ge=LEAST_TAIL, le=1 - LEAST_TAIL, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
@@ -69,7 +73,7 @@ class _Adapting(_Request):
     )
     adapt: Adapt = Adapt()
     keep: Keep | None = Field(default=None, description="null: forget the posterior after the answer")
-    deadline_ms: Annotated[int, Field(strict=True, ge=1, le=600_000)] | None = Field(
+    deadline_ms: Annotated[int, Field(strict=True, ge=1, le=LONGEST_MS)] | None = Field(
         default=None, description="how long the request may wait for the device"
     )
 

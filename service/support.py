@@ -1,5 +1,6 @@
 """The labelled rows of a request, alone or after kept ones: as they came, and as the network wants them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,16 @@ from numpy.typing import NDArray
 from model_store import Model, OutsideDomain
 from model_store.model import Single
 from service.budget import Budget
-from service.labels import class_rows
+from service.labels import class_labels, class_rows
 from service.posteriors import Entry
 from service.problems import invalid_at
 from service.schemas import Support
 from service.tensors import labels_of, pictures_of, rows_of
 from service.wire import Values
 from service.work import Array, Sent, Work
+
+FURTHEST = np.float32(1e6)
+"""Standardised inputs are this large at most: farther away the answer is the prior, and squares overflow."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +59,66 @@ def support(given: Support | None, before: Entry | None, model: Model, budget: B
     if given is None:
         assert before is not None
         return _known(before.work)
-    x = _raw(given.x, model, "/support/x", budget.settings.max_support_rows, budget, 0)
+    settings = budget.settings
+    x = rows(given.x, model, "/support/x", settings.max_support_rows, budget)
     labels = labels_of(given.y, "/support/y")
-    if len(labels) != len(x):
-        raise invalid_at("/support/y", f"{len(labels)} labels for {len(x)} rows of x")
-    if before is not None:
-        x = np.concatenate([before.work.sent.x, x])
-        labels = [*before.work.sent.labels, *labels]  # type: ignore[list-item]
-        if len(x) > budget.settings.max_support_rows:
-            detail = f"{len(x)} rows with those of the posterior; this service takes at most"
-            raise invalid_at("/support/x", f"{detail} {budget.settings.max_support_rows}")
-    sent = Sent(x, tuple(tuple(y) if isinstance(y, list) else y for y in labels))
-    return _shown(sent, model, budget.settings.max_classes)
+    if len(labels) != len(x.raw):
+        raise invalid_at("/support/y", f"{len(labels)} labels for {len(x.raw)} rows of x")
+    before_it = 0 if before is None else len(before.work.sent.x)
+    if before_it + len(x.raw) > settings.max_support_rows:
+        detail = f"{before_it + len(x.raw)} rows with those of the posterior; this service takes at most"
+        raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
+    kept = None if before is None else before.work
+    if model.manifest.kind == "classification":
+        return _classified(x, class_labels(labels), kept, model, settings.max_classes)
+    new = _measured(x, labels, model)
+    return new if kept is None else _joined(_known(kept), new)
 
 
 def _known(work: Work) -> Shown:
     """The rows of a kept posterior: they have been checked and standardised before."""
-    numbers = work.model.manifest.kind == "regression"
-    labels = np.array(work.sent.labels, np.float64) if numbers else np.zeros((0, 1))
-    if labels.ndim == 1:
-        labels = labels.reshape(len(labels), 1)
-    return Shown(Rows(work.sent.x, work.support_x), work.support_y, labels, work.classes, work.sent)
+    x, outputs = Rows(work.sent.x, work.support_x), len(work.model.manifest.outputs)
+    labels = np.array(work.sent.labels, np.float64).reshape(-1, outputs) if outputs else np.zeros((0, 1))
+    return Shown(x, work.support_y, labels, work.classes, work.sent)
 
 
-def _shown(sent: Sent, model: Model, most_classes: int) -> Shown:
-    labels, x = sent.labels, _standardised(sent.x, model, "/support/x")
-    if model.manifest.kind == "classification":
-        classes, y = class_rows(labels, model, most_classes)  # type: ignore[arg-type]
-        return Shown(x, y, np.zeros((0, 1)), classes, sent)
+def _joined(first: Shown, then: Shown) -> Shown:
+    """All their rows, of measured labels."""
+    x = _both(first.x, then.x)
+    sent = Sent(x.raw, first.sent.labels + then.sent.labels)
+    y, labels = np.concatenate([first.y, then.y]), np.concatenate([first.labels, then.labels])
+    return Shown(x, y, labels, (), sent)
+
+
+def _both(first: Rows, then: Rows) -> Rows:
+    raw = np.concatenate([first.raw, then.raw])
+    return Rows(raw, np.concatenate([first.standardised, then.standardised]))
+
+
+def _classified(
+    x: Rows, labels: list[str] | list[int], kept: Work | None, model: Model, most_classes: int
+) -> Shown:
+    said: tuple[Any, ...] = tuple(labels)
+    if kept is not None:
+        if labels and isinstance(labels[0], str) is not isinstance(kept.classes[0], str):
+            theirs = "strings" if isinstance(kept.classes[0], str) else "integers"
+            raise invalid_at("/support/y", f"the classes of the posterior are {theirs}")
+        said = (*kept.sent.labels, *labels)
+        x = _both(Rows(kept.sent.x, kept.support_x), x)
+    classes, y = class_rows(said, model, most_classes)
+    return Shown(x, y, np.zeros((0, 1)), classes, Sent(x.raw, said))
+
+
+def _measured(x: Rows, labels: Sequence[Any], model: Model) -> Shown:
+    """Numbers; those of a single output in one form, whether they came as `1` or as `[1.0]`."""
     if labels and isinstance(labels[0], str):
         raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
-    columns: list[Any] = [list(value) if isinstance(value, tuple) else [value] for value in labels]
-    raw = rows_of(columns, len(model.manifest.outputs), "/support/y", len(columns))
+    outputs = len(model.manifest.outputs)
+    columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
+    raw = rows_of(columns, outputs, "/support/y", len(columns))
     targets = _finite(model.standardised_targets(raw), "/support/y")
-    return Shown(x, targets, raw, (), sent)
+    said = raw[:, 0].tolist() if outputs == 1 else map(tuple, raw.tolist())
+    return Shown(x, targets, raw, (), Sent(x.raw, tuple(said)))
 
 
 def _raw(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int) -> NDArray[Any]:
@@ -105,7 +135,7 @@ def _standardised(raw: NDArray[Any], model: Model, pointer: str) -> Rows:
         standardised = model.standardised_inputs(raw)
     except OutsideDomain as error:
         raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
-    return Rows(raw, _finite(standardised, pointer))
+    return Rows(raw, np.clip(_finite(standardised, pointer), -FURTHEST, FURTHEST))
 
 
 def _finite(values: Single, pointer: str) -> Single:

@@ -40,8 +40,9 @@ def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0)
         return array
     rows: list[Any] = list(values)
     _bounded(len(rows), pointer, most, least)
-    ragged = [i for i, row in enumerate(rows) if len(row) != width or (row and isinstance(row[0], list))]
-    if ragged:
+    if deep := [i for i, row in enumerate(rows) if row and isinstance(row[0], list)]:
+        raise invalid_at(f"{pointer}/{deep[0]}/0", "a list where a number is wanted")
+    if ragged := [i for i, row in enumerate(rows) if len(row) != width]:
         raise invalid(
             "the rows do not have the model's number of columns",
             *(
@@ -80,8 +81,10 @@ def pictures_of(
         except ValueError:
             raise invalid_at(pointer, "pictures must all have the model's size") from None
     _bounded(len(array) if array.ndim else 0, pointer, most, least)
+    if not len(array):
+        return np.zeros((0, image.numbers), np.float32)
     flat = (image.numbers,) if image.channels == 1 else None
-    if array.shape[1:] not in (image.shape, flat) and len(array):
+    if array.shape[1:] not in (image.shape, flat):
         raise invalid_at(pointer, f"pictures of shape {list(image.shape)} are wanted, or encoded ones")
     if array.dtype == np.uint8:
         return image.scaled(array.reshape(len(array), *image.shape))
@@ -110,7 +113,7 @@ def labels_of(values: LabelValues, pointer: str) -> Sequence[float | str | list[
 def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     dtype = DTYPES[values.dtype]
     if isinstance(values, BinaryTensor):
-        return np.frombuffer(values.content, dtype=dtype).reshape(values.shape)
+        return _shaped(values.content, dtype, values.shape, pointer)
     try:
         content = base64.b64decode(values.base64, validate=True)
     except (binascii.Error, ValueError):
@@ -121,7 +124,14 @@ def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     if wanted != len(content):
         detail = f"{len(content)} bytes where shape and dtype take {wanted}"
         raise invalid_at(f"{pointer}/base64", detail[:200])
-    return np.frombuffer(content, dtype=dtype).reshape(values.shape)
+    return _shaped(content, dtype, values.shape, pointer)
+
+
+def _shaped(content: bytes, dtype: np.dtype[Any], shape: Sequence[int], pointer: str) -> NDArray[Any]:
+    try:
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
+    except (ValueError, OverflowError):  # nothing, in a shape whose other sides nobody can count
+        raise invalid_at(f"{pointer}/shape", "no array has this shape") from None
 
 
 def _bounded(rows: int, pointer: str, most: int, least: int) -> None:

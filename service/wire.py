@@ -80,7 +80,9 @@ Labels = Annotated[
 ]
 """Numbers, rows of numbers for several outputs, the names of classes, or a tensor of numbers."""
 
-UNION_TAGS = frozenset({"1-D", "2-D", "3-D", "4-D", "names", "a-tensor", "a-files"})
+UNION_TAGS = frozenset(
+    {"1-D", "2-D", "3-D", "4-D", "names", "a-tensor", "a-files", "constrained-str", "constrained-int"}
+)
 """Parts of pydantic's error locations that are not in the caller's body."""
 
 Nested = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]

@@ -80,16 +80,21 @@ class Limits:
     """Every bound the service enforces; acquisitions and strategies are by kind of model."""
 
     body_bytes: int
+    header_bytes: int
     support_rows: int
     query_rows: int
     pool_rows: int
     picture_pixels: int
+    request_pixels: int
+    classes: int
+    particles: int
     steps: int
     quantile_levels: int
     batch_size: int
     queue_work: int
     batch_work: int
     deadline_ms: int
+    longest_deadline_ms: int
     ttl_s: int
     posterior_bytes: int
     acquisitions: dict[str, list[str]]

@@ -10,7 +10,7 @@ import httpx
 
 from service.client import lookups, operations
 from service.client.errors import InvalidInput
-from service.client.exchange import Call, Manner, Talk, Turn, Wait
+from service.client.exchange import Call, Manner, Talk, Turn, Wait, checked
 from service.client.retries import Retries
 
 P = ParamSpec("P")
@@ -81,7 +81,7 @@ class _Methods:
         self.manner = Manner(
             Retries(count=retries) if isinstance(retries, int) else retries, binary, draw, clock
         )
-        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._headers = {} if key is None else {"authorization": f"Bearer {checked('key', key.strip())}"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r})"

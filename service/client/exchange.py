@@ -13,7 +13,16 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from service.client import bodies
-from service.client.errors import BadReply, ClientError, FieldError, Refused, TimedOut, Unreachable, kind_of
+from service.client.errors import (
+    BadReply,
+    ClientError,
+    FieldError,
+    InvalidInput,
+    Refused,
+    TimedOut,
+    Unreachable,
+    kind_of,
+)
 from service.client.reading import read
 from service.client.retries import AGAIN, Retries, seconds_of
 
@@ -145,8 +154,19 @@ class Manner:
             content, kind = bodies.encoded(document, self.binary)
             headers = {"accept": kind, "content-type": kind}
         if request_id is not None:
-            headers["x-request-id"] = request_id
+            headers["x-request-id"] = checked("request_id", request_id)
         return Call(method, path, headers, content)
+
+
+def checked(name: str, value: str) -> str:
+    """What goes into a header.
+
+    Raises:
+        InvalidInput: it cannot be sent there. The value, which may be a secret, is not told.
+    """
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidInput(f"{name} has characters other than printable ASCII")
+    return value
 
 
 def refused(reply: Reply) -> Refused:

@@ -37,7 +37,7 @@ class Estimator(BaseEstimator):
         store: without a service: the folder of published versions; None is the shipped one.
         version: None is the newest when `fit` is called.
         steps: inner steps; None is what the model was trained with.
-        random_state: seed of learners that draw, and of ties between rows of a pool.
+        random_state: seed of learners that draw, and of ties between rows of a pool; None is 0.
         keep_s: seconds that the service keeps the particles; afterwards the rows are sent again.
         timeout: seconds.
         to_pictures: for models of pictures: makes pictures of validated rows, where X is a plain table.
@@ -58,7 +58,7 @@ class Estimator(BaseEstimator):
         store: str | Path | None = None,
         version: int | None = None,
         steps: int | None = None,
-        random_state: int = 0,
+        random_state: int | None = 0,
         keep_s: float = TTL_S,
         timeout: float = TIMEOUT_S,
         to_pictures: Callable[[NDArray[Any]], Any] | None = None,
@@ -152,7 +152,7 @@ class Estimator(BaseEstimator):
     def _shown(self) -> dict[str, Any]:
         """The rows of `fit`, or where their particles are kept."""
         told: dict[str, Any] = {"model": self.model_.name, "version": self.model_.version}
-        told["seed"] = self.random_state
+        told["seed"] = self.random_state or 0
         if self.posterior_ is not None:
             return told | {"posterior": self.posterior_}
         x, y = self._support

@@ -136,7 +136,12 @@ def joined_labels(first: Labels, second: Labels) -> Labels:
     if isinstance(first, list) and isinstance(second, list):
         return first + second
     some = [np.asarray(each) for each in (first, second) if len(each)]
-    return labels_of(np.concatenate(some).tolist() if some else [])
+    if {1, 2} == {each.ndim for each in some}:  # one number a row, as 1 and as [1.0]
+        some = [each.reshape(len(each), -1) for each in some]
+    try:
+        return labels_of(np.concatenate(some).tolist() if some else [])
+    except ValueError:
+        raise InvalidInput("the posterior's labels and the new ones have different widths") from None
 
 
 def are_files(value: Any) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from model_store.images import ImageInput, Pixels
+from model_store.images import ImageInput, Pixels, upright
 from training.config import ImagesConfig
 from training.families.splits import UnusableData, roles_by_class
 
@@ -94,7 +94,7 @@ def decoded(content: bytes, image: ImageInput) -> Pixels:
         with Image.open(io.BytesIO(content)) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise UnusableData("too many pixels")
-            picture = opened.convert("L" if image.channels == 1 else "RGB")
+            picture = upright(opened).convert("L" if image.channels == 1 else "RGB")
             return np.asarray(picture.resize((image.size, image.size), Image.Resampling.BOX), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableData(f"cannot be read as a picture: {error}") from None
