@@ -49,7 +49,7 @@ class Column(BaseModel):
         """
         scaled = transformed(name, transform, values)
         std = float(scaled.std())
-        if not std > 1e-12 * max(1.0, float(np.abs(scaled).max())):
+        if not std > 1e-12 * float(np.abs(scaled).max()):
             raise ValueError(f"column {name!r} is constant")
         return cls(
             name=name,

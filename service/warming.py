@@ -1,19 +1,25 @@
 """The first run of a model: what the first callers would have to wait for otherwise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from bmaml.learners.bare import Bare
 from model_store import Model
+from service.offers import OFFERS
 from service.queue import LOOKED_AT
-from service.work import PredictAsk, Work
+from service.work import ChooseAsk, PredictAsk, Work
 
 TASKS, ROWS, CLASSES = 4, 8, 8
+POOL, BATCH = 256, 2
+"""Rows of numbers to choose from, and rows chosen."""
 
 
 def warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]) -> None:
-    """Run the model alone, in company and in the largest batch: no caller waits for code, nor for memory."""
+    """Run the model alone, in company and in the largest batch, and let it choose: no caller waits for code,
+    nor for memory.
+    """
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None or isinstance(model.learner, Bare) else CLASSES
     x = np.zeros((ROWS, network.inputs if image is None else image.numbers), np.float32)
@@ -25,3 +31,23 @@ def warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]
     largest = min(LOOKED_AT, max(TASKS, most_work // work.cost))
     for tasks in sorted({1, TASKS, largest}):
         answer([work] * tasks)
+    if image is None:  # before any labels, when most hypotheses are possible
+        pool = np.zeros((POOL, x.shape[1]), np.float32)
+        work = replace(work, support_x=x[:0], support_y=y[:0], query_x=pool)
+    answer([replace(work, ask=_choice(model, len(work.query_x)))])
+
+
+def _choice(model: Model, rows: int) -> ChooseAsk:
+    offers = OFFERS[model.manifest.kind]
+    acquisition = offers.without_target
+    strategy = offers.resolved("auto", acquisition, BATCH)
+    return ChooseAsk(
+        acquisition=acquisition,
+        strategy=strategy,
+        size=BATCH,
+        pool_rows=rows,
+        keys=(np.arange(rows) + 0.5) / rows,
+        excluded=np.zeros(rows, dtype=np.bool_),
+        best=None,
+        joint=offers.needs_joint(acquisition, strategy),
+    )

@@ -245,3 +245,32 @@ def test_a_closed_service_in_this_process_is_unreachable_and_opens_anew(small_st
     assert shared(small_store) is not first
     with pytest.raises(CannotServe, match="no version that can be served"):
         InProcess(tmp_path)
+
+
+def test_a_key_read_from_a_file_with_its_line_end_is_the_key(small):
+    with Client(small.url, key="topsecret-123\n") as client:
+        assert client.ready()
+    assert client._headers == {"authorization": "Bearer topsecret-123"}
+
+
+@pytest.mark.parametrize("key", ["topsecrét", "topsecret 1\n2"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_told(key):
+    with pytest.raises(InvalidInput) as refused:
+        Client("http://127.0.0.1:1", key=key)
+    assert "topsecr" not in str(refused.value)
+
+
+def test_a_request_id_that_no_header_can_carry_is_refused(client):
+    with pytest.raises(InvalidInput, match="request_id"):
+        client.adapt_predict("tiny", X, Y, QUERY, request_id="one\ntwo")
+
+
+@pytest.mark.parametrize("first", [Y, [[each] for each in Y]])
+@pytest.mark.parametrize("then", [[7.5], [[7.5]]])
+def test_rows_are_added_to_a_posterior_with_labels_in_either_form(client, first, then):
+    kept = client.keep("tiny", X, first)
+    answer = client.adapt_predict("tiny", [[1.5]], then, QUERY, posterior=kept)
+    whole = client.adapt_predict("tiny", [*X, [1.5]], [*Y, 7.5], QUERY)
+    np.testing.assert_allclose(answer.mean, whole.mean, rtol=1e-5)
+    again = client.adapt_predict("tiny", query=QUERY, posterior=answer.posterior)
+    np.testing.assert_allclose(again.mean, whole.mean, rtol=1e-5)

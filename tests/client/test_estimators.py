@@ -181,3 +181,9 @@ def test_keys_come_from_the_environment_and_are_never_printed(small, monkeypatch
     assert b"secret-key" not in pickle.dumps(fitted)
     assert "secret-key" not in repr(fitted)
     fitted.close()
+
+
+def test_without_a_random_state_the_seed_is_zero(where):
+    given, none = (BMAMLRegressor("tiny", random_state=seed, **where).fit(X, Y) for seed in (0, None))
+    np.testing.assert_array_equal(none.query(POOL, 3), given.query(POOL, 3))
+    assert none.posterior_.id == given.posterior_.id

@@ -214,6 +214,8 @@ def test_groups_are_never_split(tmp_path, split):
         ({"x": (("kind", "log"),)}, "log needs numbers"),
         ({"x": (("constant", "none"),)}, "'constant' is constant"),
         ({"x": (("signed", "log"),)}, "not positive"),
+        ({"y": ("tiny",)}, "give it in another unit"),
+        ({"y": ("huge",)}, "give it in another unit"),
         ({"x": (("many", "none"),)}, "96 different values"),
         ({"shots": Shots(8, 9)}, "no task has enough rows"),
         ({"split": "kind"}, "several splits"),
@@ -228,6 +230,8 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
     data |= {
         "constant": [1.0] * 96,
         "signed": [-1.0, 1.0] * 48,
+        "tiny": [-1e-19, 1e-19] * 48,
+        "huge": [-1e26, 1e26] * 48,
         "many": [f"v{i}" for i in range(96)],
         "all": ["train"] * 96,
     }

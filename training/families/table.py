@@ -21,6 +21,8 @@ from model_store.columns import Array, Column, OutsideDomain, Transform, standar
 from training.config import Shots, TableConfig
 from training.families.splits import Indices, UnusableTable, constant_codes, roles_from, seeded_roles
 
+MOST_SPREAD = 1e15
+"""Standard deviation of an output, in its units, and one over the least."""
 MAX_CATEGORIES = 64
 EVALUATED_AT_ONCE = 200
 VALIDATION_DEALS = 200
@@ -268,7 +270,14 @@ def _fitted(
             raise UnusableTable(f"{error} over the training tasks") from None
 
     inputs = tuple(fit(name, rows.x[:, i]) for i, name in enumerate(rows.inputs))
-    return inputs, tuple(fit(name, rows.y[:, i]) for i, name in enumerate(config.y))
+    outputs = tuple(fit(name, rows.y[:, i]) for i, name in enumerate(config.y))
+    for column in outputs:
+        if not 1 / MOST_SPREAD < column.std < MOST_SPREAD:
+            raise UnusableTable(
+                f"column {column.name!r} varies by {column.std:.1g}, and the squares of such numbers have no "
+                "place in single precision: give it in another unit"
+            )
+    return inputs, outputs
 
 
 def _codes(column: pa.ChunkedArray) -> Indices:
