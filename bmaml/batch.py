@@ -139,13 +139,17 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     rows = predictive.embedding().transpose(1, 2).double()  # [task, output, row, dimension]
     noise = predictive.aleatoric().transpose(1, 2).double()
     variance = rows.square().sum(-1)
-    noisy, noiseless = _Known(variance, noise), _Known(variance, torch.zeros_like(noise))
+    size = min(size, variance.shape[-1])
+    noisy, noiseless = _Known(variance, noise, size), _Known(variance, torch.zeros_like(noise), size)
     start = _largest(variance, picker.available)
     saturated_at = _never(candidates)
-    for pick in range(min(size, picker.available.shape[-1])):
+    for pick in range(size):
         left = picker.available
         spent = (_largest(noiseless.variance, left) <= SATURATED * start).all(-1) & left.any(-1)
         saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
+        if bool((saturated_at >= 0).all()):  # nothing of what labels would tell is asked any more
+            picker.take(picker.distances())
+            continue
         information = 0.5 * torch.log1p(noisy.variance / noise).sum(1)
         index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), information))
         place = index.clamp_min(0).view(-1, 1, 1)
@@ -212,21 +216,24 @@ class _Known:
         variance: what is left of each row's, `[task, output, row]`.
     """
 
-    def __init__(self, variance: Tensor, noise: Tensor) -> None:
+    def __init__(self, variance: Tensor, noise: Tensor, most: int) -> None:
         self.variance, self._before, self._noise = variance, variance, noise
-        self._columns: list[Tensor] = []  # of a Cholesky factor: what each label took away, squared
+        # Columns of a Cholesky factor: what each label took away, squared.
+        self._columns, self._count = variance.new_empty(*variance.shape, most), 0
 
     def learn(self, place: Tensor, covariance: Tensor) -> None:
         """A label at `place` `[task, 1, 1]`, whose covariance with all rows is given; zero for no label.
 
         Of a row with no variance left but rounding there is nothing to learn.
         """
-        for column in self._columns:
-            covariance = covariance - column * _at(column, place)
+        known = self._columns[..., : self._count]
+        covariance = covariance - (known @ _at(known, place).unsqueeze(-1)).squeeze(-1)
         total = _at(self.variance, place) + _at(self._noise, place)
         news = total > ROUNDING * _at(self._before, place)
-        self._columns.append(torch.where(news, covariance * total.where(news, 1.0).rsqrt(), 0.0))
-        self.variance = (self.variance - self._columns[-1].square()).clamp_min(0)
+        column = torch.where(news, covariance * total.where(news, 1.0).rsqrt(), 0.0)
+        self._columns[..., self._count] = column
+        self._count += 1
+        self.variance = (self.variance - column.square()).clamp_min(0)
 
 
 def _at(values: Tensor, place: Tensor) -> Tensor:
