@@ -73,7 +73,7 @@ def epig(pool: ClassPool) -> PerRow:
         some = slice(first, first + block)
         joint = torch.einsum("tmrc,tmqd->trqcd", ours[:, :, some], theirs)
         both[:, some] = torch.special.entr(joint).sum((-1, -2)).mean(-1)
-    return pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - both
+    return (pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - both).clamp_min(0)
 
 
 def random(pool: ClassPool) -> PerRow:

@@ -150,6 +150,28 @@ def test_a_sample_of_labellings_estimates_the_joint_information():
     assert float(found.gains.sum()) == pytest.approx(information(predictive, chosen), abs=0.02)
 
 
+def test_the_labels_of_many_rows_together_stay_finite_in_single_precision():
+    """The probability of a hundred labels is less than the least number that there is."""
+    predictive = belief(particles=4, rows=120, classes=8, sharp=0.1)
+    predictive = Categorical(predictive.log_probabilities.float(), predictive.log_weights.float())
+    found = CLASS_STRATEGIES["joint"](candidates(predictive), 100)
+    assert len(set(found.indices[0].tolist())) == 100
+    assert torch.isfinite(found.gains).all()
+    assert float(found.gains[0, :20].sum()) < ceiling(predictive)
+
+
+def test_where_particles_agree_there_is_nothing_to_learn_and_distance_chooses_at_once():
+    predictive = belief(particles=4, rows=9, classes=3)
+    one = Categorical(predictive.log_probabilities[:, :1].expand(-1, 4, -1, -1), predictive.log_weights)
+    sure = Categorical(
+        predictive.log_probabilities, torch.tensor([[1.0, 1e-30, 1e-30, 1e-30]]).double().log()
+    )
+    found = CLASS_STRATEGIES["joint"](candidates(sure), 4)
+    assert (found.strategies, found.saturated_at.tolist()) == (["k_centre"], [0])
+    assert one.mutual_information().abs().max() < 1e-6
+    assert CLASS_STRATEGIES["joint"](candidates(one), 4).gains[0, 0].abs() < 1e-6
+
+
 def test_what_can_be_learned_ends_at_the_entropy_of_the_weights_and_distance_takes_over():
     logits = torch.zeros(1, 2, 6, 2)
     logits[:, 0, :, 0], logits[:, 1, :, 1] = 40, 40  # one label settles which of two particles is right
