@@ -1,16 +1,16 @@
-// One request in flight, and the latest wish wins: what was wished in between is never asked.
+// One request in flight, and the latest wish wins: what was wished in between, or taken back, is never asked.
 
 import { ServiceError } from "./service.js";
 
 /**
- * A function to be called with every wish. `work(wish)` asks; `show(answer, wish)` gets what came, in order;
+ * A function to be called with every wish, or with null for none any more. `work(wish)` asks; `show(answer, wish)` gets what came, in order;
  * `fail(error)` what went wrong.
  */
 export function latest(work, show, fail) {
   let wish = null;
   let busy = false;
   return async (wanted) => {
-    wish = { wanted };
+    wish = wanted && { wanted };
     if (busy) return;
     busy = true;
     while (wish) {

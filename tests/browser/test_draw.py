@@ -57,6 +57,21 @@ def test_what_is_drawn_by_hand_is_told_apart(page):
         expect(first.locator(".value")).to_have_text("> 99.9 %")
 
 
+def test_what_was_taken_back_is_not_answered_afterwards(page):
+    held = []
+    page.route("**/adapt-predict", lambda route: held.append(route))
+    with page.expect_request("**/adapt-predict"):
+        draw(page, "Question", CROSS)
+    page.get_by_role("button", name="Undo the last stroke (Question)").click()
+    page.get_by_role("button", name="Clear (Question)").click()
+    with page.expect_response("**/adapt-predict"):
+        held.pop().continue_()
+    page.evaluate("() => fetch('livez').then(() => fetch('livez'))")  # whatever follows has been asked by now
+    assert held == []
+    expect(page.locator("#draw-reading")).to_have_text("Draw something to ask about it.")
+    expect(page.locator("#bars .bar")).to_have_count(0)
+
+
 def test_the_answer_follows_the_pen_and_undo_takes_a_stroke_back(page):
     draw(page, "Question", CROSS)
     expect(canvas(page, "Question")).to_have_attribute("aria-label", "Question: 2 strokes")

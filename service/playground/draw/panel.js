@@ -77,17 +77,20 @@ export class DrawPanel {
     const { strokes } = this.query;
     if (!support) this.#nothing(this.missing);
     else if (!strokes.length) this.#nothing("Draw something to ask about it.");
-    else
+    else {
+      this.unasked = null;
       this.ask({
         card: this.card,
         support,
         names: [...new Set(support.y)],
         strokes: strokes.map((stroke) => [...stroke]),
       });
+    }
   }
 
   #nothing(words) {
     this.unasked = words;
+    this.ask(null);
     showNone();
     this.#read(words);
   }
@@ -105,7 +108,6 @@ export class DrawPanel {
   }
 
   async #asked({ card, support, strokes }) {
-    this.unasked = null;
     const started = performance.now();
     const query = { x: { images: [picture(strokes, card.image.size)] } };
     // Kept: while the pen moves only the query is embedded anew.
