@@ -1,6 +1,6 @@
 """Pictures of the playground's tabs in both themes and on a narrow screen, from a running service.
 
-    python docs/make_screenshots.py --url http://127.0.0.1:8000 --out /tmp/pictures
+    python docs/make_screenshots.py --url http://127.0.0.1:8000 --out pictures
     python docs/make_screenshots.py --only curves-light --out docs/playground.png
 
 With `--only` one picture goes to the file `--out`. Needs Chromium on the path and the `dev` extra.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from model_store import SHIPPED
 from service.settings import Settings
 from service.support import FURTHEST
 from tests.pictures import SIZE, png, publish_classifier
@@ -149,15 +150,12 @@ def test_a_picture_is_turned_as_its_camera_says(client):
 
 
 @pytest.mark.parametrize("shape", [[0, 10**21], [0, 2**62], [0, 2**40, 2**40]])
-@pytest.mark.parametrize("part", ["query", "support.x", "support.y"])
-def test_an_empty_tensor_of_an_absurd_shape_is_refused(client, shape, part):
+@pytest.mark.parametrize(("part", "axis"), [("query", "x"), ("support", "x"), ("support", "y")])
+def test_an_empty_tensor_of_an_absurd_shape_is_refused(client, shape, part, axis):
     empty = {"dtype": "float32", "shape": shape, "base64": ""}
-    support = {"x": X_ROWS, "y": [8.0, 11.0, 9.0]}
-    if part != "query":
-        support = {"x": [], "y": []} | {part[-1]: empty}
-    query = {"x": empty} if part == "query" else QUERY
-    reply = client.post("/adapt-predict", json={"model": "tiny", "support": support, "query": query})
-    assert reply.status_code in (200, 422), reply.text  # an empty support set of another form is one
+    body = {"support": {"x": [], "y": []}, "query": QUERY}
+    body[part] = {**body[part], axis: empty}
+    assert pointers(asked(client, status=422, **body)) == [f"/{part}/{axis}/shape"]
 
 
 def test_safetensors_without_metadata_lack_a_model(client):
@@ -166,7 +164,8 @@ def test_safetensors_without_metadata_lack_a_model(client):
     header = json.dumps(json.loads(body[8 : 8 + size]) | {"__metadata__": None}).encode()
     content = len(header).to_bytes(8, "little") + header + body[8 + size :]
     headers = {"content-type": "application/vnd.safetensors"}
-    assert client.post("/adapt-predict", content=content, headers=headers).status_code in (400, 422)
+    reply = client.post("/adapt-predict", content=content, headers=headers)
+    assert (reply.status_code, pointers(reply.json())[0]) == (422, "/model")
 
 
 @pytest.mark.parametrize("name", [10**30, 2**63, -(2**63) - 1])
@@ -222,13 +221,27 @@ def test_rows_beyond_all_others_are_chosen_with_finite_gains(client):
     assert float(FURTHEST) ** 2 < 3e38
 
 
-def test_labels_in_other_units_and_labels_that_nothing_explains_are_warned_of(client):
+def test_labels_and_support_rows_in_other_units_are_warned_of(client):
     def warnings(y, x=X_ROWS):
         return asked(client, support={"x": x, "y": y}, query=QUERY)["diagnostics"]["warnings"]
 
     assert warnings([8.0, 11.0, 9.0]) == []
     assert "3 of 3 labels are far" in warnings([8000.0, 11000.0, 9000.0])[0]
     assert "1 of 3 support rows are far" in warnings([8.0, 11.0, 9.0], [[-2.0], [0.5], [1e6]])[0]
+
+
+def test_labels_that_nothing_explains_are_warned_of():
+    """Two readings at one place that contradict each other, asked of a model that knows hardly any noise."""
+    for served in serve(Settings(store=SHIPPED, device="cpu")):
+        body = {"model": "sinusoid", "query": QUERY}
+        told = [
+            asked(served.client, **body, support={"x": [[1.0], [1.0]], "y": y})["diagnostics"]
+            for y in ([2.0, 2.0], [2.0, -2.0])
+        ]
+        assert told[0]["warnings"] == []
+        assert told[0]["support_nll"]["after"] < told[0]["support_nll"]["before"]
+        assert told[1]["support_nll"]["after"] > told[1]["support_nll"]["before"]
+        assert "its certainty means little" in told[1]["warnings"][0]
 
 
 def test_targets_far_from_what_training_saw_are_warned_of(client):

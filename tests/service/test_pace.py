@@ -12,6 +12,7 @@ import service.queue
 from service.pace import MEMORY, REMEMBERED, UNKNOWN_BATCH_S, UNKNOWN_PACE, Paces
 from service.problems import RequestError
 from service.queue import PATIENCE, Queue, Waiting, fitting
+from service.work import ChooseAsk, Work
 
 FEW, MANY, SEEN = ("", False, 1), ("", False, 5), ("", True, 5)
 
@@ -59,6 +60,19 @@ def test_whatever_batches_say_beliefs_are_finite_and_no_stratum_costs_next_to_no
         paces.learn("a", 1.0, {FEW: 1000, MANY: 1000})
     few, many = (paces.seconds("a", {stratum: 1000}, batches=0) for stratum in (FEW, MANY))
     assert 0.05 * many < few < many < 10
+
+
+def test_choices_are_believed_by_what_they_are_and_how_many_rows_they_choose():
+    """A thousand rows take a thousand times as long as one from the same pool with the same acquisition."""
+
+    def stratum(acquisition="entropy", strategy="top_k", size=1, shown=5):
+        ask = ChooseAsk(acquisition, strategy, size, 9, np.zeros(9), np.zeros(9, bool), None, joint=False)
+        rows = np.zeros((shown, 1), np.float32)
+        return Work(None, rows, rows, rows, 0, 0, ask, 1.0).stratum
+
+    others = [{"acquisition": "epig"}, {"strategy": "k_centre"}, {"size": 1000}, {"shown": 1}]
+    assert len({stratum(), *(stratum(**other) for other in others)}) == 5
+    assert stratum(size=600) == stratum(size=1000)
 
 
 def test_the_strata_of_a_model_are_bounded():

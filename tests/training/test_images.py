@@ -19,6 +19,7 @@ from training.evaluate_classes import expected_calibration_error
 from training.families import Images, UnusableData
 from training.families.augment import distorted, relit, turned
 from training.families.bank import Bank
+from training.families.pictures import decoded
 
 CLASSES = 12
 ROLES = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
@@ -292,3 +293,17 @@ def test_a_run_may_start_from_a_published_version_of_its_shape(arrays, tmp_path,
     assert further.manifest.training["start_from"] == "base"
     assert main(["images", str(arrays), "--width", "6", *more, *shared]) == 1
     assert "base has other parameters than this run" in capsys.readouterr().err
+
+
+def test_training_sees_deep_and_turned_pictures_as_the_service_does():
+    ink = np.tril(np.full((16, 16), 250, np.uint8))
+    tags = Image.Exif()
+    tags[0x0112] = 6  # turn it clockwise by a quarter
+    whole, image = [], ImageInput(channels=1, size=16)
+    for pixels, said in ((ink, None), (ink.astype(np.uint16) * 257, None), (np.rot90(ink), tags)):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", exif=said)
+        whole.append(decoded(file.getvalue(), image))
+    np.testing.assert_array_equal(whole[0], ink)
+    np.testing.assert_array_equal(whole[1], ink)
+    np.testing.assert_array_equal(whole[2], ink)
