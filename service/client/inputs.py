@@ -73,10 +73,10 @@ def rows_of(value: Any, inputs: Sequence[str], what: str) -> Rows:
     """`[row, column]` numbers, or pictures: arrays `[picture, height, width(, 3)]`, or files.
 
     Columns of a data frame are taken by the names of `inputs` where it has them, else by their places; a
-    series is one column.
+    column of texts stands for one input per value, named `material=steel`. A series is one column.
 
     Raises:
-        InvalidInput: what is neither, or not finite.
+        InvalidInput: what is neither, or not finite; a text that is none of the inputs.
     """
     if isinstance(value, Files):
         return value
@@ -85,8 +85,10 @@ def rows_of(value: Any, inputs: Sequence[str], what: str) -> Rows:
     if are_files(value):
         return Files(tuple(bytes(each) for each in value))
     array = _array(value, what)
-    if named(value) and (order := order_of(list(value.columns), inputs, what)) is not None:
-        array = array[:, order]
+    if named(value):
+        columns, array = _spelled_out(list(value.columns), array, inputs, what)
+        if (order := order_of(columns, inputs, what)) is not None:
+            array = array[:, order]
     if array.ndim == 1 and hasattr(value, "to_numpy"):
         array = array[:, None]
     if array.ndim == 1 and len(array):
@@ -157,6 +159,32 @@ def are_files(value: Any) -> bool:
     if not isinstance(value, list | tuple) and getattr(value, "dtype", None) != np.dtype(object):
         return False
     return len(value) > 0 and all(isinstance(each, bytes | bytearray) for each in value)
+
+
+def _spelled_out(
+    columns: Sequence[str], array: NDArray[Any], inputs: Sequence[str], what: str
+) -> tuple[list[str], NDArray[Any]]:
+    """Columns of texts as a column of zeros and ones for each value that the model knows, and all others.
+
+    Raises:
+        InvalidInput: a text that it does not know.
+    """
+    names: list[str] = []
+    parts: list[NDArray[Any]] = []
+    for index, column in enumerate(columns):
+        known = [] if column in inputs else [each for each in inputs if each.startswith(f"{column}=")]
+        if not known:
+            names.append(column)
+            parts.append(array[:, index : index + 1])
+            continue
+        told = [f"{column}={each}" for each in array[:, index]]
+        if unknown := [row for row, each in enumerate(told) if each not in known]:
+            raise InvalidInput(
+                f"{what} has {told[unknown[0]]} in row {unknown[0]}; the model knows {', '.join(known)}"
+            )
+        names += known
+        parts.append(np.array([[each == one for one in known] for each in told], dtype=np.int64))
+    return names, np.hstack(parts)
 
 
 def _array(value: Any, what: str) -> NDArray[Any]:

@@ -55,6 +55,25 @@ def test_names_that_say_nothing_to_the_model_go_by_place():
         order_of(["x", "x", "size"], ["x", "size"])
 
 
+INPUTS = ("size", "material=steel", "material=tin", "wet=False", "wet=True")
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, lambda content: pd.DataFrame(content).convert_dtypes()])
+def test_a_column_of_texts_stands_for_one_input_per_value(frame):
+    content = {"wet": [True, False], "note": ["a", "b"], "material": ["tin", "steel"], "size": [0.5, 2.0]}
+    rows = rows_of(frame(content), INPUTS, "x")
+    np.testing.assert_array_equal(rows, [[0.5, 0, 1, 0, 1], [2.0, 1, 0, 1, 0]])
+    spelled = pd.DataFrame([[0.5, 0, 1, 0, 1], [2.0, 1, 0, 1, 0]], columns=list(INPUTS))
+    np.testing.assert_array_equal(rows_of(spelled, INPUTS, "x"), rows)
+
+
+@pytest.mark.parametrize(("unknown", "told"), [("gold", "gold"), (None, "(None|nan)"), (1.0, "1.0")])
+def test_a_text_that_training_did_not_see_is_refused_by_name(unknown, told):
+    content = {"wet": [True, False], "material": ["tin", unknown], "size": [0.5, 2.0]}
+    with pytest.raises(InvalidInput, match=f"query has material={told} in row 1; the model knows"):
+        rows_of(pd.DataFrame(content), INPUTS, "query")
+
+
 def test_a_series_is_a_column():
     assert rows_of(pd.Series([1, 2, 3]), (), "x").shape == (3, 1)
 
