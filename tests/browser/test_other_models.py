@@ -6,10 +6,13 @@ import io
 import pytest
 from playwright.sync_api import expect
 
+from model_store.columns import Column
 from service.settings import Settings
 from tests.pictures import publish_classifier
 from tests.published import SIZE, X, Y, Z, publish
 from tests.service.conftest import serve
+
+METALS = ("steel", "tin")
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +20,7 @@ def url(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     publish(root, "tiny")
     publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z))
+    publish(root, "metals", inputs=(X, *(Column(name=f"metal={name}", lower=0, upper=1) for name in METALS)))
     publish_classifier(root, "photographs", channels=3)
     for served in serve(Settings(store=root, device="cpu")):
         yield served.url
@@ -48,6 +52,18 @@ def test_several_inputs_and_outputs_have_a_column_each(visit, url):
         assert all(float(row[f"{name}_lower_90"]) < float(row[f"{name}_upper_90"]) for row in rows)
     page.locator("#csv").fill("size,z,x,y\n64,-1,0.5,\n64,,1.5,\n")
     expect(page.locator("#own-problem")).to_have_text("Line 2 has a label in some columns and not in others.")
+
+
+def test_a_column_of_texts_stands_for_one_input_per_value(visit, url):
+    page = visit("own", url=url)
+    page.select_option("#own-model", "metals")
+    page.locator("#csv").fill("metal,x,y,note\nsteel,0.5,9,a\ntin,1.5,,b\n")
+    expect(page.locator("#own-reading")).to_contain_text("predicted from 1 labelled row. Not used: note.")
+    expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0.5,1,0]],"y":[9]}')
+    expect(page.locator("#curl")).to_contain_text('"query": {"x":[[1.5,0,1]]}')
+    page.locator("#csv").fill("metal,x,y\nsteel,0.5,9\ngold,1.5,\n")
+    told = "Line 3: “gold” in column “metal” is none of “steel”, “tin”."
+    expect(page.locator("#own-problem")).to_have_text(told)
 
 
 def test_without_a_model_of_drawings_the_tab_says_so(visit, url):

@@ -25,14 +25,19 @@ export function parsed(text, card) {
   const { inputs, outputs } = columnsOf(card);
   const header = rows[0].cells.map((name) => name.trim());
   const place = (name) => header.findIndex((given) => given.toLowerCase() === name.toLowerCase());
-  const missing = inputs.filter((name) => place(name) < 0);
+  const sources = inputs.map((name) => sourceOf(name, header, place(name)));
+  const missing = inputs.filter((_, index) => sources[index].at < 0);
   if (missing.length) {
     throw new CsvError(`There is no column ${quoted(missing)} in the first line; it has ${quoted(header)}.`);
   }
-  const [read, write] = [inputs.map(place), outputs.map(place)];
+  const write = outputs.map(place);
+  const texts = d3.group(
+    sources.filter(({ text }) => text !== null),
+    ({ at }) => at,
+  );
   const found = { support: { x: [], y: [] }, query: { x: [] }, lines: { support: [], query: [] } };
   const problems = [];
-  for (const row of rows.slice(1)) sort(row, { card, header, read, write, comma }, found, problems);
+  for (const row of rows.slice(1)) sort(row, { card, header, sources, texts, write, comma }, found, problems);
   if (problems.length) throw new CsvError(told(problems));
   if (!found.query.x.length) {
     throw new CsvError(`Every row has a label: leave ${quoted(outputs)} empty in the rows you ask about.`);
@@ -41,12 +46,21 @@ export function parsed(text, card) {
     found.support.x = { images: found.support.x };
     found.query.x = { images: found.query.x };
   }
-  const unused = header.filter((_, index) => ![...read, ...write].includes(index));
+  const used = new Set([...sources.map(({ at }) => at), ...write]);
+  const unused = header.filter((_, index) => !used.has(index));
   return { ...found, unused };
 }
 
+/** The column of an input: its own, or for “material=steel” that of the materials, where it is one for steel. */
+function sourceOf(name, header, own) {
+  if (own >= 0) return { at: own, text: null };
+  const starts = (given) => given !== "" && name.toLowerCase().startsWith(`${given.toLowerCase()}=`);
+  const at = header.findIndex(starts);
+  return at < 0 ? { at, text: null } : { at, text: name.slice(header[at].length + 1) };
+}
+
 /** One row to where it belongs, or a problem. */
-function sort({ cells, line }, { card, header, read, write, comma }, found, problems) {
+function sort({ cells, line }, { card, header, sources, texts, write, comma }, found, problems) {
   const cell = (at) => (at < 0 ? "" : (cells[at] ?? "").trim());
   const labels = write.map(cell);
   const some = labels.filter((label) => label !== "").length;
@@ -63,8 +77,14 @@ function sort({ cells, line }, { card, header, read, write, comma }, found, prob
     }
     return value;
   };
+  for (const [at, known] of texts) {
+    if (known.some(({ text }) => text === cell(at))) continue;
+    const names = quoted(known.map(({ text }) => text));
+    problems.push(`Line ${line}: “${cell(at).slice(0, 20)}” in column “${header[at]}” is none of ${names}.`);
+  }
+  const value = ({ at, text }) => (text === null ? number(at) : Number(text === cell(at)));
   const classes = card.kind === "classification";
-  const x = classes ? cell(read[0]) : read.map(number);
+  const x = classes ? cell(sources[0].at) : sources.map(value);
   const part = some ? "support" : "query";
   found[part].x.push(x);
   found.lines[part].push(line);
