@@ -2,10 +2,15 @@
 
 import ctypes
 import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
 KEPT_BYTES = 1 << 29
+SLACK_BYTES = 1 << 27
+"""Freed memory that a process may hold beside what it held after the last return of it."""
 THRESHOLDS = 10_000, 10, 10
 """Of the garbage collector: a request makes hundreds of objects, and hardly any cycle among them."""
 
@@ -18,11 +23,51 @@ def keep_freed_memory() -> None:
     another may use, and the process holds a fifth less and does not grow. To be called before there
     are other threads; other C libraries are left as they are.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
+    if (library := _glibc()) is not None:
         library.mallopt(M_ARENA_MAX, 1)
         library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Hand the pages of freed memory back to the system, wherever in the heap they are."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+class Slack:
+    """Freed memory that a process keeps for its next batches: bounded.
+
+    Args:
+        pid: of the process.
+        give_back: has it hand its freed memory back.
+    """
+
+    def __init__(self, pid: int, give_back: Callable[[], None]) -> None:
+        self._pid, self._give_back, self._least = pid, give_back, 0
+
+    def drop(self) -> None:
+        """Keep nothing: what was freed lately is not needed again soon."""
+        self._give_back()
+        self._least = resident_bytes(self._pid)
+
+    def bound(self) -> None:
+        """Keep no more than is allowed: one extraordinary request is no reason to stay large."""
+        if resident_bytes(self._pid) > self._least + SLACK_BYTES:
+            self.drop()
+
+
+def resident_bytes(pid: int) -> int:
+    """Of a process; zero where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 def spare_the_imported() -> None:

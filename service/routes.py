@@ -156,7 +156,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
     """The model card: inputs, learner, training configuration, measured figures."""
-    return await _ready(request).card(name, version)
+    return await _ready(request).versions.card(name, version)
 
 
 @router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])
@@ -210,7 +210,7 @@ class _Exchange(Generic[BodyT]):
         content, caller = await runtime.intake.read(request), request.state.caller
         since = time.monotonic()
         body = bodies.parsed(*content, model)
-        named = await runtime.model(body.model, body.version, body.posterior)
+        named = await runtime.versions.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
             work = make(runtime.codec, body, named, caller, since)
         else:

@@ -17,9 +17,7 @@ POOL, BATCH = 256, 2
 
 
 def warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]) -> None:
-    """Run the model alone, in company and in the largest batch, and let it choose: no caller waits for code,
-    nor for memory.
-    """
+    """Run the model alone, in company and in the largest batch, and let it choose: nobody waits for code."""
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None or isinstance(model.learner, Bare) else CLASSES
     x = np.zeros((ROWS, network.inputs if image is None else image.numbers), np.float32)

@@ -25,6 +25,7 @@ from bmaml.learners import Diverged
 from model_store import Model
 from service.device import DeviceFailed, check
 from service.engine import compute
+from service.memory import give_back
 from service.messages import Models
 from service.work import Answer, Work
 
@@ -90,6 +91,15 @@ class Worker:
         """
         with self._speaking:
             self._asked(check, CPU)
+
+    def give_back(self) -> None:
+        """Let the process hand its freed memory back.
+
+        Raises:
+            DeviceFailed: it has ended.
+        """
+        with self._speaking:
+            self._asked(give_back)
 
     def stop(self, at_once: bool = False) -> None:
         """End the process, once it has answered, or at once."""

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-import service.runtime as runtime_module
+import service.versions as versions_module
 from model_store import Store
 from service.settings import Settings
 from tests.published import publish
@@ -221,7 +221,7 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
 
 def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monkeypatch):
     publish(tmp_path, "tiny", seed=1)
-    whole, times = runtime_module.warm_up, []
+    whole, times = versions_module.warm_up, []
 
     def failing(model, most_work, answer):
         times.append(model)
@@ -229,7 +229,7 @@ def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monk
             raise MemoryError
         whole(model, most_work, answer)
 
-    monkeypatch.setattr(runtime_module, "warm_up", failing)
+    monkeypatch.setattr(versions_module, "warm_up", failing)
     for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
         wait_for(lambda client=served.client: client.get("/readyz").status_code == 200)
         assert ask(served.client).status_code == 200
@@ -239,7 +239,7 @@ def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monk
 def test_an_older_version_that_steps_in_is_tried_again_after_a_passing_failure(tmp_path, monkeypatch):
     publish(tmp_path, "tiny", seed=1)
     publish(tmp_path, "tiny", seed=2)
-    whole, times = runtime_module.warm_up, []
+    whole, times = versions_module.warm_up, []
 
     def failing(model, most_work, answer):
         times.append(model.manifest.version)
@@ -247,7 +247,7 @@ def test_an_older_version_that_steps_in_is_tried_again_after_a_passing_failure(t
             raise MemoryError
         whole(model, most_work, answer)
 
-    monkeypatch.setattr(runtime_module, "warm_up", failing)
+    monkeypatch.setattr(versions_module, "warm_up", failing)
     for served in serve(Settings(store=tmp_path, device="cpu", reload_s=0.02)):
         assert ask(served.client).json()["model"]["version"] == 2
         Store(tmp_path).remove("tiny", 2)
