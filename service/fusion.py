@@ -30,8 +30,8 @@ DOUBLE = 3
 """Rows of memory that a support row takes: more is kept of it, in float64."""
 CELLS = 1 << 17
 """Tasks × hypotheses × rows that are predicted together: they stay in cache."""
-WASTE = 1.5
-"""How many times more hypotheses one task may have than another that it is predicted with."""
+WASTE = 8_000
+"""Cells of padding that cost as much as a part more."""
 
 
 def answer_together(works: Sequence[Work]) -> list[Answer | Diverged]:
@@ -88,11 +88,12 @@ def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
     """Tasks with about as many hypotheses: together they waste little, and stay in cache."""
     counts = (posterior.log_weights > -torch.inf).sum(-1).tolist()
     some: list[int] = []
+    real = 0
     for task in sorted(range(len(counts)), key=counts.__getitem__):
-        least = WASTE * counts[some[0]] + 8 if some else 0
-        if some and (counts[task] > least or (len(some) + 1) * counts[task] * rows > CELLS):
+        real, padded = real + counts[task], (len(some) + 1) * counts[task]
+        if some and (rows * (padded - real) > WASTE or rows * padded > CELLS):
             yield some
-            some = []
+            some, real = [], counts[task]
         some.append(task)
     yield some
 

@@ -30,7 +30,6 @@ is widened, and everything where it is gone; the factor is ω^(1 − v/v₀).
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -135,15 +134,14 @@ class Collapsed(Learner[CollapsedPosterior]):
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        scales, owner = support.x.new_tensor(self.scales).repeat(1, self.particles), None
+        scales, owner, chosen = support.x.new_tensor(self.scales).repeat(1, self.particles), None, None
         if lost:
             chosen = Chosen.of(weights, len(self.scales), lost)
             weights, owner, scales = chosen.log_weights, chosen.owner, picked(scales, chosen.hypothesis)
             if (some := chosen.particle) is not None:
                 particles = picked(particles, some)
-                conditions = conditions.each(partial(picked, index=some))
                 slopes = None if slopes is None else picked(slopes, some)
-        mean, seen, spent = conditions.last_layer()
+        mean, seen, spent = conditions.last_layer() if chosen is None else chosen.last_layer(conditions)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
         return CollapsedPosterior(

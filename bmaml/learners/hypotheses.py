@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bmaml.last_layer import Conditions
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import weightiest, weighty
 from bmaml.shapes import Particles, Scalar, Verdicts
@@ -77,12 +78,14 @@ class Chosen:
 
     Attributes:
         particle: indices of the kept particles; None where most are kept, and all may stay.
+        real: which of them are; the others only fill up.
         hypothesis: indices of the kept hypotheses.
         owner: their particles, by place among the kept.
         log_weights: of the kept hypotheses, normalised; −∞ for those that only fill up.
     """
 
     particle: Int[Tensor, "task kept"] | None
+    real: Bool[Tensor, "task kept"] | None
     hypothesis: Int[Tensor, "task hypothesis"]
     owner: Int[Tensor, "task hypothesis"]
     log_weights: Float[Tensor, "task hypothesis"]
@@ -95,12 +98,31 @@ class Chosen:
         owner, has_any = hypothesis // scales, kept.unflatten(1, (-1, scales)).any(-1)
         counts = has_any.sum(-1)
         if 2 * int(counts.sum()) > has_any.numel():
-            return cls(None, hypothesis, owner, logs)
+            return cls(None, None, hypothesis, owner, logs)
         count = int(counts.max())
         particle = has_any.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :count]
         place = torch.zeros_like(has_any, dtype=particle.dtype)
         place.scatter_(1, particle, torch.arange(count, device=place.device).expand_as(particle))
-        return cls(particle, hypothesis, place.gather(1, owner), logs)
+        real = torch.arange(count, device=counts.device) < counts.unsqueeze(-1)
+        return cls(particle, real, hypothesis, place.gather(1, owner), logs)
+
+    def last_layer(self, conditions: Conditions) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the kept particles alone, many in one task and one in another; zero where they only fill up."""
+        if self.particle is None or self.real is None:
+            return conditions.last_layer()
+        task, place = self.real.nonzero(as_tuple=True)
+        particle = self.particle[task, place]
+        each = conditions.each(lambda values: values[task if len(values) > 1 else 0, particle].unsqueeze(0))
+
+        shape = self.real.shape
+
+        def side_by_side(values: Tensor) -> Tensor:
+            whole = values.new_zeros(*shape, *values.shape[2:])
+            whole[task, place] = values[0]
+            return whole
+
+        mean, seen, spent = each.last_layer()
+        return side_by_side(mean), side_by_side(seen), side_by_side(spent)
 
 
 def picked(values: Tensor, index: Tensor) -> Tensor:
