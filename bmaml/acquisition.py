@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bmaml import tails
 from bmaml.errors import BmamlError
 from bmaml.predictive import Predictive
 from bmaml.shapes import PerRow, PerTask
@@ -106,9 +107,11 @@ def expected_improvement(pool: Pool) -> PerRow:
     scale = (predictive.within + predictive.noise).sqrt().expand_as(predictive.means)[..., 0]
     gain = predictive.means[..., 0] - pool.best.view(-1, 1, 1)
     standard = gain / scale
-    density = torch.exp(-0.5 * standard.square()) / (2 * torch.pi) ** 0.5
-    improvement = gain * torch.special.ndtr(standard) + scale * density
-    return (predictive.log_weights.exp().unsqueeze(-1) * improvement).sum(1)
+    density = tails.exp(-0.5 * standard.square()) / (2 * torch.pi) ** 0.5
+    improvement = gain * tails.ndtr(standard) + scale * density
+    return (
+        (predictive.weights.unsqueeze(-1) * improvement).sum(1).clamp_min(0)
+    )  # far below it is a difference
 
 
 def upper_confidence_bound(pool: Pool) -> PerRow:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from bmaml import tails
 from bmaml.shapes import LogWeights, PerRow
 
 
@@ -23,7 +24,7 @@ class Categorical:
 
     def log_mixture(self) -> Float[Tensor, "task row class"]:
         """Logarithms of `probabilities`."""
-        return torch.logsumexp(self.log_probabilities + self.log_weights[..., None, None], 1)
+        return tails.logsumexp(self.log_probabilities + self.log_weights[..., None, None], 1)
 
     def probabilities(self) -> Float[Tensor, "task row class"]:
         """Of the mixture."""
@@ -40,7 +41,7 @@ class Categorical:
 
     def expected_entropy(self) -> PerRow:
         """The weighted mean of the particles' entropies: what no label would remove (aleatoric)."""
-        return self._average(torch.special.entr(self.log_probabilities.exp()).sum(-1))
+        return self._average(torch.special.entr(tails.exp(self.log_probabilities)).sum(-1))
 
     def mutual_information(self) -> PerRow:
         """Between the label and the particle (epistemic; BALD, Houlsby et al. 2011): the difference."""
@@ -62,7 +63,7 @@ class Categorical:
         return Categorical(self.log_probabilities[tasks, :, rows], self.log_weights[tasks])
 
     def _average(self, values: Tensor) -> Tensor:
-        weights = self.log_weights.exp()
+        weights = tails.exp(self.log_weights)
         return (weights.view(*weights.shape, *[1] * (values.ndim - 2)) * values).sum(1)
 
 

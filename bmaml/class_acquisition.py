@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bmaml import tails
 from bmaml.acquisition import NeedsTarget
 from bmaml.categorical import Categorical
 from bmaml.shapes import PerRow
@@ -63,9 +64,9 @@ def epig(pool: ClassPool) -> PerRow:
     """
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
-    ours = pool.predictive.log_probabilities.exp()  # [task, particle, row, class]
-    weights = pool.predictive.log_weights.exp()[..., None, None]
-    theirs = weights * pool.target.log_probabilities.exp()
+    ours = tails.exp(pool.predictive.log_probabilities)  # [task, particle, row, class]
+    weights = tails.exp(pool.predictive.log_weights)[..., None, None]
+    theirs = weights * tails.exp(pool.target.log_probabilities)
     targets, classes = theirs.shape[2], theirs.shape[3]
     block = max(1, PAIRS_AT_ONCE // (targets * classes**2 * len(ours)))
     both = ours.new_empty(len(ours), ours.shape[2])
@@ -106,5 +107,5 @@ def ceiling(belief: Categorical) -> float:
 
     log M for M that count alike.
     """
-    most = torch.special.entr(belief.log_weights.exp()).sum(-1).amax()
+    most = torch.special.entr(tails.exp(belief.log_weights)).sum(-1).amax()
     return min(float(most), math.log(belief.log_weights.shape[-1]))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bmaml import tails
 from bmaml.batch import Batch, Candidates, Picker, k_centre, power, top_k
 from bmaml.categorical import Categorical
 from bmaml.class_acquisition import PAIRS_AT_ONCE, ceiling
@@ -31,8 +32,8 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
     """
     picker, belief = Picker(candidates), candidates.predictive
     assert isinstance(belief, Categorical)
-    probabilities = belief.log_probabilities.exp()  # [task, particle, row, class]
-    weights, expected = belief.log_weights.exp(), belief.expected_entropy()
+    probabilities = tails.exp(belief.log_probabilities)  # [task, particle, row, class]
+    weights, expected = tails.exp(belief.log_weights), belief.expected_entropy()
     limits = torch.special.entr(weights).sum(-1)
     outcomes = torch.ones_like(weights).unsqueeze(1)  # [task, outcome, particle]
     shares = weights.new_ones(len(weights), 1)  # how much of the whole an outcome stands for, over its mass

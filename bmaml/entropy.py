@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmaml import tails
 from bmaml.shapes import LogWeights
 
 HERMITE_NODES, STRATA = 32, 1024
 """Points at which the density is looked at: in each component, and in all of many together."""
 CELLS = 1 << 18
 """Places × points × components that are looked at together: they stay in cache."""
-FAR = 80.0
-"""A component whose density at a point is e^−FAR of its largest, or less, counts as if it were e^−FAR."""
 
 Components = Float[Tensor, "task particle place"]
 
@@ -30,7 +29,7 @@ def of_mixtures(
 ) -> Float[Tensor, "task place"]:
     """Entropy in nats of each mixture; not a number where the mixture is none."""
     component, standard, share = _points(log_weights)
-    weights = log_weights.exp()
+    weights = tails.exp(log_weights)
     at_once = max(1, CELLS // (component.shape[1] * means.shape[1]))
     # Results have their place before: a small one that stays between large ones that go would split memory.
     found = means.new_empty(len(means), means.shape[2])
@@ -50,8 +49,7 @@ def _of_places(
     inverse = math.sqrt(0.5) / scales
     points = means[:, component] + scales[:, component] * standard
     offsets = (points.unsqueeze(-1) - means.unsqueeze(1)).mul_(inverse.unsqueeze(1))
-    # A processor is slow at numbers below the smallest normal one.
-    near = offsets.square_().neg_().clamp_min_(-FAR).exp_()
+    near = offsets.square_().neg_().clamp_min_(-tails.FAR).exp_()  # less counts as if it were so much
     # In units of the highest peak: whatever the unit of y, these are no tiny numbers.
     heights = weights * inverse
     highest = heights.amax(1, keepdim=True)
@@ -69,7 +67,7 @@ def _points(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_weights.new_tensor(each) for each in np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
     )
     component = torch.arange(components, device=log_weights.device).repeat_interleave(HERMITE_NODES)
-    share = (log_weights.exp().unsqueeze(-1) * (shares / shares.sum())).flatten(1)
+    share = (tails.exp(log_weights).unsqueeze(-1) * (shares / shares.sum())).flatten(1)
     return component.expand(tasks, -1), nodes.repeat(tasks, components), share
 
 
@@ -82,7 +80,7 @@ def _strata(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Components `[task, point]`, and standard normal positions in them.
     """
-    weights = log_weights.double().exp()
+    weights = tails.exp(log_weights.double())
     ends = weights.cumsum(-1)
     middles = (torch.arange(STRATA, dtype=ends.dtype, device=ends.device) + 0.5) / STRATA
     middles = (middles * ends[:, -1:]).contiguous()

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bmaml import entropy, quantiles
+from bmaml import entropy, quantiles, tails
 from bmaml.errors import BmamlError
 from bmaml.shapes import LogWeights, Moments, Outputs, Targets
 
@@ -35,6 +36,11 @@ class Predictive:
     within: Float[Tensor, "#task #particle #row #output"]
     log_weights: LogWeights
     factor: Float[Tensor, "task row #output rank"] | None = None
+
+    @cached_property
+    def weights(self) -> LogWeights:
+        """Of the particles; they add up to one."""
+        return tails.exp(self.log_weights)
 
     def mean(self) -> Moments:
         """The mixture's mean."""
@@ -65,7 +71,7 @@ class Predictive:
 
     def cdf(self, y: Targets) -> Moments:
         """P(value ≤ y) under the mixture, each output on its own."""
-        return self._average(torch.special.ndtr((y.unsqueeze(1) - self.means) / self._scale()))
+        return self._average(tails.ndtr((y.unsqueeze(1) - self.means) / self._scale()))
 
     def crps(self, y: Targets) -> Moments:
         """Continuous ranked probability score at y, in the units of y; the lower the better.
@@ -74,7 +80,7 @@ class Predictive:
         density, but one that a single far-off truth cannot dominate.
         """
         scale = self._scale()
-        weights = self.log_weights.exp()[..., None, None]
+        weights = self.weights[..., None, None]
         total = (weights * _absolute(self.means - y.unsqueeze(1), scale)).sum(1)
         for other in range(self.means.shape[1]):
             one = slice(other, other + 1)
@@ -99,7 +105,7 @@ class Predictive:
         tasks, components, rows, outputs = self.means.shape
         means = self.means.flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
         scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
-        weights = self.log_weights.exp().T[..., None, None]
+        weights = self.weights.T[..., None, None]
         wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
         block = max(1, quantiles.BLOCK // (components * tasks * max(1, levels.shape[1])))
         found = [
@@ -122,7 +128,7 @@ class Predictive:
         Raises:
             NoJoint: the prediction has variance inside its particles and no factor for it.
         """
-        root = (0.5 * self.log_weights).exp()[..., None, None]
+        root = self.weights.sqrt()[..., None, None]
         between = (root * (self.means - self.mean().unsqueeze(1))).movedim(1, -1)
         if self.factor is None:
             if bool((self.within != 0).any()):
@@ -223,10 +229,10 @@ class Predictive:
         )
 
     def _average(self, values: Tensor) -> Tensor:
-        return (self.log_weights.exp()[..., None, None] * values).sum(1)
+        return (self.weights[..., None, None] * values).sum(1)
 
     def _mixed(self, logs: Tensor) -> Tensor:
-        return torch.logsumexp(logs + self.log_weights[..., None, None], 1)
+        return tails.logsumexp(logs + self.log_weights[..., None, None], 1)
 
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
@@ -237,7 +243,7 @@ def weighty(log_weights: LogWeights, lost: float) -> Bool[Tensor, "task particle
 
     Weights that are no numbers stay, and are seen.
     """
-    weights, order = log_weights.exp().sort(-1, descending=True)
+    weights, order = tails.exp(log_weights).sort(-1, descending=True)
     lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
     return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ~(lighter <= lost))
 
@@ -257,5 +263,5 @@ def weightiest(
 def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """E|X| of X ~ N(mean, scale²)."""
     standard = mean / scale
-    density = torch.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)
-    return mean * (2 * torch.special.ndtr(standard) - 1) + 2 * scale * density
+    density = tails.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)
+    return mean * (2 * tails.ndtr(standard) - 1) + 2 * scale * density

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmaml.tails import FURTHEST
+
 BLOCK = 1 << 18
 """Components × roots that are worked on together: they stay in cache."""
 BISECTION, NEWTON = 0.01, 1.0
@@ -65,7 +67,7 @@ def solved(
             low, high, root, move, place = (each[chosen] for each in (low, high, root, move, place))
             wanted, levels = wanted[chosen], levels[chosen]
             close, newton_close, left = close[chosen], newton_close[chosen], left[chosen]
-        standard = (root - means).mul_(narrow)
+        standard = (root - means).mul_(narrow).clamp_(-FURTHEST, FURTHEST)
         slope = torch.exp(-standard.square()).mul_(peaks).sum(0)
         cdf = torch.erfc(standard.neg_()).mul_(half).sum(0)
         below = cdf < levels

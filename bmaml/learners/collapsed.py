@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmaml import svgd
+from bmaml import svgd, tails
 from bmaml.bands import in_bands
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.last_layer import Conditions, conditioned
@@ -172,7 +172,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         factor = None
         if joint:
             whole = torch.cat([left, left_of_one], -1) * (widening * precision.rsqrt())
-            share = of_particles(posterior.log_weights.exp() * posterior.scales.square(), posterior)
+            share = of_particles(tails.exp(posterior.log_weights) * posterior.scales.square(), posterior)
             factor = (whole * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
         return Predictive(
             means=of_hypotheses(means, posterior, 0),
@@ -186,7 +186,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """1 / Σ weight², the hypotheses of a particle counted together."""
         if posterior.owner is None:
             return super().effective_particles(posterior)
-        return 1 / of_particles(posterior.log_weights.exp(), posterior).square().sum(-1)
+        return 1 / of_particles(tails.exp(posterior.log_weights), posterior).square().sum(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
