@@ -108,10 +108,8 @@ def expected_improvement(pool: Pool) -> PerRow:
     gain = predictive.means[..., 0] - pool.best.view(-1, 1, 1)
     standard = gain / scale
     density = tails.exp(-0.5 * standard.square()) / (2 * torch.pi) ** 0.5
-    improvement = gain * tails.ndtr(standard) + scale * density
-    return (
-        (predictive.weights.unsqueeze(-1) * improvement).sum(1).clamp_min(0)
-    )  # far below it is a difference
+    improvement = gain * tails.ndtr(standard) + scale * density  # far below, a difference of tiny numbers
+    return (predictive.weights.unsqueeze(-1) * improvement).sum(1).clamp_min(0)
 
 
 def upper_confidence_bound(pool: Pool) -> PerRow:

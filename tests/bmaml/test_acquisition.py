@@ -91,6 +91,18 @@ def test_expected_improvement_agrees_with_monte_carlo():
         torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # five standard errors
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_expected_to_be_worse_than_the_best(dtype):
+    below = torch.linspace(0, 40, 81, dtype=dtype)  # deviations
+    zeros = torch.zeros_like(below)[None, None, :, None]
+    about = Predictive(-below[None, None, :, None], zeros + 1, zeros, torch.zeros(1, 1, dtype=dtype))
+    found = ACQUISITIONS["expected_improvement"].score(pool(about, best=0.0))
+    assert (found >= 0).all()
+    assert (found[0].diff() <= 0).all()
+    assert (found[0, below < 4] > 0).all()
+    assert (found[0, below > 12] == 0).all()
+
+
 def test_upper_confidence_bound_is_mean_plus_two_epistemic_deviations():
     about = belief(rank=2)
     expected = (about.mean() + 2 * about.epistemic().sqrt())[..., 0]
