@@ -1,4 +1,4 @@
-"""Nanoseconds a number takes in torch's exp, logsumexp and erfc, and in ours (`bmaml/tails.py`), near and far.
+"""Nanoseconds a number takes in torch's exp, logsumexp and erfc, and in ours (`bmaml.tails`), near and far.
 
 python benchmarks/tails.py
 """
