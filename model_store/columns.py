@@ -103,6 +103,11 @@ FAR = 0.25
 """How far outside the training range, in widths of it, a row counts as far away."""
 
 
+def ends_of(columns: Sequence[Column]) -> Array:
+    """What training saw: lower and upper, `[2, column]`."""
+    return np.array([[column.lower for column in columns], [column.upper for column in columns]])
+
+
 def outside(columns: Sequence[Column], values: Array) -> Array:
     """How far each row lies outside what training saw, in widths of it; 0 inside, the largest column counts.
 

@@ -16,7 +16,7 @@ from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
-from model_store.columns import FAR, Array, standardised
+from model_store.columns import FAR, Array, ends_of, standardised
 from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
@@ -172,8 +172,7 @@ class Model:
     @cached_property
     def _noisiest(self) -> Tensor:
         """The square of the range of labels in training, standardised: `[output]`."""
-        ends = np.array([[c.lower, c.upper] for c in self.manifest.outputs]).T
-        low, high = torch.from_numpy(standardised(self.manifest.outputs, ends)).unbind(0)
+        low, high = torch.from_numpy(standardised(self.manifest.outputs, self.output_ends)).unbind(0)
         return (high - low).square().masked_fill(high <= low, torch.inf)
 
     @cached_property
@@ -194,10 +193,19 @@ class Model:
         return -torch.expm1(-0.5 * (distance / FAR).square())
 
     @cached_property
+    def input_ends(self) -> Array:
+        """What training saw of each input: lower and upper, in the caller's units, `[2, input]`."""
+        return ends_of(self.manifest.inputs)
+
+    @cached_property
+    def output_ends(self) -> Array:
+        """The same of each output, `[2, output]`."""
+        return ends_of(self.manifest.outputs)
+
+    @cached_property
     def _range(self) -> Tensor:
         """What training saw, standardised: lower and upper, `[2, input]`."""
-        ends = np.array([[c.lower, c.upper] for c in self.manifest.inputs]).T
-        return torch.from_numpy(standardised(self.manifest.inputs, ends))
+        return torch.from_numpy(standardised(self.manifest.inputs, self.input_ends))
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
         """A prediction with the outputs' standardisation undone."""

@@ -85,10 +85,7 @@ def prediction(request: AdaptPredictRequest, work: Work, answer: Answer) -> Repl
         return _classes(work, result)
     assert isinstance(result, Predicted)
     moments, single = result.moments, result.moments.mean.shape[-1] == 1
-
-    def said(values: NDArray[Any]) -> NDArray[np.float32]:
-        return _single(values[..., 0] if single else values)
-
+    said = _of_one_output if single else _single
     total = moments.aleatoric + moments.epistemic
     particles = None
     if result.particle_mean is not None and result.particle_std is not None and result.weights is not None:
@@ -166,6 +163,11 @@ def choice(request: UncertaintyRequest, work: Work, answer: Answer) -> Reply:
             "ceiling": result.ceiling,
         },
     }
+
+
+def _of_one_output(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Without the axis of outputs."""
+    return _single(values[..., 0])
 
 
 def _single(values: NDArray[Any]) -> NDArray[np.float32]:

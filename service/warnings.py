@@ -23,14 +23,15 @@ def warnings_of(model: Model, shown: Shown, asked: Mapping[str, NDArray[Any]]) -
         warnings.append("the support set names one class: every row is of it, whatever it shows")
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
-    inputs, outputs = model.manifest.inputs, model.manifest.outputs
-    if inputs:
+    if model.manifest.inputs:
+        inputs = model.manifest.inputs, model.input_ends
+        outputs = model.manifest.outputs, model.output_ends
         for what, rows in asked.items():
-            if far := _far(inputs, rows, f"{what} rows"):
+            if far := _far(*inputs, rows, f"{what} rows"):
                 warnings.append(f"{far}; there the answer returns to the model's prior")
-        if far := _far(inputs, shown.x.raw, "support rows"):
+        if far := _far(*inputs, shown.x.raw, "support rows"):
             warnings.append(f"{far}; are their units right?")
-        if far := _far(outputs, shown.labels, "labels"):
+        if far := _far(*outputs, shown.labels, "labels"):
             warnings.append(f"{far}; are their units right?")
     return tuple(warnings)
 
@@ -45,7 +46,9 @@ def on_the_fit(support_nll: tuple[float, float] | None) -> list[str]:
     ]
 
 
-def _far(columns: Sequence[Column], values: NDArray[Any], what: str) -> str:
-    far = int(np.count_nonzero(outside(columns, values) > FAR)) if len(values) else 0
+def _far(columns: Sequence[Column], ends: NDArray[Any], values: NDArray[Any], what: str) -> str:
+    if bool(((values >= ends[0]) & (values <= ends[1])).all()):
+        return ""
+    far = int(np.count_nonzero(outside(columns, values) > FAR))
     spans = ", ".join(f"{each.name} in [{each.lower:g}, {each.upper:g}]" for each in columns[:SHOWN])
     return f"{far} of {len(values)} {what} are far from what training saw ({spans})" if far else ""
