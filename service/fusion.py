@@ -70,7 +70,8 @@ def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged],
     adaptation = Adaptation.of(works, model, support)
     adapted = time.perf_counter()
     answers: dict[int, Answer | Diverged] = {}
-    for tasks in _alike(adaptation.posterior, query.x.shape[1]):
+    rows = query.x.shape[1] + (support.x.shape[1] if first.known is None else 0)
+    for tasks in _alike(adaptation.posterior, rows):
         index = torch.tensor(tasks, device=model.device)
         own = Examples(support.x[index], support.y[index], support.mask[index])
         some = [works[task] for task in tasks]

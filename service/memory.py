@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
 KEPT_BYTES = 1 << 29
 SLACK_BYTES = 1 << 27
-"""Freed memory that a process may hold beside what it held after the last return of it."""
+"""Freed memory that a process may hold for longer than EVERY_S."""
+EVERY_S = 60.0
 THRESHOLDS = 10_000, 10, 10
 """Of the garbage collector: a request makes hundreds of objects, and hardly any cycle among them."""
 
@@ -29,32 +31,41 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def give_back() -> None:
-    """Hand the pages of freed memory back to the system, wherever in the heap they are."""
+def give_back() -> bool:
+    """Hand the pages of freed memory back to the system, wherever in the heap they are; True."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+    return True
 
 
 class Slack:
-    """Freed memory that a process keeps for its next batches: bounded.
+    """Freed memory that a process keeps for its next batches: for good only so much of it.
+
+    What is freed and what is in use look alike from outside. So the least that the process ever held after a
+    return is what it is measured by: while it holds far more, for whatever reason, it is asked again and
+    again to return what it can.
 
     Args:
         pid: of the process.
-        give_back: has it hand its freed memory back.
+        give_back: has it hand its freed memory back; whether it was able to.
     """
 
-    def __init__(self, pid: int, give_back: Callable[[], None]) -> None:
-        self._pid, self._give_back, self._least = pid, give_back, 0
+    def __init__(self, pid: int, give_back: Callable[[], bool]) -> None:
+        self._pid, self._give_back = pid, give_back
+        self._least, self._last = math.inf, -math.inf
+        self._due = False
 
-    def drop(self) -> None:
-        """Keep nothing: what was freed lately is not needed again soon."""
-        self._give_back()
-        self._least = resident_bytes(self._pid)
+    def look(self, now: float, changed: bool) -> None:
+        """Have freed memory returned, if it is time: at once where what is served has changed.
 
-    def bound(self) -> None:
-        """Keep no more than is allowed: one extraordinary request is no reason to stay large."""
-        if resident_bytes(self._pid) > self._least + SLACK_BYTES:
-            self.drop()
+        Args:
+            now: seconds of a monotonic clock.
+        """
+        large = resident_bytes(self._pid) > self._least + SLACK_BYTES
+        self._due |= changed or (large and now - self._last >= EVERY_S)
+        if self._due and self._give_back():
+            self._least, self._last = min(self._least, resident_bytes(self._pid)), now
+            self._due = False
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""What lives as long as the process: settings, catalogue, engine; from cold to warm to stopped."""
+"""What lives as long as the process: settings, versions, engine; from cold to warm to stopped."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from bmaml.errors import BmamlError
 from service.catalogue import Catalogue
 from service.codec import Codec
 from service.decoders import Decoders
-from service.device import check, device_for
+from service.device import DeviceFailed, check, device_for
 from service.engine import Engine, compute
 from service.fusion import answer_together
 from service.intake import Intake
@@ -145,7 +145,7 @@ class Runtime:
         try:
             self.versions.device = device_for(self.settings.device)
             self._check()
-            self._look_at_versions()
+            self._give_back(self.versions.refresh())
             self.engine.start()
             self._watcher = threading.Thread(target=self._watch, name="store", daemon=True)
             self._watcher.start()
@@ -183,20 +183,20 @@ class Runtime:
             for sha in self.posteriors.models() - set(self.catalogue.served()):
                 self.posteriors.drop_model(sha)
             try:
-                self._look_at_versions()
+                changed = self.versions.refresh()
                 self.versions.shelve_idle()
+                self._give_back(changed)
             except Exception:
                 log.exception("cannot look at the store")
             self._look_at_keys()
 
-    def _look_at_versions(self) -> None:
-        """Serve what the store offers now; what warming up needed beyond that goes back to the system."""
-        changed = self.versions.refresh()
-        for slack in self._slacks:
-            if changed:
-                slack.drop()
-            else:
-                slack.bound()
+    def _give_back(self, changed: bool) -> None:
+        """Let the processes return what they have freed: after a reload what warming up needed, too."""
+        try:
+            for slack in self._slacks:
+                slack.look(time.monotonic(), changed)
+        except DeviceFailed:
+            log.warning("the process that computes has ended, and returns no memory any more")
 
     def _look_at_keys(self) -> None:
         """Take the keys as they are now; where they cannot be read, they stay as they were."""

@@ -31,6 +31,8 @@ from service.work import Answer, Work
 
 STOP_S = 5.0
 """How long the process may take to end once nothing is asked of it any more."""
+PATIENCE_S = 1.0
+"""How long something of no hurry waits for a batch to end."""
 CPU = torch.device("cpu")
 LENGTH = struct.Struct("!Q")
 """Of a message, before it."""
@@ -92,14 +94,18 @@ class Worker:
         with self._speaking:
             self._asked(check, CPU)
 
-    def give_back(self) -> None:
-        """Let the process hand its freed memory back.
+    def give_back(self) -> bool:
+        """Let the process hand its freed memory back; whether it had a moment for it.
 
         Raises:
             DeviceFailed: it has ended.
         """
-        with self._speaking:
-            self._asked(give_back)
+        if not self._speaking.acquire(timeout=PATIENCE_S):
+            return False
+        try:
+            return bool(self._asked(give_back))
+        finally:
+            self._speaking.release()
 
     def stop(self, at_once: bool = False) -> None:
         """End the process, once it has answered, or at once."""

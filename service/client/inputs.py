@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from service.client.errors import InvalidInput
 
+SHOWN, SHOWN_LETTERS = 12, 60
+"""Names, and letters of one, that an error tells at most."""
+MISSING = {"nan", "<NA>", "NaT"}
+"""How values print that are none."""
 SENT_AS_IS = {("f", 4), ("f", 8), ("i", 8), ("u", 1)}
 """Kinds and bytes of numbers that the service takes; the rest is made doubles or 64-bit integers."""
 
@@ -84,10 +88,10 @@ def rows_of(value: Any, inputs: Sequence[str], what: str) -> Rows:
         raise InvalidInput(f"{what} is a single value: give a list of rows or of pictures")
     if are_files(value):
         return Files(tuple(bytes(each) for each in value))
-    array = _array(value, what)
-    if named(value):
-        columns, array = _spelled_out(list(value.columns), array, inputs, what)
-        if (order := order_of(columns, inputs, what)) is not None:
+    array = _spelled_out(value, inputs, what) if named(value) else None
+    if array is None:
+        array = _array(value, what)
+        if named(value) and (order := order_of(list(value.columns), inputs, what)) is not None:
             array = array[:, order]
     if array.ndim == 1 and hasattr(value, "to_numpy"):
         array = array[:, None]
@@ -161,30 +165,46 @@ def are_files(value: Any) -> bool:
     return len(value) > 0 and all(isinstance(each, bytes | bytearray) for each in value)
 
 
-def _spelled_out(
-    columns: Sequence[str], array: NDArray[Any], inputs: Sequence[str], what: str
-) -> tuple[list[str], NDArray[Any]]:
-    """Columns of texts as a column of zeros and ones for each value that the model knows, and all others.
+def _spelled_out(frame: Any, inputs: Sequence[str], what: str) -> NDArray[Any] | None:
+    """The inputs of a frame some columns of which are texts that stand for several; None where there is none.
 
     Raises:
-        InvalidInput: a text that it does not know.
+        InvalidInput: no text, or one that the model does not know; an input of which there is no column.
     """
-    names: list[str] = []
-    parts: list[NDArray[Any]] = []
-    for index, column in enumerate(columns):
-        known = [] if column in inputs else [each for each in inputs if each.startswith(f"{column}=")]
-        if not known:
-            names.append(column)
-            parts.append(array[:, index : index + 1])
-            continue
-        told = [f"{column}={each}" for each in array[:, index]]
-        if unknown := [row for row, each in enumerate(told) if each not in known]:
-            raise InvalidInput(
-                f"{what} has {told[unknown[0]]} in row {unknown[0]}; the model knows {', '.join(known)}"
-            )
-        names += known
-        parts.append(np.array([[each == one for one in known] for each in told], dtype=np.int64))
-    return names, np.hstack(parts)
+    columns = list(frame.columns)
+    texts = {
+        column: known
+        for column in columns
+        if column not in inputs
+        and (known := [each for each in inputs if each.startswith(f"{column}=") and each not in columns])
+    }
+    if not texts:
+        return None
+    of = {each: column for column, known in texts.items() for each in known}
+    order_of([*columns, *of], inputs, what)
+    if twice := [column for column in texts if columns.count(column) > 1]:
+        raise InvalidInput(f"{what} has the columns {', '.join(twice)} more than once")
+    told = {column: _texts(frame[column], column, known, what) for column, known in texts.items()}
+    parts = [
+        np.array([text == each for text in told[of[each]]], dtype=np.int64)
+        if each in of
+        else np.asarray(frame[each].to_numpy())
+        for each in inputs
+    ]
+    return np.column_stack(parts)
+
+
+def _texts(column: Any, name: str, known: Sequence[str], what: str) -> list[str]:
+    """`name=value` of every row, as training names its inputs."""
+    values = column.to_numpy().tolist()
+    told = [f"{name}={value}" for value in values]
+    for row, (value, text) in enumerate(zip(values, told, strict=True)):
+        if value is None or (not isinstance(value, str) and str(value) in MISSING):
+            raise InvalidInput(f"{what} has no {name} in row {row}")
+        if text not in known:
+            names = ", ".join(known[:SHOWN]) + (", …" if len(known) > SHOWN else "")
+            raise InvalidInput(f"{what} has {text[:SHOWN_LETTERS]} in row {row}; the model knows {names}")
+    return told
 
 
 def _array(value: Any, what: str) -> NDArray[Any]:

@@ -512,14 +512,20 @@ def test_noise_that_depends_on_x_enters_evidence_and_prediction_row_by_row():
     torch.testing.assert_close(belief.noise[0, 2, :, 0], asked_noise)
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 3.0])
 @pytest.mark.parametrize("steps", [0, 2])
-def test_leaving_out_hypotheses_of_no_weight_changes_no_answer(steps):
+def test_leaving_out_hypotheses_of_no_weight_changes_no_answer(steps, sharpness):
     settings = {"scales": (0.5, 1.0, 2.0), "varying_noise": True}
     learner, learned = learner_of(Collapsed, particles=40, **settings)
+    learned["log_temperature"] = torch.tensor(sharpness)
     learned["noise_slopes"] = 0.1 * torch.randn(learned["noise_slopes"].shape)
     batch = ragged_batch()
     whole, light = (learner.adapt(learned, batch.support, steps, lost) for lost in (0.0, 1e-9))
     assert light.log_weights.shape[1] < whole.log_weights.shape[1]
+    if sharpness:  # some particles are kept, more in one task than in another
+        kept = (light.log_weights > -torch.inf).sum(-1)
+        assert light.head.shape[1] < 40
+        assert len(set(kept.tolist())) > 1
     one, other = (learner.predict(each, batch.query.x) for each in (whole, light))
     torch.testing.assert_close(other.mean(), one.mean(), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(other.variance(), one.variance(), rtol=1e-6, atol=1e-7)

@@ -1,5 +1,6 @@
 """Rows and labels in the forms that callers have them."""
 
+import re
 import subprocess
 import sys
 
@@ -67,11 +68,52 @@ def test_a_column_of_texts_stands_for_one_input_per_value(frame):
     np.testing.assert_array_equal(rows_of(spelled, INPUTS, "x"), rows)
 
 
-@pytest.mark.parametrize(("unknown", "told"), [("gold", "gold"), (None, "(None|nan)"), (1.0, "1.0")])
-def test_a_text_that_training_did_not_see_is_refused_by_name(unknown, told):
-    content = {"wet": [True, False], "material": ["tin", unknown], "size": [0.5, 2.0]}
-    with pytest.raises(InvalidInput, match=f"query has material={told} in row 1; the model knows"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("gold", "query has material=gold in row 1; the model knows material=steel, material=tin"),
+        (1.0, "query has material=1.0 in row 1"),
+        ("tin ", "query has material=tin  in row 1"),
+        ("o" * 5000, f"query has material={'o' * 51} in row 1"),
+        (None, "query has no material in row 1"),
+        (np.nan, "query has no material in row 1"),
+        (pd.NA, "query has no material in row 1"),
+    ],
+)
+def test_a_text_that_training_did_not_see_is_refused_by_name(value, told):
+    content = {"wet": [True, False], "material": ["tin", value], "size": [0.5, 2.0]}
+    with pytest.raises(InvalidInput, match=re.escape(told)):
         rows_of(pd.DataFrame(content), INPUTS, "query")
+
+
+def test_the_models_own_columns_go_before_those_of_texts():
+    frame = pd.DataFrame([[0.5, 0, 1, 0, 1, 7.0]], columns=[*INPUTS, "material"])
+    np.testing.assert_array_equal(rows_of(frame, INPUTS, "x"), [[0.5, 0, 1, 0, 1]])
+    some = pd.DataFrame({"size": [0.5], "material=steel": [1], "material": ["tin"], "wet": [True]})
+    np.testing.assert_array_equal(rows_of(some, INPUTS, "x"), [[0.5, 1, 1, 0, 1]])
+
+
+def test_texts_may_be_numbers_beside_any_other_column():
+    frame = pd.DataFrame({"code": [1, 22], "size": [0.5, 2.0]})
+    np.testing.assert_array_equal(
+        rows_of(frame, ("size", "code=1", "code=22", "code=2"), "x"), [[0.5, 1, 0, 0], [2.0, 0, 1, 0]]
+    )
+
+
+def test_a_frame_of_texts_may_have_no_rows_and_must_have_every_column():
+    frame = pd.DataFrame({"size": [], "material": [], "wet": []})
+    assert rows_of(frame, INPUTS, "x").shape == (0, 5)
+    with pytest.raises(InvalidInput, match="x lacks the columns size; the model takes"):
+        rows_of(frame.drop(columns="size"), INPUTS, "x")
+    twice = pd.DataFrame([["tin", "tin", True, 1.0]], columns=["material", "material", "wet", "size"])
+    with pytest.raises(InvalidInput, match="the columns material more than once"):
+        rows_of(twice, INPUTS, "x")
+
+
+def test_a_name_that_only_starts_alike_stands_for_nothing():
+    frame = pd.DataFrame({"size": [0.5], "mat": ["tin"], "wet": [True]})
+    with pytest.raises(InvalidInput, match="x lacks the columns material=steel, material=tin"):
+        rows_of(frame, INPUTS, "x")
 
 
 def test_a_series_is_a_column():

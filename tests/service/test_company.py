@@ -1,11 +1,13 @@
 """The answer does not depend on the company: any mix, cached or fresh, is answered as if alone."""
 
 import asyncio
+import itertools
 from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -126,3 +128,39 @@ def _all_as_if_alone(models, mix, budget):
         same(second, alone)
         if work.key is not None and not isinstance(second, Diverged):
             assert second.cached
+
+
+class Counted:
+    """A posterior of tasks with so many hypotheses."""
+
+    def __init__(self, counts):
+        self.log_weights = torch.full((len(counts), max(counts)), -torch.inf)
+        for task, count in enumerate(counts):
+            self.log_weights[task, :count] = 0.0
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(1, 640), min_size=1, max_size=64), st.integers(1, 300))
+def test_tasks_are_predicted_together_where_padding_costs_less_than_a_part(counts, rows):
+    parts = list(fusion._alike(Counted(counts), rows))
+    assert sorted(task for part in parts for task in part) == list(range(len(counts)))
+    sizes = [[counts[task] for task in part] for part in parts]
+    for size in sizes:
+        assert sum(max(size) - count for count in size) * rows <= fusion.WASTE
+        assert len(size) == 1 or len(size) * max(size) * rows <= fusion.CELLS
+    for size, following in itertools.pairwise(sizes):  # nor could the next have come along
+        more = [*size, min(following)]
+        padding = sum(max(more) - count for count in more) * rows
+        assert max(size) <= min(following)
+        assert padding > fusion.WASTE or len(more) * max(more) * rows > fusion.CELLS
+
+
+def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatch):
+    seen = []
+    whole = fusion._alike
+    monkeypatch.setattr(fusion, "_alike", lambda posterior, rows: seen.append(rows) or whole(posterior, rows))
+    work = work_of(models, (0, 30, 7, "predict", None, False, 1))
+    answer_together([work])
+    (known,) = answer_together([replace(work, key="a")])
+    answer_together([replace(work, known=known.kept)])
+    assert seen == [37, 37, 7]
