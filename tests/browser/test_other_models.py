@@ -13,6 +13,7 @@ from tests.published import SIZE, X, Y, Z, publish
 from tests.service.conftest import serve
 
 METALS = ("steel", "tin")
+SWITCHES = ("on=False", "on=True", "y=b=a", "y=b=A")
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,7 @@ def url(tmp_path_factory):
     publish(root, "tiny")
     publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z))
     publish(root, "metals", inputs=(X, *(Column(name=f"metal={name}", lower=0, upper=1) for name in METALS)))
+    publish(root, "switches", inputs=tuple(Column(name=name, lower=0, upper=1) for name in SWITCHES))
     publish_classifier(root, "photographs", channels=3)
     for served in serve(Settings(store=root, device="cpu")):
         yield served.url
@@ -64,6 +66,16 @@ def test_a_column_of_texts_stands_for_one_input_per_value(visit, url):
     page.locator("#csv").fill("metal,x,y\nsteel,0.5,9\ngold,1.5,\n")
     told = "Line 3: “gold” in column “metal” is none of “steel”, “tin”."
     expect(page.locator("#own-problem")).to_have_text(told)
+    page.locator("#csv").fill("metal,x,y,metal=Steel\nTin,0.5,9,1\ntin,1.5,,0\n")  # a column of its own
+    expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0.5,1,1]],"y":[9]}')
+
+
+def test_texts_differ_in_case_where_the_model_says_so(visit, url):
+    page = visit("own", url=url)
+    page.select_option("#own-model", "switches")
+    page.locator("#csv").fill("on,y,y=b\ntrue,9,a\nFalse,,A\n")
+    expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0,1,1,0]],"y":[9]}')
+    expect(page.locator("#curl")).to_contain_text('"query": {"x":[[1,0,0,1]]}')
 
 
 def test_without_a_model_of_drawings_the_tab_says_so(visit, url):

@@ -24,8 +24,12 @@ export function parsed(text, card) {
     throw new CsvError("There are no rows under the first line, which names the columns.");
   const { inputs, outputs } = columnsOf(card);
   const header = rows[0].cells.map((name) => name.trim());
-  const place = (name) => header.findIndex((given) => given.toLowerCase() === name.toLowerCase());
-  const sources = inputs.map((name) => sourceOf(name, header, place(name)));
+  const place = (name) => {
+    const exact = header.indexOf(name);
+    return exact >= 0 ? exact : header.findIndex((given) => alike(given, name));
+  };
+  const others = header.map((given) => ([...inputs, ...outputs].some((name) => alike(given, name)) ? "" : given));
+  const sources = inputs.map((name) => sourceOf(name, others, place(name)));
   const missing = inputs.filter((_, index) => sources[index].at < 0);
   if (missing.length) {
     throw new CsvError(`There is no column ${quoted(missing)} in the first line; it has ${quoted(header)}.`);
@@ -52,11 +56,16 @@ export function parsed(text, card) {
 }
 
 /** The column of an input: its own, or for “material=steel” that of the materials, where it is one for steel. */
-function sourceOf(name, header, own) {
+function sourceOf(name, others, own) {
   if (own >= 0) return { at: own, text: null };
-  const starts = (given) => given !== "" && name.toLowerCase().startsWith(`${given.toLowerCase()}=`);
-  const at = header.findIndex(starts);
-  return at < 0 ? { at, text: null } : { at, text: name.slice(header[at].length + 1) };
+  const starts = (given) => given !== "" && alike(name.slice(0, given.length + 1), `${given}=`);
+  const at = d3.maxIndex(others, (given) => (starts(given) ? given.length : Number.NaN));
+  return at < 0 ? { at, text: null } : { at, text: name.slice(others[at].length + 1) };
+}
+
+/** The text of several that a cell says: itself, or what differs from it in case alone (`true` for “True”). */
+function saidBy(words, texts) {
+  return texts.includes(words) ? words : texts.find((text) => alike(text, words));
 }
 
 /** One row to where it belongs, or a problem. */
@@ -77,12 +86,15 @@ function sort({ cells, line }, { card, header, sources, texts, write, comma }, f
     }
     return value;
   };
+  const said = new Map();
   for (const [at, known] of texts) {
-    if (known.some(({ text }) => text === cell(at))) continue;
-    const names = quoted(known.map(({ text }) => text));
-    problems.push(`Line ${line}: “${cell(at).slice(0, 20)}” in column “${header[at]}” is none of ${names}.`);
+    const names = known.map(({ text }) => text);
+    said.set(at, saidBy(cell(at), names));
+    if (said.get(at) !== undefined) continue;
+    const told = `“${cell(at).slice(0, 20)}” in column “${header[at]}” is none of ${quoted(names)}.`;
+    problems.push(`Line ${line}: ${told}`);
   }
-  const value = ({ at, text }) => (text === null ? number(at) : Number(text === cell(at)));
+  const value = ({ at, text }) => (text === null ? number(at) : Number(text === said.get(at)));
   const classes = card.kind === "classification";
   const x = classes ? cell(sources[0].at) : sources.map(value);
   const part = some ? "support" : "query";
@@ -106,6 +118,7 @@ function split(text) {
   };
 }
 
+const alike = (one, other) => one.toLowerCase() === other.toLowerCase();
 const quoted = (names) => names.map((name) => `“${name}”`).join(", ");
 
 function told(problems) {
