@@ -58,6 +58,7 @@ def _train_table(options: argparse.Namespace) -> None:
         shots=Shots.parse(options.shots),
         queries=options.queries,
         drop=options.drop,
+        hide=options.hide,
     )
     family = Table(config, options.seed)
     for note in family.notes:
@@ -233,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--shots", default="3:10", help="support rows: K or LOWEST:HIGHEST")
     table.add_argument("--queries", type=int, default=64, help="at most so many query rows a task")
     table.add_argument("--drop", type=float, default=0.0, help="part of a task's rows each visit leaves out")
+    table.add_argument("--hide", type=float, default=0.0, help="part of the visits that do not tell a text")
     table.set_defaults(command=_train_table)
 
     images = commands.add_parser("images", parents=[*training, images_options()], help="pictures by class")

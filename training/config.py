@@ -75,9 +75,11 @@ class TableConfig:
         queries: at most so many query rows of a task in one training batch.
         drop: part of the rows that each visit to a training task leaves out, at random, so that few
             tasks are not learned by heart.
+        hide: part of the visits in which a column of texts is not told, each on its own: then a task can be
+            told apart by its rows alone, and callers may leave such columns zero.
 
     Raises:
-        InvalidConfig: a part to drop outside [0, 1).
+        InvalidConfig: a part outside [0, 1).
     """
 
     path: str
@@ -90,10 +92,13 @@ class TableConfig:
     shots: Shots = Shots(3, 10)
     queries: int = 64
     drop: float = 0.0
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise InvalidConfig(f"the part of rows to drop must lie in [0, 1); found {self.drop}")
+        if not 0 <= self.hide < 1:
+            raise InvalidConfig(f"the part of texts to hide must lie in [0, 1); found {self.hide}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ tasks alone.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Rows:
     """A clean table: tasks lie in one piece, in the wanted order within each.
 
     Attributes:
+        categories: which of the inputs are the values of one column of texts.
         x, y: `[row, column]` in the caller's units.
         starts, counts: where each task lies.
         roles: "train", "validation" or "test" of each task.
@@ -42,6 +43,7 @@ class Rows:
     """
 
     inputs: tuple[str, ...]
+    categories: tuple[slice, ...]
     x: Array
     y: Array
     starts: Indices
@@ -94,7 +96,18 @@ class Table:
         """Training tasks with shots drawn per task, and at most `queries` of the other rows."""
         trained = torch.from_numpy(np.flatnonzero(self.rows.roles == "train"))
         chosen = trained[torch.randint(len(trained), (tasks,), generator=generator)]
-        return self._deal(chosen, self.config.queries, generator, self.config.drop)
+        batch = self._deal(chosen, self.config.queries, generator, self.config.drop)
+        return self._hidden(batch, generator) if self.config.hide else batch
+
+    def _hidden(self, batch: TaskBatch, generator: torch.Generator) -> TaskBatch:
+        """Without some tasks' texts: zeros in place of the column of each value."""
+        told = torch.ones(len(batch), 1, len(self.inputs))
+        for columns in self.rows.categories:
+            told[:, :, columns] = (
+                torch.rand(len(batch), 1, 1, generator=generator) >= self.config.hide
+            ).float()
+        support, query = (replace(each, x=each.x * told) for each in (batch.support, batch.query))
+        return TaskBatch(support, query)
 
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks, dealt the same way every time; few of them are dealt several times."""
@@ -164,7 +177,7 @@ def read_rows(
         order.append((config.order, "ascending"))
     table = table.take(pc.sort_indices(table, sort_keys=order))
     y = np.column_stack([_numeric(table, name, "target") for name in config.y])
-    x_names, x = _inputs(table, config.x, model_inputs)
+    x_names, categories, x = _inputs(table, config.x, model_inputs)
     task = _codes(table[config.task])
     starts = np.flatnonzero(np.r_[True, task[1:] != task[:-1]])
     counts = np.diff(np.r_[starts, len(task)])
@@ -179,7 +192,7 @@ def read_rows(
         notes.append(f"left out {int((~enough).sum())} of {len(starts)} tasks with fewer than {need} rows")
     if not enough.any():
         raise UnusableTable("no task has enough rows; " + "; ".join(notes))
-    return Rows(x_names, x, y, starts[enough], counts[enough], roles[enough], tuple(notes))
+    return Rows(x_names, categories, x, y, starts[enough], counts[enough], roles[enough], tuple(notes))
 
 
 def _read(path: Path) -> pa.Table:
@@ -221,10 +234,11 @@ def _numeric(table: pa.Table, name: str, use: str) -> Array:
 
 def _inputs(
     table: pa.Table, columns: Sequence[tuple[str, Transform]], model_inputs: Sequence[Column] | None
-) -> tuple[tuple[str, ...], Array]:
+) -> tuple[tuple[str, ...], tuple[slice, ...], Array]:
     """Numbers as they are, and one column `name=value` of zeros and ones for each category."""
     known = [column.name for column in model_inputs] if model_inputs is not None else None
     names: list[str] = []
+    categories: list[slice] = []
     values: list[Array] = []
     for name, transform in columns:
         kind = table[name].type
@@ -247,13 +261,14 @@ def _inputs(
             raise UnusableTable(
                 f"column {name!r} has {len(found)} different values; 2 to {MAX_CATEGORIES} can be one-hot"
             )
+        categories.append(slice(len(names), len(names) + len(found)))
         names += [f"{name}={value}" for value in found]
         values += [(texts == value).astype(np.float64) for value in found]
     if known is not None and names != known:
         raise UnusableTable(
             f"the model was trained on {', '.join(known)}; this table gives {', '.join(names)}"
         )
-    return tuple(names), np.column_stack(values)
+    return tuple(names), tuple(categories), np.column_stack(values)
 
 
 def _fitted(
