@@ -170,6 +170,33 @@ def test_categories_become_one_column_per_value(tmp_path):
     assert table.rows.x[:, 1:].sum(1).tolist() == [1.0] * 96
 
 
+def test_hidden_texts_are_zeros_in_all_rows_of_some_visits_and_none_when_held_out(tmp_path):
+    data = columns()
+    data["wet"] = [kind == "steel" for kind in data["kind"]]
+    x = (("size", "log2"), ("kind", "none"), ("wet", "none"))
+    table = Table(config(written(tmp_path, data), x=x, hide=0.4), seed=0)
+    batch = table.batch(400, generator())
+    rows = batch.everything()
+    told = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)  # [task, row, column of texts]
+    visits = told.amax(1)
+    assert torch.equal(told[rows.mask], visits.unsqueeze(1).expand_as(told)[rows.mask])
+    assert set(visits.flatten().tolist()) == {0.0, 1.0}
+    assert ((visits.mean(0) - 0.6).abs() < 0.1).all()
+    assert 0.2 < (visits[:, 0] * visits[:, 1]).mean() < 0.5  # each on its own
+    plain = Table(config(written(tmp_path, data), x=x), seed=0).batch(400, generator()).everything()
+    assert torch.equal(rows.x[..., 0], plain.x[..., 0])
+    for fixed in (*table.held_out(), *table.validation()):
+        known = fixed.everything()
+        assert (known.x[known.mask][:, 1:].sum(-1) == 2).all()
+
+
+def test_nothing_can_be_hidden_where_there_are_no_texts(tmp_path):
+    with pytest.raises(UnusableTable, match="no column of texts to hide"):
+        Table(config(written(tmp_path, columns()), hide=0.4), seed=0)
+    with pytest.raises(InvalidConfig, match="texts to hide must lie in"):
+        config(tmp_path, hide=1.0)
+
+
 def test_missing_values_and_small_tasks_are_left_out_and_counted(tmp_path):
     data = columns()
     data["y"][0] = None

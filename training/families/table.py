@@ -73,6 +73,8 @@ class Table:
         self._seed = seed
         self._shots = config.shots if fixed_shots is None else Shots(fixed_shots, fixed_shots)
         self.rows = read_rows(config, seed, columns[0] if columns else None, self._shots.lowest)
+        if config.hide and not self.rows.categories:
+            raise UnusableTable("there is no column of texts to hide")
         if columns is None:
             trained = np.flatnonzero(self.rows.roles == "train")
             if len(trained) < 2:
