@@ -189,7 +189,7 @@ def of_curves(path: Path, tasks: int, store: Path) -> Arena:
             torch.from_numpy(model.standardised_inputs(x[:, None])),
             torch.from_numpy(model.standardised_targets(y[:, None])),
         )
-        for x, y in chosen
+        for x, y, _ in chosen
     ]
     rows = Examples.padded(scaled)
     title = "learning-curves: 2 anchors shown, any other for sale"

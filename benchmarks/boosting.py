@@ -1,5 +1,7 @@
 """The rival that somebody builds by hand: gradient boosting on features of the rows given, for one question.
 
+Inputs after the first are taken to be the same in all rows of a task.
+
 One model for each number of support rows, trained on the tasks as every learner is dealt them (some rows
 are left out) to answer just that: from so many rows in order, what comes later? It has to be trained again
 for another number, and knows nothing of a family that is not a curve.
@@ -17,7 +19,7 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples
 
 Tasks = Sequence[tuple[Array, Array]]
-"""x `[row, 1]` and y `[row]` of each, in the order of x."""
+"""x `[row, input]` and y `[row]` of each, in the order of the first input."""
 STARTS = 4
 """A training curve is also taken as if it began up to so many rows later."""
 
@@ -38,7 +40,7 @@ def gradient_boosting(training: Tasks, validation: Tasks, seed: int) -> Method:
         if shots not in fitted:
             fitted[shots] = fit(shots)
         mean, variance = fitted[shots]
-        given, known = support.x[:, :shots, 0].double().numpy(), support.y[:, :shots, 0].double().numpy()
+        given, known = support.x[:, :shots].double().numpy(), support.y[:, :shots, 0].double().numpy()
         features = np.concatenate(
             [_features(*each) for each in zip(given, known, x[..., 0].double().numpy(), strict=True)]
         )
@@ -67,15 +69,16 @@ def _asked(tasks: Tasks, shots: int, starts: int) -> tuple[Array, Array, Array]:
     features, change, weights = [], [], []
     for whole, values in tasks:
         for start in range(starts):
-            x, y = whole[start:, 0], values[start:]
+            x, y = whole[start:], values[start:]
             if len(x) > shots:
-                features.append(_features(x[:shots], y[:shots], x[shots:]))
+                features.append(_features(x[:shots], y[:shots], x[shots:, 0]))
                 change.append(y[shots:] - y[shots - 1])
                 weights.append(np.full(len(x) - shots, 1 / (len(x) - shots)))
     return np.concatenate(features), np.concatenate(change), np.concatenate(weights)
 
 
-def _features(x: Array, y: Array, asked: Array) -> Array:
+def _features(whole: Array, y: Array, asked: Array) -> Array:
+    x = whole[:, 0]
     slope, level = np.polyfit(x - x[-1], y, 1)
-    known = np.array([*y, *np.diff(y), y.mean(), y.max(), slope, level, x[-1]])
+    known = np.array([*y, *np.diff(y), y.mean(), y.max(), slope, level, x[-1], *whole[0, 1:]])
     return np.column_stack([np.tile(known, (len(asked), 1)), asked, asked - x[-1]])

@@ -211,13 +211,13 @@ def result(entry: Entry) -> dict[str, Any]:
         except TrainingDiverged:
             return {"crps": math.inf}
         if entry.tuning:
-            return {"crps": _validation_crps(_method(learner, learned), problem)}
-        methods[entry.contender.name] = _method(learner, calibrated(learner, learned, problem.family))
+            return {"crps": _validation_crps(method_of(learner, learned), problem)}
+        methods[entry.contender.name] = method_of(learner, calibrated(learner, learned, problem.family))
         if entry.contender.fit_weights:
             weighted = dataclasses.replace(learner, evidence_weights=True)
             learned = calibrated(weighted, {**learned, "log_temperature": torch.zeros(())}, problem.family)
             name = f"{entry.contender.name}, evidence weights fitted afterwards"
-            methods[name] = _method(weighted, learned)
+            methods[name] = method_of(weighted, learned)
     seconds = time.perf_counter() - started
     return {
         "variants": {name: score(problem, method) for name, method in methods.items()},
@@ -265,7 +265,7 @@ def _validation_crps(method: Method, problem: Problem) -> float:
 def shipped(name: str, problem: Problem, store: Path) -> dict[str, dict[str, Any]]:
     """The scores of a published version."""
     model = Store(store).load(name)
-    return score(problem, _method(model.learner, dict(model.learned)))
+    return score(problem, method_of(model.learner, dict(model.learned)))
 
 
 def _milliseconds(method: Method, batch: TaskBatch) -> float:
@@ -309,7 +309,9 @@ def _trained(entry: Entry, learner: Learner[Any], problem: Problem) -> dict[str,
         return train(config, problem.family, learner, Path(folder)).learned
 
 
-def _method(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Method:
+def method_of(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Method:
+    """What answers from a support set about query rows."""
+
     def method(support: Examples, x: Tensor) -> Any:
         return learner.predict(learner.adapt(learned, support), x)
 

@@ -61,7 +61,7 @@ def main() -> None:
     curves = [curve for curve in read(options.file) if len(curve[0]) >= FEWEST_ANCHORS]
     figure, axes = plt.subplots(1, len(options.curves), figsize=(9, 3.2), layout="constrained")
     for axis, index in zip(np.atleast_1d(axes), options.curves, strict=True):
-        draw(axis, *curves[index], options.store, options.model)
+        draw(axis, *curves[index][:2], options.store, options.model)
     np.atleast_1d(axes)[0].set_ylabel("accuracy")
     np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(options.output, dpi=120)

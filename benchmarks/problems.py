@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
@@ -78,12 +79,23 @@ def sine(tasks: int | None, shots: Shots, queries: int, seed: int, held_out: int
     return Problem("sine", family, given, family.outputs[0], 0.0)
 
 
-def learning_curves(path: Path, seed: int, held_out: int | None = None) -> Problem:
-    """Real learning curves: the first anchors given, all later ones asked; validation data sets."""
+def learning_curves(
+    path: Path,
+    seed: int,
+    held_out: int | None = None,
+    told: bool = False,
+    fewest: int = FEWEST_ANCHORS,
+) -> Problem:
+    """Real learning curves: the first anchors given, all later ones asked; validation data sets.
+
+    Args:
+        told: rows also tell which classifier it is, in one column of zeros and ones for each.
+        fewest: anchors of a curve that is scored.
+    """
     config = TableConfig(
         path=str(path),
         task="curve",
-        x=(("train_size", "log2"),),
+        x=(("train_size", "log2"), *((("learner", "none"),) if told else ())),
         y=("accuracy",),
         split="split",
         group="dataset",
@@ -93,31 +105,42 @@ def learning_curves(path: Path, seed: int, held_out: int | None = None) -> Probl
         drop=0.2,
     )
     family = Table(config, seed)
-    curves = [curve for curve in read(path) if len(curve[0]) >= FEWEST_ANCHORS][:held_out]
+    curves = [curve for curve in read(path) if len(curve.sizes) >= fewest][:held_out]
     x_column, y_column = family.inputs[0], family.outputs[0]
 
-    def rows(x: Array, y: Array) -> tuple[torch.Tensor, torch.Tensor]:
-        scaled = (np.log2(x) - x_column.mean) / x_column.std, (y - y_column.mean) / y_column.std
-        first, second = (torch.tensor(each, dtype=torch.float32).unsqueeze(-1) for each in scaled)
-        return first, second
+    def rows(curve: Curve, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        x = (np.log2(curve.sizes[part]) - x_column.mean) / x_column.std
+        y = (curve.accuracies[part] - y_column.mean) / y_column.std
+        names = [float(each.name == f"learner={curve.classifier}") for each in family.inputs[1:]]
+        inputs = np.column_stack([x, np.tile(names, (len(x), 1))])
+        return torch.tensor(inputs).float(), torch.tensor(y[:, None]).float()
 
     given = {}
     for k in CURVE_SHOTS:
-        longer = [(x, y) for x, y in curves if len(x) > k]
+        longer = [curve for curve in curves if len(curve.sizes) > k]
         given[k] = TaskBatch(
-            Examples.padded([rows(x[:k], y[:k]) for x, y in longer]),
-            Examples.padded([rows(x[k:], y[k:]) for x, y in longer]),
+            Examples.padded([rows(curve, slice(k)) for curve in longer]),
+            Examples.padded([rows(curve, slice(k, None)) for curve in longer]),
         )
     return Problem("curves", family, given, y_column, 0.01)
 
 
-def read(path: Path) -> list[tuple[Array, Array]]:
-    """Training sizes and accuracies of every validation curve, in order of size."""
-    table = pyarrow.parquet.read_table(path, columns=["curve", "train_size", "accuracy", "split"])
+class Curve(NamedTuple):
+    """Training sizes and accuracies of a classifier on a data set, in order of size."""
+
+    sizes: Array
+    accuracies: Array
+    classifier: str
+
+
+def read(path: Path) -> list[Curve]:
+    """Every validation curve."""
+    table = pyarrow.parquet.read_table(path, columns=["curve", "train_size", "accuracy", "learner", "split"])
     table = table.filter(pyarrow.compute.equal(table["split"], "validation"))
     table = table.sort_by([("curve", "ascending"), ("train_size", "ascending")])
     names = np.array(table["curve"].to_pylist())
     cuts = np.flatnonzero(names[1:] != names[:-1]) + 1
     sizes = np.split(table["train_size"].to_numpy().astype(np.float64), cuts)
     values = np.split(table["accuracy"].to_numpy().astype(np.float64), cuts)
-    return list(zip(sizes, values, strict=True))
+    classifiers = np.array(table["learner"].to_pylist())[np.r_[0, cuts]]
+    return [Curve(*each) for each in zip(sizes, values, classifiers.tolist(), strict=True)]

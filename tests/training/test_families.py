@@ -177,7 +177,7 @@ def test_hidden_texts_are_zeros_in_all_rows_of_some_visits_and_none_when_held_ou
     table = Table(config(written(tmp_path, data), x=x, hide=0.4), seed=0)
     batch = table.batch(400, generator())
     rows = batch.everything()
-    told = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)  # [task, row, column of texts]
+    told = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)
     visits = told.amax(1)
     assert torch.equal(told[rows.mask], visits.unsqueeze(1).expand_as(told)[rows.mask])
     assert set(visits.flatten().tolist()) == {0.0, 1.0}
