@@ -59,6 +59,11 @@ def test_several_inputs_and_outputs_have_a_column_each(visit, url):
 def test_a_column_of_texts_stands_for_one_input_per_value(visit, url):
     page = visit("own", url=url)
     page.select_option("#own-model", "metals")
+    expect(page.locator("#own-columns")).to_contain_text("Columns: x, metal (steel, tin); y,")
+    expect(page.locator("#own-reading")).to_contain_text("5 rows predicted from 0 labelled rows.")
+    lines = page.locator("#csv").input_value().splitlines()
+    assert lines[0] == "x,metal,y"
+    assert [line.split(",")[1] for line in lines[1:]] == ["steel", "tin", "steel", "tin", "steel"]
     page.locator("#csv").fill("metal,x,y,note\nsteel,0.5,9,a\ntin,1.5,,b\n")
     expect(page.locator("#own-reading")).to_contain_text("predicted from 1 labelled row. Not used: note.")
     expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0.5,1,0]],"y":[9]}')

@@ -14,6 +14,21 @@ export function columnsOf(card) {
 }
 
 /**
+ * The inputs as people write them: columns of numbers, and columns of texts, of which training made an input for
+ * each value, with those values by the column's name.
+ */
+export function writtenInputs(card) {
+  const made = ({ name, lower, upper }) => /.=/.test(name) && lower === 0 && upper === 1;
+  const cut = ({ name }) => name.indexOf("=", 1);
+  const values = (columns) => columns.map((column) => column.name.slice(cut(column) + 1));
+  const inputs = card.inputs ?? [];
+  return {
+    numbers: inputs.filter((column) => !made(column)),
+    texts: d3.rollup(inputs.filter(made), values, (column) => column.name.slice(0, cut(column))),
+  };
+}
+
+/**
  * The support and the query in the text, with the line of each row: {support, query, lines, unused}.
  * Throws a CsvError that names the lines.
  */

@@ -4,7 +4,7 @@ import { examplesFor } from "../curves/examples.js";
 import { domainOf, grid } from "../curves/space.js";
 import { GLYPHS, variant } from "../draw/glyphs.js";
 import { picture } from "../draw/ink.js";
-import { columnsOf } from "./csv.js";
+import { columnsOf, writtenInputs } from "./csv.js";
 
 const d3 = globalThis.d3;
 const SEED = 5;
@@ -14,17 +14,24 @@ const TAUGHT = ["hook", "balloon", "fork"];
 /** Text in CSV that the model can answer, or its header alone where no rows can be made up. */
 export async function exampleFor(card) {
   const { inputs, outputs } = columnsOf(card);
-  const rows = card.kind === "regression" ? await numbers(card) : pictures(card);
-  return `${d3.csvFormatRows([[...inputs, ...outputs], ...rows])}\n`;
+  if (card.kind !== "regression") return written([...inputs, ...outputs], pictures(card));
+  const { numbers, texts } = writtenInputs(card);
+  const header = [...numbers.map(({ name }) => name), ...texts.keys(), ...outputs];
+  return written(header, await rowsOf(card, numbers, [...texts.values()]));
 }
 
-async function numbers(card) {
+const written = (header, rows) => `${d3.csvFormatRows([header, ...rows])}\n`;
+
+async function rowsOf(card, numbers, texts) {
   const example =
     card.inputs.length === 1 && card.outputs.length === 1 ? (await examplesFor(card))?.(SEED) : null;
-  const spread = card.inputs.map((column) => grid(column, example?.xDomain ?? domainOf(column, 0), ASKED));
+  const spread = numbers.map((column) => grid(column, example?.xDomain ?? domainOf(column, 0), ASKED));
   const inputs =
     example?.asked?.map((x) => [x]) ??
-    d3.range(ASKED).map((row) => spread.map((column) => rounded(column[row])));
+    d3.range(ASKED).map((row) => [
+      ...spread.map((column) => rounded(column[row])),
+      ...texts.map((values) => values[row % values.length]),
+    ]);
   const asked = inputs.map((row) => [...row, ...card.outputs.map(() => "")]);
   return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
 }

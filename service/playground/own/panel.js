@@ -5,7 +5,7 @@ import { latest } from "../latest.js";
 import { count } from "../numbers.js";
 import { post } from "../service.js";
 import { curl, python } from "./code.js";
-import { CsvError, columnsOf, parsed } from "./csv.js";
+import { CsvError, columnsOf, parsed, writtenInputs } from "./csv.js";
 import { exampleFor } from "./example.js";
 import { download, element, tabled } from "./table.js";
 
@@ -52,10 +52,13 @@ export class OwnPanel {
 
   async #model() {
     const { inputs, outputs } = columnsOf(this.card);
+    const { numbers, texts } = writtenInputs(this.card);
+    const named = [...texts].map(([name, values]) => `${name} (${values.join(", ")})`);
+    const asked = texts.size ? [...numbers.map(({ name }) => name), ...named] : inputs;
     const pictures = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
     say(
       byId("own-columns"),
-      `Columns: ${inputs.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${pictures}`,
+      `Columns: ${asked.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${pictures}`,
     );
     byId("own-interval").disabled = this.card.kind === "classification";
     await this.#example();
