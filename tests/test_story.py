@@ -71,7 +71,8 @@ def test_train_publish_serve_ask(table, tmp_path):
 
 def test_every_shipped_version_is_whole_and_calibrated():
     store = Store(SHIPPED)
-    assert store.names() == ["grocery", "learning-curves", "omniglot", "sinusoid", "sinusoid-bmaml"]
+    curves = ["learning-curves", "learning-curves-by-classifier"]
+    assert store.names() == ["grocery", *curves, "omniglot", "sinusoid", "sinusoid-bmaml"]
     for name in store.names():
         for version in store.versions(name):
             model = store.load(name, version)

@@ -4,14 +4,12 @@ The tasks of step t are drawn from a generator seeded by (seed, t) alone, so a r
 interrupted and resumed takes exactly the steps of one that was not.
 """
 
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -26,6 +24,7 @@ from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
+from training.checkpoint import State, occupied, read_checkpoint, write_checkpoint
 from training.compiled import Objective, objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
@@ -35,7 +34,6 @@ from training.processes import LostProcess, Processes
 CHECKPOINT_SECONDS = 30.0
 TASKS_AT_ONCE = 20
 """Validation tasks in one piece: large enough to be quick, small enough to stay in memory at hand."""
-CHECKPOINT = "checkpoint.pt"
 ALONE = Processes()
 
 
@@ -43,26 +41,8 @@ class Interrupted(BmamlError):
     """The run was asked to stop, and can be resumed."""
 
 
-class CannotResume(BmamlError):
-    """A checkpoint that does not belong to this run."""
-
-
 class TrainingDiverged(BmamlError):
     """The meta-objective left the finite numbers."""
-
-
-@dataclass
-class State:
-    """Where a run stands; what a checkpoint holds."""
-
-    learned: dict[str, Tensor]
-    optimiser: torch.optim.Adam
-    device: torch.device
-    step: int = 0
-    best: dict[str, Tensor] | None = None
-    best_nll: float = math.inf
-    looks_since_best: int = 0
-    history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,16 +81,18 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
         InvalidConfig: parameters to start from that are of other shapes.
         CannotResume: there is no checkpoint, or it is another run's.
+        Occupied: another run is at work in `folder`.
         TrainingDiverged: the loss is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
     embedding = config.trained_embedding
     state = _start(learner, embedding, config, device, start)
     if resume:
-        _read_checkpoint(state, config, folder)
+        read_checkpoint(state, config, folder)
     plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
     saved = time.monotonic()
-    with _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
+    alone = occupied(folder) if processes.leads else nullcontext()
+    with alone, _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
         try:
             while state.step < plan.meta_steps:
                 batch = _draw(config, family, state.step)
@@ -131,13 +113,13 @@ def train(
                         break
                 due = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
                 if due and processes.leads:
-                    _write_checkpoint(state, config, folder)
+                    write_checkpoint(state, config, folder)
                     saved = time.monotonic()
                 if stopping:
                     raise Interrupted(f"stopped at step {state.step}; go on with --resume")
         except LostProcess:
             if processes.leads:
-                _write_checkpoint(state, config, folder)
+                write_checkpoint(state, config, folder)
             raise
     chosen = state.best if plan.patience and state.best is not None else state.learned
     return Trained({name: tensor.detach().cpu() for name, tensor in chosen.items()}, state.history)
@@ -248,44 +230,6 @@ def _look(state: State, nll: float) -> None:
         state.best = {name: tensor.detach().clone() for name, tensor in state.learned.items()}
     else:
         state.looks_since_best += 1
-
-
-def _write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
-    """Whole or not at all: written aside, flushed, renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{CHECKPOINT}.new"
-    with draft.open("wb") as file:
-        torch.save(
-            {
-                "config": json.dumps(config.as_data(), sort_keys=True),
-                "learned": {name: tensor.detach() for name, tensor in state.learned.items()},
-                "optimiser": state.optimiser.state_dict(),
-                "step": state.step,
-                "best": state.best,
-                "best_nll": state.best_nll,
-                "looks_since_best": state.looks_since_best,
-                "history": state.history,
-            },
-            file,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(folder / CHECKPOINT)
-
-
-def _read_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise CannotResume(f"there is no checkpoint at {path}; start without --resume")
-    held = torch.load(path, weights_only=True)
-    if held["config"] != json.dumps(config.as_data(), sort_keys=True):
-        raise CannotResume(f"{path} belongs to a run with other settings; repeat those, or start anew")
-    for name, tensor in held["learned"].items():
-        state.learned[name].data.copy_(tensor)
-    state.optimiser.load_state_dict(held["optimiser"])
-    state.step, state.best = held["step"], held["best"]
-    state.best_nll, state.looks_since_best = held["best_nll"], held["looks_since_best"]
-    state.history = held["history"]
 
 
 class _Log:

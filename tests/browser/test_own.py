@@ -127,7 +127,7 @@ def test_a_file_is_opened_and_dropped(page, tmp_path):
     expect(page.locator("#own-reading")).to_contain_text("3 rows predicted")
 
 
-@pytest.mark.parametrize("name", ["omniglot", "sinusoid", "sinusoid-bmaml"])
+@pytest.mark.parametrize("name", ["omniglot", "sinusoid", "sinusoid-bmaml", "learning-curves-by-classifier"])
 def test_every_model_has_an_example_that_works(page, name):
     page.select_option("#own-model", name)
     expect(page.locator("#curl")).to_contain_text(f'"model": "{name}"')

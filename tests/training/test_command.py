@@ -9,6 +9,7 @@ import torch
 from model_store import Store
 from training import loop
 from training.__main__ import main
+from training.checkpoint import occupied
 from training.config import Optimisation
 from training.loop import learning_rate
 
@@ -128,6 +129,13 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_version(tmp_p
     assert main([*arguments(tmp_path, runs="cut"), "--resume"]) == 0
     store = Store(tmp_path / "store")
     assert store.load("s", 1).manifest.files == store.load("s", 2).manifest.files
+
+
+def test_two_runs_of_one_name_do_not_share_a_folder(tmp_path, capsys):
+    with occupied(tmp_path / "runs" / "s"):
+        assert main(arguments(tmp_path)) == 1
+    assert "another run is at work in" in capsys.readouterr().err
+    assert main(arguments(tmp_path)) == 0
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
