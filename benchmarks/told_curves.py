@@ -72,7 +72,7 @@ def main() -> None:
         head: {told: learning_curves(options.file, 0, told=told, fewest=fewest) for told in (False, True)}
         for head, fewest in sets.items()
     }
-    columns = [("RMSE", "rmse", "{:.4f}"), *COLUMNS[1:]]
+    columns = [("RMSE", "rmse", "{:.4f}"), *COLUMNS[1:-1]]
     found: dict[str, list[tuple[int, float, str]]] = {head: [] for head in sets}
     for name, told, method in contestants(next(iter(problems.values())), options.store):
         for head, own in problems.items():
