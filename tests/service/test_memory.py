@@ -116,10 +116,13 @@ def test_who_has_no_moment_is_asked_again(monkeypatch):
 def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     publish(tmp_path, "tiny")
     looks = []
-    monkeypatch.setattr(Slack, "look", lambda slack, now, changed: looks.append((slack._pid, changed)))
     worker = Worker("spawn")
     try:
         runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), worker)
+        for slack in runtime._slacks:
+            monkeypatch.setattr(
+                slack, "look", lambda now, changed, pid=slack._pid: looks.append((pid, changed))
+            )
         runtime.start()
         while len(looks) < 4:
             pass
