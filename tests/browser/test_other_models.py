@@ -68,6 +68,8 @@ def test_a_column_of_texts_stands_for_one_input_per_value(visit, url):
     expect(page.locator("#own-reading")).to_contain_text("predicted from 1 labelled row. Not used: note.")
     expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0.5,1,0]],"y":[9]}')
     expect(page.locator("#curl")).to_contain_text('"query": {"x":[[1.5,0,1]]}')
+    assert page.locator("#own-table th").all_inner_texts()[:3] == ["line", "x", "metal"]
+    assert page.locator("#own-table tbody td").all_inner_texts()[:3] == ["3", "1.5", "tin"]
     page.locator("#csv").fill("metal,x,y\nsteel,0.5,9\ngold,1.5,\n")
     told = "Line 3: “gold” in column “metal” is none of “steel”, “tin”."
     expect(page.locator("#own-problem")).to_have_text(told)

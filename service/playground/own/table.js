@@ -2,6 +2,7 @@
 
 import { html } from "../dom.js";
 import { short } from "../numbers.js";
+import { writtenInputs } from "./csv.js";
 
 const d3 = globalThis.d3;
 
@@ -14,14 +15,18 @@ function numbers(card, { query, lines }, { mean, std, variance, interval }) {
   const single = card.outputs.length === 1;
   const at = (values, row, output) => (single ? values[row] : values[row][output]);
   const level = Math.round(100 * interval.level);
-  const header = ["line", ...card.inputs.map(({ name }) => name)];
+  const { numbers: columns, texts } = writtenInputs(card);
+  const place = new Map(card.inputs.map(({ name }, index) => [name, index]));
+  const text = (x, name, values) => values.find((value) => x[place.get(`${name}=${value}`)] === 1) ?? "";
+  const header = ["line", ...columns.map(({ name }) => name), ...texts.keys()];
   for (const { name } of card.outputs) {
     header.push(`${name}_mean`, `${name}_std`, `${name}_lower_${level}`, `${name}_upper_${level}`);
     header.push(`${name}_aleatoric_std`, `${name}_epistemic_std`);
   }
   const rows = query.x.map((x, row) => [
     lines.query[row],
-    ...x,
+    ...columns.map(({ name }) => x[place.get(name)]),
+    ...[...texts].map(([name, values]) => text(x, name, values)),
     ...card.outputs.flatMap((_, output) => [
       at(mean, row, output),
       at(std, row, output),
