@@ -126,6 +126,7 @@ CONTENDERS = [
             "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
             "pointwise": True,
             "varying_noise": True,
+            "correlated": True,
         },
         steps=(200, 2_000),
         variable_shots=True,

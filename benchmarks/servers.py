@@ -4,15 +4,13 @@
 
 *echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, and no
 tensor in between. *loop* is a straightforward FastAPI handler that goes through tasks and particles one
-by one in eager PyTorch. *litserve* is the same model behind LitServe with its dynamic batching, as a user
-of both would write it: requests come in batches, and each is answered with all particles at once.
+by one in eager PyTorch. *litserve* is the same model behind LitServe (`with_litserve.py`).
 """
 
 import math
 import sys
 from typing import Any
 
-import litserve as ls
 import numpy as np
 import torch
 import uvicorn
@@ -20,9 +18,8 @@ from fastapi import FastAPI, Request, Response
 from torch import Tensor
 
 from bmaml.densities import weights_of
-from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.collapsed import USUAL_ROWS, Collapsed
 from bmaml.predictive import Predictive
-from bmaml.task import Examples
 from model_store import SHIPPED, Model, Store
 from service import bodies
 from service.boundary import Boundary
@@ -79,30 +76,45 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
     learner = model.learner
     assert isinstance(learner, Collapsed)
     theta = model.learned["initial"][number]
-    noise, precision = torch.exp(-theta[-2].double()), theta[-1].double().exp()
+    precision = theta[-1].double().exp()
 
-    def features(rows: Tensor) -> tuple[Tensor, Tensor]:
+    def features(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden, prior = learner.network.features_and_outputs(weights_of(theta)[None, None], rows[None])
         whole = torch.cat([hidden[0, 0], torch.ones(len(rows), 1)], -1).double()
-        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double()
+        noise = torch.exp(-theta[-2].double()).expand(len(rows))
+        if learner.varying_noise:
+            noise = noise * torch.exp(whole @ model.learned["noise_slopes"][number].double())
+        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise
 
-    phi, prior = features(x)
-    kernel = phi @ phi.T / precision + noise * torch.eye(len(x), dtype=torch.float64)
+    phi, prior, noise = features(x)
+    kernel = phi @ phi.T / precision + noise.diag()
     lower = torch.linalg.cholesky(kernel)
     solved = torch.cholesky_solve(y.double() - prior, lower)
-    phi_query, prior_query = features(query)
+    phi_query, prior_query, noise_query = features(query)
     cross = phi_query @ phi.T / precision
     mean = prior_query + cross @ solved
     before = phi_query.square().sum(-1, keepdim=True) / precision
     within = before - (cross * torch.cholesky_solve(cross.T, lower).T).sum(-1, keepdim=True)
     misfit, volume = ((y.double() - prior) * solved).sum(), 2 * lower.diagonal().log().sum()
     wider = model.learned["log_widening"].double().exp() ** (2 * (1 - within / before))
+    labels = model.manifest.outputs[0]
+    noisiest = ((labels.upper - labels.lower) / labels.std) ** 2  # no label is noisier than labels differ
     evidences, variances = [], []
     for scale in learner.scales:
         size = len(x) * math.log(2 * math.pi * scale**2)
         evidences.append(-0.5 * (misfit / scale**2 + volume + size))
-        variances.append(wider * scale**2 * (within.clamp_min(0) + noise))
+        noise = (wider * scale**2 * noise_query.unsqueeze(-1)).clamp_max(noisiest)
+        variances.append(wider * scale**2 * within.clamp_min(0) + noise)
     return torch.stack(evidences), mean.expand(len(variances), -1, -1), torch.stack(variances)
+
+
+def exponent(model: Model, rows: int) -> Tensor:
+    """What the evidence of so many rows is multiplied by."""
+    temperature = model.learned["log_temperature"].double().exp()
+    if not model.learner.correlated:
+        return temperature
+    correlation = model.learned["logit_correlation"].double().sigmoid()
+    return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
 
 def loop() -> FastAPI:
@@ -116,54 +128,11 @@ def loop() -> FastAPI:
             rows = rows_of(model, body)
             parts = [one_particle(model, number, *rows) for number in range(model.learner.particles)]
             evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
-            weights = (model.learned["log_temperature"].double().exp() * evidence).log_softmax(0)
+            weights = (exponent(model, len(rows[0])) * evidence).log_softmax(0)
             nothing = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
             return said(model, Predictive(means[None], variances[None], nothing, weights[None]))
 
     return app
-
-
-class Few(ls.LitAPI):
-    """Requests come in batches of up to 64, after at most five milliseconds."""
-
-    def setup(self, device: str) -> None:
-        """Load the models in the worker."""
-        torch.set_num_threads(1)
-        self.models = models()
-
-    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The body."""
-        return request
-
-    def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tasks differ in size: a list of them."""
-        return inputs
-
-    def predict(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Each task with all particles at once."""
-        answers = []
-        with torch.no_grad():
-            for body in inputs:
-                model = self.models[body["model"]]
-                x, y, query = rows_of(model, body)
-                posterior = model.learner.adapt(model.learned, Examples.full(x[None], y[None]))
-                answers.append(said(model, model.predict(posterior, query[None])))
-        return answers
-
-    def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One answer for each."""
-        return output
-
-    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return output
-
-
-def litserve(port: int) -> None:
-    """LitServe with one worker, which has a core of its own."""
-    api = Few(max_batch_size=64, batch_timeout=0.005, api_path="/adapt-predict")
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
 
 
 def main() -> None:
@@ -171,7 +140,9 @@ def main() -> None:
     kind, port = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
     if kind == "litserve":
-        litserve(port)
+        from with_litserve import serve
+
+        serve(port)
         return
     app = {"echo": echo, "loop": loop}[kind]()
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_config=None)

@@ -1,8 +1,16 @@
-"""The accuracy benchmark is in working order; its figures are another matter."""
+"""The benchmarks are in working order; their figures are another matter."""
 
+import importlib
 import os
 import subprocess
 import sys
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from bmaml.task import Examples
 
 
 def test_a_quick_look_trains_scores_and_prints_a_table(tmp_path):
@@ -21,3 +29,24 @@ def test_a_quick_look_trains_scores_and_prints_a_table(tmp_path):
             "|".join(line.split("|")[:3]).rstrip() for line in lines
         }
     assert "inner rate of llama on sine: 0.0001" in lines
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["sinusoid", "learning-curves"])
+@pytest.mark.parametrize("rows", [1, 5, 20])
+async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(name, rows, monkeypatch):
+    monkeypatch.syspath_prepend("benchmarks")
+    servers = importlib.import_module("servers")
+    model, rng = servers.models()[name], np.random.default_rng(rows)
+    low, high = model.manifest.inputs[0].lower, model.manifest.inputs[0].upper
+    x, query = rng.uniform(low, high, (rows, 1)), rng.uniform(low, high, (7, 1))
+    y = rng.normal(model.manifest.outputs[0].mean, model.manifest.outputs[0].std, rows)
+    body = {"model": name, "support": {"x": x.tolist(), "y": y.tolist()}, "query": {"x": query.tolist()}}
+    transport = httpx.ASGITransport(servers.loop())
+    async with httpx.AsyncClient(transport=transport, base_url="http://loop") as client:
+        response = await client.post("/adapt-predict", json=body)
+    support_x, support_y, query_x = servers.rows_of(model, body)
+    with torch.no_grad():
+        posterior = model.learner.adapt(model.learned, Examples.full(support_x[None], support_y[None]))
+        expected = servers.said(model, model.predict(posterior, query_x[None]))
+    assert response.json() == {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()}

@@ -30,17 +30,17 @@ def calibrated(
     The scalars are logarithms: how wide `collapsed` predicts, how tightly its start binds `llama`, how
     much evidence weighs. Each is searched as far from its trained value as the learner allows.
     """
-    learned = dict(learned)
+    found = dict(learned)
     tasks = _Validation(family, learned, embedding)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
-        start = learned[name]
+        trained = learned[name]
 
-        def nll(shift: float, name: str = name, start: Tensor = start) -> float:
-            return validation_nll(learner, {**learned, name: start + shift}, tasks)
+        def nll(shift: float, name: str = name, trained: Tensor = trained) -> float:
+            return validation_nll(learner, {**found, name: trained + shift}, tasks)
 
-        learned[name] = start + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=start.dtype)
-    return learned
+        found[name] = trained + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=trained.dtype)
+    return found
 
 
 class _Validation:

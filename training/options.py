@@ -35,6 +35,7 @@ OF_THE_LEARNER = (
     "bands",
     "pointwise",
     "varying_noise",
+    "correlated",
     "ways",
 )
 SEVERAL = {"scales", "bands", "ways"}
@@ -159,6 +160,9 @@ def training_options() -> argparse.ArgumentParser:
     )
     learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
     learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")
+    learner.add_argument(
+        "--correlated", **switch, help="let rows count for less whose errors are alike (collapsed)"
+    )
 
     plan = options.add_argument_group("outer loop", "defaults depend on the learner and the family")
     plan.add_argument("--meta-steps", type=int)

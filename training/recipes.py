@@ -59,6 +59,7 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
         "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
         "pointwise": True,
         "varying_noise": True,
+        "correlated": True,
     }
     plan = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
     return Recipe((32, 32), "sine", settings, plan)

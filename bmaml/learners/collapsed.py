@@ -22,6 +22,12 @@ factor the evidence is −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n
 hypothesis of its own; the average over scales is a discrete stand-in for the Student-t of an
 unknown scale, with Gaussian components.
 
+Where no particle is quite true, the errors of a task's rows are alike, and n of them say no more than
+n/(1 + (n − 1)ρ) whose errors are not, with ρ their correlation (the design effect of Kish, Survey Sampling,
+1965). As a power of the likelihood that is the coarsened posterior of Miller & Dunson (2019) with
+α = (1 − ρ)/ρ. With `correlated` rows ρ is learned, too, and the evidence has the exponent
+τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5 rows weigh what τ says, whatever ρ is.
+
 One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
 features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
 as far as the rows have spoken: where a particle's epistemic variance v is still its prior's v₀, nothing
@@ -47,6 +53,9 @@ from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
 
+USUAL_ROWS = 5
+"""n₀, at which the temperature of the evidence means the same however alike the rows' errors are."""
+
 
 @dataclass(frozen=True)
 class Collapsed(Learner[CollapsedPosterior]):
@@ -70,10 +79,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
         varying_noise: let the noise depend on x.
+        correlated: let the errors of a task's rows be alike, so that each counts for less.
     """
 
     name: ClassVar[str] = "collapsed"
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_widening": (-1.0, 1.0)}
+    calibrated: ClassVar[dict[str, tuple[float, float]]] = {
+        "log_widening": (-1.0, 1.0),
+        "logit_correlation": (-3.0, 3.0),
+    }
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
@@ -83,6 +96,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     pointwise: bool = False
     evidence_weights: bool = True
     varying_noise: bool = False
+    correlated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +104,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
         if not 0 <= self.spread < math.inf:
             raise InvalidLearner(f"spread cannot be negative; found {self.spread}")
+        if self.correlated and not self.evidence_weights:
+            raise InvalidLearner("correlated rows count for less in evidence weights, which are off")
         if self.bands is not None:
             if not 0 <= self.bands[0] < self.bands[1] < math.inf:
                 raise InvalidLearner(f"bands are a lowest and a higher frequency; found {self.bands}")
@@ -99,8 +115,8 @@ class Collapsed(Learner[CollapsedPosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
-        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`. The prior mean of the
-        last layer starts at zero.
+        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with correlated rows the
+        scalar `logit_correlation`, of ρ. The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -114,6 +130,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["log_temperature"] = torch.zeros(())
         if self.varying_noise:
             learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
+        if self.correlated:
+            learned["logit_correlation"] = torch.zeros(())
         return learned
 
     def adapt(
@@ -131,7 +149,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         conditions = self._conditions(particles, slopes, support)
         evidence = self._evidence(conditions, support).flatten(1)
         if self.evidence_weights:
-            weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
+            weights = (self._exponent(learned, support) * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
         scales, owner, chosen = support.x.new_tensor(self.scales).repeat(1, self.particles), None, None
@@ -209,6 +227,15 @@ class Collapsed(Learner[CollapsedPosterior]):
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
         conditions = self._conditions(particles, slopes, support)
         return self._evidence(conditions, support).logsumexp(-1) - math.log(len(self.scales))
+
+    def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
+        """What the evidence is multiplied by."""
+        temperature = learned["log_temperature"].exp().view(1, 1)
+        if not self.correlated:
+            return temperature
+        correlation = learned["logit_correlation"].sigmoid()
+        rows = support.counts().clamp_min(1).unsqueeze(-1)
+        return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
         """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""

@@ -8,6 +8,7 @@ from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.llama import LLAMA
 from bmaml.networks import MLP
+from bmaml.task import Examples, TaskBatch
 from training.calibrate import calibrated
 from training.config import Shots, SinusoidConfig
 from training.families import Sinusoid
@@ -49,6 +50,35 @@ def test_each_learner_names_what_is_fitted(kind, settings, name, family):
     fitted = calibrated(learner, learned, family)
     assert validation_nll(learner, fitted, family) < validation_nll(learner, learned, family)
     assert {each for each in learned if not torch.equal(learned[each], fitted[each])} == {name}
+
+
+class Repeated:
+    """Tasks whose support rows are measured with an error each, and written down so many times."""
+
+    def __init__(self, family, times):
+        self.family, self.times, self.batch = family, times, family.batch
+
+    def validation(self):
+        draw = torch.Generator().manual_seed(5)
+        for batch in self.family.validation():
+            support = batch.support
+            measured = support.y + 0.5 * torch.randn(support.y.shape, generator=draw)
+            rows = (each.repeat_interleave(self.times, 1) for each in (support.x, measured, support.mask))
+            yield TaskBatch(Examples(*rows), batch.query)
+
+
+def test_rows_that_repeat_one_another_are_found_to_be_alike(monkeypatch):
+    monkeypatch.setattr("training.families.sinusoid.VALIDATION_TASKS", 60)
+    family = Sinusoid(SinusoidConfig(Shots(1, 10), 10), seed=0)
+    learner = Collapsed(MLP(1, (12,), 1, "sine"), particles=8, correlated=True, bands=(0.5, 2.0))
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    learned["initial"][:, -2] = 1.4  # the noise of a measurement, and near enough all that is wrong
+    once, often = (
+        float(calibrated(learner, learned, Repeated(family, times))["logit_correlation"].sigmoid())
+        for times in (1, 4)
+    )
+    assert once < 0.1
+    assert often > 0.9
 
 
 def test_learners_with_nothing_to_fit_come_back_as_they_are(family):

@@ -1,0 +1,79 @@
+"""Rows whose errors are alike count as fewer rows in what a particle is worth, and in nothing else."""
+
+import pytest
+import torch
+
+from bmaml.learners import InvalidLearner
+from bmaml.learners.collapsed import USUAL_ROWS, Collapsed
+from bmaml.networks import MLP
+from bmaml.task import Examples
+from tests.closed_form import full_batch, generator, learner_of, ragged
+
+
+def effective_rows(rows: int, correlation: float) -> float:
+    """How many independent measurements have a mean as exact as that of so many correlated ones."""
+    whole = torch.full((rows, rows), correlation) + (1 - correlation) * torch.eye(rows)
+    return float(1 / whole.mean())
+
+
+def correlated(value: float):
+    learner, learned = learner_of(Collapsed, steps=0, correlated=True)
+    return learner, {**learned, "logit_correlation": torch.tensor(value, dtype=torch.float64).logit()}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 12])
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+def test_the_evidence_of_each_row_counts_as_far_as_the_row_is_a_new_one(rows, correlation):
+    learner, learned = correlated(correlation)
+    support = full_batch(shots=rows).support
+    each = effective_rows(rows, correlation) / rows
+    usual = effective_rows(USUAL_ROWS, correlation) / USUAL_ROWS
+    evidence = learner.evidence(learned["initial"].unsqueeze(0), support)
+    expected = (learned["log_temperature"].exp() * each / usual * evidence).softmax(-1)
+    posterior = learner.adapt(learned, support)
+    torch.testing.assert_close(posterior.log_weights.exp(), expected)
+
+
+def test_every_task_has_its_own_number_of_rows():
+    learner, learned = correlated(0.7)
+    tasks = ragged(6, rows=9)
+    together = learner.adapt(learned, Examples.padded(tasks)).log_weights
+    for task, rows in enumerate(tasks):
+        alone = learner.adapt(learned, Examples.padded([rows])).log_weights
+        torch.testing.assert_close(together[task], alone[0])
+
+
+def test_independent_rows_are_those_of_a_learner_that_knows_no_others():
+    batch = full_batch()
+    learner, learned = correlated(0.0)
+    plain = Collapsed(learner.network, particles=5, steps=0)
+    for name in ("log_weights", "head", "seen", "spent"):
+        one, other = (getattr(each.adapt(learned, batch.support), name) for each in (learner, plain))
+        torch.testing.assert_close(one, other)
+
+
+def test_only_the_weights_depend_on_the_correlation():
+    batch = full_batch()
+    one, other = (
+        learner.predict(learner.adapt(learned, batch.support), batch.query.x)
+        for learner, learned in (correlated(0.1), correlated(0.9))
+    )
+    assert not torch.equal(one.log_weights, other.log_weights)
+    for name in ("means", "noise", "within"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_the_correlation_is_learned():
+    learner, learned = learner_of(Collapsed, correlated=True)
+    logit = learned["logit_correlation"].requires_grad_()
+    learner.loss(learned, full_batch(shots=9)).backward()
+    assert bool(logit.grad.isfinite())
+    assert float(logit.grad) != 0
+
+
+def test_it_starts_half_way_and_needs_weights():
+    network = MLP(1, (4,), 1)
+    assert float(Collapsed(network, correlated=True).initialise(generator())["logit_correlation"]) == 0
+    assert "logit_correlation" not in Collapsed(network).initialise(generator())
+    with pytest.raises(InvalidLearner, match="evidence weights"):
+        Collapsed(network, correlated=True, evidence_weights=False)
