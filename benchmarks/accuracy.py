@@ -1,6 +1,7 @@
 """Every learner and what a user would pick instead, on the same held-out tasks; writes docs/accuracy.md.
 
     python benchmarks/accuracy.py --data learning_curves.parquet [--jobs 2] [--seeds 3]
+    python benchmarks/accuracy.py --problems curves --data learning_curves.parquet   # one problem alone
     python benchmarks/accuracy.py --quick            # a minute: is everything in working order?
 
 Sine curves with 100, 1000 and unlimited training tasks, at 5, 10 and 20 support rows, 500 held-out
@@ -22,15 +23,16 @@ from typing import Any
 
 import torch
 from accuracy_report import Row, write
-from contenders import CONTENDERS, RATES, Contender, Entry, result, shipped
+from contenders import CONTENDERS, RATES, Contender, Entry, as_served, result, score
 from problems import learning_curves, sine
 
-from model_store import SHIPPED
+from model_store import SHIPPED, Store
 from training.config import Shots
 
 TASKS = (100, 1000, None)
 TUNING_TASKS = 1000
-SHIPPED_SINE, SHIPPED_CURVES = ("sinusoid", "sinusoid-bmaml"), ("learning-curves",)
+PROBLEMS = {"sine": ("sinusoid", "sinusoid-bmaml"), "curves": ("learning-curves",)}
+"""And the shipped versions that are scored on each."""
 
 
 class Results:
@@ -58,31 +60,21 @@ class Results:
         return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
 
 
-def tuned_rates(results: Results, options: argparse.Namespace) -> dict[tuple[str, bool], float]:
-    """The inner rate of every tuned contender, on sine curves and on learning curves."""
+def tuned_rates(results: Results, options: argparse.Namespace, problem: str) -> dict[str, float]:
+    """The inner rate of every tuned contender."""
+    tuned = [contender for contender in chosen(options) if contender.tuned]
+    where = {"data": options.data} if problem == "curves" else {"tasks": TUNING_TASKS}
+    looks = {"seed": 100, "tuning": True, "share": options.share, "held_out": options.held_out}
     candidates = {
-        (contender.name, on_curves, rate): Entry(
-            contender,
-            seed=100,
-            tasks=None if on_curves else TUNING_TASKS,
-            data=options.data if on_curves else None,
-            step_size=rate,
-            tuning=True,
-            share=options.share,
-            held_out=options.held_out,
-        )
-        for contender in chosen(options)
-        if contender.tuned
-        for on_curves in ((False, True) if options.data else (False,))
+        (contender.name, rate): Entry(contender, step_size=rate, **where, **looks)
+        for contender in tuned
         for rate in options.rates
     }
     found = results.of(list(candidates.values()))
-    best: dict[tuple[str, bool], float] = {}
-    for name, on_curves in {key[:2] for key in candidates}:
-        best[name, on_curves] = min(
-            options.rates, key=lambda rate: found[candidates[name, on_curves, rate]]["crps"]
-        )
-        print(f"inner rate of {name} on {'curves' if on_curves else 'sine'}: {best[name, on_curves]:g}")
+    best = {}
+    for name in (contender.name for contender in tuned):
+        best[name] = min(options.rates, key=lambda rate: found[candidates[name, rate]]["crps"])
+        print(f"inner rate of {name} on {problem}: {best[name]:g}")
     return best
 
 
@@ -91,18 +83,50 @@ def chosen(options: argparse.Namespace) -> list[Contender]:
     return [each for each in CONTENDERS if not options.only or any(o in each.name for o in options.only)]
 
 
-def entries(options: argparse.Namespace, rates: dict[tuple[str, bool], float]) -> Iterator[Entry]:
-    """All trainings of the benchmark, the longest first."""
-    for contender in sorted(chosen(options), key=lambda each: -each.steps[0] * (each.learner is not None)):
+def entries(options: argparse.Namespace, rates: dict[str, float], problem: str) -> Iterator[Entry]:
+    """All trainings on a problem, the longest first."""
+    number = list(PROBLEMS).index(problem)
+    for contender in sorted(
+        chosen(options), key=lambda each: -each.steps[number] * (each.learner is not None)
+    ):
+        if not contender.steps[number]:
+            continue
         for seed in range(options.seeds if contender.seeded else 1):
-            shared: dict[str, Any] = {"seed": seed, "share": options.share, "held_out": options.held_out}
-            for tasks in options.tasks if contender.steps[0] else ():
+            shared: dict[str, Any] = {
+                "seed": seed,
+                "share": options.share,
+                "held_out": options.held_out,
+                "step_size": rates.get(contender.name),
+            }
+            if problem == "curves":
+                yield Entry(contender, data=options.data, **shared)
+                continue
+            for tasks in options.tasks:
                 if contender.everywhere or tasks == TUNING_TASKS:
-                    rate = rates.get((contender.name, False))
-                    yield Entry(contender, tasks=tasks, step_size=rate, **shared)
-            if options.data and contender.steps[1]:
-                rate = rates.get((contender.name, True))
-                yield Entry(contender, data=options.data, step_size=rate, **shared)
+                    yield Entry(contender, tasks=tasks, **shared)
+
+
+def measured(results: Results, options: argparse.Namespace, name: str) -> tuple[list[Row], list[Entry]]:
+    """The scores on a problem, those of the shipped versions behind them, and what was trained."""
+    found = results.of(list(entries(options, tuned_rates(results, options, name), name)))
+    rows = [
+        Row(entry.problem_name, contender, int(shots), entry.seed, metrics)
+        for entry, each in found.items()
+        for contender, by_shots in each.get("variants", {}).items()
+        for shots, metrics in by_shots.items()
+    ]
+    torch.set_num_threads(1)
+    if name == "curves":
+        problem = learning_curves(Path(options.data), 0, options.held_out)
+    else:
+        problem = sine(None, Shots(10, 10), 10, 0, options.held_out or 500)
+    for version in PROBLEMS[name]:
+        scores = score(problem, as_served(Store(options.store).load(version)))
+        rows += [
+            Row(f"{name}, shipped", f"`{version}`", int(shots), 0, metrics)
+            for shots, metrics in scores.items()
+        ]
+    return rows, list(found)
 
 
 def main() -> None:
@@ -111,6 +135,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="learning_curves.parquet; without it that problem is left out")
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), help="all if left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy"))
@@ -120,31 +145,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
     parser.add_argument("--quick", action="store_true", help="few steps and tasks; prints, writes no page")
     options = parser.parse_args()
+    if not options.data and "curves" in (options.problems or ()):
+        parser.error("the learning curves need --data")
     options.share, options.held_out, options.tasks, options.rates = 1.0, None, TASKS, RATES
     if options.quick:
         options.share, options.held_out, options.tasks, options.seeds = 0.003, 10, (TUNING_TASKS,), 1
         options.rates = RATES[1:2]
         options.results = options.results / "quick"
     results = Results(options.results, options.jobs)
-    found = results.of(list(entries(options, tuned_rates(results, options))))
-    rows = [
-        Row(entry.problem_name, name, int(shots), entry.seed, metrics)
-        for entry, each in found.items()
-        for name, by_shots in each.get("variants", {}).items()
-        for shots, metrics in by_shots.items()
-    ]
-    torch.set_num_threads(1)
-    problems = [(sine(None, Shots(10, 10), 10, 0, options.held_out or 500), SHIPPED_SINE)]
-    if options.data:
-        problems.append((learning_curves(Path(options.data), 0, options.held_out), SHIPPED_CURVES))
-    for problem, names in problems:
-        for name in names:
-            for shots, metrics in shipped(name, problem, options.store).items():
-                rows.append(Row(f"{problem.name}, shipped", f"`{name}`", int(shots), 0, metrics))
-    steps = {(e.contender.name, e.problem_name): e.meta_steps for e in found}
-    rates = {(e.contender.name, e.problem_name): e.step_size for e in found if e.step_size is not None}
     machine = f"{options.machine}, one thread a training, torch {torch.__version__}"
-    write(None if options.quick else options.page, rows, steps, rates, machine)
+    for problem in options.problems or [name for name in PROBLEMS if name == "sine" or options.data]:
+        rows, trained = measured(results, options, problem)
+        write(None if options.quick else options.page, problem, rows, trained, machine)
 
 
 if __name__ == "__main__":

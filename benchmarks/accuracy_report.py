@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pages
-from contenders import LEVELS
+from contenders import LEVELS, Entry
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,6 +27,9 @@ COLUMNS = (
     ("ms", "ms", "{:.1f}"),
 )
 
+PLOTTED = {"sine": ("sine, 1000 tasks", 10), "curves": ("curves", 5)}
+"""What the reliability plot of a problem shows: which tasks, and from how many rows."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,18 +44,18 @@ class Row:
 
 def write(
     page: Path | None,
+    problem: str,
     rows: list[Row],
-    steps: Mapping[tuple[str, str], int],
-    rates: Mapping[tuple[str, str], float],
+    trained: list[Entry],
     machine: str,
 ) -> None:
-    """Put the tables between the page's two marks and draw the plots beside it; without a page, print."""
-    lines = [f"Measured on {machine}.", "", *_tables(rows), *_trainings(steps, rates)]
+    """Put the tables between the page's marks and draw the plot beside it; without a page, print."""
+    lines = [f"Measured on {machine}.", "", *_tables(rows), *_trainings(trained)]
     if page is None:
         print("\n".join(lines))
         return
-    pages.write(page, lines)
-    _plot(rows, page.parent / "reliability.png")
+    pages.write(page, lines, problem)
+    _plot(problem, rows, page.parent / f"reliability-{problem}.png")
 
 
 def _tables(rows: list[Row]) -> list[str]:
@@ -89,39 +92,32 @@ def _mean(metrics: list[Mapping[str, Any]], key: str) -> float:
     return float(np.mean([each[key] for each in metrics]))
 
 
-def _trainings(steps: Mapping[tuple[str, str], int], rates: Mapping[tuple[str, str], float]) -> list[str]:
-    lines = ["### Trainings", "", "| | problem | meta-steps | inner rate found |", "|---|---|---|---|"]
-    for (name, problem), count in sorted(steps.items()):
-        if count > 20:
-            rate = rates.get((name, problem))
-            lines.append(f"| {name} | {problem} | {count} | {'' if rate is None else f'{rate:g}'} |")
+def _trainings(trained: list[Entry]) -> list[str]:
+    lines = ["| trained | problem | meta-steps | inner rate found |", "|---|---|---|---|"]
+    found = {(entry.contender.name, entry.problem_name): entry for entry in trained}
+    for (name, problem), entry in sorted(found.items()):
+        if entry.meta_steps > 20:
+            rate = "" if entry.step_size is None else f"{entry.step_size:g}"
+            lines.append(f"| {name} | {problem} | {entry.meta_steps} | {rate} |")
     return [*lines, ""]
 
 
-def _plot(rows: list[Row], path: Path) -> None:
-    panels = [("sine, 1000 tasks", 10), ("curves", 5)]
-    panels = [panel for panel in panels if any((row.problem, row.shots) == panel for row in rows)]
-    if not panels:
-        return
-    figure, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 6), squeeze=False)
-    for axis, (problem, shots) in zip(axes[0], panels, strict=True):
-        axis.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-        named: dict[str, list[list[float]]] = {}
-        for row in rows:
-            if (row.problem, row.shots) == (problem, shots) and "fitted afterwards" not in row.name:
-                named.setdefault(row.name, []).append(row.metrics["reliability"])
-        for number, (name, curves) in enumerate(sorted(named.items())):
-            mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
-            bold = "shipped recipe" in name
-            style = (
-                {"color": "black", "lw": 3, "zorder": 5} if bold else {"lw": 1.4, "color": f"C{number % 10}"}
-            )
-            axis.plot(
-                LEVELS, mean, label=name, marker="o" if number >= 10 and not bold else None, ms=3, **style
-            )
-        axis.set(xlabel="central interval", ylabel="truths inside", xlim=(0, 1), ylim=(0, 1))
-        axis.set_title(f"{problem}, {shots} rows given")
-        axis.legend(fontsize=7, frameon=False, loc="upper left")
-        axis.set_aspect("equal")
+def _plot(problem: str, rows: list[Row], path: Path) -> None:
+    group, shots = PLOTTED[problem]
+    named: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if (row.problem, row.shots) == (group, shots) and "fitted afterwards" not in row.name:
+            named.setdefault(row.name, []).append(row.metrics["reliability"])
+    figure, axis = plt.subplots(figsize=(6.5, 6))
+    axis.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+    for number, (name, curves) in enumerate(sorted(named.items())):
+        mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
+        bold = "shipped recipe" in name
+        style = {"color": "black", "lw": 3, "zorder": 5} if bold else {"lw": 1.4, "color": f"C{number % 10}"}
+        axis.plot(LEVELS, mean, label=name, marker="o" if number >= 10 and not bold else None, ms=3, **style)
+    axis.set(xlabel="central interval", ylabel="truths inside", xlim=(0, 1), ylim=(0, 1))
+    axis.set_title(f"{group}, {shots} rows given")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.set_aspect("equal")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bmaml.learners import Learner, learner_from
 from bmaml.task import Examples, TaskBatch
-from model_store import Store
+from model_store import Model
 from training.calibrate import calibrated
 from training.config import Optimisation, Shots, SinusoidConfig, TrainingConfig
 from training.evaluate import TASKS_AT_ONCE, scored, summarised
@@ -45,6 +45,15 @@ BOOSTED_TASKS = 6000
 PAPER = {"hidden": (40, 40, 40), "activation": "relu"}
 PERIODIC = {"hidden": (12,), "activation": "sine"}
 WIDER = {"hidden": (32, 32), "activation": "sine"}
+ON_TABLES = {
+    "network": {"inputs": 1, "outputs": 1, **WIDER},
+    "particles": 32,
+    "bands": None,
+    "priors": {},
+    "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "pointwise": True,
+    "varying_noise": True,
+}
 IN_BANDS = {"particles": 128, "scales": (0.25, 0.5, 1.0, 2.0, 4.0), "priors": {"noise_start": 5000.0}}
 
 
@@ -118,20 +127,20 @@ CONTENDERS = [
         "collapsed",
         network=PERIODIC,
         settings={**IN_BANDS, "bands": (0.47, 2.05)},
-        on_curves={
-            "network": {"inputs": 1, "outputs": 1, **WIDER},
-            "particles": 32,
-            "bands": None,
-            "priors": {},
-            "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
-            "pointwise": True,
-            "varying_noise": True,
-            "correlated": True,
-        },
+        on_curves={**ON_TABLES, "correlated": True},
         steps=(200, 2_000),
         variable_shots=True,
         meta_batch=16,
         learning_rate=1e-3,
+        rate_on_curves=3e-3,
+    ),
+    Contender(
+        "collapsed, rows taken as independent",
+        "collapsed",
+        on_curves=ON_TABLES,
+        steps=(0, 2_000),
+        variable_shots=True,
+        meta_batch=16,
         rate_on_curves=3e-3,
     ),
     Contender(
@@ -263,12 +272,6 @@ def _validation_crps(method: Method, problem: Problem) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def shipped(name: str, problem: Problem, store: Path) -> dict[str, dict[str, Any]]:
-    """The scores of a published version."""
-    model = Store(store).load(name)
-    return score(problem, method_of(model.learner, dict(model.learned)))
-
-
 def _milliseconds(method: Method, batch: TaskBatch) -> float:
     """Median of one task alone, from support set to the mean of fifty query rows."""
     support = batch.support.tasks(slice(1))
@@ -315,6 +318,15 @@ def method_of(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Method:
 
     def method(support: Examples, x: Tensor) -> Any:
         return learner.predict(learner.adapt(learned, support), x)
+
+    return method
+
+
+def as_served(model: Model) -> Method:
+    """What the service answers with, in the network's units."""
+
+    def method(support: Examples, x: Tensor) -> Any:
+        return model.predict(model.learner.adapt(model.learned, support), x)
 
     return method
 

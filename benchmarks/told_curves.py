@@ -18,7 +18,7 @@ import torch
 from accuracy_report import COLUMNS
 from baselines import Method, Schedule, neural_process
 from boosting import gradient_boosting
-from contenders import BOOSTED_TASKS, method_of, score
+from contenders import BOOSTED_TASKS, as_served, score
 from problems import CURVE_SHOTS, FEWEST_ANCHORS, Problem, learning_curves
 from torch import Tensor
 
@@ -33,8 +33,8 @@ def contestants(problems: dict[bool, Problem], store: Path) -> Iterator[tuple[st
     """What it is called, whether it is told the classifier, and the method."""
     for name, told in ((PLAIN, False), (NAMED, True)):
         model = Store(store).load(name)
-        yield f"`{name}`", told, method_of(model.learner, model.learned)
-    yield f"`{NAMED}`, told none", True, without_names(method_of(model.learner, model.learned))
+        yield f"`{name}`", told, as_served(model)
+    yield f"`{NAMED}`, told none", True, without_names(as_served(model))
     for told, problem in problems.items():
         how = "told" if told else "not told"
         family = problem.family
