@@ -113,7 +113,7 @@ def exponent(model: Model, rows: int) -> Tensor:
     temperature = model.learned["log_temperature"].double().exp()
     if not model.learner.correlated:
         return temperature
-    correlation = model.learned["logit_correlation"].double().sigmoid()
+    correlation = model.learned["correlation"].double()
     return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
 

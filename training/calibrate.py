@@ -27,8 +27,9 @@ def calibrated(
 ) -> dict[str, Tensor]:
     """`learned` with each of the learner's calibrated scalars where the validation NLL is lowest.
 
-    The scalars are logarithms: how wide `collapsed` predicts, how tightly its start binds `llama`, how
-    much evidence weighs. Each is searched as far from its trained value as the learner allows.
+    How wide `collapsed` predicts, how alike the errors of rows are, how tightly its start binds `llama`, how
+    much evidence weighs. Each is searched as far from its trained value as the learner allows, and
+    stays there where nothing is better.
     """
     found = dict(learned)
     tasks = _Validation(family, learned, embedding)
@@ -39,7 +40,8 @@ def calibrated(
         def nll(shift: float, name: str = name, trained: Tensor = trained) -> float:
             return validation_nll(learner, {**found, name: trained + shift}, tasks)
 
-        found[name] = trained + torch.tensor(minimum(nll, *learner.calibrated[name]), dtype=trained.dtype)
+        shift = minimum(nll, *learner.calibrated[name])
+        found[name] = trained + (shift if nll(shift) < nll(0.0) else 0.0)
     return found
 
 

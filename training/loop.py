@@ -211,7 +211,8 @@ def _start(
     for name, tensor in (start or {}).items():
         if name not in fresh or fresh[name].shape != tensor.shape:
             raise InvalidConfig(f"{config.start_from} has other parameters than this run: {name}")
-        fresh[name] = tensor.clone()
+        if name not in learner.untrained:
+            fresh[name] = tensor.clone()
     learned = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":

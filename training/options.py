@@ -161,7 +161,7 @@ def training_options() -> argparse.ArgumentParser:
     learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
     learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")
     learner.add_argument(
-        "--correlated", **switch, help="let rows count for less whose errors are alike (collapsed)"
+        "--correlated", **switch, help="let rows count for less where their errors are alike (collapsed)"
     )
 
     plan = options.add_argument_group("outer loop", "defaults depend on the learner and the family")

@@ -25,8 +25,9 @@ unknown scale, with Gaussian components.
 Where no particle is quite true, the errors of a task's rows are alike, and n of them say no more than
 n/(1 + (n − 1)ρ) whose errors are not, with ρ their correlation (the design effect of Kish, Survey Sampling,
 1965). As a power of the likelihood that is the coarsened posterior of Miller & Dunson (2019) with
-α = (1 − ρ)/ρ. With `correlated` rows ρ is learned, too, and the evidence has the exponent
-τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5 rows weigh what τ says, whatever ρ is.
+α = (1 − ρ)/ρ. With `correlated` rows the evidence has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5
+rows weigh what τ says, whatever ρ is. ρ is zero in training, whose tasks the particles are made for; the
+validation tasks tell it.
 
 One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
 features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
@@ -85,8 +86,9 @@ class Collapsed(Learner[CollapsedPosterior]):
     name: ClassVar[str] = "collapsed"
     calibrated: ClassVar[dict[str, tuple[float, float]]] = {
         "log_widening": (-1.0, 1.0),
-        "logit_correlation": (-3.0, 3.0),
+        "correlation": (0.0, 1.0),
     }
+    untrained: ClassVar[frozenset[str]] = frozenset({"correlation"})
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
@@ -116,7 +118,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
         With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with correlated rows the
-        scalar `logit_correlation`, of ρ. The prior mean of the last layer starts at zero.
+        scalar `correlation`, ρ. The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -131,7 +133,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         if self.varying_noise:
             learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
         if self.correlated:
-            learned["logit_correlation"] = torch.zeros(())
+            learned["correlation"] = torch.zeros(())
         return learned
 
     def adapt(
@@ -233,7 +235,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         temperature = learned["log_temperature"].exp().view(1, 1)
         if not self.correlated:
             return temperature
-        correlation = learned["logit_correlation"].sigmoid()
+        correlation = learned["correlation"].detach()
         rows = support.counts().clamp_min(1).unsqueeze(-1)
         return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 

@@ -68,6 +68,8 @@ class Learner(ABC, Generic[PosteriorT]):
     calibrated: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Learned scalars that are fitted to the validation tasks after training, and how far from
     where training left them the search may go."""
+    untrained: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that training leaves as they begin, whatever a run starts from."""
 
     network: MLP
     particles: int = 10

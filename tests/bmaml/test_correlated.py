@@ -18,7 +18,7 @@ def effective_rows(rows: int, correlation: float) -> float:
 
 def correlated(value: float):
     learner, learned = learner_of(Collapsed, steps=0, correlated=True)
-    return learner, {**learned, "logit_correlation": torch.tensor(value, dtype=torch.float64).logit()}
+    return learner, {**learned, "correlation": torch.tensor(value, dtype=torch.float64)}
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 12])
@@ -63,17 +63,25 @@ def test_only_the_weights_depend_on_the_correlation():
         assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def test_the_correlation_is_learned():
-    learner, learned = learner_of(Collapsed, correlated=True)
-    logit = learned["logit_correlation"].requires_grad_()
-    learner.loss(learned, full_batch(shots=9)).backward()
-    assert bool(logit.grad.isfinite())
-    assert float(logit.grad) != 0
+def test_training_takes_rows_for_independent():
+    network, batch = MLP(2, (6, 5), 2, "tanh"), full_batch(shots=9)
+    losses, gradients = [], []
+    for learner in (Collapsed(network, particles=5, correlated=each) for each in (False, True)):
+        learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
+        for value in learned.values():
+            value.requires_grad_()
+        loss = learner.loss(learned, batch)
+        loss.backward()
+        losses.append(loss)
+        gradients.append({name: value.grad for name, value in learned.items()})
+    assert torch.equal(*losses)
+    assert gradients[1].pop("correlation") is None
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value)
 
 
-def test_it_starts_half_way_and_needs_weights():
+def test_it_needs_weights():
     network = MLP(1, (4,), 1)
-    assert float(Collapsed(network, correlated=True).initialise(generator())["logit_correlation"]) == 0
-    assert "logit_correlation" not in Collapsed(network).initialise(generator())
+    assert "correlation" not in Collapsed(network).initialise(generator())
     with pytest.raises(InvalidLearner, match="evidence weights"):
         Collapsed(network, correlated=True, evidence_weights=False)

@@ -6,12 +6,15 @@ import signal
 import pytest
 import torch
 
+from bmaml.learners.collapsed import Collapsed
+from bmaml.networks import MLP
 from model_store import Store
 from training import loop
 from training.__main__ import main
 from training.checkpoint import occupied
-from training.config import Optimisation
-from training.loop import learning_rate
+from training.config import Optimisation, SinusoidConfig, TrainingConfig
+from training.families import Sinusoid
+from training.loop import learning_rate, train
 
 
 def arguments(tmp_path, name="s", runs="runs", **changes):
@@ -183,6 +186,32 @@ def test_settings_that_make_no_sense_are_refused_in_a_sentence(tmp_path, changes
     name = changes.pop("name", "s")
     assert main(arguments(tmp_path, name=name, **changes)) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_the_validation_tasks_tell_can_be_fitted_anew_without_training(tmp_path):
+    command = [*arguments(tmp_path, learner="collapsed", shots="1:6"), "--correlated"]
+    assert main(command) == 0
+    again = [*command, "--start-from", "s", "--meta-steps", "0"]
+    assert main(again) == 0
+    versions = [Store(tmp_path / "store").load("s", version) for version in (1, 2)]
+    trained, fitted = ({name: value.tolist() for name, value in each.learned.items()} for each in versions)
+    assert trained["initial"] == fitted["initial"]
+    assert trained["log_widening"] < fitted["log_widening"]  # the first search ended at its bound
+    assert versions[1].manifest.metrics["nll"] < versions[0].manifest.metrics["nll"]
+    assert versions[1].manifest.history == ()
+
+
+def test_what_is_not_trained_begins_anew_whatever_a_run_starts_from(tmp_path):
+    learner = Collapsed(MLP(1, (6,), 1), particles=2, correlated=True)
+    start = learner.initialise(torch.Generator().manual_seed(1))
+    start |= {"correlation": torch.tensor(0.9), "log_widening": torch.tensor(0.3)}
+    config = TrainingConfig(
+        "s", SinusoidConfig(), "collapsed", {}, Optimisation(meta_steps=0), start_from="other"
+    )
+    learned = train(config, Sinusoid(config.family, 0), learner, tmp_path, start=start).learned
+    assert float(learned["correlation"]) == 0
+    assert torch.equal(learned["log_widening"], start["log_widening"])
+    assert torch.equal(learned["initial"], start["initial"])
 
 
 def test_any_version_can_be_scored_again(tmp_path, capsys):
