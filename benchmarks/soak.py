@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from statistics import median
 
 import httpx
 import numpy as np
@@ -176,7 +177,7 @@ async def soak(url: str, pid: int, store: Path, minutes: int, rate: float, every
     """Run the traffic; whether all was well."""
     statuses: Counter[str] = Counter()
     samples: list[tuple[float, int, int]] = []  # seconds, memory, what of it callers keep
-    asked = 0  # after the first minute
+    first: list[int] = []  # which samples are of the second thousand requests
     began = time.monotonic()
     ends = began + 60 * minutes
 
@@ -187,39 +188,43 @@ async def soak(url: str, pid: int, store: Path, minutes: int, rate: float, every
             await traffic.one()
 
     async def watcher() -> None:
-        nonlocal asked
         published = 0
         while time.monotonic() < ends:
             await asyncio.sleep(5)
             elapsed = time.monotonic() - began
             samples.append((elapsed, resident(pid), kept((await client.get("/metrics")).text)))
-            if elapsed > 60:
-                asked = asked or sum(statuses.values())
+            if 1000 <= sum(statuses.values()) < 2000:
+                first.append(len(samples) - 1)
             if every and elapsed > 60 * every * (published + 1):
                 published += 1
                 await asyncio.to_thread(republish, store, "learning-curves")
             if len(samples) % 12 == 0:
-                _, own, held = max(samples[-12:], key=lambda each: each[1] - each[2])
+                own = [(size - held) / 2**20 for _, size, held in samples[-12:]]
                 print(
-                    f"{elapsed / 60:.0f} min: at most {(own - held) / 2**20:.1f} MiB, and "
-                    f"{held / 2**20:.1f} MiB of kept posteriors, {dict(statuses)}",
+                    f"{elapsed / 60:.0f} min: {min(own):.1f} to {max(own):.1f} MiB, and up to "
+                    f"{max(held for *_, held in samples[-12:]) / 2**20:.1f} MiB of kept posteriors, "
+                    f"{dict(statuses)}",
                     flush=True,
                 )
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await asyncio.gather(watcher(), *(worker(number, client) for number in range(WORKERS)))
-    highest = [
-        max(size - held for elapsed, size, held in samples if minute <= elapsed / 60 < minute + 1) / 2**20
-        for minute in range(int(minutes))
+    own = [(size - held) / 2**20 for _, size, held in samples]
+    minutes_of = [int(elapsed / 60) for elapsed, *_ in samples]
+    by_minute = [
+        [size for size, of in zip(own, minutes_of, strict=True) if of == minute] for minute in range(minutes)
     ]
+    highest = [max(sizes) for sizes in by_minute]
+    early, late = [own[number] for number in first] or by_minute[0], by_minute[-1]
+    growth = 100 * (median(late) / median(early) - 1)
     steady = np.array(highest[min(WARM_MINUTES, len(highest) // 2) :])
     middle = float(np.median(steady))
     down, up = steady.min() / middle - 1, steady.max() / middle - 1
     print(
         f"{minutes} minutes, {sum(statuses.values())} requests: {dict(statuses)}; the highest of a minute is "
         f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %\n"
-        f"in the first minute, {asked} requests: {highest[0]:.1f} MiB; in the last: {highest[-1]:.1f} MiB, "
-        f"{100 * (highest[-1] / highest[0] - 1):+.2f} %"
+        f"after the first thousand requests: {min(early):.1f} to {max(early):.1f} MiB; in the last "
+        f"minute: {min(late):.1f} to {max(late):.1f} MiB; medians {growth:+.2f} %"
     )
     return max(up, -down) <= TOLERANCE and set(statuses) == {"as expected"}
 
