@@ -111,9 +111,10 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
 def exponent(model: Model, rows: int) -> Tensor:
     """What the evidence of so many rows is multiplied by."""
     temperature = model.learned["log_temperature"].double().exp()
-    if not model.learner.correlated:
+    if model.learner.correlated is None:
         return temperature
-    correlation = model.learned["correlation"].double()
+    correlation, (fewest, most) = model.learned["correlation"].double(), model.learner.correlated
+    rows = min(max(1, fewest, rows), most)
     return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
 

@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
 KEPT_BYTES = 1 << 29
 SLACK_BYTES = 1 << 24
-"""Freed memory that a process may hold for longer than EVERY_S. To return forty MiB takes two milliseconds."""
+"""Freed memory that a process may hold for longer than EVERY_S. To return 40 MiB takes 2 ms."""
 EVERY_S = 60.0
 THRESHOLDS = 10_000, 10, 10
 """Of the garbage collector: a request makes hundreds of objects, and hardly any cycle among them."""
@@ -41,9 +41,9 @@ def give_back() -> bool:
 class Slack:
     """Freed memory that a process keeps for its next batches: for good only so much of it.
 
-    What is freed and what is in use look alike from outside. So the least that the process ever held after a
-    return is what it is measured by: while it holds far more, for whatever reason, it is asked again and
-    again to return what it can.
+    What is freed and what is in use look alike from outside. So a process is measured by the least that it
+    held after a return, since what is served last changed: while it holds far more, for whatever reason, it
+    is asked again and again to return what it can.
 
     Args:
         pid: of the process.
@@ -53,7 +53,7 @@ class Slack:
     def __init__(self, pid: int, give_back: Callable[[], bool]) -> None:
         self._pid, self._give_back = pid, give_back
         self._least, self._last = math.inf, -math.inf
-        self._due = False
+        self._due = self._changed = False
 
     def look(self, now: float, changed: bool) -> None:
         """Have freed memory returned, if it is time: at once where what is served has changed.
@@ -62,10 +62,12 @@ class Slack:
             now: seconds of a monotonic clock.
         """
         large = resident_bytes(self._pid) > self._least + SLACK_BYTES
+        self._changed |= changed
         self._due |= changed or (large and now - self._last >= EVERY_S)
         if self._due and self._give_back():
-            self._least, self._last = min(self._least, resident_bytes(self._pid)), now
-            self._due = False
+            held = resident_bytes(self._pid)
+            self._least, self._last = (held if self._changed else min(self._least, held)), now
+            self._due = self._changed = False
 
 
 def resident_bytes(pid: int) -> int:

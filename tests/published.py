@@ -31,6 +31,8 @@ def publish(
     generator = torch.Generator().manual_seed(seed)
     learned = built.initialise(generator)
     learned["initial"] += 0.3 * torch.randn(learned["initial"].shape, generator=generator)
+    if "correlation" in learned:
+        learned["correlation"] = torch.tensor(0.7)
     return Store(root).publish(
         name,
         "# A card\n",

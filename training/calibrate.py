@@ -1,5 +1,6 @@
 """The last step of training: the scalars that only unseen tasks can tell."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,13 +11,13 @@ from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
 from training.families import Family
-from training.loop import validation_nll
+from training.loop import validation_nlls
 
 ROUNDS = 2
 """Each number is fitted with the others as they are, so several are gone through twice."""
 
 TOLERANCE = 0.01
-"""Width of the last bracket: one percent of the fitted number, whose logarithm is searched."""
+"""Width of the last bracket: one percent of a number whose logarithm is searched."""
 
 
 def calibrated(
@@ -28,8 +29,8 @@ def calibrated(
     """`learned` with each of the learner's calibrated scalars where the validation NLL is lowest.
 
     How wide `collapsed` predicts, how alike the errors of rows are, how tightly its start binds `llama`, how
-    much evidence weighs. Each is searched as far from its trained value as the learner allows, and
-    stays there where nothing is better.
+    much evidence weighs. Each is searched as far from its trained value as the learner allows. What training
+    never moved is moved only where the tasks gain more than the standard error of the gain.
     """
     found = dict(learned)
     tasks = _Validation(family, learned, embedding)
@@ -37,19 +38,28 @@ def calibrated(
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
 
-        def nll(shift: float, name: str = name, trained: Tensor = trained) -> float:
-            return validation_nll(learner, {**found, name: trained + shift}, tasks)
+        def nlls(shift: float, name: str = name, trained: Tensor = trained) -> Tensor:
+            """Of each task, over all its deals."""
+            each = validation_nlls(learner, {**found, name: trained + shift}, tasks)
+            return each.double().view(-1, tasks.validation_tasks).mean(0)
 
-        shift = minimum(nll, *learner.calibrated[name])
-        found[name] = trained + (shift if nll(shift) < nll(0.0) else 0.0)
+        shift = minimum(nlls, *learner.calibrated[name])
+        gains = nlls(0.0) - nlls(shift)
+        needed = _standard_error(gains) if name in learner.untrained else 0.0
+        found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     return found
+
+
+def _standard_error(values: Tensor) -> float:
+    """Of the mean of independent values, `[value]`; one of them says nothing about the others."""
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.inf
 
 
 class _Validation:
     """The validation tasks of a family, their pictures embedded once: nothing fitted here moves features."""
 
     def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: ConvNet | None) -> None:
-        self.batch = family.batch
+        self.batch, self.validation_tasks = family.batch, family.validation_tasks
         with torch.no_grad():
             self._batches = [
                 batch if embedding is None else embedding.embedded(learned, batch, training=False)
@@ -61,18 +71,22 @@ class _Validation:
         return iter(self._batches)
 
 
-def minimum(value: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of one hollow is lowest, by golden-section search."""
+def minimum(values: Callable[[float], Tensor], low: float, high: float) -> float:
+    """Where the mean of a function's values, of one hollow, is lowest, by golden-section search."""
+
+    def mean(where: float) -> float:
+        return float(values(where).mean())
+
     ratio = (5**0.5 - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
-    found = [value(each) for each in inner]
+    found = [mean(each) for each in inner]
     while high - low > TOLERANCE:
         if found[0] < found[1]:
             high, inner[1], found[1] = inner[1], inner[0], found[0]
             inner[0] = high - ratio * (high - low)
-            found[0] = value(inner[0])
+            found[0] = mean(inner[0])
         else:
             low, inner[0], found[0] = inner[0], inner[1], found[1]
             inner[1] = low + ratio * (high - low)
-            found[1] = value(inner[1])
+            found[1] = mean(inner[1])
     return (low + high) / 2

@@ -159,8 +159,7 @@ class Optimisation:
     """The outer loop.
 
     Attributes:
-        meta_steps: updates of the meta-parameters; none where a run starts from a published version and
-            only fits anew what the validation tasks tell.
+        meta_steps: updates of the meta-parameters.
         meta_batch: tasks per update.
         learning_rate: Adam's, at the start.
         final_rate: the fraction of it that is left at the end.
@@ -190,7 +189,7 @@ class Optimisation:
         whole = {"meta_steps": self.meta_steps, "meta_batch": self.meta_batch}
         whole["evaluate_every"] = self.evaluate_every
         for name, value in whole.items():
-            if value < (name != "meta_steps"):
+            if value < 1:
                 raise InvalidConfig(f"{name} must be at least 1; found {value}")
         rates = (self.learning_rate, self.matrix_rate)
         if not all(0 < rate < float("inf") for rate in rates) or not 0 < self.final_rate <= 1:
@@ -226,10 +225,6 @@ class TrainingConfig:
     seed: int = 0
     embedding: dict[str, Any] | None = None
     start_from: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.optimisation.meta_steps and self.start_from is None:
-            raise InvalidConfig("meta_steps must be at least 1 where a run starts from nothing; found 0")
 
     @property
     def trained_embedding(self) -> ConvNet | None:

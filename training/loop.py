@@ -184,6 +184,17 @@ def validation_nll(
     embedding: ConvNet | None = None,
 ) -> float:
     """Mean NLL of the mixture on the validation tasks, per value, in standardised units."""
+    return float(validation_nlls(learner, learned, family, device, embedding).mean())
+
+
+def validation_nlls(
+    learner: Learner[Any],
+    learned: Mapping[str, Tensor],
+    family: Family,
+    device: str = "cpu",
+    embedding: ConvNet | None = None,
+) -> Tensor:
+    """The same task by task, `[task]`, in the order in which the family deals them."""
     totals: list[Tensor] = []
     with torch.no_grad():
         for whole in family.validation():
@@ -194,7 +205,7 @@ def validation_nll(
                 belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
                 logs, mask = belief.log_density(batch.query.y), batch.query.mask.unsqueeze(-1)
                 totals.append(-torch.where(mask, logs, 0).sum((1, 2)) / mask.expand_as(logs).sum((1, 2)))
-    return float(torch.cat(totals).mean())
+    return torch.cat(totals)
 
 
 def _start(
@@ -209,11 +220,15 @@ def _start(
     if embedding is not None:
         fresh |= embedding.initialise(generator)
     for name, tensor in (start or {}).items():
+        if name in learner.untrained:
+            continue
         if name not in fresh or fresh[name].shape != tensor.shape:
             raise InvalidConfig(f"{config.start_from} has other parameters than this run: {name}")
-        if name not in learner.untrained:
-            fresh[name] = tensor.clone()
-    learned = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
+        fresh[name] = tensor.clone()
+    learned = {
+        name: tensor.to(device).requires_grad_(name not in learner.untrained)
+        for name, tensor in fresh.items()
+    }
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":
         optimiser = Muon(learned, learner.network, plan.learning_rate, plan.matrix_rate)

@@ -82,6 +82,9 @@ def configuration(
     settings = {"network": network, **recipe.settings, **given(OF_THE_LEARNER)}
     if network["activation"] != recipe.activation and options.bands is None:
         settings.pop("bands", None)  # the recipe's, which are for its own activation
+    if settings.pop("correlated", False) and settings.get("evidence_weights", True):
+        shots = family_config.shots
+        settings["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
     for several in SEVERAL & settings.keys():
         settings[several] = tuple(settings[several])
     plan = given(OF_THE_PLAN)
@@ -161,7 +164,9 @@ def training_options() -> argparse.ArgumentParser:
     learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
     learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")
     learner.add_argument(
-        "--correlated", **switch, help="let rows count for less where their errors are alike (collapsed)"
+        "--correlated",
+        **switch,
+        help="find out how alike the errors of a task's rows are (collapsed)",
     )
 
     plan = options.add_argument_group("outer loop", "defaults depend on the learner and the family")

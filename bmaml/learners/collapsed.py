@@ -24,10 +24,11 @@ unknown scale, with Gaussian components.
 
 Where no particle is quite true, the errors of a task's rows are alike, and n of them say no more than
 n/(1 + (n − 1)ρ) whose errors are not, with ρ their correlation (the design effect of Kish, Survey Sampling,
-1965). As a power of the likelihood that is the coarsened posterior of Miller & Dunson (2019) with
-α = (1 − ρ)/ρ. With `correlated` rows the evidence has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5
-rows weigh what τ says, whatever ρ is. ρ is zero in training, whose tasks the particles are made for; the
-validation tasks tell it.
+1965). With `correlated` rows the evidence has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5 rows
+weigh what τ says, whatever ρ is, fewer count for more each and more for less. As a function of n that is the
+power of the coarsened posterior (Miller & Dunson 2019), ∝ 1/(α + n) with α = (1 − ρ)/ρ. Beyond the numbers of
+rows on which ρ was found n counts as the nearest of them. ρ is zero in training, whose tasks the particles
+are made for; the validation tasks tell it.
 
 One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
 features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
@@ -80,7 +81,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
         varying_noise: let the noise depend on x.
-        correlated: let the errors of a task's rows be alike, so that each counts for less.
+        correlated: the fewest and the most support rows on which it is found how alike the errors of a
+            task's rows are; None takes them for independent.
     """
 
     name: ClassVar[str] = "collapsed"
@@ -98,7 +100,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     pointwise: bool = False
     evidence_weights: bool = True
     varying_noise: bool = False
-    correlated: bool = False
+    correlated: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,8 +108,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
         if not 0 <= self.spread < math.inf:
             raise InvalidLearner(f"spread cannot be negative; found {self.spread}")
-        if self.correlated and not self.evidence_weights:
-            raise InvalidLearner("correlated rows count for less in evidence weights, which are off")
+        if self.correlated is not None:
+            if not self.evidence_weights:
+                raise InvalidLearner("correlated rows count in evidence weights, which are off")
+            if len(self.correlated) != 2 or not 0 <= self.correlated[0] < self.correlated[1]:
+                raise InvalidLearner(f"correlated are a fewest and more rows; found {self.correlated}")
         if self.bands is not None:
             if not 0 <= self.bands[0] < self.bands[1] < math.inf:
                 raise InvalidLearner(f"bands are a lowest and a higher frequency; found {self.bands}")
@@ -132,7 +137,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["log_temperature"] = torch.zeros(())
         if self.varying_noise:
             learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
-        if self.correlated:
+        if self.correlated is not None:
             learned["correlation"] = torch.zeros(())
         return learned
 
@@ -233,10 +238,10 @@ class Collapsed(Learner[CollapsedPosterior]):
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """What the evidence is multiplied by."""
         temperature = learned["log_temperature"].exp().view(1, 1)
-        if not self.correlated:
+        if self.correlated is None:
             return temperature
-        correlation = learned["correlation"].detach()
-        rows = support.counts().clamp_min(1).unsqueeze(-1)
+        correlation, (fewest, most) = learned["correlation"], self.correlated
+        rows = support.counts().clamp(max(1, fewest), most).unsqueeze(-1)
         return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:

@@ -17,16 +17,17 @@ def effective_rows(rows: int, correlation: float) -> float:
 
 
 def correlated(value: float):
-    learner, learned = learner_of(Collapsed, steps=0, correlated=True)
+    learner, learned = learner_of(Collapsed, steps=0, correlated=(2, 12))
     return learner, {**learned, "correlation": torch.tensor(value, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize("rows", [1, 3, 5, 12])
+@pytest.mark.parametrize("rows", [1, 3, 5, 12, 20])
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
-def test_the_evidence_of_each_row_counts_as_far_as_the_row_is_a_new_one(rows, correlation):
+def test_rows_count_as_far_as_they_are_new_between_the_numbers_it_was_found_on(rows, correlation):
     learner, learned = correlated(correlation)
     support = full_batch(shots=rows).support
-    each = effective_rows(rows, correlation) / rows
+    counted = min(max(rows, 2), 12)
+    each = effective_rows(counted, correlation) / counted
     usual = effective_rows(USUAL_ROWS, correlation) / USUAL_ROWS
     evidence = learner.evidence(learned["initial"].unsqueeze(0), support)
     expected = (learned["log_temperature"].exp() * each / usual * evidence).softmax(-1)
@@ -66,10 +67,10 @@ def test_only_the_weights_depend_on_the_correlation():
 def test_training_takes_rows_for_independent():
     network, batch = MLP(2, (6, 5), 2, "tanh"), full_batch(shots=9)
     losses, gradients = [], []
-    for learner in (Collapsed(network, particles=5, correlated=each) for each in (False, True)):
+    for learner in (Collapsed(network, particles=5, correlated=each) for each in (None, (2, 12))):
         learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
-        for value in learned.values():
-            value.requires_grad_()
+        for name, value in learned.items():
+            value.requires_grad_(name not in learner.untrained)
         loss = learner.loss(learned, batch)
         loss.backward()
         losses.append(loss)
@@ -80,8 +81,10 @@ def test_training_takes_rows_for_independent():
         torch.testing.assert_close(gradients[1][name], value)
 
 
-def test_it_needs_weights():
+def test_it_needs_weights_and_more_than_one_number_of_rows():
     network = MLP(1, (4,), 1)
     assert "correlation" not in Collapsed(network).initialise(generator())
     with pytest.raises(InvalidLearner, match="evidence weights"):
-        Collapsed(network, correlated=True, evidence_weights=False)
+        Collapsed(network, correlated=(2, 12), evidence_weights=False)
+    with pytest.raises(InvalidLearner, match="more rows"):
+        Collapsed(network, correlated=(3, 3))

@@ -29,7 +29,7 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("company")
     return [
         publish(root, "sharp", scales=(0.5, 1.0, 2.0), particles=6),
-        publish(root, "noisy", varying_noise=True, correlated=True, seed=3),
+        publish(root, "noisy", varying_noise=True, correlated=(0, 20), seed=3),
         publish(root, "bare", learner="bmaml", step_size=1e-3),
         publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3),
     ]

@@ -57,6 +57,7 @@ class Repeated:
 
     def __init__(self, family, times):
         self.family, self.times, self.batch = family, times, family.batch
+        self.validation_tasks = family.validation_tasks
 
     def validation(self):
         draw = torch.Generator().manual_seed(5)
@@ -70,7 +71,7 @@ class Repeated:
 def test_rows_that_repeat_one_another_are_found_to_be_alike(monkeypatch):
     monkeypatch.setattr("training.families.sinusoid.VALIDATION_TASKS", 60)
     family = Sinusoid(SinusoidConfig(Shots(1, 10), 10), seed=0)
-    learner = Collapsed(MLP(1, (12,), 1, "sine"), particles=8, correlated=True, bands=(0.5, 2.0))
+    learner = Collapsed(MLP(1, (12,), 1, "sine"), particles=8, correlated=(1, 40), bands=(0.5, 2.0))
     learned = learner.initialise(torch.Generator().manual_seed(0))
     learned["initial"][:, -2] = 1.4  # the noise of a measurement, and near enough all that is wrong
     once, often = (

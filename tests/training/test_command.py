@@ -188,30 +188,36 @@ def test_settings_that_make_no_sense_are_refused_in_a_sentence(tmp_path, changes
     assert message in capsys.readouterr().err
 
 
-def test_what_the_validation_tasks_tell_can_be_fitted_anew_without_training(tmp_path):
-    command = [*arguments(tmp_path, learner="collapsed", shots="1:6"), "--correlated"]
-    assert main(command) == 0
-    again = [*command, "--start-from", "s", "--meta-steps", "0"]
-    assert main(again) == 0
-    versions = [Store(tmp_path / "store").load("s", version) for version in (1, 2)]
-    trained, fitted = ({name: value.tolist() for name, value in each.learned.items()} for each in versions)
-    assert trained["initial"] == fitted["initial"]
-    assert trained["log_widening"] < fitted["log_widening"]  # the first search ended at its bound
-    assert versions[1].manifest.metrics["nll"] < versions[0].manifest.metrics["nll"]
-    assert versions[1].manifest.history == ()
-
-
-def test_what_is_not_trained_begins_anew_whatever_a_run_starts_from(tmp_path):
-    learner = Collapsed(MLP(1, (6,), 1), particles=2, correlated=True)
-    start = learner.initialise(torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("correlated", [(1, 6), None])
+def test_what_is_not_trained_begins_anew_whatever_a_run_starts_from(tmp_path, correlated):
+    start = Collapsed(MLP(1, (6,), 1), particles=2, correlated=(1, 6)).initialise(torch.Generator())
     start |= {"correlation": torch.tensor(0.9), "log_widening": torch.tensor(0.3)}
-    config = TrainingConfig(
-        "s", SinusoidConfig(), "collapsed", {}, Optimisation(meta_steps=0), start_from="other"
-    )
+    plan = Optimisation(meta_steps=1, meta_batch=1, learning_rate=1e-9)
+    config = TrainingConfig("s", SinusoidConfig(), "collapsed", {}, plan, start_from="other")
+    learner = Collapsed(MLP(1, (6,), 1), particles=2, correlated=correlated)
     learned = train(config, Sinusoid(config.family, 0), learner, tmp_path, start=start).learned
-    assert float(learned["correlation"]) == 0
-    assert torch.equal(learned["log_widening"], start["log_widening"])
-    assert torch.equal(learned["initial"], start["initial"])
+    assert learned.get("correlation") == (None if correlated is None else 0)
+    for name in ("log_widening", "initial"):
+        torch.testing.assert_close(learned[name], start[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--shots", "2:6"], (2, 6)),
+        (["--shots", "4"], None),
+        (["--shots", "2:6", "--no-correlated"], None),
+        (["--shots", "2:6", "--no-evidence-weights"], None),
+    ],
+)
+def test_rows_of_tables_are_correlated_where_that_can_be_found(tmp_path, flags, expected):
+    file = tmp_path / "table.csv"
+    rows = [f"{task},{x},{task + x}" for task in range(9) for x in range(9)]
+    file.write_text("\n".join(["t,x,y", *rows]))
+    where = ["--store", str(tmp_path / "store"), "--runs", str(tmp_path / "runs")]
+    command = ["table", str(file), "--name", "t", "--task", "t", "--x", "x", "--y", "y", "--meta-steps", "1"]
+    assert main([*command, "--particles", "2", "--hidden", "4", *where, *flags]) == 0
+    assert Store(tmp_path / "store").load("t").learner.correlated == expected
 
 
 def test_any_version_can_be_scored_again(tmp_path, capsys):

@@ -18,6 +18,10 @@ class Family(Protocol):
     def validation(self) -> Iterator[TaskBatch]:
         """The tasks that decide when to stop; the same every time."""
 
+    @property
+    def validation_tasks(self) -> int:
+        """How many different ones there are; `validation` may deal all of them again and again, in turn."""
+
 
 class Numbers(Family, Protocol):
     """A family of regressions."""

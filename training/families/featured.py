@@ -47,6 +47,11 @@ class Featured:
         """Those of the pictures."""
         return iter(self._validation)
 
+    @property
+    def validation_tasks(self) -> int:
+        """As many."""
+        return self.images.validation_tasks
+
 
 def embed(embedding: ConvNet, learned: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Features `[picture, feature]` of images given as bytes."""

@@ -86,6 +86,11 @@ class Images:
             deal = bank.deal(AT_ONCE, ways, 1, queries, generator)
             yield dealt(deal, bytes_[deal.pictures].float() / 255)
 
+    @property
+    def validation_tasks(self) -> int:
+        """All are different."""
+        return VALIDATION_TASKS // AT_ONCE * AT_ONCE
+
 
 def dealt(deal: Deal, x: Tensor) -> TaskBatch:
     """A deal with its rows `[task, way, picture, input]`, class by class."""

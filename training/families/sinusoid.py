@@ -57,6 +57,11 @@ class Sinusoid:
         x, y, clean = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
         yield _split(x, y, clean, self.config.shots, generator)
 
+    @property
+    def validation_tasks(self) -> int:
+        """All are different."""
+        return VALIDATION_TASKS
+
     def held_out(self, shots: int | None = None) -> Iterator[TaskBatch]:
         """500 tasks × 200 noiseless points; the seed does not depend on the run's.
 

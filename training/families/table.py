@@ -113,9 +113,13 @@ class Table:
 
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks, dealt the same way every time; few of them are dealt several times."""
-        tasks = int((self.rows.roles == "validation").sum())
-        deals = max(1, VALIDATION_DEALS // max(1, tasks))
+        deals = max(1, VALIDATION_DEALS // max(1, self.validation_tasks))
         return self._fixed("validation", self.config.queries, deals)
+
+    @property
+    def validation_tasks(self) -> int:
+        """How many different ones there are."""
+        return int((self.rows.roles == "validation").sum())
 
     def held_out(self) -> Iterator[TaskBatch]:
         """The test tasks, each with (nearly) all rows asked."""
