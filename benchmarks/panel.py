@@ -4,8 +4,9 @@
     python benchmarks/panel.py [--seeds 5]
 
 Growth curves: `Spruce` (log size of 79 trees), `ChickWeight` (weight of 50 chicks); dose-response:
-`DNase` (optical density in 11 runs of an assay). Each seed splits the tasks anew, 70 / 10 / 20; support
-sets are random rows. Both methods answer the same held-out tasks from the same support rows.
+`DNase` (optical density in 11 runs of an assay), `Dialyzer` (ultrafiltration of 20 dialyzers against
+pressure). Each seed splits the tasks anew, 70 / 10 / 20; support sets are random rows. Both methods answer
+the same held-out tasks from the same support rows.
 """
 
 import argparse
@@ -46,6 +47,7 @@ PANELS = [
     Panel("nlme", "Spruce", "Tree", "days", "logSize"),
     Panel("datasets", "ChickWeight", "Chick", "Time", "weight"),
     Panel("datasets", "DNase", "Run", "conc", "density"),
+    Panel("nlme", "Dialyzer", "Subject", "pressure", "rate"),
 ]
 
 
