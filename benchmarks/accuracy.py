@@ -23,8 +23,10 @@ from typing import Any
 
 import torch
 from accuracy_report import Row, write
-from contenders import CONTENDERS, RATES, Contender, Entry, as_served, result, score
+from contenders import CONTENDERS, Contender
+from entries import RATES, Entry, result
 from problems import learning_curves, sine
+from scoring import as_served, score
 
 from model_store import SHIPPED, Store
 from training.config import Shots

@@ -9,7 +9,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pages
-from contenders import LEVELS, Entry
+from entries import Entry
+from scoring import LEVELS
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

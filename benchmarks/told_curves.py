@@ -18,8 +18,9 @@ import torch
 from accuracy_report import COLUMNS
 from baselines import Method, Schedule, neural_process
 from boosting import gradient_boosting
-from contenders import BOOSTED_TASKS, as_served, score
+from entries import BOOSTED_TASKS
 from problems import CURVE_SHOTS, FEWEST_ANCHORS, Problem, learning_curves
+from scoring import as_served, score
 from torch import Tensor
 
 from bmaml.task import Examples

@@ -79,6 +79,9 @@ def test_rows_that_repeat_one_another_are_found_to_be_alike(monkeypatch):
     )
     assert once == 0
     assert often > 0.9
+    one_task = Repeated(family, 4)
+    one_task.validation_tasks = 1  # dealt again and again, it says nothing about others
+    assert float(calibrated(learner, learned, one_task)["correlation"]) == 0
 
 
 def test_learners_with_nothing_to_fit_come_back_as_they_are(family):
