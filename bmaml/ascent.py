@@ -2,14 +2,15 @@
 
 The same moves as `svgd.run` over `densities.joint_scores`, for when nothing is to be differentiated. A
 layer's weights and biases lie side by side in a particle, so with a constant appended to every signal
-they are one matrix: one product is the layer, and one is the gradient of both. Tasks are taken a few at
-a time, so that particles, scores and moves stay in cache.
+they are one matrix: one product is the layer, and one is the gradient of both. On a CPU tasks are
+taken a few at a time, so that particles, scores and moves stay in cache.
 """
 
 import torch
 from torch import Tensor
 
 from bmaml import svgd
+from bmaml.constants import constant
 from bmaml.densities import PRECISIONS, Precisions
 from bmaml.networks import ACTIVATIONS, MLP
 from bmaml.shapes import Particles
@@ -28,7 +29,7 @@ def run(
         particles: of each task, or one start for all.
         rates: ε, `[#task, 1, 1]` or one per parameter.
     """
-    at_once = max(1, CELLS // particles[0].numel())
+    at_once = max(1, CELLS // particles[0].numel()) if particles.device.type == "cpu" else len(examples)
     moved = []
     for first in range(0, len(examples), at_once):
         some = slice(first, first + at_once)
@@ -74,7 +75,7 @@ class _Climb:
         terms = 0.5 * for_each(examples.counts() * network.outputs) + priors.noise_shape
         half = torch.full_like(terms, 0.5 * (size - PRECISIONS) + priors.weight_shape)
         self._shapes = torch.stack([terms, half], -1)
-        self._rates = flat.new_tensor([priors.noise_rate, priors.weight_rate])
+        self._rates = constant((priors.noise_rate, priors.weight_rate), flat)
 
     def move(self, rate: Tensor) -> None:
         """One step of all particles."""

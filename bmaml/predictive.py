@@ -97,19 +97,23 @@ class Predictive:
         means, scales = self.means.flatten(2), self._scale().flatten(2)
         return entropy.of_mixtures(means, scales, self.log_weights).unflatten(-1, self.means.shape[2:])
 
-    def quantiles(self, levels: Float[Tensor, "#task level"]) -> Float[Tensor, "task level row output"]:
+    def quantiles(
+        self, levels: Float[Tensor, "#task level"], rounds: int | None = None
+    ) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
-        As `quantiles.solved` says; where the prediction is not a number, neither is the quantile.
+        As `quantiles.solved` says, `rounds` too; where the prediction is not a number, neither is the
+        quantile.
         """
         tasks, components, rows, outputs = self.means.shape
         means = self.means.flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
         scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
         weights = self.weights.T[..., None, None]
         wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
-        block = max(1, quantiles.BLOCK // (components * tasks * max(1, levels.shape[1])))
+        at_once = quantiles.BLOCK if self.means.device.type == "cpu" else quantiles.GPU_BLOCK
+        block = max(1, at_once // (components * tasks * max(1, levels.shape[1])))
         found = [
-            quantiles.solved(means[..., part], scales[..., part], weights, wanted)
+            quantiles.solved(means[..., part], scales[..., part], weights, wanted, rounds)
             for part in (slice(start, start + block) for start in range(0, rows * outputs, block))
         ]
         return torch.cat(found, -1).unflatten(-1, (rows, outputs))

@@ -1,6 +1,7 @@
 """Quantiles of mixtures of Gaussians: many roots at once."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from bmaml.tails import FURTHEST
 
 BLOCK = 1 << 18
-"""Components × roots that are worked on together: they stay in cache."""
+"""Components × roots that are worked on together on a CPU: they stay in cache."""
+GPU_BLOCK = 1 << 26
+"""On a GPU: they fit into its memory."""
 BISECTION, NEWTON = 0.01, 1.0
 """The last move that counts as arrival, of a bisection and of Newton's method, whose error is its square:
 in units of the square root of the precision's rounding times a standard deviation."""
@@ -21,6 +24,7 @@ def solved(
     scales: Float[Tensor, "component task #level place"],
     weights: Float[Tensor, "component task #level #place"],
     levels: Float[Tensor, "task level #place"],
+    rounds: int | None = None,
 ) -> Float[Tensor, "task level place"]:
     """Where the mixture's cdf is `level`, in the precision of the means.
 
@@ -34,6 +38,8 @@ def solved(
 
     Args:
         levels: float64.
+        rounds: take so many, whatever the numbers are, and answer NaN where a root has not been found by
+            then. By default as many as it takes, which on a GPU is a wait for it in each.
     """
     shape, count, dtype = np.broadcast_shapes(means.shape[1:], levels.shape), len(means), means.dtype
     levels = levels.expand(shape).flatten()
@@ -42,43 +48,112 @@ def solved(
     means, scales, weights = (
         values.expand(count, *shape).reshape(count, -1) for values in (means, scales, weights)
     )
-    means = means * mirror
+    search = _Search.of(means * mirror, scales, weights, levels)
+    if rounds is None:
+        while count := int(search.left.sum()):
+            if 2 * count <= len(search.root):
+                search.set_found_aside()
+            search.round()
+        found = search.result
+    else:
+        for _ in range(rounds):
+            search.round()
+        found = torch.where(search.left, torch.nan, search.result)
+    return (found * mirror).view(shape)
 
-    wanted = torch.special.ndtri(levels)
-    each = torch.addcmul(means, scales, wanted)
-    low, high = each.amin(0), each.amax(0)
-    root = (weights * each).sum(0).clamp(low, high)
-    typical = (weights * scales).sum(0) * math.sqrt(torch.finfo(dtype).eps)
-    rounding = 4 * torch.finfo(dtype).eps * torch.maximum(low.abs(), high.abs())
-    move = high - low
-    result, place = root.clone(), torch.arange(len(root), device=root.device)
-    # erfc is twice a tail of the normal at √2 times its place: both factors go into scale and weight.
-    narrow, half = math.sqrt(0.5) / scales, 0.5 * weights
-    peaks = 2 * math.sqrt(2) * half * narrow  # of each component's density, times √(2π)
-    # Where a root is close, Newton's method is closer still; bisection is not.
-    newton_close, close = NEWTON * typical + rounding, BISECTION * typical + rounding
-    left = move > close
-    while count := int(left.sum()):
-        if 2 * count <= len(place):
-            chosen = left.nonzero().squeeze(-1)
-            means, narrow, half, peaks = (
-                each.index_select(1, chosen) for each in (means, narrow, half, peaks)
-            )
-            low, high, root, move, place = (each[chosen] for each in (low, high, root, move, place))
-            wanted, levels = wanted[chosen], levels[chosen]
-            close, newton_close, left = close[chosen], newton_close[chosen], left[chosen]
-        standard = (root - means).mul_(narrow).clamp_(-FURTHEST, FURTHEST)
-        slope = torch.exp(-standard.square()).mul_(peaks).sum(0)
-        cdf = torch.erfc(standard.neg_()).mul_(half).sum(0)
-        below = cdf < levels
-        low, high = torch.where(below, root, low), torch.where(below, high, root)
+
+@dataclass
+class _Search:
+    """The roots that are looked for, each on its own place along the last axis.
+
+    Attributes:
+        narrow, half, peaks: of each component, `[component, place]`: 1 / (√2 scale); half its weight; and its
+            density's peak, times √(2π). erfc is twice a tail of the normal at √2 times its place: both
+            factors go into scale and weight.
+        wanted: Φ⁻¹ of the level.
+        close, newton_close: the last move that counts as arrival. Where a root is close, Newton's method is
+            closer still; bisection is not.
+        left: not found yet.
+        place: in `result`, where all roots are.
+    """
+
+    means: Tensor
+    narrow: Tensor
+    half: Tensor
+    peaks: Tensor
+    levels: Tensor
+    wanted: Tensor
+    low: Tensor
+    high: Tensor
+    root: Tensor
+    move: Tensor
+    close: Tensor
+    newton_close: Tensor
+    left: Tensor
+    place: Tensor
+    result: Tensor
+
+    @classmethod
+    def of(cls, means: Tensor, scales: Tensor, weights: Tensor, levels: Tensor) -> "_Search":
+        """At the start, `levels` at most one half."""
+        wanted, rounding = torch.special.ndtri(levels), torch.finfo(means.dtype).eps
+        each = torch.addcmul(means, scales, wanted)
+        low, high = each.amin(0), each.amax(0)
+        root = (weights * each).sum(0).clamp(low, high)
+        typical = (weights * scales).sum(0) * math.sqrt(rounding)
+        least = 4 * rounding * torch.maximum(low.abs(), high.abs())
+        narrow, half, close = math.sqrt(0.5) / scales, 0.5 * weights, BISECTION * typical + least
+        return cls(
+            means=means,
+            narrow=narrow,
+            half=half,
+            peaks=2 * math.sqrt(2) * half * narrow,
+            levels=levels,
+            wanted=wanted,
+            low=low,
+            high=high,
+            root=root,
+            move=high - low,
+            close=close,
+            newton_close=NEWTON * typical + least,
+            left=high - low > close,
+            place=torch.arange(len(root), device=root.device),
+            result=root.clone(),
+        )
+
+    def set_found_aside(self) -> None:
+        """Go on with the others alone."""
+        chosen = self.left.nonzero().squeeze(-1)
+        for name in ("means", "narrow", "half", "peaks"):
+            setattr(self, name, getattr(self, name).index_select(1, chosen))
+        for name in (
+            "levels",
+            "wanted",
+            "low",
+            "high",
+            "root",
+            "move",
+            "close",
+            "newton_close",
+            "left",
+            "place",
+        ):
+            setattr(self, name, getattr(self, name)[chosen])
+
+    def round(self) -> None:
+        """One move of all that are left."""
+        root = self.root
+        standard = (root - self.means).mul_(self.narrow).clamp_(-FURTHEST, FURTHEST)
+        slope = torch.exp(-standard.square()).mul_(self.peaks).sum(0)
+        cdf = torch.erfc(standard.neg_()).mul_(self.half).sum(0)
+        below = cdf < self.levels
+        self.low, self.high = torch.where(below, root, self.low), torch.where(below, self.high, root)
         reached = torch.special.ndtri(cdf)
-        step = (wanted - reached).mul_(torch.exp(-0.5 * reached.square())).div_(slope)
+        step = (self.wanted - reached).mul_(torch.exp(-0.5 * reached.square())).div_(slope)
         newton = root + step
-        good = (step.abs() <= 0.5 * move) & (newton.clamp(low, high) == newton)
-        moved = torch.where(left, torch.where(good, newton, 0.5 * (low + high)), root)
-        move = (moved - root).abs()
-        root = moved
-        result[place] = root
-        left = move > torch.where(good, newton_close, close)
-    return (result * mirror).view(shape)
+        good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
+        moved = torch.where(self.left, torch.where(good, newton, 0.5 * (self.low + self.high)), root)
+        self.move = (moved - root).abs()
+        self.root = moved
+        self.result[self.place] = moved
+        self.left = self.move > torch.where(good, self.newton_close, self.close)

@@ -144,7 +144,7 @@ class Model:
         assert isinstance(belief, Categorical)
         return belief
 
-    def predict(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
+    def predict(self, posterior: Any, x: Tensor, joint: bool = False, look: bool = True) -> Predictive:
         """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
 
         There the support set says less and less, and so does the network: with d the distance in
@@ -153,10 +153,14 @@ class Model:
 
         A label is never said to be noisier than labels differ: where a particle has learned to pass over
         some rows, its noise there is as good as infinite, which tells nobody anything.
+
+        Args:
+            joint: also carry what covariances between rows need.
+            look: whether all rows lie inside, where nothing is left to do; on a GPU a look waits for it.
         """
         belief = self._believed(posterior, x, joint)
         low, high = self._range.to(x).unbind(0)
-        if bool(((x >= low) & (x <= high)).all()):
+        if look and bool(((x >= low) & (x <= high)).all()):
             return belief
         return belief.towards(self.prior(x), self._unknown(x), joint)
 
@@ -173,7 +177,7 @@ class Model:
     def _noisiest(self) -> Tensor:
         """The square of the range of labels in training, standardised: `[output]`."""
         low, high = torch.from_numpy(standardised(self.manifest.outputs, self.output_ends)).unbind(0)
-        return (high - low).square().masked_fill(high <= low, torch.inf)
+        return (high - low).square().masked_fill(high <= low, torch.inf).to(self.device)
 
     @cached_property
     def _unconditioned(self) -> Posterior:
@@ -205,13 +209,19 @@ class Model:
     @cached_property
     def _range(self) -> Tensor:
         """What training saw, standardised: lower and upper, `[2, input]`."""
-        return torch.from_numpy(standardised(self.manifest.inputs, self.input_ends))
+        return torch.from_numpy(standardised(self.manifest.inputs, self.input_ends)).to(self.device)
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
         """A prediction with the outputs' standardisation undone."""
-        shift = predictive.means.new_tensor([column.mean for column in self.manifest.outputs])
-        scale = predictive.means.new_tensor([column.std for column in self.manifest.outputs])
+        shift, scale = self._units.to(predictive.means).unbind(0)
         return predictive.rescaled(shift, scale)
+
+    @cached_property
+    def _units(self) -> Tensor:
+        """Mean and standard deviation of each output, `[2, output]`."""
+        outputs = self.manifest.outputs
+        units = torch.tensor([[column.mean, column.std] for column in outputs], dtype=torch.float64)
+        return units.mT.to(self.device)
 
 
 def _single(values: Array) -> Single:

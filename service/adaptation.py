@@ -71,13 +71,14 @@ def padded(works: Sequence[Work], device: torch.device) -> tuple[Examples, Examp
 def _examples(x: Sequence[Single], y: Sequence[Single], device: torch.device) -> Examples:
     counts = np.array([len(each) for each in x])
     mask = np.arange(max(1, counts.max())) < counts[:, None]
-    return Examples(*(_moved(values, device) for values in (_stacked(x, mask), _stacked(y, mask), mask)))
+    return Examples(*(_moved(values, device) for values in (stacked(x, mask), stacked(y, mask), mask)))
 
 
-def _stacked(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
-    stacked = np.zeros((*mask.shape, rows[0].shape[1]), np.float32)
-    stacked[mask] = np.concatenate(rows)
-    return stacked
+def stacked(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
+    """The tasks' rows where the mask is true, `[task, row, column]`."""
+    whole = np.zeros((*mask.shape, rows[0].shape[1]), np.float32)
+    whole[mask] = np.concatenate(rows)
+    return whole
 
 
 def _moved(values: NDArray[Any], device: torch.device) -> Tensor:

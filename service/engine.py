@@ -19,6 +19,7 @@ from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from service.device import DeviceFailed, free_memory, out_of_memory
 from service.fusion import answer_together
+from service.graphs import Graphs
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
@@ -34,10 +35,17 @@ PARALLEL_WORK = 1_000_000
 Compute = Callable[[Sequence[Work], int], Sequence[Answer | Diverged]]
 
 
-def compute(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+def compute(works: Sequence[Work], threads: int, graphs: Graphs | None = None) -> list[Answer | Diverged]:
     """`answer_together`, on so many threads of the CPU at most."""
     torch.set_num_threads(threads)
-    return answer_together(works)
+    if graphs is None:
+        return answer_together(works)
+    try:
+        return answer_together(works, graphs)
+    except Exception as error:
+        if out_of_memory(error):
+            graphs.clear()  # it is tried again in halves, with the memory that they held
+        raise
 
 
 class Engine:

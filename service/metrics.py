@@ -46,6 +46,7 @@ class Metrics:
         self.posteriors = Counter("posteriors", "What became of kept posteriors", ["event"], **own)
         self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)
         self.posterior_count = Gauge("posterior_count", "Kept posteriors", **own)
+        self.graphs = Counter("graphs", "What became of computations recorded on a GPU", ["event"], **own)
         self.reloads = Counter("reloads", "Versions by what became of them", ["outcome"], **own)
         for kind in ("real", "padding"):
             self.rows.labels(kind)
@@ -53,6 +54,8 @@ class Metrics:
             self.failed.labels(reason)
         for outcome in ("loaded", "refused", "shelved", "dropped"):
             self.reloads.labels(outcome)
+        for event in ("recorded", "launched", "dropped", "failed"):
+            self.graphs.labels(event)
         for event in ("hit", "miss", "evicted", "expired", "gone"):
             self.posteriors.labels(event)
         ProcessCollector(registry=self.registry)

@@ -17,6 +17,7 @@ from service.decoders import Decoders
 from service.device import DeviceFailed, check, device_for
 from service.engine import Engine, compute
 from service.fusion import answer_together
+from service.graphs import Graphs
 from service.intake import Intake
 from service.keys import BadKeys, RateLimit, read_keys
 from service.memory import Slack, give_back
@@ -27,6 +28,7 @@ from service.queue import Queue
 from service.settings import Settings
 from service.tracing import tracing
 from service.versions import Versions
+from service.warming import answer_often
 from service.work import Work
 from service.worker import Worker
 
@@ -53,16 +55,21 @@ class Runtime:
         self.decoders = Decoders()
         self.intake = Intake(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
         self.queue = Queue(settings.max_queue_work, settings.max_batch_work)
+        graphs = None
+        if worker is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
+            graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())
         self.engine = Engine(
             self.queue,
             self.posteriors,
             self.metrics,
             settings.threads or torch.get_num_threads(),
             self._check,
-            compute if worker is None else worker.answer,
+            partial(compute, graphs=graphs) if worker is None else worker.answer,
         )
         self._slacks = [Slack(os.getpid(), give_back)]
         answer: Callable[[list[Work]], object] = answer_together
+        if graphs is not None:
+            answer = partial(answer_often, graphs=graphs)
         if worker is not None:
             self.metrics.watch_process("bmaml_worker", worker.pid)
             self._slacks.append(Slack(worker.pid, worker.give_back))

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
         device: `auto` takes the GPU where there is one.
         engine: what computes, a thread of the service or a process of its own, which has the CPU alone;
             `auto` is a process where it can be, on Linux and without a GPU.
+        graphs: record what a GPU computes, and launch it whole.
         threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
         max_classes: more in one support set are refused; a model may take fewer.
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     store: Path = SHIPPED
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "thread", "process"] = "auto"
+    graphs: bool = True
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_support_rows: int = Field(default=1000, ge=1)

@@ -7,11 +7,14 @@ import numpy as np
 
 from bmaml.learners.bare import Bare
 from model_store import Model
+from service.fusion import answer_together
+from service.graphs import Graphs
 from service.offers import OFFERS
 from service.queue import LOOKED_AT
 from service.work import ChooseAsk, PredictAsk, Work
 
-TASKS, ROWS, CLASSES = 4, 8, 8
+TASKS, ROWS, MANY_ROWS, CLASSES = 4, 8, 64, 8
+ON_A_GPU = (1, 8, 64)
 POOL, BATCH = 256, 2
 """Rows of numbers to choose from, and rows chosen."""
 
@@ -29,10 +32,20 @@ def warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]
     largest = min(LOOKED_AT, max(TASKS, most_work // work.cost))
     for tasks in sorted({1, TASKS, largest}):
         answer([work] * tasks)
+    if model.device.type == "cuda":  # the shapes that requests will have most often
+        for rows in (ROWS, MANY_ROWS):
+            for tasks in ON_A_GPU:
+                answer([replace(work, query_x=np.zeros((rows, x.shape[1]), np.float32))] * tasks)
     if image is None:  # before any labels, when most hypotheses are possible
         pool = np.zeros((POOL, x.shape[1]), np.float32)
         work = replace(work, support_x=x[:0], support_y=y[:0], query_x=pool)
     answer([replace(work, ask=_choice(model, len(work.query_x)))])
+
+
+def answer_often(works: list[Work], graphs: Graphs) -> None:
+    """So often that it is recorded."""
+    for _ in range(graphs.seen):
+        answer_together(works, graphs)
 
 
 def _choice(model: Model, rows: int) -> ChooseAsk:

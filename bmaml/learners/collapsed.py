@@ -46,6 +46,7 @@ from torch import Tensor
 
 from bmaml import svgd, tails
 from bmaml.bands import in_bands
+from bmaml.constants import constant
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.last_layer import Conditions, conditioned
 from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, of_particles, picked
@@ -119,6 +120,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             if self.network.activation != "sine":
                 raise InvalidLearner(f"bands need sine features; found {self.network.activation}")
 
+    @property
+    def hypotheses(self) -> int:
+        """Every particle at every scale."""
+        return self.particles * len(self.scales)
+
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
@@ -159,7 +165,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             weights = (self._exponent(learned, support) * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        scales, owner, chosen = support.x.new_tensor(self.scales).repeat(1, self.particles), None, None
+        scales, owner, chosen = constant(self.scales, support.x).repeat(1, self.particles), None, None
         if lost:
             chosen = Chosen.of(weights, len(self.scales), lost)
             weights, owner, scales = chosen.log_weights, chosen.owner, picked(scales, chosen.hypothesis)
@@ -265,7 +271,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         return conditioned(scaled, residual, width, log_noise)
 
     def _evidence(self, conditions: Conditions, support: Examples) -> Float[Tensor, "task particle scale"]:
-        scales = conditions.misfit.new_tensor(self.scales)
+        scales = constant(self.scales, conditions.misfit)
         rows = support.mask.sum(-1).view(-1, 1, 1)
         volume = conditions.log_volume.unsqueeze(-1) + rows * (LOG_2PI + 2 * scales.log())
         return -0.5 * (conditions.misfit.unsqueeze(-1) / scales.square() + self.network.outputs * volume)

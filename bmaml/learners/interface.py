@@ -127,6 +127,11 @@ class Learner(ABC, Generic[PosteriorT]):
         """The meta-objective, a mean over tasks, to be minimised in `learned`."""
 
     @property
+    def hypotheses(self) -> int:
+        """How many components its belief about a task has, at most."""
+        return self.particles
+
+    @property
     def kind(self) -> Kind:
         """What it predicts: numbers or classes."""
         return "regression"
@@ -139,7 +144,7 @@ class Learner(ABC, Generic[PosteriorT]):
     def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 #param"]:
         """The inner rate ε of each task: zero without rows, so that the start itself is the prior."""
         fixed = self.learn_step_size == "none"
-        rate = learned["initial"].new_tensor(self.step_size) if fixed else learned["log_step_size"].exp()
+        rate = learned["initial"].new_full((), self.step_size) if fixed else learned["log_step_size"].exp()
         seen = (support.counts() > 0).to(rate.dtype)
         return rate.view(1, 1, -1) * seen.view(-1, 1, 1)
 

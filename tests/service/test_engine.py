@@ -14,8 +14,10 @@ import torch
 
 import service.engine as engine_module
 from bmaml.learners import Diverged
+from service import fusion
 from service.device import DeviceFailed, device_for
-from service.engine import Engine
+from service.engine import Engine, compute
+from service.graphs import Graphs
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
@@ -343,6 +345,30 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_the_cpu():
     with pytest.raises(DeviceFailed, match="BMAML_DEVICE"):
         device_for("cuda")
     assert device_for("auto").type == "cpu"
+
+
+def test_what_is_recorded_is_let_go_where_there_is_no_room(model, monkeypatch):
+    graphs, answered = Graphs(), []
+
+    def answer_together(works, graphs):
+        answered.append(len(works))
+        if len(works) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fusion.answer_together(works)
+
+    dropped = []
+    monkeypatch.setattr(graphs, "clear", lambda: dropped.append(answered[-1]))
+    monkeypatch.setattr(engine_module, "answer_together", answer_together)
+    metrics = Metrics()
+    queue, posteriors = Queue(10**9, 10**9), Posteriors(10**9, b"secret", metrics)
+    engine = Engine(queue, posteriors, metrics, compute=functools.partial(compute, graphs=graphs))
+
+    async def scenario():
+        return await asyncio.gather(*(engine.submit(work(model)) for _ in range(2)))
+
+    assert len(run(engine, scenario)) == 2
+    assert dropped == [2]
+    assert answered == [2, 1, 1]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,266 @@
+"""Recorded computations: what is done depends on shapes alone, and what is recorded is what is served.
+
+Without a GPU a recording is a list of operations, noted while one input was computed and done again to
+others. On a device without numbers every operation that would look at one, or copy one there, is found.
+"""
+
+import copy
+import gc
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bmaml.learners import Diverged
+from service import whole
+from service.fusion import answer_together
+from service.graphs import Graphs
+from service.work import PredictAsk, Work
+from tests.published import SIZE, X, Y, Z, publish
+from tests.service.test_company import models, plans, same, work_of
+
+__all__ = ["models"]  # the fixture
+
+KINDS = {
+    "collapsed": {"scales": (0.5, 1.0, 2.0), "varying_noise": True, "correlated": (0, 20)},
+    "moving": {"learner": "collapsed", "steps": 1, "step_size": 1e-3},
+    "bmaml": {"steps": 2, "step_size": 1e-3},
+    "bfa": {"steps": 2, "step_size": 1e-3, "learn_step_size": "parameter", "evidence_weights": True},
+    "emaml": {"steps": 1, "step_size": 1e-3},
+    "maml": {"steps": 2, "step_size": 1e-3, "particles": 1},
+    "two": {"learner": "collapsed", "inputs": (X, SIZE), "outputs": (Y, Z)},
+}
+
+
+class Noted:
+    """The operations that a function did to the first input."""
+
+    def __init__(self, function, arrays):
+        # Gradients are asked for inside: the operations of the backward pass are noted, too.
+        self.operations = make_fx(function)(*map(torch.from_numpy, arrays))
+
+    def launch(self, arrays):
+        return Results([each.double().numpy() for each in self.operations(*map(torch.from_numpy, arrays))])
+
+
+class Results(list):
+    def wait(self):
+        return list(self)
+
+
+def noting(seen=1, record=Noted, device_type="cpu", **bounds):
+    """Graphs, with what they have told so far."""
+    events = Counter()
+    graphs = Graphs(record, device_type, seen=seen, tell=lambda event: events.update([event]), **bounds)
+    return graphs, events
+
+
+def kind(root, name):
+    return publish(root, name, **{"learner": name, **KINDS[name]})
+
+
+def work(model, shown=6, rows=9, seed=0, levels=(0.05, 0.95), size=1.0):
+    rng = np.random.default_rng(seed)
+
+    def drawn(count, columns):
+        return size * rng.normal(size=(count, len(columns))).astype(np.float32)
+
+    inputs, outputs = model.manifest.inputs, model.manifest.outputs
+    x, y, query = drawn(shown, inputs), drawn(shown, outputs), drawn(rows, inputs)
+    return Work(model, x, y, query, model.learner.steps, 0, PredictAsk(levels), float("inf"))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_was_recorded_of_some_rows_answers_others(tmp_path, name):
+    model, (graphs, events) = kind(tmp_path, name), noting()
+    some = [work(model, shown, rows, seed) for seed, (shown, rows) in enumerate([(6, 9), (1, 16), (0, 3)])]
+    # Other numbers, other lengths, far outside the training range; the same when they are padded.
+    others = [
+        work(model, 5, 13, 7),
+        work(model, 8, 1, 8, (0.1, 0.9)),
+        work(model, 0, 2, 9, (0.5,)),
+        work(model, 7, 16, 10, size=30.0),
+    ]
+    answer_together([*some, some[0]], graphs)
+    found = answer_together(others, graphs)
+    assert events == {"recorded": 1, "launched": 2}
+    for one, alone in zip(found, others, strict=True):
+        same(one, answer_together([alone])[0])
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(mix=st.lists(plans(), min_size=1, max_size=8), first=plans())
+def test_a_mix_that_is_recorded_where_it_can_be_is_answered_as_if_nothing_were(models, mix, first):
+    """Kept ones, choices and poisoned ones go the usual way, beside those that are launched."""
+    which, (graphs, _) = first[0], noting()
+    works = [work_of(models, (which, *plan[1:])) for plan in [first, *mix]]
+    works = [
+        replace(each, ask=PredictAsk(each.ask.levels))
+        if place % 2 and isinstance(each.ask, PredictAsk)
+        else each
+        for place, each in enumerate(works)
+    ]
+    works = [each for each in works if each.joint == works[0].joint]
+    for each, alone in zip(answer_together(works, graphs), works, strict=True):
+        same(each, answer_together([alone])[0])
+
+
+def test_a_diverged_task_fails_alone_among_launched_ones(tmp_path):
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
+    poisoned = work(model, seed=1)
+    poisoned.support_y[0] = 3e38
+    fine, bad, also_fine = answer_together([work(model), poisoned, work(model, seed=2)], graphs)
+    assert isinstance(bad, Diverged)
+    assert events["launched"] == 1
+    for found, seed in ((fine, 0), (also_fine, 2)):
+        same(found, answer_together([work(model, seed=seed)])[0])
+
+
+def test_quantiles_that_are_not_found_in_time_are_found_the_usual_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "ROUNDS", 0)
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
+    (found,) = answer_together([work(model)], graphs)
+    assert events["launched"] == 1
+    same(found, answer_together([work(model)])[0])
+
+
+def test_a_large_batch_is_launched_in_parts(tmp_path, monkeypatch):
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
+    monkeypatch.setattr(
+        whole, "CELLS", 3 * model.learner.hypotheses * (16 + 16) * 2
+    )  # so two tasks at a time
+    works = [work(model, seed=seed) for seed in range(5)]
+    found = answer_together(works, graphs)
+    assert events == {"recorded": 2, "launched": 3}  # two, two and one
+    for one, alone in zip(found, works, strict=True):
+        same(one, answer_together([alone])[0])
+    huge = work(model, rows=300)
+    assert answer_together([huge], graphs)[0].batched_tasks == 1
+    assert events["launched"] == 3
+
+
+def test_what_comes_once_is_not_recorded(tmp_path):
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting(seen=3)
+    for _ in range(4):
+        answer_together([work(model)], graphs)
+        answer_together([replace(work(model), ask=PredictAsk((0.5,), particles=True))], graphs)
+    assert events == {"recorded": 1, "launched": 2}
+
+
+def test_so_many_recordings_are_kept_and_none_of_a_model_that_is_gone(tmp_path):
+    graphs, events = noting(most=2)
+    first, second = kind(tmp_path, "collapsed"), kind(tmp_path, "bfa")
+    for rows in (16, 64, 256):
+        answer_together([work(first, rows=rows)], graphs)
+    assert events == {"recorded": 3, "launched": 3, "dropped": 1}
+    answer_together([work(first, rows=16)], graphs)  # the least recently used was let go
+    assert events == {"recorded": 4, "launched": 4, "dropped": 2}
+    del first
+    gc.collect()
+    answer_together([work(second)], graphs)
+    assert events == {"recorded": 5, "launched": 5, "dropped": 4}
+
+
+def test_recordings_are_let_go_together_and_made_again(tmp_path):
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
+    answer_together([work(model)], graphs)
+    graphs.clear()
+    answer_together([work(model)], graphs)
+    assert events == {"recorded": 2, "launched": 2, "dropped": 1}
+
+
+class Wrong(Noted):
+    def launch(self, arrays):
+        return Results(1.001 * each for each in super().launch(arrays))
+
+
+def _broken(function, arrays):
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def _too_much(function, arrays):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("record", [Wrong, _broken, _too_much])
+def test_what_cannot_be_recorded_or_says_something_else_is_computed_as_it_is(tmp_path, record):
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record)
+    for _ in range(3):
+        (found,) = answer_together([work(model)], graphs)
+        same(found, answer_together([work(model)])[0])
+    assert events == {"failed": 1}  # and is not tried again
+
+
+class Waits(TorchDispatchMode):
+    """Finds what a recording must not do: look at a number, or copy from or to the host.
+
+    Tensors on the device "meta" have no numbers: whoever looks at one is told so by torch.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.found = 0, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, torch.Tensor)]
+        self.count += 1
+        if {each.device.type for each in tensors} != {"meta"}:
+            self.found.append(str(operation))
+        return result
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
+    model = kind(tmp_path, name)
+    there = copy.copy(model)
+    object.__setattr__(there, "learned", {key: each.to("meta") for key, each in model.learned.items()})
+    arrays = whole._arrays([work(model), work(model, 3, 20)])
+    tensors = [torch.from_numpy(each).to("meta") for each in arrays]
+    run = partial(whole.predicted, there, model.learner.steps)
+    run(*tensors)  # what is made at the first use is made now
+    with Waits() as waits:
+        results = run(*tensors)
+    assert waits.count > 100
+    assert waits.found == []
+    assert {each.device.type for each in results} == {"meta"}
+
+
+@pytest.mark.parametrize("look", [lambda x: bool((x > 0).all()), torch.Tensor.nonzero, torch.Tensor.item])
+def test_a_look_at_a_number_is_found(look):
+    with pytest.raises(NotImplementedError if look is torch.Tensor.nonzero else RuntimeError):
+        look(torch.ones(1, device="meta"))
+
+
+def test_a_copy_from_the_host_is_found():
+    with Waits() as waits:
+        torch.ones(3, device="meta") + torch.ones(3).to("meta")
+        torch.ones(1, device="meta").new_tensor([1.0])
+    assert {name.split(".")[1] for name in waits.found} >= {"ones", "_to_copy"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", KINDS)
+def test_the_gpu_is_launched_once_and_answers_what_the_cpu_answers(tmp_path, name):
+    model = kind(tmp_path, name)
+    there, (graphs, events) = model.to("cuda"), noting(record=None, device_type="cuda")
+    for seeds in ((0, 1, 2), (3, 4, 5)):
+        works = [work(model, seed=seed) for seed in seeds]
+        found = answer_together([replace(each, model=there) for each in works], graphs)
+        for one, alone in zip(found, works, strict=True):
+            same(one, answer_together([alone])[0])
+    assert events == {"recorded": 1, "launched": 2}
