@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +18,14 @@ from bmaml.learners import Diverged
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from model_store import Model
 from service.adaptation import Adaptation, array, diverged, padded
 from service.class_fusion import classified_together
 from service.graphs import Graphs
 from service.selection import choose
-from service.telling import Said, Told, levels_of, told
+from service.telling import Said, Told, levels_of, nll_before, support_nll, told
 from service.whole import answered_whole
-from service.work import Answer, Chosen, PredictAsk, Predicted, Seconds, Uncertainty, Work
+from service.work import Answer, Array, Chosen, PredictAsk, Predicted, Seconds, Uncertainty, Work
 
 NUMBERS = 1 << 22
 """In the features of a part's rows, and in its tasks' own particles."""
@@ -79,6 +81,7 @@ def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged],
     started = time.perf_counter()
     adaptation = Adaptation.of(works, model, support)
     adapted = time.perf_counter()
+    before = _before(model, support) if first.known is None else np.zeros(len(works))
     answers: dict[int, Answer | Diverged] = {}
     rows = query.x.shape[1] + (support.x.shape[1] if first.known is None else 0)
     for tasks in _alike(adaptation.posterior, rows):
@@ -90,12 +93,21 @@ def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged],
         said = Said.of(found)
         for place, task in enumerate(tasks):
             work = works[task]
-            if adaptation.finite[task] and said.finite(place, work):
-                answers[task] = _taken_out(found, said, x, place, adaptation, task, work)
+            if adaptation.finite[task] and np.isfinite(before[task]) and said.finite(place, work):
+                nll = support_nll(work, float(before[task]), float(said.nll_after[place]))
+                answers[task] = _taken_out(found, said, x, place, adaptation, task, work, nll)
             else:
                 answers[task] = diverged(work)
     seconds = Seconds(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
     return [answers[task] for task in range(len(works))], seconds
+
+
+def _before(model: Model, support: Examples) -> Array:
+    """NLL of the support labels before adaptation, of few enough tasks at a time."""
+    cells = CELLS if model.device.type == "cpu" else GPU_CELLS
+    at_once = max(1, cells // (model.learner.hypotheses * support.x.shape[1]))
+    firsts = range(0, len(support), at_once)
+    return array(torch.cat([nll_before(model, support.tasks(slice(i, i + at_once))) for i in firsts]))
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
@@ -115,9 +127,17 @@ def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
 
 
 def _taken_out(
-    found: Told, said: Said, query_x: Tensor, place: int, adaptation: Adaptation, task: int, work: Work
+    found: Told,
+    said: Said,
+    query_x: Tensor,
+    place: int,
+    adaptation: Adaptation,
+    task: int,
+    work: Work,
+    nll: tuple[float, float] | None,
 ) -> Answer:
-    nll = said.support_nll(place, work) if work.known is None else work.known.support_nll
+    if work.known is not None:
+        nll = work.known.support_nll
     own, rows = slice(place, place + 1), slice(len(work.query_x))
     moments = said.moments(place, work)
     result: Predicted | Chosen | None = None

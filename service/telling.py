@@ -23,13 +23,12 @@ class Told:
 
     Attributes:
         belief: about the query rows.
-        nll_before, nll_after: of the support labels, nats per value, `[task]`; zero where none was shown.
+        nll_after: of the support labels, nats per value, `[task]`; zero where none was shown.
         mean, aleatoric, epistemic: `[task, row, output]`.
         quantiles: `[task, level, row, output]`.
     """
 
     belief: Predictive
-    nll_before: Tensor
     nll_after: Tensor
     mean: Tensor
     aleatoric: Tensor
@@ -38,14 +37,13 @@ class Told:
 
     def numbers(self) -> tuple[Tensor, ...]:
         """All but the belief, as `Said` takes them."""
-        return self.nll_before, self.nll_after, self.mean, self.aleatoric, self.epistemic, self.quantiles
+        return self.nll_after, self.mean, self.aleatoric, self.epistemic, self.quantiles
 
 
 @dataclass(frozen=True)
 class Said:
     """The same on the CPU."""
 
-    nll_before: Array
     nll_after: Array
     mean: Array
     aleatoric: Array
@@ -61,8 +59,9 @@ class Said:
         """Whether all that is said of a task are numbers."""
         rows = len(work.query_x)
         numbers = (self.mean, self.aleatoric, self.epistemic, *self.quantiles.swapaxes(0, 1))
-        nll = self.nll_before[place] + self.nll_after[place]
-        return bool(np.isfinite(nll)) and all(np.isfinite(each[place, :rows]).all() for each in numbers)
+        return bool(np.isfinite(self.nll_after[place])) and all(
+            np.isfinite(each[place, :rows]).all() for each in numbers
+        )
 
     def moments(self, place: int, work: Work) -> Moments:
         """Of a task's query rows."""
@@ -73,12 +72,6 @@ class Said:
         """The quantiles that a task asked for."""
         assert isinstance(work.ask, PredictAsk)
         return self.quantiles[place, : len(work.ask.levels), : len(work.query_x)]
-
-    def support_nll(self, place: int, work: Work) -> tuple[float, float] | None:
-        """Before and after; None where no rows were shown."""
-        if not len(work.support_x):
-            return None
-        return float(self.nll_before[place]), float(self.nll_after[place])
 
 
 def told(
@@ -101,26 +94,33 @@ def told(
     """
     look = rounds is None
     if support is None:
-        nll_before = nll_after = query_x.new_zeros(len(query_x))
+        nll_after = query_x.new_zeros(len(query_x))
         belief = model.predict(posterior, query_x, joint, look)
     else:
         # The support rows ride along with the query rows: one pass says how well they are explained.
         shown = support.x.shape[1]
         belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, look)
-        units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
-        nll_before = _nll(model.prior(support.x), support) + units
-        nll_after = _nll(belief.part(slice(None), slice(shown)), support) + units
+        nll_after = _nll(model, belief.part(slice(None), slice(shown)), support)
         belief = belief.part(slice(None), slice(shown, None))
     belief = model.in_callers_units(belief)
     return Told(
         belief=belief,
-        nll_before=nll_before,
         nll_after=nll_after,
         mean=belief.mean(),
         aleatoric=belief.aleatoric(),
         epistemic=belief.epistemic(),
         quantiles=belief.quantiles(levels, rounds),
     )
+
+
+def nll_before(model: Model, support: Examples) -> Tensor:
+    """Mean NLL of each task's support labels before adaptation, nats per value; zero where there are none."""
+    return _nll(model, model.prior(support.x), support)
+
+
+def support_nll(work: Work, before: float, after: float) -> tuple[float, float] | None:
+    """What is said of it; None where no rows were shown."""
+    return (before, after) if len(work.support_x) else None
 
 
 def levels_of(works: Sequence[Work], tasks: int = 0, most: int = 0) -> Array:
@@ -132,8 +132,9 @@ def levels_of(works: Sequence[Work], tasks: int = 0, most: int = 0) -> Array:
     return levels
 
 
-def _nll(belief: Predictive, support: Examples) -> Tensor:
-    """Mean NLL of each task's support labels, per value; zero where there are none."""
+def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:
+    """Of a belief in the network's units about the support rows."""
     mask = support.mask.unsqueeze(-1)
     total = torch.where(mask, -belief.log_density(support.y), 0).sum((1, 2))
-    return total / (support.counts() * support.y.shape[-1]).clamp_min(1)
+    units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
+    return total / (support.counts() * support.y.shape[-1]).clamp_min(1) + units

@@ -17,7 +17,7 @@ from bmaml.task import Examples
 from model_store import Model
 from service.adaptation import stacked
 from service.graphs import Arrays, Graphs
-from service.telling import Said, levels_of, told
+from service.telling import Said, levels_of, nll_before, support_nll, told
 from service.work import Answer, PredictAsk, Predicted, Seconds, Work
 
 ROUNDS = 16
@@ -41,14 +41,14 @@ def answered_whole(works: Sequence[Work], graphs: Graphs) -> tuple[dict[int, Ans
             begun.append((some, launched))
     answers: dict[int, Answer] = {}
     for some, launched in begun:
-        *numbers, finite, effective = launched.wait()
+        *numbers, before, finite, effective = launched.wait()
         said = Said(*numbers)
         for row, place in enumerate(some):
             work = works[place]
-            if finite[row] and said.finite(row, work):
+            if finite[row] and np.isfinite(before[row]) and said.finite(row, work):
                 answers[place] = Answer(
                     result=Predicted(said.moments(row, work), said.levels(row, work)),
-                    support_nll=said.support_nll(row, work),
+                    support_nll=support_nll(work, float(before[row]), float(said.nll_after[row])),
                     effective_particles=float(effective[row]),
                 )
     return answers, Seconds(adapt_s=time.perf_counter() - start)
@@ -63,17 +63,18 @@ def predicted(
     query_x: Tensor,
     levels: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Adapt and predict: what `Said` takes, whether adaptation stayed finite, and effective particles.
+    """Adapt and predict: what `Said` takes, NLL before, whether all stayed finite, and effective particles.
 
     Which operations are done depends on shapes alone.
     """
     support = Examples(support_x, support_y, support_mask)
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, support, steps)
+        before = nll_before(model, support)
         numbers = told(model, posterior, support, query_x, levels, rounds=ROUNDS).numbers()
         finite = posterior.finite().expand(len(support))
         effective = model.learner.effective_particles(posterior).expand(len(support))
-    return *numbers, finite, effective
+    return *numbers, before, finite, effective
 
 
 def _fits(work: Work, graphs: Graphs) -> bool:

@@ -191,13 +191,15 @@ class Collapsed(Learner[CollapsedPosterior]):
         """The mixture of the particles' exact predictions, in x's precision."""
         hidden = self.network.features(weights_of(posterior.particles), x)
         means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
-        known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
-        left = hidden - known @ posterior.spent[..., :-1, :].mT
-        left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
-        within = (_square(left) + left_of_one.square()) / precision
         before = (_square(hidden) + 1) / precision
-        widening = (posterior.widening.log() * (1 - within / before)).exp()
+        left, left_of_one, within, widening = hidden, torch.ones_like(before), before, torch.ones_like(before)
+        if posterior.seen.shape[-1]:
+            known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
+            left = hidden - known @ posterior.spent[..., :-1, :].mT
+            left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
+            within = (_square(left) + left_of_one.square()) / precision
+            widening = (posterior.widening.log() * (1 - within / before)).exp()
         wider = widening.square()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
         factor = None
