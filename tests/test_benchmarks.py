@@ -50,3 +50,28 @@ async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(n
         posterior = model.learner.adapt(model.learned, Examples.full(support_x[None], support_y[None]))
         expected = servers.said(model, model.predict(posterior, query_x[None]))
     assert response.json() == {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()}
+
+
+def _gpu_benchmark(*options):
+    return subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *options],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_there_are_no_figures_of_one():
+    done = _gpu_benchmark()
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "there is no GPU here\n")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_measured_kernel_by_kernel_and_whole():
+    done = _gpu_benchmark("--repeats", "3")
+    assert done.returncode == 0, done.stderr
+    for learner in ("bfa", "collapsed"):
+        assert sum(line.startswith(f"| `{learner}` |") for line in done.stdout.splitlines()) == 7
