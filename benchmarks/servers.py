@@ -96,7 +96,9 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
     before = phi_query.square().sum(-1, keepdim=True) / precision
     within = before - (cross * torch.cholesky_solve(cross.T, lower).T).sum(-1, keepdim=True)
     misfit, volume = ((y.double() - prior) * solved).sum(), 2 * lower.diagonal().log().sum()
-    wider = model.learned["log_widening"].double().exp() ** (2 * (1 - within / before))
+    log_widening, unspoken = model.learned["log_widening"].double(), within / before
+    log_prior_widening = model.learned.get("log_prior_widening", torch.zeros(())).double()
+    wider = torch.exp(2 * ((1 - unspoken) * log_widening + unspoken * log_prior_widening))
     labels = model.manifest.outputs[0]
     noisiest = ((labels.upper - labels.lower) / labels.std) ** 2  # no label is noisier than labels differ
     evidences, variances = [], []

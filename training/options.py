@@ -35,6 +35,7 @@ OF_THE_LEARNER = (
     "bands",
     "pointwise",
     "varying_noise",
+    "prior_widening",
     "correlated",
     "ways",
 )
@@ -85,6 +86,8 @@ def configuration(
     if settings.pop("correlated", False) and settings.get("evidence_weights", True):
         shots = family_config.shots
         settings["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
+    if name == Collapsed.name and family_config.shots.lowest == 0:
+        settings.setdefault("prior_widening", True)
     for several in SEVERAL & settings.keys():
         settings[several] = tuple(settings[several])
     plan = given(OF_THE_PLAN)
@@ -163,6 +166,11 @@ def training_options() -> argparse.ArgumentParser:
     )
     learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
     learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")
+    learner.add_argument(
+        "--prior-widening",
+        **switch,
+        help="find out how wide to predict where rows say nothing (collapsed); on where --shots begins at 0",
+    )
     learner.add_argument(
         "--correlated",
         **switch,

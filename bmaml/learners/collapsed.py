@@ -33,7 +33,9 @@ are made for; the validation tasks tell it.
 One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
 features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
 as far as the rows have spoken: where a particle's epistemic variance v is still its prior's v₀, nothing
-is widened, and everything where it is gone; the factor is ω^(1 − v/v₀).
+is widened, and everything where it is gone; the factor is ω^(1 − v/v₀). With `prior_widening` there is a
+second one for what they have not spoken of, and the factor is ω^(1 − v/v₀) ω₀^(v/v₀): particles that are
+trained to explain whole tasks once there are rows need not spread like the tasks where there are none.
 """
 
 import math
@@ -82,6 +84,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         pointwise: score each query row on its own.
         evidence_weights: False weights all particles alike (the ablation).
         varying_noise: let the noise depend on x.
+        prior_widening: find out how wide to predict what rows have not spoken of.
         correlated: the fewest and the most support rows on which it is found how alike the errors of a
             task's rows are; None takes them for independent.
     """
@@ -89,9 +92,10 @@ class Collapsed(Learner[CollapsedPosterior]):
     name: ClassVar[str] = "collapsed"
     calibrated: ClassVar[dict[str, tuple[float, float]]] = {
         "log_widening": (-1.0, 1.0),
+        "log_prior_widening": (-1.0, 1.0),
         "correlation": (0.0, 1.0),
     }
-    untrained: ClassVar[frozenset[str]] = frozenset({"correlation"})
+    untrained: ClassVar[frozenset[str]] = frozenset({"correlation", "log_prior_widening"})
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
@@ -101,6 +105,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     pointwise: bool = False
     evidence_weights: bool = True
     varying_noise: bool = False
+    prior_widening: bool = False
     correlated: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -128,8 +133,9 @@ class Collapsed(Learner[CollapsedPosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
-        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with correlated rows the
-        scalar `correlation`, ρ. The prior mean of the last layer starts at zero.
+        With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with prior widening the scalar
+        `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ. The prior mean of the
+        last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -143,6 +149,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["log_temperature"] = torch.zeros(())
         if self.varying_noise:
             learned["noise_slopes"] = torch.zeros(self.particles, self.network.feature_size + 1)
+        if self.prior_widening:
+            learned["log_prior_widening"] = torch.zeros(())
         if self.correlated is not None:
             learned["correlation"] = torch.zeros(())
         return learned
@@ -184,7 +192,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             owner=owner,
             scales=scales,
             noise_slopes=slopes,
-            widening=learned["log_widening"].exp(),
+            log_widening=learned["log_widening"],
+            log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
         )
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
@@ -193,13 +202,16 @@ class Collapsed(Learner[CollapsedPosterior]):
         means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
         before = (_square(hidden) + 1) / precision
-        left, left_of_one, within, widening = hidden, torch.ones_like(before), before, torch.ones_like(before)
+        left, left_of_one, within = hidden, torch.ones_like(before), before
+        log_widening = posterior.log_prior_widening
         if posterior.seen.shape[-1]:
             known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
             left = hidden - known @ posterior.spent[..., :-1, :].mT
             left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
             within = (_square(left) + left_of_one.square()) / precision
-            widening = (posterior.widening.log() * (1 - within / before)).exp()
+            unspoken = within / before
+            log_widening = (1 - unspoken) * posterior.log_widening + unspoken * log_widening
+        widening = log_widening.exp()
         wider = widening.square()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
         factor = None

@@ -32,7 +32,8 @@ class CollapsedPosterior(Posterior):
         owner: which particle it is of; None where every particle has the same scales, side by side.
         scales: s of each hypothesis.
         noise_slopes: a, where the noise depends on x.
-        widening: ω, what predicted standard deviations are multiplied by once the rows have spoken.
+        log_widening, log_prior_widening: log ω and log ω₀, what predicted standard deviations are multiplied
+            by where the rows have spoken, and where they have not.
     """
 
     fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
@@ -44,7 +45,8 @@ class CollapsedPosterior(Posterior):
     owner: Int[Tensor, "task hypothesis"] | None
     scales: Float[Tensor, "#task hypothesis"]
     noise_slopes: Float[Tensor, "#task particle unit"] | None
-    widening: Scalar
+    log_widening: Scalar
+    log_prior_widening: Scalar
 
     def finite(self) -> Verdicts:
         """True for each task whose adaptation stayed finite: where the factor is not, nothing is."""

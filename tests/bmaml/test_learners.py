@@ -321,6 +321,32 @@ def test_the_widening_scales_deviations_as_far_as_the_rows_have_spoken_and_no_me
     torch.testing.assert_close(still.variance(), before.variance())
 
 
+def test_the_prior_widening_scales_deviations_as_far_as_the_rows_have_not_spoken():
+    learner, learned, batch, *_ = collapsed_parts()
+    learner = dataclasses.replace(learner, prior_widening=True)
+    wide = {**learned, "log_widening": torch.tensor(0.7), "log_prior_widening": torch.tensor(2.0).log()}
+    one, two = (
+        learner.predict(learner.adapt(each, batch.support), batch.query.x, True) for each in (learned, wide)
+    )
+    nothing = Examples(batch.support.x[:, :0], batch.support.y[:, :0], batch.support.mask[:, :0])
+    before, after = (
+        learner.predict(learner.adapt(each, nothing), batch.query.x, True) for each in (learned, wide)
+    )
+    left = one.within / before.within
+    factor = torch.exp(1.4 * (1 - left)) * 4**left
+    torch.testing.assert_close(two.means, one.means)
+    torch.testing.assert_close(two.noise, factor * one.noise)
+    torch.testing.assert_close(two.within, factor * one.within)
+    torch.testing.assert_close(two.factor.square().sum(-1), inside(two))
+    torch.testing.assert_close(after.variance() - between(after), 4 * (before.variance() - between(before)))
+    torch.testing.assert_close(after.factor.square().sum(-1), inside(after))
+
+
+def between(belief):
+    """The variance between the particles' means."""
+    return belief.epistemic() - inside(belief)
+
+
 def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
     _, learned, batch, features, (gamma, lamda), prior_mean = collapsed_parts()
     learner, _ = learner_of(Collapsed, steps=0, scales=(0.5, 3.0))

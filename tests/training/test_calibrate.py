@@ -37,6 +37,29 @@ def test_the_fitted_width_has_the_lowest_validation_nll(family):
     assert torch.equal(fitted["initial"], learned["initial"])
 
 
+@pytest.mark.parametrize("log_precision", [-1.0, -3.0])
+def test_what_rows_have_not_spoken_of_is_as_wide_as_the_tasks_are(log_precision, monkeypatch):
+    """Particles that are too sure, and some that are too careful, before there are rows."""
+    monkeypatch.setattr("training.families.sinusoid.VALIDATION_TASKS", 100)
+    family = Sinusoid(SinusoidConfig(Shots(0, 1), 10), seed=0)
+    learner = Collapsed(MLP(1, (8, 8), 1, "sine"), particles=4, prior_widening=True)
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    learned["initial"][:, -1] = log_precision
+    fitted = calibrated(learner, learned, family)
+    assert validation_nll(learner, fitted, family) < validation_nll(learner, learned, family)
+
+    def held(learned):
+        """Of truths without any rows, inside the 90 % interval."""
+        (batch,) = family.validation()
+        nobody = torch.zeros_like(batch.support.mask)
+        support = Examples(batch.support.x, batch.support.y, nobody)
+        low, high = learner.predict(learner.adapt(learned, support), batch.query.x).interval(0.9)
+        return float(((batch.query.y >= low) & (batch.query.y <= high)).float().mean())
+
+    assert abs(held(learned) - 0.9) > 0.05
+    assert abs(held(fitted) - 0.9) < 0.02
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "name"),
     [

@@ -220,6 +220,23 @@ def test_rows_of_tables_are_correlated_where_that_can_be_found(tmp_path, flags, 
     assert Store(tmp_path / "store").load("t").learner.correlated == expected
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--shots", "0:4"], True),
+        (["--shots", "1:4"], False),
+        (["--shots", "0:4", "--no-prior-widening"], False),
+    ],
+)
+def test_how_wide_to_predict_without_rows_is_found_where_tasks_have_none(tmp_path, flags, expected):
+    where = ["--store", str(tmp_path / "store"), "--runs", str(tmp_path / "runs")]
+    command = ["sinusoid", "--name", "s", "--meta-steps", "1", "--particles", "2", "--hidden", "4"]
+    assert main([*command, *where, *flags]) == 0
+    model = Store(tmp_path / "store").load("s")
+    assert model.learner.prior_widening == expected
+    assert ("log_prior_widening" in model.learned) == expected
+
+
 def test_any_version_can_be_scored_again(tmp_path, capsys):
     assert main(arguments(tmp_path)) == 0
     published = Store(tmp_path / "store").load("s").manifest.metrics
