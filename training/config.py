@@ -20,14 +20,14 @@ class Shots:
     """How many support rows a task shows: drawn uniformly from lowest..highest, both included.
 
     Raises:
-        InvalidConfig: fewer than one row at the top, or an empty range.
+        InvalidConfig: an empty range, or less than nothing.
     """
 
     lowest: int
     highest: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lowest <= self.highest or self.highest < 1:
+        if not 0 <= self.lowest <= self.highest:
             raise InvalidConfig(f"shots need 0 <= lowest <= highest; found {self.lowest}:{self.highest}")
 
     @classmethod
@@ -215,6 +215,9 @@ class TrainingConfig:
     Attributes:
         embedding: the settings of a `ConvNet`, where tasks are pictures.
         start_from: a published model, the newest version of whose parameters are the first ones.
+
+    Raises:
+        InvalidConfig: tasks without any support row.
     """
 
     name: str
@@ -225,6 +228,12 @@ class TrainingConfig:
     seed: int = 0
     embedding: dict[str, Any] | None = None
     start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.family.shots.highest < 1:
+            raise InvalidConfig(
+                "there is nothing to adapt to in tasks that show no row: shots of 0 are for evaluation"
+            )
 
     @property
     def trained_embedding(self) -> ConvNet | None:

@@ -176,6 +176,7 @@ def test_a_diverging_run_publishes_nothing(tmp_path, capsys):
     [
         ({"particles": 0}, "at least one particle"),
         ({"shots": "5:2"}, "lowest <= highest"),
+        ({"shots": "0"}, "nothing to adapt to"),
         ({"meta-steps": 0}, "meta_steps must be"),
         ({"learning-rate": -1}, "learning rates must be"),
         ({"name": "No Such"}, "not a model name"),
@@ -245,6 +246,9 @@ def test_any_version_can_be_scored_again(tmp_path, capsys):
     assert main(["evaluate", "s", "sinusoid", "--shots", "4", *store]) == 0
     said = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
     assert float(said["nll"]) == pytest.approx(published["nll"], rel=1e-3)
+    assert main(["evaluate", "s", "sinusoid", "--shots", "0", *store]) == 0  # the prior's own figures
+    prior = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(prior["nll"]) != float(said["nll"])
     assert main(["evaluate", "nobody", "sinusoid", *store]) == 1
     assert "no model 'nobody'" in capsys.readouterr().err
 
