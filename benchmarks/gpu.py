@@ -84,6 +84,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--page", type=Path, help="docs/performance.md; else nothing is written")
     options = parser.parse_args()
+    if options.page:
+        pages.check(options.page, "gpu")
     if not torch.cuda.is_available():
         print("there is no GPU here", file=sys.stderr)
         return 2

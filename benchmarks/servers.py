@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 from torch import Tensor
 
 from bmaml.densities import weights_of
-from bmaml.learners.collapsed import USUAL_ROWS, Collapsed
+from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
 from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
 from service import bodies
@@ -84,7 +84,7 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
         noise = torch.exp(-theta[-2].double()).expand(len(rows))
         if learner.varying_noise:
             noise = noise * torch.exp(whole @ model.learned["noise_slopes"][number].double())
-        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise
+        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise.clamp_min(LEAST_NOISE)
 
     phi, prior, noise = features(x)
     kernel = phi @ phi.T / precision + noise.diag()

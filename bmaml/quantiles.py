@@ -12,7 +12,7 @@ from bmaml.tails import FURTHEST
 
 BLOCK = 1 << 18
 """Components × roots that are worked on together on a CPU: they stay in cache."""
-GPU_BLOCK = 1 << 26
+GPU_BLOCK = 1 << 24
 """On a GPU: they fit into its memory."""
 BISECTION, NEWTON = 0.01, 1.0
 """The last move that counts as arrival, of a bisection and of Newton's method, whose error is its square:
@@ -50,15 +50,16 @@ def solved(
     )
     search = _Search.of(means * mirror, scales, weights, levels)
     if rounds is None:
-        while count := int(search.left.sum()):
-            if 2 * count <= len(search.root):
+        while left := int(search.left.sum()):
+            if 2 * left <= len(search.root):
                 search.set_found_aside()
             search.round()
+            search.note()
         found = search.result
     else:
         for _ in range(rounds):
             search.round()
-        found = torch.where(search.left, torch.nan, search.result)
+        found = torch.where(search.left, torch.nan, search.root)
     return (found * mirror).view(shape)
 
 
@@ -155,5 +156,8 @@ class _Search:
         moved = torch.where(self.left, torch.where(good, newton, 0.5 * (self.low + self.high)), root)
         self.move = (moved - root).abs()
         self.root = moved
-        self.result[self.place] = moved
         self.left = self.move > torch.where(good, self.newton_close, self.close)
+
+    def note(self) -> None:
+        """Where the roots are now."""
+        self.result[self.place] = self.root

@@ -28,7 +28,6 @@ from service.queue import Queue
 from service.settings import Settings
 from service.tracing import tracing
 from service.versions import Versions
-from service.warming import answer_often
 from service.work import Work
 from service.worker import Worker
 
@@ -69,7 +68,7 @@ class Runtime:
         self._slacks = [Slack(os.getpid(), give_back)]
         answer: Callable[[list[Work]], object] = answer_together
         if graphs is not None:
-            answer = partial(answer_often, graphs=graphs)
+            answer = partial(answer_together, graphs=graphs)
         if worker is not None:
             self.metrics.watch_process("bmaml_worker", worker.pid)
             self._slacks.append(Slack(worker.pid, worker.give_back))

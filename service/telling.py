@@ -57,8 +57,9 @@ class Said:
 
     def finite(self, place: int, work: Work) -> bool:
         """Whether all that is said of a task are numbers."""
-        rows = len(work.query_x)
-        numbers = (self.mean, self.aleatoric, self.epistemic, *self.quantiles.swapaxes(0, 1))
+        rows, levels = len(work.query_x), work.ask.levels if isinstance(work.ask, PredictAsk) else ()
+        quantiles = self.quantiles.swapaxes(0, 1)[: len(levels)]
+        numbers = (self.mean, self.aleatoric, self.epistemic, *quantiles)
         return bool(np.isfinite(self.nll_after[place])) and all(
             np.isfinite(each[place, :rows]).all() for each in numbers
         )

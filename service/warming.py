@@ -1,14 +1,13 @@
 """The first run of a model: what the first callers would have to wait for otherwise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from bmaml.learners.bare import Bare
 from model_store import Model
-from service.fusion import answer_together
-from service.graphs import Graphs
+from service.graphs import SEEN
 from service.offers import OFFERS
 from service.queue import LOOKED_AT
 from service.work import ChooseAsk, PredictAsk, Work
@@ -32,20 +31,23 @@ def warm_up(model: Model, most_work: int, answer: Callable[[list[Work]], object]
     largest = min(LOOKED_AT, max(TASKS, most_work // work.cost))
     for tasks in sorted({1, TASKS, largest}):
         answer([work] * tasks)
-    if model.device.type == "cuda":  # the shapes that requests will have most often
-        for rows in (ROWS, MANY_ROWS):
-            for tasks in ON_A_GPU:
-                answer([replace(work, query_x=np.zeros((rows, x.shape[1]), np.float32))] * tasks)
+    if image is None and model.device.type == "cuda":
+        for batch in _commonest(work, most_work):
+            for _ in range(SEEN):  # so often that it is recorded
+                answer(batch)
     if image is None:  # before any labels, when most hypotheses are possible
         pool = np.zeros((POOL, x.shape[1]), np.float32)
         work = replace(work, support_x=x[:0], support_y=y[:0], query_x=pool)
     answer([replace(work, ask=_choice(model, len(work.query_x)))])
 
 
-def answer_often(works: list[Work], graphs: Graphs) -> None:
-    """So often that it is recorded."""
-    for _ in range(graphs.seen):
-        answer_together(works, graphs)
+def _commonest(work: Work, most_work: int) -> Iterator[list[Work]]:
+    """Batches of the shapes that requests will have most often, none larger than the queue makes them."""
+    for rows in (ROWS, MANY_ROWS):
+        each = replace(work, query_x=np.zeros((rows, work.query_x.shape[1]), np.float32))
+        for tasks in ON_A_GPU:
+            if tasks * each.cost <= most_work:
+                yield [each] * tasks
 
 
 def _choice(model: Model, rows: int) -> ChooseAsk:

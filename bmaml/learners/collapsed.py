@@ -61,6 +61,10 @@ from bmaml.task import Examples, TaskBatch
 USUAL_ROWS = 5
 """n₀, at which the temperature of the evidence means the same however alike the rows' errors are."""
 
+LEAST_NOISE = torch.finfo(torch.float32).eps ** 2
+"""No label is more exact than single precision holds it. A particle may have learned that of some rows, and
+with noise much below this their covariance is numerically singular."""
+
 
 @dataclass(frozen=True)
 class Collapsed(Learner[CollapsedPosterior]):
@@ -266,10 +270,11 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
         """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""
-        base = noise_variance(particles).unsqueeze(-1)
-        if slopes is None:
-            return base
-        return base * torch.exp(affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1))
+        noise = noise_variance(particles).unsqueeze(-1)
+        if slopes is not None:
+            exponent = affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1)
+            noise = noise * torch.exp(exponent)
+        return noise.clamp_min(LEAST_NOISE)
 
     def _conditions(self, particles: Tensor, slopes: Tensor | None, support: Examples) -> Conditions:
         """What the support set says to the last layers."""

@@ -321,6 +321,26 @@ def test_the_widening_scales_deviations_as_far_as_the_rows_have_spoken_and_no_me
     torch.testing.assert_close(still.variance(), before.variance())
 
 
+@pytest.mark.parametrize("log_precision", [20.0, 60.0])
+def test_particles_that_know_no_noise_stay_finite_in_either_form_and_in_any_company(log_precision):
+    learner, learned = learner_of(Collapsed, steps=0)
+    learned["initial"][:, -2] = log_precision
+    batch = full_batch(tasks=3, shots=30)
+    mask = torch.arange(30) < torch.tensor([[30], [6], [4]])  # of six features; in either form
+    support = Examples(batch.support.x, batch.support.y, mask)
+    together = learner.predict(learner.adapt(learned, support), batch.query.x)
+    assert together.log_density(batch.query.y).isfinite().all()
+    for task, count in enumerate((30, 6, 4)):
+        own = slice(task, task + 1)
+        rows = Examples(*(each[own, :count] for each in (support.x, support.y, support.mask)))
+        alone = learner.predict(learner.adapt(learned, rows), batch.query.x[own])
+        for found, expected in (
+            (together.mean()[own], alone.mean()),
+            (together.variance()[own], alone.variance()),
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_the_prior_widening_scales_deviations_as_far_as_the_rows_have_not_spoken():
     learner, learned, batch, *_ = collapsed_parts()
     learner = dataclasses.replace(learner, prior_widening=True)

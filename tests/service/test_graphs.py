@@ -6,6 +6,7 @@ others. On a device without numbers every operation that would look at one, or c
 
 import copy
 import gc
+import threading
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -16,11 +17,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bmaml.learners import Diverged
-from service import whole
+from service import graphs as graphs_module
+from service import warming, whole
+from service.device import DeviceFailed
 from service.fusion import answer_together
 from service.graphs import Graphs
 from service.work import PredictAsk, Work
@@ -81,11 +85,11 @@ def work(model, shown=6, rows=9, seed=0, levels=(0.05, 0.95), size=1.0):
 @pytest.mark.parametrize("name", KINDS)
 def test_what_was_recorded_of_some_rows_answers_others(tmp_path, name):
     model, (graphs, events) = kind(tmp_path, name), noting()
-    some = [work(model, shown, rows, seed) for seed, (shown, rows) in enumerate([(6, 9), (1, 16), (0, 3)])]
+    some = [work(model, shown, rows, seed) for seed, (shown, rows) in enumerate([(9, 9), (1, 16), (0, 3)])]
     # Other numbers, other lengths, far outside the training range; the same when they are padded.
     others = [
-        work(model, 5, 13, 7),
-        work(model, 8, 1, 8, (0.1, 0.9)),
+        work(model, 7, 13, 7),
+        work(model, 16, 1, 8, (0.1, 0.9)),
         work(model, 0, 2, 9, (0.5,)),
         work(model, 7, 16, 10, size=30.0),
     ]
@@ -113,7 +117,6 @@ def test_a_mix_that_is_recorded_where_it_can_be_is_answered_as_if_nothing_were(m
         else each
         for place, each in enumerate(works)
     ]
-    works = [each for each in works if each.joint == works[0].joint]
     for each, alone in zip(answer_together(works, graphs), works, strict=True):
         same(each, answer_together([alone])[0])
 
@@ -139,10 +142,9 @@ def test_quantiles_that_are_not_found_in_time_are_found_the_usual_way(tmp_path, 
 
 def test_a_large_batch_is_launched_in_parts(tmp_path, monkeypatch):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
-    monkeypatch.setattr(
-        whole, "CELLS", 3 * model.learner.hypotheses * (16 + 16) * 2
-    )  # so two tasks at a time
-    works = [work(model, seed=seed) for seed in range(5)]
+    cells = model.learner.hypotheses * (16 + 16) * 2
+    monkeypatch.setattr(whole, "CELLS", 3 * cells)  # so two tasks at a time
+    works = [work(model, shown=9, seed=seed) for seed in range(5)]
     found = answer_together(works, graphs)
     assert events == {"recorded": 2, "launched": 3}  # two, two and one
     for one, alone in zip(found, works, strict=True):
@@ -183,31 +185,132 @@ def test_recordings_are_let_go_together_and_made_again(tmp_path):
 
 
 class Wrong(Noted):
+    """Says something else."""
+
     def launch(self, arrays):
         return Results(1.001 * each for each in super().launch(arrays))
 
 
-def _broken(function, arrays):
-    raise RuntimeError("operation not permitted when stream is capturing")
+class Stale(Noted):
+    """Does not look at what it is given."""
+
+    def __init__(self, function, arrays):
+        super().__init__(function, arrays)
+        self.arrays = arrays
+
+    def launch(self, arrays):
+        return super().launch(self.arrays)
 
 
-def _too_much(function, arrays):
-    raise torch.OutOfMemoryError("CUDA out of memory")
+def failing(error):
+    def record(function, arrays):
+        raise error
+
+    return record
 
 
-@pytest.mark.parametrize("record", [Wrong, _broken, _too_much])
+@pytest.mark.parametrize(
+    "record",
+    [
+        Wrong,
+        Stale,
+        failing(RuntimeError("not permitted when stream is capturing")),
+        failing(TypeError("graph")),
+    ],
+)
 def test_what_cannot_be_recorded_or_says_something_else_is_computed_as_it_is(tmp_path, record):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record)
+    for rows in (9, 9, 60):
+        (found,) = answer_together([work(model, rows=rows)], graphs)
+        same(found, answer_together([work(model, rows=rows)])[0])
+    assert events == {"failed": 1}  # and is not tried again, on no other shape either
+    other = kind(tmp_path, "two")
+    answer_together([work(other)], graphs)
+    assert events == {"failed": 2}
+
+
+def test_a_recording_that_fails_when_it_is_launched_is_not_launched_again(tmp_path):
+    class Tired(Noted):
+        launches = 0
+
+        def launch(self, arrays):
+            self.launches += 1
+            if self.launches > 2:
+                raise RuntimeError("launch failure")
+            return super().launch(arrays)
+
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=Tired)
     for _ in range(3):
         (found,) = answer_together([work(model)], graphs)
         same(found, answer_together([work(model)])[0])
-    assert events == {"failed": 1}  # and is not tried again
+    assert events == {"recorded": 1, "launched": 1, "failed": 1}
+
+
+def test_where_there_is_no_memory_to_record_it_is_tried_again_later(tmp_path):
+    room = [False]
+
+    def record(function, arrays):
+        if not room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Noted(function, arrays)
+
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record, seen=2)
+    for room[0] in (False, False, True, True, True):
+        (found,) = answer_together([work(model)], graphs)
+        same(found, answer_together([work(model)])[0])
+    assert events == {"failed": 1, "recorded": 1, "launched": 2}
+
+
+def test_a_device_that_does_not_answer_any_more_is_no_reason_to_compute_as_usual(tmp_path, monkeypatch):
+    def check(device):
+        raise DeviceFailed("gone")
+
+    monkeypatch.setattr(graphs_module, "check", check)
+    model, (graphs, _) = kind(tmp_path, "collapsed"), noting(record=failing(RuntimeError("illegal access")))
+    with pytest.raises(DeviceFailed):
+        answer_together([work(model)], graphs)
+
+
+def test_nobody_waits_for_what_is_being_recorded(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def record(function, arrays):
+        if len(arrays[0]) > 1:
+            begun.set()
+            assert go_on.wait(30)
+        return Noted(function, arrays)
+
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record)
+    answer_together([work(model)], graphs)
+    slow = threading.Thread(target=answer_together, args=([work(model), work(model)], graphs))
+    slow.start()
+    assert begun.wait(30)
+    same(answer_together([work(model)], graphs)[0], answer_together([work(model)])[0])
+    answer_together([work(model)] * 4, graphs)  # a third shape is not recorded meanwhile
+    assert events == {"recorded": 1, "launched": 2}
+    go_on.set()
+    slow.join()
+    assert events == {"recorded": 2, "launched": 3}
+
+
+@pytest.mark.parametrize(("shown", "padded"), [(0, 6), (6, 6), (7, 16), (16, 16), (17, 64), (64, 64)])
+def test_padding_does_not_make_more_rows_than_features_of_fewer(tmp_path, shown, padded):
+    """Of which there are six: exact layers have another form then."""
+    model = kind(tmp_path, "collapsed")
+    assert whole._sizes([work(model, 0), work(model, shown, rows=20)]) == (padded, 64, 2)
+
+
+def test_the_shapes_that_are_warmed_up_are_recorded_and_no_larger_than_the_queue_makes_them(tmp_path):
+    model = kind(tmp_path, "collapsed")
+    batches = list(warming._commonest(work(model, rows=8), 8 * model.work_per_row(0) * (6 + 64)))
+    assert {(len(batch), len(batch[0].query_x)) for batch in batches} == {(1, 8), (8, 8), (1, 64), (8, 64)}
 
 
 class Waits(TorchDispatchMode):
     """Finds what a recording must not do: look at a number, or copy from or to the host.
 
-    Tensors on the device "meta" have no numbers: whoever looks at one is told so by torch.
+    Tensors on the device "meta" have no numbers: whoever looks at one is told so by torch. What is made of
+    Python's numbers there is not seen as a copy by the dispatcher, but is one on a GPU; see `FromNumbers`.
     """
 
     def __init__(self):
@@ -223,6 +326,24 @@ class Waits(TorchDispatchMode):
         return result
 
 
+class FromNumbers(TorchFunctionMode):
+    """Finds tensors that are made of Python's numbers."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        # as_tensor of a tensor makes nothing.
+        if function in self.MAKERS and not isinstance(
+            args[function is torch.Tensor.new_tensor], torch.Tensor
+        ):
+            self.found.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     model = kind(tmp_path, name)
@@ -232,10 +353,10 @@ def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     tensors = [torch.from_numpy(each).to("meta") for each in arrays]
     run = partial(whole.predicted, there, model.learner.steps)
     run(*tensors)  # what is made at the first use is made now
-    with Waits() as waits:
+    with FromNumbers() as numbers, Waits() as waits:
         results = run(*tensors)
     assert waits.count > 100
-    assert waits.found == []
+    assert waits.found == numbers.found == []
     assert {each.device.type for each in results} == {"meta"}
 
 
@@ -246,10 +367,27 @@ def test_a_look_at_a_number_is_found(look):
 
 
 def test_a_copy_from_the_host_is_found():
+    there = torch.ones(3, device="meta")
     with Waits() as waits:
-        torch.ones(3, device="meta") + torch.ones(3).to("meta")
-        torch.ones(1, device="meta").new_tensor([1.0])
-    assert {name.split(".")[1] for name in waits.found} >= {"ones", "_to_copy"}
+        there + torch.ones(3).to("meta")
+    assert [name.split(".")[1] for name in waits.found] == ["ones", "_to_copy"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.new_tensor([1.0]),
+        lambda x: torch.tensor([1.0], device="meta"),
+        lambda x: torch.as_tensor(1.0, device="meta"),
+    ],
+)
+def test_a_tensor_of_python_s_numbers_is_found(make):
+    there = torch.ones(3, device="meta")
+    with FromNumbers() as numbers:
+        torch.as_tensor(there)
+        there + 1.0
+        make(there)
+    assert len(numbers.found) == 1
 
 
 @pytest.mark.gpu
