@@ -25,16 +25,10 @@ import torch
 from accuracy_report import Row, write
 from contenders import CONTENDERS, Contender
 from entries import RATES, Entry, result
-from problems import learning_curves, sine
-from scoring import as_served, score
-
-from model_store import SHIPPED, Store
-from training.config import Shots
 
 TASKS = (100, 1000, None)
 TUNING_TASKS = 1000
-PROBLEMS = {"sine": ("sinusoid", "sinusoid-bmaml"), "curves": ("learning-curves",)}
-"""And the shipped versions that are scored on each."""
+PROBLEMS = ("sine", "curves")
 
 
 class Results:
@@ -87,7 +81,7 @@ def chosen(options: argparse.Namespace) -> list[Contender]:
 
 def entries(options: argparse.Namespace, rates: dict[str, float], problem: str) -> Iterator[Entry]:
     """All trainings on a problem, the longest first."""
-    number = list(PROBLEMS).index(problem)
+    number = PROBLEMS.index(problem)
     for contender in sorted(
         chosen(options), key=lambda each: -each.steps[number] * (each.learner is not None)
     ):
@@ -109,7 +103,7 @@ def entries(options: argparse.Namespace, rates: dict[str, float], problem: str) 
 
 
 def measured(results: Results, options: argparse.Namespace, name: str) -> tuple[list[Row], list[Entry]]:
-    """The scores on a problem, those of the shipped versions behind them, and what was trained."""
+    """The scores on a problem, and what was trained."""
     found = results.of(list(entries(options, tuned_rates(results, options, name), name)))
     rows = [
         Row(entry.problem_name, contender, int(shots), entry.seed, metrics)
@@ -117,17 +111,6 @@ def measured(results: Results, options: argparse.Namespace, name: str) -> tuple[
         for contender, by_shots in each.get("variants", {}).items()
         for shots, metrics in by_shots.items()
     ]
-    torch.set_num_threads(1)
-    if name == "curves":
-        problem = learning_curves(Path(options.data), 0, options.held_out)
-    else:
-        problem = sine(None, Shots(10, 10), 10, 0, options.held_out or 500)
-    for version in PROBLEMS[name]:
-        scores = score(problem, as_served(Store(options.store).load(version)))
-        rows += [
-            Row(f"{name}, shipped", f"`{version}`", int(shots), 0, metrics)
-            for shots, metrics in scores.items()
-        ]
     return rows, list(found)
 
 
@@ -137,13 +120,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="learning_curves.parquet; without it that problem is left out")
-    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), help="all if left out")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, help="all if left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--page", type=Path, default=Path("docs/accuracy.md"))
     parser.add_argument("--machine", default=platform.machine(), help="its name on the page")
-    parser.add_argument("--store", type=Path, default=SHIPPED)
     parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
     parser.add_argument("--quick", action="store_true", help="few steps and tasks; prints, writes no page")
     options = parser.parse_args()

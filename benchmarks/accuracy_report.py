@@ -51,7 +51,7 @@ def write(
     machine: str,
 ) -> None:
     """Put the tables between the page's marks and draw the plot beside it; without a page, print."""
-    lines = [f"Measured on {machine}.", "", *_tables(rows), *_trainings(trained)]
+    lines = [f"Measured on {machine}.", "", *tables(rows), *_trainings(trained)]
     if page is None:
         print("\n".join(lines))
         return
@@ -59,7 +59,8 @@ def write(
     _plot(problem, rows, page.parent / f"reliability-{problem}.png")
 
 
-def _tables(rows: list[Row]) -> list[str]:
+def tables(rows: list[Row]) -> list[str]:
+    """One for each problem, ordered by shots and NLL."""
     lines = []
     for problem in dict.fromkeys(row.problem for row in rows):
         squared = "RMSE" if problem.startswith("curves") else "MSE"
