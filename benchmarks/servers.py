@@ -98,14 +98,15 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
     misfit, volume = ((y.double() - prior) * solved).sum(), 2 * lower.diagonal().log().sum()
     log_widening, unspoken = model.learned["log_widening"].double(), within / before
     log_prior_widening = model.learned.get("log_prior_widening", torch.zeros(())).double()
-    wider = torch.exp(2 * ((1 - unspoken) * log_widening + unspoken * log_prior_widening))
+    noisier = torch.exp(2 * (1 - unspoken) * log_widening)
+    wider = noisier * torch.exp(2 * unspoken * log_prior_widening)
     labels = model.manifest.outputs[0]
     noisiest = ((labels.upper - labels.lower) / labels.std) ** 2  # no label is noisier than labels differ
     evidences, variances = [], []
     for scale in learner.scales:
         size = len(x) * math.log(2 * math.pi * scale**2)
         evidences.append(-0.5 * (misfit / scale**2 + volume + size))
-        noise = (wider * scale**2 * noise_query.unsqueeze(-1)).clamp_max(noisiest)
+        noise = (noisier * scale**2 * noise_query.unsqueeze(-1)).clamp_max(noisiest)
         variances.append(wider * scale**2 * within.clamp_min(0) + noise)
     return torch.stack(evidences), mean.expand(len(variances), -1, -1), torch.stack(variances)
 

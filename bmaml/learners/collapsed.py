@@ -33,9 +33,9 @@ are made for; the validation tasks tell it.
 One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
 features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
 as far as the rows have spoken: where a particle's epistemic variance v is still its prior's v₀, nothing
-is widened, and everything where it is gone; the factor is ω^(1 − v/v₀). With `prior_widening` there is a
-second one for what they have not spoken of, and the factor is ω^(1 − v/v₀) ω₀^(v/v₀): particles that are
-trained to explain whole tasks once there are rows need not spread like the tasks where there are none.
+is widened, and everything where it is gone; the factor is ω^(1 − v/v₀). With `prior_widening` the epistemic
+part has a second one for what they have not spoken of, ω₀^(v/v₀): particles that are trained to explain whole
+tasks once there are rows need not spread like the tasks where there are none.
 """
 
 import math
@@ -207,16 +207,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
         before = (_square(hidden) + 1) / precision
         left, left_of_one, within = hidden, torch.ones_like(before), before
-        log_widening = posterior.log_prior_widening
         if posterior.seen.shape[-1]:
             known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
             left = hidden - known @ posterior.spent[..., :-1, :].mT
             left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
             within = (_square(left) + left_of_one.square()) / precision
-            unspoken = within / before
-            log_widening = (1 - unspoken) * posterior.log_widening + unspoken * log_widening
-        widening = log_widening.exp()
-        wider = widening.square()
+        unspoken = within / before
+        spread = ((1 - unspoken) * posterior.log_widening).exp()
+        widening = spread * (unspoken * posterior.log_prior_widening).exp()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
         factor = None
         if joint:
@@ -225,8 +223,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             factor = (whole * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
         return Predictive(
             means=of_hypotheses(means, posterior, 0),
-            noise=of_hypotheses(wider * noise, posterior, 2),
-            within=of_hypotheses(wider * within, posterior, 2),
+            noise=of_hypotheses(spread.square() * noise, posterior, 2),
+            within=of_hypotheses(widening.square() * within, posterior, 2),
             log_weights=posterior.log_weights.expand(len(x), -1),
             factor=factor,
         )

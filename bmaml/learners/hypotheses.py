@@ -32,8 +32,8 @@ class CollapsedPosterior(Posterior):
         owner: which particle it is of; None where every particle has the same scales, side by side.
         scales: s of each hypothesis.
         noise_slopes: a, where the noise depends on x.
-        log_widening, log_prior_widening: log ω and log ω₀, what predicted standard deviations are multiplied
-            by where the rows have spoken, and where they have not.
+        log_widening, log_prior_widening: log ω, what predicted standard deviations are multiplied by where
+            the rows have spoken, and log ω₀, the epistemic ones where they have not.
     """
 
     fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}

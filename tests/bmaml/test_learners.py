@@ -353,18 +353,15 @@ def test_the_prior_widening_scales_deviations_as_far_as_the_rows_have_not_spoken
         learner.predict(learner.adapt(each, nothing), batch.query.x, True) for each in (learned, wide)
     )
     left = one.within / before.within
-    factor = torch.exp(1.4 * (1 - left)) * 4**left
+    noisier = torch.exp(1.4 * (1 - left))
+    factor = noisier * 4**left
     torch.testing.assert_close(two.means, one.means)
-    torch.testing.assert_close(two.noise, factor * one.noise)
+    torch.testing.assert_close(two.noise, noisier * one.noise)
     torch.testing.assert_close(two.within, factor * one.within)
     torch.testing.assert_close(two.factor.square().sum(-1), inside(two))
-    torch.testing.assert_close(after.variance() - between(after), 4 * (before.variance() - between(before)))
+    torch.testing.assert_close(after.aleatoric(), before.aleatoric())
+    torch.testing.assert_close(inside(after), 4 * inside(before))
     torch.testing.assert_close(after.factor.square().sum(-1), inside(after))
-
-
-def between(belief):
-    """The variance between the particles' means."""
-    return belief.epistemic() - inside(belief)
 
 
 def test_a_scale_is_a_hypothesis_with_the_evidence_of_a_scaled_covariance():
