@@ -187,7 +187,7 @@ class Graphs:
     def _forget_the_gone(self) -> None:
         for place in [place for place, entry in self._entries.items() if entry.owner() is None]:
             self._drop(place)
-        for place in [place for place, owner in self._hopeless.items() if owner() is None]:
+        for place in [place for place, owner in list(self._hopeless.items()) if owner() is None]:
             del self._hopeless[place]
 
     def _let_go(self) -> None:
