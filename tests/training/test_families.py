@@ -58,7 +58,7 @@ def test_shots_are_a_number_or_a_range(text, expected):
     assert Shots.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "a", "3:", "0", "5:3", "-1:4"])
+@pytest.mark.parametrize("text", ["", "a", "3:", "5:3", "-1:4"])
 def test_other_shots_are_refused(text):
     if text == "3:":
         assert Shots.parse(text) == Shots(3, 3)
