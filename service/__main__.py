@@ -11,16 +11,21 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service.app import create_app
+from service.cores import cores
+from service.crew import Crew
 from service.device import device_for
 from service.keys import BadKeys
 from service.memory import keep_freed_memory, spare_the_imported
 from service.server import serve
 from service.settings import Settings
 from service.tracing import TracingUnavailable
-from service.worker import Worker
 
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the event loop and the engine share it."""
+
+
+MOST_WORKERS = 8
+"""Unless more are asked for: the process that speaks HTTP has not work for more of them."""
 
 
 class JsonLines(logging.Formatter):
@@ -49,20 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     keep_freed_memory()
     spare_the_imported()
-    worker = _worker(settings)  # before there are threads
+    crew = _crew(settings)  # before there are threads
     try:
-        app = create_app(settings, worker)
+        app = create_app(settings, crew)
         return _served(app, settings)
     except (BadKeys, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
     finally:
-        if worker is not None:
-            worker.stop()
+        if crew is not None:
+            crew.stop()
 
 
-def _worker(settings: Settings) -> Worker | None:
-    """The process that computes, where there is to be one.
+def _crew(settings: Settings) -> Crew | None:
+    """The processes that compute, where there are to be any.
 
     On a GPU a thread computes: posteriors stay in its memory.
     """
@@ -71,7 +76,7 @@ def _worker(settings: Settings) -> Worker | None:
         apart = able and device_for(settings.device).type == "cpu"
     else:
         apart = settings.engine == "process"
-    return Worker() if apart else None
+    return Crew.of(settings.workers or min(MOST_WORKERS, max(1, cores() - 1))) if apart else None
 
 
 def _served(app: FastAPI, settings: Settings) -> int:

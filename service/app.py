@@ -13,6 +13,7 @@ from bmaml import __version__
 from service import health, page, problems
 from service.admission import Admission
 from service.boundary import Boundary
+from service.crew import Crew
 from service.gate import Gate
 from service.gauges import Gauges
 from service.openapi import describe
@@ -21,7 +22,6 @@ from service.routes import asked, router
 from service.runtime import Runtime
 from service.settings import Settings
 from service.shortcut import Shortcut
-from service.worker import Worker
 
 EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
 """Headers that pages of other hosts may read."""
@@ -44,14 +44,14 @@ class Cors(CORSMiddleware):
         return response
 
 
-def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
-    """The service, cold: models are loaded when it starts; where there is a worker, it computes.
+def create_app(settings: Settings | None = None, crew: Crew | None = None) -> FastAPI:
+    """The service, cold: models are loaded when it starts; where there is a crew, it computes.
 
     Raises:
         BadKeys, TracingUnavailable: the settings ask for what cannot be had.
     """
     settings = settings or Settings()
-    runtime = Runtime(settings, worker)
+    runtime = Runtime(settings, crew)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

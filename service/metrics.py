@@ -1,6 +1,8 @@
 """What operators watch, in Prometheus' text format."""
 
 import asyncio
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
@@ -12,6 +14,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -60,9 +64,9 @@ class Metrics:
             self.posteriors.labels(event)
         ProcessCollector(registry=self.registry)
 
-    def watch_process(self, name: str, pid: int) -> None:
-        """Tell of another process as of this one: of its time, memory and files."""
-        ProcessCollector(name, lambda: pid, registry=self.registry)
+    def watch_workers(self, pids: Sequence[int]) -> None:
+        """Tell of other processes as of this one: of their time, memory and files."""
+        self.registry.register(_Workers(pids))
 
     async def watch_the_loop(self) -> None:
         """Until cancelled, see how late the event loop wakes: what keeps it busy keeps callers waiting."""
@@ -76,3 +80,20 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition."""
         return generate_latest(self.registry)
+
+
+class _Workers(Collector):
+    """What `ProcessCollector` tells of one process, of several."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._each = [ProcessCollector("bmaml_worker", partial(int, pid), registry=None) for pid in pids]
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them, as they are now."""
+        families: dict[str, Metric] = {}
+        for number, collector in enumerate(self._each):
+            for own in collector.collect():
+                family = families.setdefault(own.name, Metric(own.name, own.documentation, own.type))
+                for sample in own.samples:
+                    family.add_sample(sample.name, {"worker": str(number)}, sample.value)
+        return families.values()

@@ -13,6 +13,8 @@ import torch
 from bmaml.errors import BmamlError
 from service.catalogue import Catalogue
 from service.codec import Codec
+from service.cores import cores
+from service.crew import Crew
 from service.decoders import Decoders
 from service.device import DeviceFailed, check, device_for
 from service.engine import Engine, compute
@@ -29,7 +31,6 @@ from service.settings import Settings
 from service.tracing import tracing
 from service.versions import Versions
 from service.work import Work
-from service.worker import Worker
 
 log = logging.getLogger("service.runtime")
 
@@ -45,34 +46,37 @@ class Runtime:
         TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
 
-    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
-        self.settings, self._worker = settings, worker
+    def __init__(self, settings: Settings, crew: Crew | None = None) -> None:
+        self.settings, self._crew = settings, crew
         self.metrics = Metrics()
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
         self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
         self.codec = Codec(settings, self.posteriors)
         self.decoders = Decoders()
         self.intake = Intake(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
-        self.queue = Queue(settings.max_queue_work, settings.max_batch_work)
+        self.queue = Queue(
+            settings.max_queue_work, settings.max_batch_work * (1 if crew is None else len(crew))
+        )
         graphs = None
-        if worker is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
+        if crew is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
             graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())
+        threads = settings.threads or min(cores(), torch.get_num_threads())
         self.engine = Engine(
             self.queue,
             self.posteriors,
             self.metrics,
-            settings.threads or torch.get_num_threads(),
+            threads,
             self._check,
-            partial(compute, graphs=graphs) if worker is None else worker.answer,
+            partial(compute, graphs=graphs) if crew is None else crew.answer,
         )
         self._slacks = [Slack(os.getpid(), give_back)]
         answer: Callable[[list[Work]], object] = answer_together
         if graphs is not None:
             answer = partial(answer_together, graphs=graphs)
-        if worker is not None:
-            self.metrics.watch_process("bmaml_worker", worker.pid)
-            self._slacks.append(Slack(worker.pid, worker.give_back))
-            answer = partial(worker.answer, threads=torch.get_num_threads())
+        if crew is not None:
+            self.metrics.watch_workers([worker.pid for worker in crew.workers])
+            self._slacks += [Slack(worker.pid, worker.give_back) for worker in crew.workers]
+            answer = partial(crew.answer_each, threads=threads)
         self.versions = Versions(settings, self.posteriors, self.metrics, answer)
         self.keys = read_keys(settings.keys.get_secret_value(), settings.keys_file)
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
@@ -99,7 +103,7 @@ class Runtime:
         """The engine died or could never start: only a restart helps."""
         if self._verdict is not None:
             return self._verdict
-        if self._worker is not None and self._worker.failed:
+        if self._crew is not None and self._crew.failed:
             return True
         return self._failure is not None or self.engine.failed
 
@@ -138,7 +142,7 @@ class Runtime:
         Raises:
             RequestError: 503, and why not.
         """
-        at_work = self.draining and self.engine.alive
+        at_work = self.engine.alive and (self.draining or bool(self.catalogue.models))
         if not at_work and (with_a_model or self.why_not_open is not None):
             self.check_ready()
 
@@ -175,8 +179,8 @@ class Runtime:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
         self._verdict = self.failed  # what is ended now has not failed
-        if self._worker is not None:
-            self._worker.stop(at_once=self.engine.busy)
+        if self._crew is not None:
+            self._crew.stop(at_once=self.engine.busy)
         self.decoders.stop()
         if self.tracing is not None:
             self.tracing.stop()
@@ -216,7 +220,7 @@ class Runtime:
             log.info("%d keys", len(keys.owners))
 
     def _check(self) -> None:
-        if self._worker is None:
+        if self._crew is None:
             check(self.device)
         else:
-            self._worker.check()
+            self._crew.check()

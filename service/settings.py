@@ -16,8 +16,10 @@ class Settings(BaseSettings):
         host, port: where it listens.
         store: the folder of published versions.
         device: `auto` takes the GPU where there is one.
-        engine: what computes, a thread of the service or a process of its own, which has the CPU alone;
-            `auto` is a process where it can be, on Linux and without a GPU.
+        engine: what computes, a thread of the service or processes of their own, which have the CPU alone;
+            `auto` is processes where they can be, on Linux and without a GPU.
+        workers: processes that compute, each on a core, where processes do. 0: one for each core but one,
+            which HTTP has, and no more than 8.
         graphs: record what a GPU computes, and launch it whole.
         threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
@@ -30,8 +32,8 @@ class Settings(BaseSettings):
         max_picture_pixels, max_request_pixels: a larger picture, or more of them, are refused undecoded.
         max_bytes_in_flight: of bodies that are on their way in, together.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
-        max_batch_work: the same, for one fused batch on the device. A core gains little from more than the
-            default; a GPU takes millions.
+        max_batch_work: the same, for one fused batch on the device, or each process's share of it. A core
+            gains little from more than the default; a GPU takes millions.
         max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
         secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
         deadline_ms: how long a request may wait for the device where it does not say.
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
     store: Path = SHIPPED
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "thread", "process"] = "auto"
+    workers: int = Field(default=0, ge=0)
     graphs: bool = True
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)

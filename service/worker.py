@@ -1,4 +1,4 @@
-"""The process that computes, beside the one that speaks HTTP.
+"""A process that computes, beside the one that speaks HTTP.
 
 Python runs one thread of a process at a time. A thread that makes a thousand small tensors beside a busy
 event loop waits for its turn after each of them, half of its time; in a process of its own it waits for
@@ -15,7 +15,7 @@ import threading
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,13 +44,14 @@ class Worker:
     Args:
         method: how to start it (see `multiprocessing`). A fork costs neither time nor memory, and must be
             made before there are threads.
+        others: that have been started before.
     """
 
-    def __init__(self, method: str = "fork") -> None:
+    def __init__(self, method: str = "fork", others: Sequence["Worker"] = ()) -> None:
         context = multiprocessing.get_context(method)
         self._line, theirs = socket.socketpair()
-        # A fork has a copy of this end, too: unless it is closed, the end never comes.
-        ours = self._line if method == "fork" else None
+        # A fork has a copy of these ends, too: unless they are closed, the end never comes.
+        ours = [self._line, *(other._line for other in others)] if method == "fork" else []
         self._process = context.Process(target=_serve, args=(theirs, ours), name="bmaml-worker")  # type: ignore[attr-defined]
         self._process.start()
         theirs.close()
@@ -75,11 +76,36 @@ class Worker:
             DeviceFailed: the process has ended.
             Exception: whatever was raised there.
         """
-        with self._speaking:
+        self.begin(works, threads)
+        return self.finish(works)
+
+    def begin(self, works: Sequence[Work], threads: int) -> None:
+        """Let the process begin to answer. Nothing else is asked of it until `finish`.
+
+        Raises:
+            As `answer`; then there is nothing to finish.
+        """
+        self._speaking.acquire()
+        try:
             for model in {id(work.model): work.model for work in works}.values():
                 if self._models.number(model) is None:
                     self._hand_over(model)
-            answers: list[Answer | Diverged] = self._asked(_computed, list(works), threads)
+            self._forget()
+            self._say(_computed, list(works), threads)
+        except BaseException:
+            self._speaking.release()
+            raise
+
+    def finish(self, works: Sequence[Work]) -> list[Answer | Diverged]:
+        """The answers to what it has begun.
+
+        Raises:
+            As `answer`.
+        """
+        try:
+            answers: list[Answer | Diverged] = self._heard()
+        finally:
+            self._speaking.release()
         return [
             replace(answer, kept=work.known) if isinstance(answer, Answer) and work.known else answer
             for work, answer in zip(works, answers, strict=True)
@@ -130,28 +156,42 @@ class Worker:
         weakref.finalize(model, self._forgotten.append, number).atexit = False
 
     def _asked(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        self._forget()
+        return self._said(job, *arguments)
+
+    def _forget(self) -> None:
         while self._forgotten:
             number = self._forgotten.popleft()
             self._models.drop(number)
             self._said(Models.drop, number)
-        return self._said(job, *arguments)
 
     def _said(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        self._say(job, *arguments)
+        return self._heard()
+
+    def _say(self, job: Callable[..., Any], *arguments: Any) -> None:
         message = self._models.dumped((job, arguments))
-        try:
+        with self._whole():
             _send(self._line, message)
+
+    def _heard(self) -> Any:
+        with self._whole():
             reply = _received(self._line)
-        except (OSError, EOFError) as error:
-            raise DeviceFailed("the process that computes has ended") from error
-        except (
-            BaseException
-        ):  # for want of memory, say: what is left of the reply is not to be taken for the next
-            self._line.close()
-            raise
         fine, result = self._models.loaded(reply)
         if not fine:
             raise result
         return result
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A message passes; what is left of one that stuck, for want of memory, is not the next one's."""
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            raise DeviceFailed("the process that computes has ended") from error
+        except BaseException:
+            self._line.close()
+            raise
 
 
 def _send(line: socket.socket, message: memoryview) -> None:
@@ -183,12 +223,12 @@ def _exactly(count: int, line: socket.socket) -> bytearray:
     return content
 
 
-def _serve(line: socket.socket, other_end: socket.socket | None) -> None:
+def _serve(line: socket.socket, other_ends: Sequence[socket.socket]) -> None:
     """Do what is asked, until nobody can ask any more."""
     for each in (signal.SIGINT, signal.SIGTERM):  # what has been accepted is finished: see `Server`
         signal.signal(each, signal.SIG_IGN)
-    if other_end is not None:
-        other_end.close()
+    for end in other_ends:
+        end.close()
     models = Models()
     with contextlib.suppress(EOFError, OSError):
         while True:

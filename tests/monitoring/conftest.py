@@ -45,7 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.gauges.memory", lambda device: {"allocated": 1, "total": 2})
         for served in serve(Settings(store=store, device="cpu")):
-            served.app.state.runtime.metrics.watch_process("bmaml_worker", os.getpid())
+            served.app.state.runtime.metrics.watch_workers([os.getpid()])
             served.client.post("/adapt-predict", json=BODY).raise_for_status()
             assert served.client.post("/adapt-predict", json=BODY | {"model": "nobody"}).status_code == 404
             text = served.client.get("/metrics").text

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from service.crew import Crew
 from service.memory import EVERY_S, SLACK_BYTES, Slack, resident_bytes
 from service.runtime import Runtime
 from service.settings import Settings
@@ -118,7 +119,7 @@ def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     looks = []
     worker = Worker("spawn")
     try:
-        runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), worker)
+        runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), Crew([worker]))
         for slack in runtime._slacks:
             monkeypatch.setattr(
                 slack, "look", lambda now, changed, pid=slack._pid: looks.append((pid, changed))
