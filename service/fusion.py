@@ -51,7 +51,8 @@ def answer_together(works: Sequence[Work], graphs: Graphs | None = None) -> list
         recorded, total = answered_whole(works, graphs)
         answers |= recorded
     left = [place for place in range(len(works)) if place not in answers]
-    with torch.no_grad():  # not inference mode: feature steps differentiate the evidence
+    # Without steps nothing is differentiated, and tensors need not remember how they came to be.
+    with torch.no_grad() if works[0].steps else torch.inference_mode():
         for places in _parts(works, left):
             some, seconds = together([works[place] for place in places])
             answers |= zip(places, some, strict=True)
