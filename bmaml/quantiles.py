@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bmaml.tails import FURTHEST
 
+GALLOP = 4.0
+"""A move that bisects is no longer than so many of the last one: the ends may be far, and the root is near."""
 BLOCK = 1 << 18
 """Components × roots that are worked on together on a CPU: they stay in cache."""
 GPU_BLOCK = 1 << 24
@@ -153,7 +155,8 @@ class _Search:
         step = (self.wanted - reached).mul_(torch.exp(-0.5 * reached.square())).div_(slope)
         newton = root + step
         good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
-        moved = torch.where(self.left, torch.where(good, newton, 0.5 * (self.low + self.high)), root)
+        halfway, reach = 0.5 * (self.low + self.high) - root, GALLOP * self.move
+        moved = torch.where(self.left, torch.where(good, newton, root + halfway.clamp(-reach, reach)), root)
         self.move = (moved - root).abs()
         self.root = moved
         self.left = self.move > torch.where(good, self.newton_close, self.close)

@@ -33,7 +33,7 @@ DOUBLE = 3
 """Rows of memory that a support row takes: more is kept of it, in float64."""
 CELLS, GPU_CELLS = 1 << 17, 1 << 24
 """Tasks × hypotheses × rows that are predicted together: they stay in cache, and in a GPU's memory."""
-WASTE, GPU_WASTE = 8_000, 1 << 21
+WASTE, GPU_WASTE = 20_000, 1 << 21
 """Cells of padding that cost as much as a part more."""
 
 

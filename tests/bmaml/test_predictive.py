@@ -58,6 +58,21 @@ def test_quantiles_invert_the_cdf_even_between_far_apart_modes():
         torch.testing.assert_close(belief.cdf(found[:, index]), expected, atol=1e-8, rtol=0)
 
 
+@pytest.mark.parametrize("far", [-1e1, -1e2, -1e3])
+def test_what_is_far_and_hardly_weighs_anything_does_not_slow_the_search_down(far):
+    """Three in a hundred lie where the lower quantile is, beside the rest; one in a million lies anywhere."""
+    belief = Predictive(
+        means=torch.tensor([far, -0.2, 0.0])[None, :, None, None],
+        noise=torch.tensor([1.0, 0.02, 0.02]).square()[None, :, None, None],
+        within=torch.zeros(1, 3, 1, 1),
+        log_weights=torch.tensor([[1e-6, 0.06, 0.94 - 1e-6]]).log(),
+    )
+    levels = torch.tensor([[0.05, 0.5, 0.95]])
+    found = belief.quantiles(levels, rounds=12)[:, :, 0, 0]
+    for index in range(3):
+        torch.testing.assert_close(belief.cdf(found[:, index, None, None])[..., 0], levels[:, index, None])
+
+
 def test_quantiles_of_one_particle_are_the_normal_s():
     belief = mixture(particles=1)
     found = belief.quantiles(torch.tensor([[0.05, 0.975]]))
