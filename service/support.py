@@ -135,7 +135,9 @@ def _standardised(raw: NDArray[Any], model: Model, pointer: str) -> Rows:
         standardised = model.standardised_inputs(raw)
     except OutsideDomain as error:
         raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
-    return Rows(raw, np.clip(_finite(standardised, pointer), -FURTHEST, FURTHEST))
+    if not (np.abs(standardised) <= FURTHEST).all():
+        standardised = np.clip(_finite(standardised, pointer), -FURTHEST, FURTHEST)
+    return Rows(raw, standardised)
 
 
 def _finite(values: Single, pointer: str) -> Single:

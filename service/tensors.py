@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,10 @@ def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0)
         return array
     rows: list[Any] = list(values)
     _bounded(len(rows), pointer, most, least)
+    with suppress(ValueError):  # they are not all alike: see below
+        array = np.array(rows, dtype=np.float64)
+        if array.shape == (len(rows), width):
+            return array
     if deep := [i for i, row in enumerate(rows) if row and isinstance(row[0], list)]:
         raise invalid_at(f"{pointer}/{deep[0]}/0", "a list where a number is wanted")
     if ragged := [i for i, row in enumerate(rows) if len(row) != width]:
