@@ -11,7 +11,7 @@ from torch import Tensor
 from bmaml.tails import FURTHEST
 
 GALLOP = 4.0
-"""A move that bisects is no longer than so many of the last one: the ends may be far, and the root is near."""
+"""A move that bisects is at most so many of the last one: the ends may be far, and the root is near."""
 BLOCK = 1 << 18
 """Components × roots that are worked on together on a CPU: they stay in cache."""
 GPU_BLOCK = 1 << 24
@@ -33,8 +33,9 @@ def solved(
     Each root lies between the smallest and the largest of the components' own quantiles. From there
     Newton's method solves Φ⁻¹(cdf) = Φ⁻¹(level), which is linear for one Gaussian and nearly so for
     many mixtures, and bisects where a step would leave the bracket or shrink too slowly (Numerical
-    Recipes, `rtsafe`). Roots that are found stay, and are set aside once they are half of all, so that a
-    hard one does not keep the others.
+    Recipes, `rtsafe`), though not far at once: what lies far out often hardly weighs anything. Roots
+    that are found stay, and are set aside once they are half of all, so that a hard one does not keep
+    the others.
     Levels above one half are solved in the mirror: a small tail is known more precisely than what it
     leaves of one.
 

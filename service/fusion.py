@@ -86,11 +86,13 @@ def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged],
     answers: dict[int, Answer | Diverged] = {}
     rows = query.x.shape[1] + (support.x.shape[1] if first.known is None else 0)
     for tasks in _alike(adaptation.posterior, rows):
-        index = torch.tensor(tasks, device=model.device)
-        own = None if first.known else Examples(support.x[index], support.y[index], support.mask[index])
+        posterior, shown, x = adaptation.posterior, support, query.x
+        if len(tasks) < len(works):
+            index = torch.tensor(tasks, device=model.device)
+            posterior, x = posterior.at(index), x[index]
+            shown = Examples(support.x[index], support.y[index], support.mask[index])
         levels = torch.from_numpy(levels_of([works[task] for task in tasks])).to(model.device)
-        x = query.x[index]
-        found = told(model, adaptation.posterior.at(index), own, x, levels, first.joint)
+        found = told(model, posterior, None if first.known else shown, x, levels, first.joint)
         said = Said.of(found)
         for place, task in enumerate(tasks):
             work = works[task]
@@ -112,7 +114,7 @@ def _before(model: Model, support: Examples) -> Array:
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
-    """Tasks with about as many hypotheses: together they waste little, and stay in cache."""
+    """Tasks with about as many hypotheses, in order: together they waste little, and stay in cache."""
     on_cpu = posterior.log_weights.device.type == "cpu"
     cells, waste = (CELLS, WASTE) if on_cpu else (GPU_CELLS, GPU_WASTE)
     counts = (posterior.log_weights > -torch.inf).sum(-1).tolist()
@@ -121,10 +123,10 @@ def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
     for task in sorted(range(len(counts)), key=counts.__getitem__):
         real, padded = real + counts[task], (len(some) + 1) * counts[task]
         if some and (rows * (padded - real) > waste or rows * padded > cells):
-            yield some
+            yield sorted(some)
             some, real = [], counts[task]
         some.append(task)
-    yield some
+    yield sorted(some)
 
 
 def _taken_out(
