@@ -54,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     keep_freed_memory()
     spare_the_imported()
-    crew = _crew(settings)  # before there are threads
+    try:
+        crew = _crew(settings)  # before there are threads
+    except OSError as error:
+        print(f"bmaml-serve: no room for the processes that compute: {error}", file=sys.stderr)
+        return 1
     try:
         app = create_app(settings, crew)
         return _served(app, settings)

@@ -4,6 +4,7 @@ One engine hands out the work and takes the answers, so that what it promises (f
 task that fails alone) does not depend on how many there are.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
@@ -14,7 +15,11 @@ from service.work import Answer, Work
 from service.worker import Worker
 
 LEAST = 4
-"""Tasks of a share: a process takes about as long for one as for two."""
+"""Tasks of a share, at least: a process takes about as long for one as for two."""
+MUCH = 1 << 15
+"""Or work of a share, in particles × rows × (steps + 1): what takes far longer than to hand it out."""
+STOP_S = 5.0
+"""How long the processes may take to end once nothing is asked of them any more."""
 
 
 class Crew:
@@ -29,10 +34,18 @@ class Crew:
 
     @classmethod
     def of(cls, count: int, method: str = "fork") -> Self:
-        """So many workers, started as `Worker` says."""
+        """So many workers, started as `Worker` says.
+
+        Raises:
+            OSError: the system has no room for so many; those that were started have ended again.
+        """
         workers: list[Worker] = []
-        for _ in range(count):
-            workers.append(Worker(method, workers))
+        try:
+            for _ in range(count):
+                workers.append(Worker(method, workers))
+        except BaseException:
+            cls(workers).stop(at_once=True)
+            raise
         return cls(workers)
 
     def __len__(self) -> int:
@@ -77,13 +90,16 @@ class Crew:
 
     def stop(self, at_once: bool = False) -> None:
         """End the processes, once they have answered, or at once."""
+        until = time.monotonic() + (0.0 if at_once else STOP_S)
         for worker in self.workers:
-            worker.stop(at_once)
+            worker.dismiss(until)
+        for worker in self.workers:
+            worker.end(until)
 
     def _together(self, shares: Sequence[Sequence[Work]], threads: int) -> list[list[Answer | Diverged]]:
         """The answers to each share, of a worker each. What was begun is finished, whatever fails."""
         answers: list[list[Answer | Diverged]] = []
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
         begun: list[tuple[Worker, Sequence[Work]]] = []
         for worker, share in zip(self.workers, shares, strict=False):
             with _noting(errors):
@@ -102,9 +118,9 @@ def shared_out(works: Sequence[Work], most: int) -> list[list[int]]:
 
     Like sizes stay together: together they need little padding.
     """
-    count = max(1, min(most, len(works) // LEAST))
-    shares: list[list[int]] = [[] for _ in range(count)]
     total, before = sum(work.cost for work in works), 0
+    count = max(1, min(most, len(works), max(len(works) // LEAST, total // MUCH)))
+    shares: list[list[int]] = [[] for _ in range(count)]
     for place in sorted(range(len(works)), key=lambda place: works[place].shape):
         cost = works[place].cost
         shares[int(count * (before + cost / 2) / total)].append(place)
@@ -113,8 +129,8 @@ def shared_out(works: Sequence[Work], most: int) -> list[list[int]]:
 
 
 @contextmanager
-def _noting(errors: list[Exception]) -> Iterator[None]:
+def _noting(errors: list[BaseException]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         errors.append(error)

@@ -92,11 +92,13 @@ class Queue:
 
     Args:
         max_work: work (see `Work.cost`) that may wait; more is refused.
-        max_batch_work: padded work of one batch; a single larger task goes alone.
+        max_batch_work: padded work of one batch, for each process that has a part in it; a single larger
+            task goes alone.
+        processes: that share a batch out, a task to each at least.
     """
 
-    def __init__(self, max_work: int, max_batch_work: int) -> None:
-        self._max_work, self._max_batch_work = max_work, max_batch_work
+    def __init__(self, max_work: int, max_batch_work: int, processes: int = 1) -> None:
+        self._max_work, self._max_batch_work, self._processes = max_work, max_batch_work, processes
         self._lanes: dict[str, _Lane] = {}
         self._reached = 0.0  # by the lane that was served last, when it was its turn
         self._paces = Paces()
@@ -208,7 +210,7 @@ class Queue:
                     return None
                 self._changed.wait()
             lane = min(busy, key=lambda lane: (lane.served, lane.waiting[0].since))
-            batch = fitting(lane.waiting, self._max_batch_work)
+            batch = fitting(lane.waiting, self._max_batch_work, self._processes)
             for waiting in batch:
                 waiting.started = True
             lane.leave(batch)
@@ -259,11 +261,11 @@ def _too_late() -> RequestError:
     return RequestError("expired", "the deadline passed while the request waited")
 
 
-def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
+def fitting(waiting: Sequence[Waiting], most_work: int, processes: int = 1) -> list[Waiting]:
     """The first that waits, and of its group those most like it in shape, while little is padding.
 
     The longer one has waited, of the time that there is for it, the less its likeness counts. Together
-    their padded work stays within `most_work`; a single larger task goes alone.
+    their padded work stays within `most_work` for each process; a single larger task goes alone.
     """
     first = waiting[0]
     rows, now = 1 + sum(first.work.shape), time.monotonic()
@@ -283,7 +285,7 @@ def fitting(waiting: Sequence[Waiting], most_work: int) -> list[Waiting]:
         total = real + own_support + own_query
         if padded - total > MAX_WASTE * padded:
             continue
-        if padded * first.work.per_row > most_work:
+        if padded * first.work.per_row > most_work * min(processes, len(batch) + 1):
             break
         batch.append(each)
         (support, query), real = longest, total

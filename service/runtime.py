@@ -54,9 +54,8 @@ class Runtime:
         self.codec = Codec(settings, self.posteriors)
         self.decoders = Decoders()
         self.intake = Intake(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
-        self.queue = Queue(
-            settings.max_queue_work, settings.max_batch_work * (1 if crew is None else len(crew))
-        )
+        processes = 1 if crew is None else len(crew)
+        self.queue = Queue(settings.max_queue_work, settings.max_batch_work, processes)
         graphs = None
         if crew is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
             graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())

@@ -18,8 +18,8 @@ class Settings(BaseSettings):
         device: `auto` takes the GPU where there is one.
         engine: what computes, a thread of the service or processes of their own, which have the CPU alone;
             `auto` is processes where they can be, on Linux and without a GPU.
-        workers: processes that compute, each on a core, where processes do. 0: one for each core but one,
-            which HTTP has, and no more than 8.
+        workers: processes that compute, where processes do; each wants a core and warms every version up.
+            0: one for each core but one, which HTTP has, and no more than 8.
         graphs: record what a GPU computes, and launch it whole.
         threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
         max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     store: Path = SHIPPED
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "thread", "process"] = "auto"
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=256)
     graphs: bool = True
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     probe_port: int | None = Field(default=None, ge=0, le=65535)
     cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("workers")
+    @classmethod
+    def _of_processes(cls, workers: int, info: ValidationInfo) -> int:
+        if workers and (info.data.get("engine") == "thread" or info.data.get("device") == "cuda"):
+            raise ValueError("a thread computes: leave it out, or set BMAML_ENGINE=process, BMAML_DEVICE=cpu")
+        return workers
 
     @field_validator("engine")
     @classmethod

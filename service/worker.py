@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 import traceback
 import weakref
 from collections import deque
@@ -29,8 +30,6 @@ from service.memory import give_back
 from service.messages import Models
 from service.work import Answer, Work
 
-STOP_S = 5.0
-"""How long the process may take to end once nothing is asked of it any more."""
 PATIENCE_S = 1.0
 """How long something of no hurry waits for a batch to end."""
 CPU = torch.device("cpu")
@@ -133,13 +132,20 @@ class Worker:
         finally:
             self._speaking.release()
 
-    def stop(self, at_once: bool = False) -> None:
-        """End the process, once it has answered, or at once."""
+    def dismiss(self, until: float) -> None:
+        """Ask nothing more of the process, once it has answered; it ends by itself then.
+
+        Args:
+            until: how long to wait for that, in seconds of the monotonic clock.
+        """
         self._stopped = True
-        if not at_once and self._speaking.acquire(timeout=STOP_S):
+        if self._speaking.acquire(timeout=max(0.0, until - time.monotonic())):
             self._line.close()
             self._speaking.release()
-            self._process.join(STOP_S)
+
+    def end(self, until: float) -> None:
+        """Wait until then for the process to end, and no longer."""
+        self._process.join(max(0.0, until - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

@@ -37,11 +37,12 @@ class CollapsedPosterior(Posterior):
     """
 
     fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
+    own: ClassVar[frozenset[str]] = Posterior.own | {"owner"}
 
     particles: Particles
-    head: Float[Tensor, "task particle unit output"]
-    seen: Float[Tensor, "task particle unit rank"]
-    spent: Float[Tensor, "task particle unit rank"]
+    head: Float[Tensor, "#task particle unit output"]
+    seen: Float[Tensor, "#task particle unit rank"]
+    spent: Float[Tensor, "#task particle unit rank"]
     owner: Int[Tensor, "task hypothesis"] | None
     scales: Float[Tensor, "#task hypothesis"]
     noise_slopes: Float[Tensor, "#task particle unit"] | None

@@ -25,6 +25,9 @@ class Posterior:
     fill: ClassVar[Mapping[str, float]] = {"log_weights": -math.inf}
     """What a tensor is padded with where tasks differ in size; zero where it does not say."""
 
+    own: ClassVar[frozenset[str]] = frozenset({"log_weights"})
+    """Tensors that each task has for itself, whether they differ or not."""
+
     log_weights: Tensor
 
     def finite(self) -> Verdicts:
@@ -49,7 +52,7 @@ class Posterior:
         together = {}
         for name, tensor in first.tensors().items():
             every = [part.tensors()[name] for part in parts]
-            if name != "log_weights" and all(_same(tensor, other) for other in every):
+            if name not in cls.own and all(_same(tensor, other) for other in every):
                 continue
             sizes = [max(each) for each in zip(*(other.shape for other in every), strict=True)]
             fill = cls.fill.get(name, 0.0)

@@ -1,5 +1,6 @@
 """Several processes share a batch out: whoever answers, the answer is the same, and nothing is mixed up."""
 
+import asyncio
 import itertools
 import os
 import signal
@@ -11,13 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+import service.crew
 from bmaml.learners import Diverged
+from service.__main__ import main
 from service.cores import cores
-from service.crew import LEAST, Crew, shared_out
+from service.crew import LEAST, MUCH, Crew, shared_out
 from service.device import DeviceFailed
 from service.engine import compute
+from service.queue import Queue
+from service.settings import Settings
 from service.work import Sent
+from service.worker import Worker
 from tests.faults.conftest import BODY, serving
 from tests.published import publish
 from tests.service.test_worker import said, work
@@ -50,10 +57,10 @@ def test_every_task_goes_to_one_process_and_each_has_about_as_much_to_do(model, 
     shares = shared_out(works, most)
     assert sorted(itertools.chain(*shares)) == list(range(len(works)))
     assert all(shares)
-    assert len(shares) <= max(1, min(most, len(works) // LEAST))
     costs, largest = [work.cost for work in works], max(work.cost for work in works)
-    fair = sum(costs) / max(1, min(most, len(works) // LEAST))
-    assert max(sum(costs[place] for place in share) for share in shares) <= fair + largest
+    count = max(1, min(most, len(works), max(len(works) // LEAST, sum(costs) // MUCH)))
+    assert len(shares) <= count
+    assert max(sum(costs[place] for place in share) for share in shares) <= sum(costs) / count + largest
 
 
 @given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
@@ -76,6 +83,28 @@ def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(cre
 def test_few_tasks_stay_together(crew, works):
     few = works[: 2 * LEAST - 1]
     assert [answer.batched_tasks for answer in crew.answer(few, 1)] == [len(few)] * len(few)
+
+
+def test_few_large_tasks_go_to_a_process_each(model):
+    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    assert shared_out([work(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
+    assert shared_out([work(model, 0, 2 * rows)], 8) == [[0]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_a_batch_holds_as_much_for_each_process_that_has_a_part_in_it(model, processes):
+    async def batch_of(tasks, rows, most):
+        queue = Queue(1 << 40, most, processes)
+        for seed in range(tasks):
+            queue.add(work(model, 0, rows, seed))
+        return [waiting.work for waiting in queue.next_batch()]
+
+    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    works = asyncio.run(batch_of(40, rows, 4 * work(model, 0, rows).cost))
+    assert len(works) == 4 * processes
+    assert max(map(len, shared_out(works, processes))) == 4
+    works = asyncio.run(batch_of(4, 8 * rows, 8 * work(model, 0, rows).cost))
+    assert len(works) == min(4, processes)
 
 
 def test_a_posterior_from_one_process_is_known_to_the_others(crew, model):
@@ -131,6 +160,49 @@ def test_when_one_process_is_gone_the_crew_has_failed(works):
         crew.stop()
 
 
+def test_those_that_do_not_end_are_ended_together(monkeypatch):
+    monkeypatch.setattr(service.crew, "STOP_S", 0.01)
+    crew = Crew.of(3, "spawn")
+    crew.check()
+    for worker in crew.workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    crew.stop()
+    assert not any(worker._process.is_alive() for worker in crew.workers)
+
+
+def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
+    started = []
+
+    def start(method, others):
+        if len(others) == 2:
+            raise OSError(24, "Too many open files")
+        started.append(Worker(method, others))
+        return started[-1]
+
+    monkeypatch.setattr(service.crew, "Worker", start)
+    with pytest.raises(OSError, match="Too many"):
+        Crew.of(8, "spawn")
+    assert len(started) == 2
+    assert not any(worker._process.is_alive() for worker in started)
+
+
+def test_a_service_without_room_for_its_processes_says_so_and_ends(monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(service.crew, "Worker", fail)
+    monkeypatch.setenv("BMAML_DEVICE", "cpu")
+    monkeypatch.setenv("BMAML_WORKERS", "2")
+    assert main([]) == 1
+    assert "no room for the processes that compute" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("computing", [{"engine": "thread"}, {"device": "cuda"}])
+def test_processes_are_not_asked_for_where_a_thread_computes(computing):
+    with pytest.raises(ValidationError, match="a thread computes"):
+        Settings(workers=2, **computing)
+
+
 def test_every_process_answers_behind_http_and_ends_with_the_service(tmp_path):
     publish(tmp_path, "tiny")
     with serving(tmp_path, workers=3, device="cpu") as service:
@@ -167,12 +239,38 @@ def alive(pid):
         return False
 
 
-@pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])
-def test_a_container_has_as_many_cores_as_it_has_time_for(tmp_path, quota, most):
-    path = tmp_path / "cpu.max"
-    path.write_text(quota + "\n")
-    assert cores(path) == (most or len(os.sched_getaffinity(0)))
+UNBOUNDED = len(os.sched_getaffinity(0))
 
 
-def test_without_containers_all_cores_count_that_it_may_run_on(tmp_path):
-    assert cores(tmp_path / "none") == len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(
+    ("files", "membership", "most"),
+    [
+        ({}, "", UNBOUNDED),
+        ({"cpu.max": "100000 100000"}, "0::/", 1),
+        ({"cpu.max": "50000 100000"}, "0::/", 1),  # half of one is one
+        ({"cpu.max": "max 100000"}, "0::/", UNBOUNDED),
+        ({"cpu.max": "100000 0"}, "0::/", UNBOUNDED),
+        ({"system.slice/cpu.max": "100000 100000"}, "0::/system.slice/service", 1),  # its parent's bound
+        ({"elsewhere/cpu.max": "100000 100000"}, "0::/system.slice/service", UNBOUNDED),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, "3:cpuset:/\n1:cpu:/", 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "1:cpu:/", UNBOUNDED),
+        (
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "100000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            "2:cpu,cpuacct:/a",
+            1,
+        ),
+    ],
+)
+def test_a_container_has_as_many_cores_as_it_has_time_for(tmp_path, files, membership, most):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "self").write_text(membership + "\n" if membership else "")
+    assert cores(tmp_path, tmp_path / "self") == most
+
+
+def test_of_a_container_s_cores_only_whole_ones_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for quota, most in (("400000", 4), ("250000", 2), ("max", 64)):
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        assert cores(tmp_path, tmp_path / "none") == most

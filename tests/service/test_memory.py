@@ -57,7 +57,7 @@ def test_a_worker_gives_back_and_answers_on():
             assert not worker.give_back()
         worker.check()
     finally:
-        worker.stop()
+        Crew([worker]).stop()
 
 
 class Process:
@@ -129,7 +129,7 @@ def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
             pass
         runtime.stop()
     finally:
-        worker.stop()
+        Crew([worker]).stop()
     pids = {pid for pid, _ in looks}
     assert len(pids) == 2
     assert worker.pid in pids

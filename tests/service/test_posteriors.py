@@ -7,11 +7,13 @@ import pytest
 
 from service.adaptation import Adaptation, padded
 from service.answers import PosteriorCard, PosteriorResponse
+from service.fusion import answer_together
 from service.metrics import Metrics
 from service.posteriors import Posteriors
 from service.problems import RequestError
-from service.work import Kept, Sent, Work
+from service.work import ChooseAsk, Kept, PredictAsk, Sent, Work
 from tests.published import publish
+from tests.service.test_worker import work as task
 
 ROWS = {"x": [[-2.0], [0.5], [3.0]], "y": [8.0, 11.5, 9.0]}
 QUERY = {"x": [[0.0], [1.0], [9.0]]}
@@ -166,3 +168,26 @@ def test_what_was_asked_is_not_kept_with_what_was_adapted_to(served):
     assert entry.size > entry.work.sent.x.nbytes
     again = client.post("/adapt-predict", json=body | {"support": None, "posterior": name})
     assert again.json()["posterior"]["cache"] == "hit"
+
+
+@pytest.mark.parametrize("learner", ["collapsed", "bmaml", "maml"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone(tmp_path, learner, joint):
+    model = publish(tmp_path, learner=learner, particles=1 if learner == "maml" else 4)
+    (kept,) = answer_together([task(model, key="k")])
+    keys, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
+    choice = ChooseAsk("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
+    ask = choice if joint else PredictAsk((0.05, 0.95))
+    works = [task(model, seed=seed, ask=ask, key="k", known=kept.kept) for seed in range(3)]
+    together = answer_together(works)
+    assert [answer.batched_tasks for answer in together] == [3, 3, 3]
+    for answer, work in zip(together, works, strict=True):
+        (alone,) = answer_together([work])
+        if joint:
+            assert answer.result.indices == alone.result.indices
+            np.testing.assert_allclose(answer.result.gains, alone.result.gains, rtol=1e-4)
+        else:
+            for name in ("mean", "aleatoric", "epistemic"):
+                found, expected = (getattr(each.result.moments, name) for each in (answer, alone))
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
+            np.testing.assert_allclose(answer.result.quantiles, alone.result.quantiles, rtol=1e-4)

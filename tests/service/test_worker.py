@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import service.crew
 import service.worker
 from bmaml.learners import Diverged
+from service.crew import Crew
 from service.device import DeviceFailed
 from service.engine import compute
 from service.messages import Models
@@ -29,7 +31,7 @@ LEARNERS = ["collapsed", "bmaml", "llama", "maml", "conjugate"]
 def worker():
     worker = Worker("spawn")  # pytest has threads, and a fork only one of them
     yield worker
-    worker.stop()
+    Crew([worker]).stop()
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
@@ -193,7 +195,7 @@ def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypa
             worker.check()
     with pytest.raises(DeviceFailed):
         worker.check()
-    worker.stop()
+    Crew([worker]).stop()
 
 
 def test_a_message_that_a_signal_interrupts_comes_whole():
@@ -229,7 +231,7 @@ def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_
     stopped, killed = Worker("spawn"), Worker("spawn")
     stopped.check()
     killed.check()
-    stopped.stop()
+    Crew([stopped]).stop()
     assert not stopped.failed
     with pytest.raises(DeviceFailed, match="has ended"):
         stopped.check()
@@ -238,7 +240,7 @@ def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_
         killed.check()
     killed._process.join()
     assert killed.failed
-    killed.stop()
+    Crew([killed]).stop()
 
 
 def test_signals_for_the_whole_group_do_not_end_it(worker):
@@ -249,9 +251,9 @@ def test_signals_for_the_whole_group_do_not_end_it(worker):
 
 
 def test_one_that_does_not_end_by_itself_is_ended(monkeypatch):
-    monkeypatch.setattr(service.worker, "STOP_S", 0.01)
+    monkeypatch.setattr(service.crew, "STOP_S", 0.01)
     busy = Worker("spawn")
     busy.check()
     os.kill(busy.pid, signal.SIGSTOP)
-    busy.stop()
+    Crew([busy]).stop()
     assert not busy._process.is_alive()
