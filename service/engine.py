@@ -219,6 +219,7 @@ class Engine:
         if not isinstance(fault, BmamlError):
             self._check()
         if len(works) > 1:
+            self._metrics.retried.labels("error").inc()
             log.warning("a batch of %d failed (%s); trying one by one", len(works), type(fault).__name__)
             return [self._answers([work])[0] for work in works]
         if not isinstance(fault, BmamlError):
@@ -227,7 +228,7 @@ class Engine:
 
     def _in_halves(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """What did not fit into memory together, in two parts; a task that does not fit alone fails."""
-        self._metrics.out_of_memory.inc()
+        self._metrics.retried.labels("memory").inc()
         free_memory(works[0].model.device)
         log.warning("%d tasks do not fit into memory together", len(works))
         if len(works) == 1:

@@ -46,7 +46,7 @@ class Metrics:
         self.batch_tasks = Histogram("batch_tasks", "Tasks of a fused batch", buckets=TASKS, **own)
         self.rows = Counter("rows", "Rows the device has seen, padding included", ["kind"], **own)
         self.failed = Counter("failed_tasks", "Tasks that failed on the device", ["reason"], **own)
-        self.out_of_memory = Counter("out_of_memory", "Batches split because they did not fit", **own)
+        self.retried = Counter("retried_batches", "Batches that failed whole", ["reason"], **own)
         self.posteriors = Counter("posteriors", "What became of kept posteriors", ["event"], **own)
         self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)
         self.posterior_count = Gauge("posterior_count", "Kept posteriors", **own)
@@ -56,6 +56,8 @@ class Metrics:
             self.rows.labels(kind)
         for reason in ("diverged", "error"):
             self.failed.labels(reason)
+        for reason in ("memory", "error"):
+            self.retried.labels(reason)
         for outcome in ("loaded", "refused", "shelved", "dropped"):
             self.reloads.labels(outcome)
         for event in ("recorded", "launched", "dropped", "failed"):

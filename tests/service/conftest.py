@@ -43,8 +43,13 @@ def loaded(client: httpx.Client) -> bool:
 def serve(
     settings: Settings, ready: Callable[[httpx.Client], bool] = loaded, port: int = 0
 ) -> Iterator[Served]:
-    """The service on a port (0: a free one), ready, for as long as the generator is open."""
-    yield from listening(create_app(settings), settings, ready, port)
+    """The service on a port (0: a free one), ready, for as long as the generator is open.
+
+    No batch may have failed as a whole meanwhile: task by task, nobody would notice.
+    """
+    app = create_app(settings)
+    yield from listening(app, settings, ready, port)
+    assert app.state.runtime.metrics.retried.labels("error")._value.get() == 0
 
 
 def listening(

@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_split_and_only_what_never_fits_fails(tmp_p
     assert isinstance(refused, RequestError)
     assert (refused.kind, refused.status) == ("task-too-large", 413)
     assert len(sizes[0]) == 5  # all together at first
-    assert metrics.out_of_memory._value.get() == sum(sum(size) > 8 for size in sizes)
+    assert metrics.retried.labels("memory")._value.get() == sum(sum(size) > 8 for size in sizes)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,18 @@ def test_a_fault_that_is_not_the_device_s_ends_nothing(tmp_path, monkeypatch):
         return whole(works)
 
     monkeypatch.setattr(engine_module, "answer_together", answer_together)
-    engine, _ = engine_with()
-    engine.start()
-    bad, good = answers(engine, [work(model, 7), work(model)])
+    engine, metrics = engine_with()
+
+    async def story():
+        waiting = [asyncio.create_task(engine.submit(work(model, size))) for size in (7, 6)]
+        while engine.queue.tasks < 2:
+            await asyncio.sleep(0)
+        engine.start()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    bad, good = asyncio.run(story())
     engine.stop(30)
+    assert metrics.retried.labels("error")._value.get() == 1  # both together, and then each alone
     assert isinstance(bad, RuntimeError)
     assert isinstance(good, Answer)
     assert not engine.failed

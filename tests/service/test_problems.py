@@ -6,9 +6,10 @@ import json
 import httpx
 import pytest
 
+from service.app import create_app
 from service.settings import Settings
 from tests.published import publish
-from tests.service.conftest import serve
+from tests.service.conftest import listening, serve
 
 BODY = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}, "query": {"x": [[0.0]]}}
 TEXT = json.dumps(BODY)
@@ -173,7 +174,7 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     assert served.client.post("/adapt-predict", json=BODY).status_code == 200
 
 
-def test_a_task_that_fails_on_the_device_fails_alone(served, monkeypatch):
+def test_a_task_that_fails_on_the_device_fails_alone(store, monkeypatch):
     import service.engine as engine
 
     whole = engine.answer_together
@@ -185,14 +186,17 @@ def test_a_task_that_fails_on_the_device_fails_alone(served, monkeypatch):
 
     monkeypatch.setattr(engine, "answer_together", fragile)
 
-    async def together():
+    async def together(url):
         bad = BODY | {"query": {"x": [[0.0]] * 7}}
-        async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             return await asyncio.gather(
                 *(client.post("/adapt-predict", json=body) for body in [BODY, bad] * 8)
             )
 
-    assert [reply.status_code for reply in asyncio.run(together())] == [200, 500] * 8
+    settings = Settings(store=store, device="cpu")
+    for served in listening(create_app(settings), settings):
+        assert [reply.status_code for reply in asyncio.run(together(served.url))] == [200, 500] * 8
+        assert 'bmaml_failed_tasks_total{reason="error"} 8.0' in served.client.get("/metrics").text
 
 
 def test_a_store_without_a_good_version_is_alive_and_not_ready_until_there_is_one(tmp_path):

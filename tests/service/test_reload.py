@@ -193,8 +193,10 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     wait_for(lambda: loaded(served) == {2})
     weights = root / "tiny" / "1" / "particles.safetensors"
     stamp, content = weights.stat(), weights.read_bytes()
-    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other = root.parent / "other"  # at once: the watcher is to see neither half of it nor another time
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other.replace(weights)
     reply = ask(served.client, version=1)
     assert (reply.status_code, reply.json()["type"]) == (503, "urn:bmaml:problem:not-ready")
     assert str(root) not in reply.text
