@@ -7,8 +7,8 @@ and dropped, tensors as safetensors, requests that are wrong, metrics, and every
 model (`--publish-every 0`: none). Memory is looked at every five seconds, without the posteriors that callers
 keep; within a minute it falls, because what was freed is handed back. After the first five minutes the
 highest of every minute is to stay within two per cent of their median, the median of the last minute is to
-be at most two per cent above that of the second thousand requests, and nothing but what was asked for wrongly
-may be refused. Exit status 1 otherwise.
+be at most two per cent above that of the second thousand requests, nothing but what was asked for wrongly
+may be refused, and no batch may fail as a whole. Exit status 1 otherwise.
 """
 
 import argparse
@@ -160,8 +160,13 @@ def resident(pid: int) -> int:
 
 def kept(metrics: str) -> int:
     """Bytes of the posteriors that callers keep."""
-    line = next(line for line in metrics.splitlines() if line.startswith("bmaml_posterior_bytes "))
-    return int(float(line.split()[1]))
+    return int(number("bmaml_posterior_bytes", metrics))
+
+
+def number(name: str, metrics: str) -> float:
+    """A metric."""
+    line = next(line for line in metrics.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])
 
 
 def republish(store: Path, name: str) -> None:
@@ -182,8 +187,8 @@ async def soak(url: str, pid: int, store: Path, minutes: int, rate: float, every
     began = time.monotonic()
     ends = began + 60 * minutes
 
-    async def worker(number: int, client: httpx.AsyncClient) -> None:
-        traffic, rng = Traffic(client, number, statuses), np.random.default_rng(1000 + number)
+    async def worker(seed: int, client: httpx.AsyncClient) -> None:
+        traffic, rng = Traffic(client, seed, statuses), np.random.default_rng(1000 + seed)
         while time.monotonic() < ends:
             await asyncio.sleep(rng.exponential(WORKERS / rate))
             await traffic.one()
@@ -209,7 +214,8 @@ async def soak(url: str, pid: int, store: Path, minutes: int, rate: float, every
                 )
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        await asyncio.gather(watcher(), *(worker(number, client) for number in range(WORKERS)))
+        await asyncio.gather(watcher(), *(worker(each, client) for each in range(WORKERS)))
+        failed = number('bmaml_retried_batches_total{reason="error"}', (await client.get("/metrics")).text)
     own = [(size - held) / 2**20 for _, size, held in samples]
     minutes_of = [int(elapsed / 60) for elapsed, *_ in samples]
     by_minute = [
@@ -225,9 +231,10 @@ async def soak(url: str, pid: int, store: Path, minutes: int, rate: float, every
         f"{minutes} minutes, {sum(statuses.values())} requests: {dict(statuses)}; the highest of a minute is "
         f"{middle:.1f} MiB, {100 * down:+.2f} % to {100 * up:+.2f} %\n"
         f"after the first thousand requests: {min(early):.1f} to {max(early):.1f} MiB; in the last "
-        f"minute: {min(late):.1f} to {max(late):.1f} MiB; medians {100 * growth:+.2f} %"
+        f"minute: {min(late):.1f} to {max(late):.1f} MiB; medians {100 * growth:+.2f} %\n"
+        f"{failed:.0f} batches failed as a whole"
     )
-    return max(up, -down, growth) <= TOLERANCE and set(statuses) == {"as expected"}
+    return max(up, -down, growth) <= TOLERANCE and set(statuses) == {"as expected"} and not failed
 
 
 def main() -> int:
