@@ -148,17 +148,18 @@ class _Search:
         """One move of all that are left."""
         root = self.root
         standard = (root - self.means).mul_(self.narrow).clamp_(-FURTHEST, FURTHEST)
-        slope = torch.exp(-standard.square()).mul_(self.peaks).sum(0)
-        cdf = torch.erfc(standard.neg_()).mul_(self.half).sum(0)
+        slope = standard.square().neg_().exp_().mul_(self.peaks).sum(0)
+        cdf = standard.neg_().erfc_().mul_(self.half).sum(0)
         below = cdf < self.levels
         self.low, self.high = torch.where(below, root, self.low), torch.where(below, self.high, root)
         reached = torch.special.ndtri(cdf)
-        step = (self.wanted - reached).mul_(torch.exp(-0.5 * reached.square())).div_(slope)
+        step = (self.wanted - reached).mul_(reached.square().mul_(-0.5).exp_()).div_(slope)
         newton = root + step
         good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
-        halfway, reach = 0.5 * (self.low + self.high) - root, GALLOP * self.move
-        moved = torch.where(self.left, torch.where(good, newton, root + halfway.clamp(-reach, reach)), root)
-        self.move = (moved - root).abs()
+        near = root.sub(self.move, alpha=GALLOP), root.add(self.move, alpha=GALLOP)
+        halfway = torch.lerp(self.low, self.high, 0.5).clamp(*near)
+        moved = torch.where(self.left, torch.where(good, newton, halfway), root)
+        self.move = (moved - root).abs_()
         self.root = moved
         self.left = self.move > torch.where(good, self.newton_close, self.close)
 
