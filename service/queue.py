@@ -92,9 +92,8 @@ class Queue:
 
     Args:
         max_work: work (see `Work.cost`) that may wait; more is refused.
-        max_batch_work: padded work of one batch, for each process that has a part in it; a single larger
-            task goes alone.
-        processes: that share a batch out, a task to each at least.
+        max_batch_work: padded work of one batch, for each process; a larger task has one for itself.
+        processes: that share a batch out.
     """
 
     def __init__(self, max_work: int, max_batch_work: int, processes: int = 1) -> None:
@@ -265,7 +264,7 @@ def fitting(waiting: Sequence[Waiting], most_work: int, processes: int = 1) -> l
     """The first that waits, and of its group those most like it in shape, while little is padding.
 
     The longer one has waited, of the time that there is for it, the less its likeness counts. Together
-    their padded work stays within `most_work` for each process; a single larger task goes alone.
+    their padded work stays within `most_work` for each process; a larger task has a process for itself.
     """
     first = waiting[0]
     rows, now = 1 + sum(first.work.shape), time.monotonic()
@@ -285,7 +284,7 @@ def fitting(waiting: Sequence[Waiting], most_work: int, processes: int = 1) -> l
         total = real + own_support + own_query
         if padded - total > MAX_WASTE * padded:
             continue
-        if padded * first.work.per_row > most_work * min(processes, len(batch) + 1):
+        if len(batch) >= processes and padded * first.work.per_row > most_work * processes:
             break
         batch.append(each)
         (support, query), real = longest, total

@@ -92,7 +92,7 @@ def test_few_large_tasks_go_to_a_process_each(model):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
-def test_a_batch_holds_as_much_for_each_process_that_has_a_part_in_it(model, processes):
+def test_a_batch_holds_as_much_for_each_process_or_a_larger_task(model, processes):
     async def batch_of(tasks, rows, most):
         queue = Queue(1 << 40, most, processes)
         for seed in range(tasks):
@@ -103,8 +103,9 @@ def test_a_batch_holds_as_much_for_each_process_that_has_a_part_in_it(model, pro
     works = asyncio.run(batch_of(40, rows, 4 * work(model, 0, rows).cost))
     assert len(works) == 4 * processes
     assert max(map(len, shared_out(works, processes))) == 4
-    works = asyncio.run(batch_of(4, 8 * rows, 8 * work(model, 0, rows).cost))
-    assert len(works) == min(4, processes)
+    works = asyncio.run(batch_of(40, 8 * rows, 4 * work(model, 0, rows).cost))
+    assert len(works) == processes
+    assert [len(share) for share in shared_out(works, processes)] == [1] * processes
 
 
 def test_a_posterior_from_one_process_is_known_to_the_others(crew, model):
