@@ -159,7 +159,8 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
         noiseless.learn(place, covariance)
     used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
     used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
-    bare = predictive.factor is None
+    # A factor may be there for others' rows, and say nothing of these.
+    bare = predictive.factor is None or not bool(predictive.factor.any())
     particles = int((predictive.log_weights > -math.inf).sum(-1).max())
     return picker.batch(used, saturated_at, float(particles - 1) if bare else None)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.cores import cores
-from service.crew import Crew
+from service.crew import MUCH, Crew
 from service.device import device_for
 from service.keys import BadKeys
 from service.memory import keep_freed_memory, spare_the_imported
@@ -80,7 +80,10 @@ def _crew(settings: Settings) -> Crew | None:
         apart = able and device_for(settings.device).type == "cpu"
     else:
         apart = settings.engine == "process"
-    return Crew.of(settings.workers or min(MOST_WORKERS, max(1, cores() - 1))) if apart else None
+    if not apart:
+        return None
+    count = settings.workers or min(MOST_WORKERS, max(1, cores() - 1))
+    return Crew.of(count, much=min(MUCH, settings.max_batch_work))
 
 
 def _served(app: FastAPI, settings: Settings) -> int:

@@ -30,9 +30,11 @@ def _groups(groups: Path, membership: Path) -> Iterator[Path]:
 
     A container sees its own group at the root, and perhaps not where it is said to be.
     """
-    lines = membership.read_text().splitlines() if membership.exists() else []
-    for line in ["0::/", ":cpu:/", *lines]:
-        _, controllers, path = line.split(":", 2)
+    said = b""
+    with suppress(OSError):
+        said = membership.read_bytes()
+    for line in ["0::/", ":cpu:/", *os.fsdecode(said).split("\n")]:
+        _, controllers, path, *_ = *line.split(":", 2), "", ""
         if controllers and "cpu" not in controllers.split(","):
             continue
         for root in [groups / controllers, groups / "cpu"] if controllers else [groups]:

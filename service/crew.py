@@ -5,7 +5,7 @@ task that fails alone) does not depend on how many there are.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -18,6 +18,8 @@ LEAST = 4
 """Tasks of a share, at least: a process takes about as long for one as for two."""
 MUCH = 1 << 15
 """Or work of a share, in particles × rows × (steps + 1): what takes far longer than to hand it out."""
+HALVINGS = 8
+"""Of how long the longest share might be, to find out how short it can be: to a part in 256."""
 STOP_S = 5.0
 """How long the processes may take to end once nothing is asked of them any more."""
 
@@ -27,13 +29,14 @@ class Crew:
 
     Args:
         workers: one at least.
+        much: work that is worth a share of its own.
     """
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self.workers = tuple(workers)
+    def __init__(self, workers: Sequence[Worker], much: int = MUCH) -> None:
+        self.workers, self._much = tuple(workers), much
 
     @classmethod
-    def of(cls, count: int, method: str = "fork") -> Self:
+    def of(cls, count: int, method: str = "fork", much: int = MUCH) -> Self:
         """So many workers, started as `Worker` says.
 
         Raises:
@@ -46,7 +49,7 @@ class Crew:
         except BaseException:
             cls(workers).stop(at_once=True)
             raise
-        return cls(workers)
+        return cls(workers, much)
 
     def __len__(self) -> int:
         """How many they are."""
@@ -64,7 +67,7 @@ class Crew:
             DeviceFailed: a process has ended.
             Exception: whatever was raised in one.
         """
-        shares = shared_out(works, len(self.workers))
+        shares = shared_out(works, len(self.workers), self._much)
         each = [[works[place] for place in share] for share in shares]
         answers: dict[int, Answer | Diverged] = {}
         for share, some in zip(shares, self._together(each, max(1, threads // len(shares))), strict=True):
@@ -113,19 +116,50 @@ class Crew:
         return answers
 
 
-def shared_out(works: Sequence[Work], most: int) -> list[list[int]]:
-    """Places of works that go to one process each, about as much work to each.
+def shared_out(works: Sequence[Work], most: int, much: int = MUCH) -> list[list[int]]:
+    """Places of works that go to one process each, so that the longest share is short.
 
-    Like sizes stay together: together they need little padding.
+    Tasks of like size stay together, and what counts is their work with the padding that they need.
+
+    Args:
+        most: shares.
+        much: work that is worth a share of its own, where there are few tasks.
     """
-    total, before = sum(work.cost for work in works), 0
-    count = max(1, min(most, len(works), max(len(works) // LEAST, total // MUCH)))
-    shares: list[list[int]] = [[] for _ in range(count)]
-    for place in sorted(range(len(works)), key=lambda place: works[place].shape):
-        cost = works[place].cost
-        shares[int(count * (before + cost / 2) / total)].append(place)
-        before += cost
-    return [share for share in shares if share]
+    order = sorted(range(len(works)), key=lambda place: (sum(works[place].shape), works[place].shape))
+    total = sum(work.cost for work in works)
+    count = max(1, min(most, len(works), max(len(works) // LEAST, total // much)))
+    if count == len(works):
+        return [[place] for place in order]
+    shares, low, high = [order], 0.0, float(_padded(works[place].shape for place in order))
+    for _ in range(HALVINGS if count > 1 else 0):
+        middle = (low + high) / 2
+        found = _filled(works, order, middle)
+        if len(found) <= count:
+            shares, high = found, middle
+        else:
+            low = middle
+    return shares
+
+
+def _filled(works: Sequence[Work], order: Sequence[int], most: float) -> list[list[int]]:
+    """In order, each share as long as it holds no more rows than that, or one task."""
+    shares: list[list[int]] = []
+    support = query = 0
+    for place in order:
+        own_support, own_query = works[place].shape
+        support, query = max(support, own_support), max(query, own_query)
+        if shares and (len(shares[-1]) + 1) * (support + query) <= most:
+            shares[-1].append(place)
+        else:
+            shares.append([place])
+            support, query = own_support, own_query
+    return shares
+
+
+def _padded(shapes: Iterable[tuple[int, int]]) -> int:
+    """Rows of tasks side by side."""
+    every = list(shapes)
+    return len(every) * (max(support for support, _ in every) + max(query for _, query in every))
 
 
 @contextmanager

@@ -228,12 +228,12 @@ class Engine:
 
     def _in_halves(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """What did not fit into memory together, in two parts; a task that does not fit alone fails."""
-        self._metrics.retried.labels("memory").inc()
         free_memory(works[0].model.device)
         log.warning("%d tasks do not fit into memory together", len(works))
         if len(works) == 1:
             detail = "the task does not fit into the device's memory: ask for fewer rows at a time"
             return [RequestError("task-too-large", detail)]
+        self._metrics.retried.labels("memory").inc()
         middle = len(works) // 2
         return [*self._answers(works[:middle]), *self._answers(works[middle:])]
 

@@ -18,7 +18,7 @@ import service.crew
 from bmaml.learners import Diverged
 from service.__main__ import main
 from service.cores import cores
-from service.crew import LEAST, MUCH, Crew, shared_out
+from service.crew import HALVINGS, LEAST, MUCH, Crew, shared_out
 from service.device import DeviceFailed
 from service.engine import compute
 from service.queue import Queue
@@ -51,24 +51,46 @@ def works(model):
     return [work(model, int(rng.integers(9)), int(rng.integers(1, 9)), seed) for seed in range(13)]
 
 
+def padded(works):
+    """Work of tasks side by side."""
+    support, query = map(max, zip(*(each.shape for each in works), strict=True))
+    return len(works) * (support + query) * works[0].per_row
+
+
+def best(works, order, count):
+    """How short the longest of so many shares can be, each of neighbours in this order, by trying all."""
+    if count == 1:
+        return padded([works[place] for place in order])
+    cuts = range(1, len(order))
+    return min(
+        max(
+            padded([works[place] for place in order[a:b]])
+            for a, b in itertools.pairwise((0, *at, len(order)))
+        )
+        for some in range(count)
+        for at in itertools.combinations(cuts, some)
+    )
+
+
 @given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
-def test_every_task_goes_to_one_process_and_each_has_about_as_much_to_do(model, sizes, most):
+def test_every_task_goes_to_one_process_beside_others_of_like_size(model, sizes, most):
     works = [work(model, *size) for size in sizes]
     shares = shared_out(works, most)
-    assert sorted(itertools.chain(*shares)) == list(range(len(works)))
+    order = list(itertools.chain(*shares))
+    assert sorted(order) == list(range(len(works)))
     assert all(shares)
-    costs, largest = [work.cost for work in works], max(work.cost for work in works)
-    count = max(1, min(most, len(works), max(len(works) // LEAST, sum(costs) // MUCH)))
-    assert len(shares) <= count
-    assert max(sum(costs[place] for place in share) for share in shares) <= sum(costs) / count + largest
+    assert len(shares) <= min(most, len(works))
+    rows = [sum(works[place].shape) for place in order]
+    assert rows == sorted(rows)
 
 
-@given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
-def test_a_share_holds_tasks_of_like_size(model, sizes, most):
+@given(st.lists(SIZES, min_size=1, max_size=9), st.integers(1, 4))
+def test_the_longest_share_is_as_short_as_it_can_be_with_its_padding(model, sizes, most):
     works = [work(model, *size) for size in sizes]
-    shapes = [[works[place].shape for place in share] for share in shared_out(works, most)]
-    for before, after in itertools.pairwise(shapes):
-        assert max(before) <= min(after)
+    shares = shared_out(works, most, much=1)  # any task is worth a share
+    longest = max(padded([works[place] for place in share]) for share in shares)
+    order, count = list(itertools.chain(*shares)), min(most, len(works))
+    assert longest <= best(works, order, count) + padded(works) / 2**HALVINGS
 
 
 def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(crew, works):
@@ -89,6 +111,9 @@ def test_few_large_tasks_go_to_a_process_each(model):
     rows = MUCH // model.work_per_row(model.learner.steps) + 1
     assert shared_out([work(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
     assert shared_out([work(model, 0, 2 * rows)], 8) == [[0]]
+    sizes = [10, *[100 * rows] * 7]  # a small one beside them leaves none of the processes idle
+    assert len(shared_out([work(model, 5, size) for size in sizes], 8)) == 8
+    assert len(shared_out([work(model, 0, 9), work(model, 0, 9)], 8, much=30)) == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
@@ -248,6 +273,7 @@ UNBOUNDED = len(os.sched_getaffinity(0))
     [
         ({}, "", UNBOUNDED),
         ({"cpu.max": "100000 100000"}, "0::/", 1),
+        ({"cpu.max": "100000 100000"}, "\n\u2028:\x0c\n0::/caf\udce9", 1),  # whatever it says
         ({"cpu.max": "50000 100000"}, "0::/", 1),  # half of one is one
         ({"cpu.max": "max 100000"}, "0::/", UNBOUNDED),
         ({"cpu.max": "100000 0"}, "0::/", UNBOUNDED),
@@ -266,7 +292,7 @@ def test_a_container_has_as_many_cores_as_it_has_time_for(tmp_path, files, membe
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    (tmp_path / "self").write_text(membership + "\n" if membership else "")
+    (tmp_path / "self").write_bytes(os.fsencode(membership + "\n" if membership else ""))
     assert cores(tmp_path, tmp_path / "self") == most
 
 

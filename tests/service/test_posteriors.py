@@ -191,3 +191,14 @@ def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone
                 found, expected = (getattr(each.result.moments, name) for each in (answer, alone))
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
             np.testing.assert_allclose(answer.result.quantiles, alone.result.quantiles, rtol=1e-4)
+
+
+def test_how_many_picks_can_tell_something_does_not_depend_on_a_stranger_s_rows(tmp_path):
+    model = publish(tmp_path, learner="bmaml", particles=4)
+    keys, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
+    ask = ChooseAsk("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
+    own, other = task(model, seed=1, ask=ask), task(model, seed=2, ask=ask)
+    far = replace(other, query_x=other.query_x + 30)  # where the answer returns to the prior
+    (alone,), (together, _) = answer_together([own]), answer_together([own, far])
+    assert alone.result.ceiling == together.result.ceiling == 3
+    assert alone.result.indices == together.result.indices
