@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bmaml.tails import FURTHEST
 
+UNITS = 4.0
+"""Or so many units of the root's own rounding."""
 GALLOP = 4.0
 """A move that bisects is at most so many of the last one: the ends may be far, and the root is near."""
 BLOCK = 1 << 18
@@ -105,8 +107,7 @@ class _Search:
         low, high = each.amin(0), each.amax(0)
         root = (weights * each).sum(0).clamp(low, high)
         typical = (weights * scales).sum(0) * math.sqrt(rounding)
-        least = 4 * rounding * torch.maximum(low.abs(), high.abs())
-        narrow, half, close = math.sqrt(0.5) / scales, 0.5 * weights, BISECTION * typical + least
+        narrow, half, close = math.sqrt(0.5) / scales, 0.5 * weights, BISECTION * typical
         return cls(
             means=means,
             narrow=narrow,
@@ -119,8 +120,8 @@ class _Search:
             root=root,
             move=high - low,
             close=close,
-            newton_close=NEWTON * typical + least,
-            left=high - low > close,
+            newton_close=NEWTON * typical,
+            left=high - low > close + UNITS * rounding * root.abs(),
             place=torch.arange(len(root), device=root.device),
             result=root.clone(),
         )
@@ -156,12 +157,13 @@ class _Search:
         step = (self.wanted - reached).mul_(reached.square().mul_(-0.5).exp_()).div_(slope)
         newton = root + step
         good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
-        near = root.sub(self.move, alpha=GALLOP), root.add(self.move, alpha=GALLOP)
-        halfway = torch.lerp(self.low, self.high, 0.5).clamp(*near)
+        within = root.sub(self.move, alpha=GALLOP), root.add(self.move, alpha=GALLOP)
+        halfway = torch.lerp(self.low, self.high, 0.5).clamp(*within)
         moved = torch.where(self.left, torch.where(good, newton, halfway), root)
         self.move = (moved - root).abs_()
         self.root = moved
-        self.left = self.move > torch.where(good, self.newton_close, self.close)
+        near = torch.where(good, self.newton_close, self.close)
+        self.left = self.move > near.add_(moved.abs(), alpha=UNITS * torch.finfo(moved.dtype).eps)
 
     def note(self) -> None:
         """Where the roots are now."""

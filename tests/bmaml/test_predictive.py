@@ -73,6 +73,19 @@ def test_what_is_far_and_hardly_weighs_anything_does_not_slow_the_search_down(fa
         torch.testing.assert_close(belief.cdf(found[:, index, None, None])[..., 0], levels[:, index, None])
 
 
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_what_is_far_and_hardly_weighs_anything_costs_no_precision(far):
+    belief = Predictive(
+        means=torch.tensor([0.0, 1.0, far], dtype=torch.float32)[None, :, None, None],
+        noise=torch.full((1, 1, 1, 1), 0.01, dtype=torch.float32),
+        within=torch.zeros(1, 3, 1, 1, dtype=torch.float32),
+        log_weights=torch.tensor([[0.5, 0.5 - 1e-7, 1e-7]], dtype=torch.float32).log(),
+    )
+    near = Predictive(belief.means[:, :2], belief.noise, belief.within[:, :2], belief.log_weights[:, :2])
+    levels = torch.tensor([[0.05, 0.3, 0.6, 0.7, 0.95]])
+    torch.testing.assert_close(belief.quantiles(levels), near.quantiles(levels), atol=1e-5, rtol=1e-5)
+
+
 def test_quantiles_of_one_particle_are_the_normal_s():
     belief = mixture(particles=1)
     found = belief.quantiles(torch.tensor([[0.05, 0.975]]))
