@@ -10,7 +10,7 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
 KEPT_BYTES = 1 << 29
-SLACK_BYTES = 1 << 22
+SLACK_BYTES = 1 << 23
 """Freed memory that a process may hold for longer than EVERY_S. To return 40 MiB takes 2 ms."""
 EVERY_S = 60.0
 THRESHOLDS = 10_000, 10, 10
