@@ -1,14 +1,18 @@
 """What the serving benchmark holds the service against, each on a port of its own.
 
-    python benchmarks/servers.py echo|loop|litserve PORT
+    python benchmarks/servers.py echo|hollow|loop|litserve PORT
 
 *echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, and no
-tensor in between. *loop* is a straightforward FastAPI handler that goes through tasks and particles one
-by one in eager PyTorch. *litserve* is the same model behind LitServe (`with_litserve.py`).
+tensor in between. *hollow* is the service, but whoever computes says again what it said to the first
+task of the same shape: what is left is HTTP, queue and hand-over. *loop* is a straightforward FastAPI
+handler that goes through tasks and particles one by one in eager PyTorch. *litserve* is the same model
+behind LitServe (`with_litserve.py`).
 """
 
 import math
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +21,20 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from torch import Tensor
 
+import service.__main__
+import service.worker
 from bmaml.densities import weights_of
+from bmaml.learners import Diverged
 from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
 from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
 from service import bodies
 from service.boundary import Boundary
+from service.engine import compute
 from service.runtime import Runtime
 from service.schemas import AdaptPredictRequest
 from service.settings import Settings
+from service.work import Answer, Work
 
 LEVEL = 0.9
 
@@ -139,10 +148,28 @@ def loop() -> FastAPI:
     return app
 
 
+def hollow(port: int) -> int:
+    """The service on this port, which computes hardly anything."""
+    said: dict[tuple[str, tuple[int, int]], Answer | Diverged] = {}
+
+    def repeated(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+        for work in works:
+            if (work.model.sha256, work.shape) not in said:
+                (said[work.model.sha256, work.shape],) = compute([work], threads)
+        return [said[work.model.sha256, work.shape] for work in works]
+
+    service.worker.compute = repeated  # type: ignore[assignment]
+    os.environ |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
+    os.environ |= {"BMAML_DEVICE": "cpu", "BMAML_ENGINE": "process"}
+    return service.__main__.main([])
+
+
 def main() -> None:
     """Serve until stopped."""
     kind, port = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
+    if kind == "hollow":
+        sys.exit(hollow(port))
     if kind == "litserve":
         from with_litserve import serve
 
