@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from problems import read
 from torch import Tensor
 
-from bmaml.acquisition import ACQUISITIONS, Pool
+from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
+from bmaml.acquisition.scores import ACQUISITIONS, Pool
 from bmaml.categorical import Categorical
-from bmaml.class_acquisition import CLASS_ACQUISITIONS, ClassPool
 from bmaml.learners import Belief
 from bmaml.predictive import Predictive
 from bmaml.task import Examples

@@ -30,7 +30,7 @@ from bmaml.densities import log_joint, noise_variance, weights_of
 from bmaml.learners import BFA, Collapsed, Learner
 from bmaml.networks import MLP
 from bmaml.task import Examples
-from service.memory import keep_freed_memory
+from service.ops.memory import keep_freed_memory
 
 NETWORK = MLP(1, (40, 40, 40), 1, "relu")
 BASE = {"tasks": 16, "support": 10, "query": 50, "particles": 10, "steps": 5}

@@ -21,9 +21,9 @@ import torch
 from timing import timed
 
 from model_store import SHIPPED, Model, Store
-from service.fusion import answer_together
-from service.memory import keep_freed_memory
-from service.work import ChooseAsk, Work
+from service.compute.batch import answer_together
+from service.job import ChooseAsk, Work
+from service.ops.memory import keep_freed_memory
 
 BATCH, TARGETS, WAYS = 5, 20, 5
 NUMBERS = (

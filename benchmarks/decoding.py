@@ -18,9 +18,9 @@ from timing import timed
 from bmaml.learners import Collapsed, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
-from service import bodies
+from service.codec import bodies
 from service.runtime import Runtime
-from service.schemas import AdaptPredictRequest
+from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
 
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from service.errors import RequestError
 from service.keys import Keys
-from service.problems import RequestError
 
 CALLERS = 100
 

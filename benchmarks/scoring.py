@@ -14,7 +14,7 @@ from torch import Tensor
 from bmaml.learners import Learner
 from bmaml.task import Examples, TaskBatch
 from model_store import Model
-from service.adaptation import NEGLIGIBLE
+from service.compute.adaptation import NEGLIGIBLE
 from training.evaluate import TASKS_AT_ONCE, scored, summarised
 
 LEVELS = [step / 20 for step in range(1, 20)]

@@ -22,19 +22,19 @@ from fastapi import FastAPI, Request, Response
 from torch import Tensor
 
 import service.__main__
-import service.worker
+import service.engine.worker
 from bmaml.densities import weights_of
 from bmaml.learners import Diverged
 from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
 from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
-from service import bodies
-from service.boundary import Boundary
-from service.engine import compute
+from service.codec import bodies
+from service.compute.batch import compute
+from service.http.middleware import Boundary
+from service.job import Answer, Work
 from service.runtime import Runtime
-from service.schemas import AdaptPredictRequest
+from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
-from service.work import Answer, Work
 
 LEVEL = 0.9
 

@@ -11,14 +11,14 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service.app import create_app
-from service.cores import cores
-from service.crew import MUCH, Crew
-from service.device import device_for
+from service.compute.device import device_for
+from service.engine.worker_pool import MUCH, Crew
+from service.http.server import serve
 from service.keys import BadKeys
-from service.memory import keep_freed_memory, spare_the_imported
-from service.server import serve
+from service.ops.cpus import cores
+from service.ops.memory import keep_freed_memory, spare_the_imported
+from service.ops.tracing import TracingUnavailable
 from service.settings import Settings
-from service.tracing import TracingUnavailable
 
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the event loop and the engine share it."""

@@ -10,18 +10,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from bmaml import __version__
-from service import health, page, problems
-from service.admission import Admission
-from service.boundary import Boundary
-from service.crew import Crew
-from service.gate import Gate
-from service.gauges import Gauges
-from service.openapi import describe
-from service.problems import RequestError
-from service.routes import asked, router
+from service.engine.worker_pool import Crew
+from service.errors import RequestError
+from service.http import health, pages, problems
+from service.http.health import Gauges
+from service.http.middleware import Admission, Boundary, Gate
+from service.http.openapi import describe
+from service.http.routes import router
 from service.runtime import Runtime
 from service.settings import Settings
-from service.shortcut import Shortcut
 
 EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
 """Headers that pages of other hosts may read."""
@@ -74,13 +71,11 @@ def create_app(settings: Settings | None = None, crew: Crew | None = None) -> Fa
     )
     app.state.runtime = runtime
     runtime.metrics.registry.register(Gauges(runtime))
-    app.include_router(asked)
     app.include_router(router)
-    page.install(app)
+    pages.install(app)
     if settings.probe_port is None:
         app.include_router(health.router)
     # The last that is added is the first that is asked.
-    app.add_middleware(Shortcut)
     app.add_middleware(Admission, runtime=runtime)
     app.add_middleware(Gate, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:

@@ -11,26 +11,26 @@ from functools import partial
 import torch
 
 from bmaml.errors import BmamlError
-from service.catalogue import Catalogue
-from service.codec import Codec
-from service.cores import cores
-from service.crew import Crew
-from service.decoders import Decoders
-from service.device import DeviceFailed, check, device_for
-from service.engine import Engine, compute
-from service.fusion import answer_together
-from service.graphs import Graphs
-from service.intake import Intake
+from service.codec.bodies import Intake
+from service.codec.decode import Codec
+from service.codec.images import Decoders
+from service.compute.batch import answer_together, compute
+from service.compute.cuda_graphs import Graphs
+from service.compute.device import DeviceFailed, check, device_for
+from service.engine.engine import Engine
+from service.engine.posterior_cache import Posteriors
+from service.engine.queue import Queue
+from service.engine.worker_pool import Crew
+from service.errors import RequestError
+from service.job import Work
 from service.keys import BadKeys, RateLimit, read_keys
-from service.memory import Slack, give_back
-from service.metrics import Metrics
-from service.posteriors import Posteriors
-from service.problems import RequestError
-from service.queue import Queue
+from service.ops.cpus import cores
+from service.ops.memory import Slack, give_back
+from service.ops.metrics import Metrics
+from service.ops.tracing import tracing
+from service.registry.catalogue import Catalogue
+from service.registry.registry import Versions
 from service.settings import Settings
-from service.tracing import tracing
-from service.versions import Versions
-from service.work import Work
 
 log = logging.getLogger("service.runtime")
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from bmaml import acquisition
-from bmaml.acquisition import ACQUISITIONS, NeedsTarget, Pool
-from bmaml.batch import STRATEGIES, Candidates
+from bmaml.acquisition import scores as acquisition_scores
+from bmaml.acquisition.batches import STRATEGIES, Candidates
+from bmaml.acquisition.scores import ACQUISITIONS, NeedsTarget, Pool
 from bmaml.predictive import Predictive
 
 
@@ -69,7 +69,7 @@ def test_epig_of_many_rows_is_that_of_a_few_at_a_time(monkeypatch, cells):
     about = belief(rank=3)
     here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
     whole = ACQUISITIONS["epig"].score(pool(here, there))
-    monkeypatch.setattr(acquisition, "CELLS", cells)
+    monkeypatch.setattr(acquisition_scores, "CELLS", cells)
     torch.testing.assert_close(ACQUISITIONS["epig"].score(pool(here, there)), whole)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bmaml import class_batch
-from bmaml.batch import Candidates
+from bmaml.acquisition.batches import Candidates
+from bmaml.acquisition.class_batches import CLASS_STRATEGIES, MOST_OUTCOMES
+from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool, ceiling
 from bmaml.categorical import Categorical, classes_of, normalised
-from bmaml.class_acquisition import CLASS_ACQUISITIONS, ClassPool, ceiling
-from bmaml.class_batch import CLASS_STRATEGIES, MOST_OUTCOMES
 from tests.closed_form import generator
 
 

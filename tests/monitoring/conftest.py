@@ -43,7 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     publish(store, "bad")
     (store / "bad" / "1" / "particles.safetensors").write_bytes(b"half of it")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.gauges.memory", lambda device: {"allocated": 1, "total": 2})
+        patch.setattr("service.http.health.memory", lambda device: {"allocated": 1, "total": 2})
         for served in serve(Settings(store=store, device="cpu")):
             served.app.state.runtime.metrics.watch_workers([os.getpid()])
             served.client.post("/adapt-predict", json=BODY).raise_for_status()

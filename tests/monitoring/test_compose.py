@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.health import create_probe_app
+from service.http.health import create_probe_app
 from service.settings import Settings
 from tests.monitoring.conftest import ROOT
 from tests.published import publish

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.queries import panels
-from service.problems import KINDS
+from service.errors import KINDS
 from service.settings import Settings
 from tests.monitoring.conftest import ROOT, Exported, alerts
 

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.server import config_of
+from service.http.server import config_of
 from service.settings import Settings
 from tests.published import SIZE, X, Y, Z, publish
 

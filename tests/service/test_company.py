@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmaml.learners import Diverged
-from service import fusion
-from service.engine import Engine
-from service.fusion import answer_together
-from service.metrics import Metrics
-from service.posteriors import Posteriors
-from service.queue import Queue
-from service.work import ChooseAsk, PredictAsk, Sent, Work
+from service.compute import batch, regression
+from service.compute.batch import answer_together
+from service.engine.engine import Engine
+from service.engine.posterior_cache import Posteriors
+from service.engine.queue import Queue
+from service.job import ChooseAsk, PredictAsk, Sent, Work
+from service.ops.metrics import Metrics
 from tests.published import SIZE, X, Y, Z, publish
 
 LEVELS = (0.3, 0.05, 0.95)
@@ -101,10 +101,10 @@ def same(found, expected):
 @given(
     mix=st.lists(plans(), min_size=1, max_size=12),
     budget=st.sampled_from([1, 500, 10**6]),
-    part=st.sampled_from([1, 3000, fusion.NUMBERS]),
+    part=st.sampled_from([1, 3000, batch.NUMBERS]),
 )
 def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget, part):
-    with mock.patch.object(fusion, "NUMBERS", part):
+    with mock.patch.object(batch, "NUMBERS", part):
         _all_as_if_alone(models, mix, budget)
 
 
@@ -142,23 +142,25 @@ class Counted:
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 640), min_size=1, max_size=64), st.integers(1, 300))
 def test_tasks_are_predicted_together_where_padding_costs_less_than_a_part(counts, rows):
-    parts = list(fusion._alike(Counted(counts), rows))
+    parts = list(regression._alike(Counted(counts), rows))
     assert sorted(task for part in parts for task in part) == list(range(len(counts)))
     sizes = [[counts[task] for task in part] for part in parts]
     for size in sizes:
-        assert sum(max(size) - count for count in size) * rows <= fusion.WASTE
-        assert len(size) == 1 or len(size) * max(size) * rows <= fusion.CELLS
+        assert sum(max(size) - count for count in size) * rows <= regression.WASTE
+        assert len(size) == 1 or len(size) * max(size) * rows <= regression.CELLS
     for size, following in itertools.pairwise(sizes):  # nor could the next have come along
         more = [*size, min(following)]
         padding = sum(max(more) - count for count in more) * rows
         assert max(size) <= min(following)
-        assert padding > fusion.WASTE or len(more) * max(more) * rows > fusion.CELLS
+        assert padding > regression.WASTE or len(more) * max(more) * rows > regression.CELLS
 
 
 def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatch):
     seen = []
-    whole = fusion._alike
-    monkeypatch.setattr(fusion, "_alike", lambda posterior, rows: seen.append(rows) or whole(posterior, rows))
+    whole = regression._alike
+    monkeypatch.setattr(
+        regression, "_alike", lambda posterior, rows: seen.append(rows) or whole(posterior, rows)
+    )
     work = work_of(models, (0, 30, 7, "predict", None, False, 1))
     answer_together([work])
     (known,) = answer_together([replace(work, key="a")])

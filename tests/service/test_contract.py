@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.answers import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
+from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 from service.settings import Settings
 
 

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from service.problems import KINDS, MAX_REPLY, FieldError, RequestError, document
+from service.errors import KINDS, FieldError, RequestError
+from service.http.problems import MAX_REPLY, document
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 CODE = Path(__file__).parents[2] / "service"
@@ -15,7 +16,7 @@ def test_the_page_lists_every_kind_with_its_status_and_meaning():
 
 
 def test_every_kind_is_raised_somewhere_and_no_other():
-    code = "\n".join(file.read_text() for file in CODE.glob("*.py"))
+    code = "\n".join(file.read_text() for file in CODE.rglob("*.py"))
     raised = set(re.findall(r'RequestError\(\s*"([a-z-]+)"', code)) | {
         "no-such-route",
         "method-not-allowed",

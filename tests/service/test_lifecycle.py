@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-import service.engine as engine_module
-from service import device as device_module
+import service.compute.batch as batch_module
 from service.app import create_app
-from service.device import DeviceFailed
-from service.engine import Engine
-from service.health import create_probe_app
-from service.metrics import Metrics
-from service.posteriors import Posteriors
-from service.problems import RequestError
-from service.queue import Queue
-from service.server import Server, config_of
+from service.compute import device as device_module
+from service.compute.device import DeviceFailed
+from service.engine.engine import Engine
+from service.engine.posterior_cache import Posteriors
+from service.engine.queue import Queue
+from service.errors import RequestError
+from service.http.health import create_probe_app
+from service.http.server import Server, config_of
+from service.job import Answer, PredictAsk, Work
+from service.ops.metrics import Metrics
 from service.settings import Settings
-from service.work import Answer, PredictAsk, Work
 from tests.published import publish
 from tests.service.conftest import serve
 
@@ -49,7 +49,7 @@ def engine_with(check=lambda: None):
 
 def limited(most_rows, sizes):
     """The device with room for so many rows of a batch."""
-    whole = engine_module.answer_together
+    whole = batch_module.answer_together
 
     def answer_together(works):
         sizes.append([len(each.query_x) for each in works])
@@ -62,8 +62,8 @@ def limited(most_rows, sizes):
 
 def test_a_batch_that_does_not_fit_is_split_and_only_what_never_fits_fails(tmp_path, monkeypatch):
     model, sizes = publish(tmp_path), []
-    monkeypatch.setattr(engine_module, "answer_together", limited(8, sizes))
-    monkeypatch.setattr("service.queue.MAX_WASTE", 1.0)
+    monkeypatch.setattr(batch_module, "answer_together", limited(8, sizes))
+    monkeypatch.setattr("service.engine.queue.MAX_WASTE", 1.0)
     engine, metrics = engine_with()
     rows = [3, 4, 9, 2, 5]
     asked = threading.Thread(target=engine.start)
@@ -103,7 +103,7 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
         if broken.is_set():
             raise DeviceFailed("an illegal memory access was encountered")
 
-    whole = engine_module.answer_together
+    whole = batch_module.answer_together
 
     def answer_together(works):
         if any(len(each.query_x) == 7 for each in works):
@@ -112,7 +112,7 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return whole(works)
 
-    monkeypatch.setattr(engine_module, "answer_together", answer_together)
+    monkeypatch.setattr(batch_module, "answer_together", answer_together)
     engine, _ = engine_with(check)
     engine.start()
     assert all(isinstance(each, Answer) for each in answers(engine, [work(model)] * 3))
@@ -126,14 +126,14 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
 
 
 def test_a_fault_that_is_not_the_device_s_ends_nothing(tmp_path, monkeypatch):
-    model, whole = publish(tmp_path), engine_module.answer_together
+    model, whole = publish(tmp_path), batch_module.answer_together
 
     def answer_together(works):
         if any(len(each.query_x) == 7 for each in works):
             raise RuntimeError("a bug")
         return whole(works)
 
-    monkeypatch.setattr(engine_module, "answer_together", answer_together)
+    monkeypatch.setattr(batch_module, "answer_together", answer_together)
     engine, metrics = engine_with()
 
     async def story():

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from model_store.images import ImageInput
-from service.bodies import BINARY, JSON, encoded, parsed
-from service.budget import Budget
-from service.schemas import AdaptPredictRequest
+from service.codec.bodies import BINARY, JSON, encoded, parsed
+from service.codec.budget import Budget
+from service.codec.inputs import labels_of, pictures_of, rows_of
+from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
-from service.tensors import labels_of, pictures_of, rows_of
 from tests.scale import EXPLORE, SCALE
 
 LOCAL = settings(max_examples=40 * SCALE, deadline=None, derandomize=not EXPLORE, database=None)

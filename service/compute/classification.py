@@ -1,0 +1,85 @@
+"""Many classification tasks of one model together: embedded once, adapted, predicted, taken apart."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmaml.categorical import Categorical
+from bmaml.learners import Diverged
+from bmaml.task import Examples
+from model_store import Model
+from service.compute.adaptation import Adaptation, array, diverged, padded
+from service.compute.selection import choose_by_class
+from service.job import Answer, Chosen, Classified, PredictAsk, Seconds, Uncertainty, Work
+
+
+def classified_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged], Seconds]:
+    """The answers to works of one group, in order; a diverged task gets its error in place of one."""
+    first = works[0]
+    model = first.model
+    support, query = padded(works, model.device)
+    start = time.perf_counter()
+    x = _embedded(model, support, query)
+    shown = support.x.shape[1]
+    embedded = time.perf_counter()
+    adaptation = Adaptation.of(works, model, Examples(x[:, :shown], support.y, support.mask))
+    adapted = time.perf_counter()
+    belief = model.classify(adaptation.posterior, x)
+    nll = -belief.part(slice(None), slice(shown)).log_density(support.y)[..., 0]
+    nll_after = array((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
+    predicted = time.perf_counter()
+    answers: list[Answer | Diverged] = []
+    for task, work in enumerate(works):
+        if not adaptation.finite[task] or not np.isfinite(nll_after[task]):
+            answers.append(diverged(work))
+            continue
+        own, rows = slice(task, task + 1), slice(shown, shown + len(work.query_x))
+        known = work.known
+        labelled = x[own, : len(work.support_x)] if known is None else known.labelled
+        said = (
+            (float(np.log(len(work.classes))), float(nll_after[task])) if known is None else known.support_nll
+        )
+        answers.append(
+            Answer(
+                result=_answer(work, belief.part(own, rows), x[own, rows], labelled),
+                support_nll=said,
+                effective_particles=float(adaptation.effective[task]),
+                kept=adaptation.kept(task, work, said, labelled),
+                cached=work.known is not None,
+            )
+        )
+    return answers, Seconds(embedded - start, adapted - embedded, predicted - adapted)
+
+
+def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:
+    """Features of support and query rows `[task, row, feature]`; padding is not embedded."""
+    x = torch.cat([support.x, query.x], 1)
+    real = torch.cat([support.mask, query.mask], 1)
+    features = model.embedded(x[real].unsqueeze(0))[0]
+    result = features.new_zeros(*real.shape, features.shape[-1])
+    result[real] = features
+    return result
+
+
+def _answer(
+    work: Work, belief: Categorical, x: Tensor, labelled: Tensor | None
+) -> Classified | Chosen | None:
+    if work.ask is None:
+        return None
+    uncertainty = Uncertainty(array(belief.expected_entropy())[0], array(belief.mutual_information())[0])
+    if not isinstance(work.ask, PredictAsk):
+        assert labelled is not None
+        return choose_by_class(work.ask, belief, uncertainty, x, labelled)
+    classes = len(work.classes)
+    each = array(belief.log_probabilities.exp())[0, ..., :classes] if work.ask.particles else None
+    return Classified(
+        probabilities=array(belief.probabilities())[0, :, :classes],
+        uncertainty=uncertainty,
+        margin=array(belief.margin())[0],
+        variation_ratio=array(belief.variation_ratio())[0],
+        particle_probabilities=each,
+        weights=array(belief.log_weights.exp())[0] if work.ask.particles else None,
+    )

@@ -1,0 +1,147 @@
+"""A batch of predictions as one function of padded arrays: what a GPU is launched with once.
+
+The same as `service.compute.regression`, without host synchronisation: every hypothesis stays, and quantiles
+take a fixed number of rounds. What is not a number then is not answered here. (Where labels lie so far out
+that no hypothesis of weight explains them, their NLL after adaptation is smaller here: those that the other
+one leaves out have a say in it.) Batches are padded to powers of two tasks and powers of four rows, so that
+few recordings serve all.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmaml.task import Examples
+from model_store import Model
+from service.compute.adaptation import stacked
+from service.compute.cuda_graphs import Arrays, Graphs
+from service.compute.regression import Said, levels_of, nll_before, support_nll, told
+from service.job import Answer, PredictAsk, Predicted, Seconds, Work
+
+ROUNDS = 24
+"""Of the search for quantiles. Of the shipped models' answers one in a thousand takes more."""
+CELLS = 1 << 24
+"""Hypotheses × rows × outputs × levels that are computed at once, padding included."""
+FEWEST_ROWS = 16
+"""Of each task, padding included: as many as a GPU does in no time."""
+
+
+def answered_whole(works: Sequence[Work], graphs: Graphs) -> tuple[dict[int, Answer], Seconds]:
+    """Answers to those of a group whose shape is recorded, by place."""
+    start = time.perf_counter()
+    places = [place for place, work in enumerate(works) if _fits(work, graphs)]
+    begun = []
+    for some in _parts(works, places):  # the next is got ready while the device is at work
+        part = [works[place] for place in some]
+        model, steps = part[0].model, part[0].steps
+        launched = graphs.launch(model, steps, partial(predicted, model, steps), _arrays(part))
+        if launched is not None:
+            begun.append((some, launched))
+    answers: dict[int, Answer] = {}
+    for some, launched in begun:
+        *numbers, before, finite, effective = launched.wait()
+        said = Said(*numbers)
+        for row, place in enumerate(some):
+            work = works[place]
+            if finite[row] and np.isfinite(before[row]) and said.finite(row, work):
+                answers[place] = Answer(
+                    result=Predicted(said.moments(row, work), said.levels(row, work)),
+                    support_nll=support_nll(work, float(before[row]), float(said.nll_after[row])),
+                    effective_particles=float(effective[row]),
+                )
+    return answers, Seconds(adapt_s=time.perf_counter() - start)
+
+
+def predicted(
+    model: Model,
+    steps: int,
+    support_x: Tensor,
+    support_y: Tensor,
+    support_mask: Tensor,
+    query_x: Tensor,
+    levels: Tensor,
+) -> tuple[Tensor, ...]:
+    """Adapt and predict: what `Said` takes, NLL before, whether all stayed finite, and effective particles.
+
+    Which operations are done depends on shapes alone.
+    """
+    support = Examples(support_x, support_y, support_mask)
+    with torch.no_grad():
+        posterior = model.learner.adapt(model.learned, support, steps)
+        before = nll_before(model, support)
+        numbers = told(model, posterior, support, query_x, levels, rounds=ROUNDS).numbers()
+        finite = posterior.finite().expand(len(support))
+        effective = model.learner.effective_particles(posterior).expand(len(support))
+    return *numbers, before, finite, effective
+
+
+def _fits(work: Work, graphs: Graphs) -> bool:
+    """Whether a work is a prediction from rows, all of which is in its answer."""
+    model, ask = work.model, work.ask
+    return (
+        model.device.type == graphs.device_type
+        and model.manifest.kind == "regression"
+        and not model.learner.draws
+        and work.steps == model.learner.steps  # others are a caller's choice, and there may be many
+        and not graphs.hopeless(model, work.steps)
+        and isinstance(ask, PredictAsk)
+        and not ask.particles
+        and work.key is None
+    )
+
+
+def _parts(works: Sequence[Work], places: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Few enough at a time; none where one task alone is too large."""
+    if not places:
+        return
+    support, query, levels = _sizes([works[place] for place in places])
+    learner = works[places[0]].model.learner
+    cells = learner.hypotheses * (support + query) * levels * learner.network.outputs
+    if cells > CELLS:
+        return
+    at_once = 1 << ((CELLS // cells).bit_length() - 1)
+    for first in range(0, len(places), at_once):
+        yield places[first : first + at_once]
+
+
+def _sizes(works: Sequence[Work]) -> tuple[int, int, int]:
+    """Support rows, query rows and levels, padding included."""
+    levels = max(len(work.ask.levels) for work in works if isinstance(work.ask, PredictAsk))
+    shown = max(len(work.support_x) for work in works)
+    support, features = _rows(shown), works[0].model.learner.network.feature_size + 1
+    if shown <= features < support:  # exact layers have another form for more rows than features
+        support = features
+    return (
+        support,
+        _rows(max(len(work.query_x) for work in works)),
+        _power_of_two(levels),
+    )
+
+
+def _arrays(works: Sequence[Work]) -> Arrays:
+    """The arguments of `predicted`, padded with empty tasks, too."""
+    tasks, (support, query, levels) = _power_of_two(len(works)), _sizes(works)
+    fill = [0] * (tasks - len(works))
+    shown = np.arange(support) < np.array([len(work.support_x) for work in works] + fill)[:, None]
+    asked = np.arange(query) < np.array([len(work.query_x) for work in works] + fill)[:, None]
+    return (
+        stacked([work.support_x for work in works], shown),
+        stacked([work.support_y for work in works], shown),
+        shown,
+        stacked([work.query_x for work in works], asked),
+        levels_of(works, tasks, levels),
+    )
+
+
+def _rows(count: int) -> int:
+    """The next power of four, or the same."""
+    return max(FEWEST_ROWS, 1 << (_power_of_two(count).bit_length() // 2 * 2))
+
+
+def _power_of_two(count: int) -> int:
+    """The next, or the same."""
+    return 1 << max(0, count - 1).bit_length()

@@ -1,0 +1,111 @@
+"""One request that is adapted to, from bytes to reply: read, decoded, answered by the engine, encoded."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request, Response
+
+from model_store import Model
+from service.codec import bodies, encode
+from service.codec.decode import Codec
+from service.engine.posterior_cache import Entry
+from service.http.middleware import CallerLeft
+from service.job import Answer, Work
+from service.runtime import Runtime
+from service.schemas.requests import (
+    AdaptPredictRequest,
+    PosteriorRequest,
+    UncertaintyRequest,
+)
+
+BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
+
+
+PARTS = ("decode", "queue", "embed", "adapt", "predict", "total")
+"""Of the time a request took."""
+
+
+@dataclass(frozen=True)
+class Exchange(Generic[BodyT]):
+    """A request that has been answered, on its way to a reply."""
+
+    request: Request
+    runtime: Runtime
+    kind: str
+    accepted: float
+    body: BodyT
+    work: Work
+    answer: Answer
+    entry: Entry | None
+
+    @classmethod
+    async def opened(
+        cls, request: Request, model: type[BodyT], make: "Callable[[Codec, BodyT, Model, str, float], Work]"
+    ) -> "Exchange[BodyT]":
+        """Read, decode, and wait for the device."""
+        accepted, runtime = time.monotonic(), ready(request)
+        kind = bodies.reply_type(request.headers.get("accept", ""))
+        content, caller = await runtime.intake.read(request), request.state.caller
+        since = time.monotonic()
+        body = bodies.parsed(*content, model)
+        named = await runtime.versions.model(body.model, body.version, body.posterior)
+        if named.manifest.image is None:
+            work = make(runtime.codec, body, named, caller, since)
+        else:
+            work = await runtime.decoders.run(make, runtime.codec, body, named, caller, since)
+        answer = await answered(request, runtime, work)
+        entry = None if work.key is None else runtime.posteriors.get(work.key)
+        return cls(request, runtime, kind, accepted, body, work, answer, entry)
+
+    def reply(self, said: Mapping[str, Any]) -> Response:
+        """What all answers say, and this."""
+        state = self.request.state
+        common = encode.reply(self.work, self.answer, self.entry, state.request_id, self.accepted)
+        timing = common["timing_ms"]
+        state.server_timing = ", ".join(f"{part};dur={timing[part]:.3f}" for part in PARTS)
+        content = bodies.encoded({**common, **said}, self.kind)
+        model = self.work.model.manifest
+        state.timing = timing
+        state.log = {
+            "model": model.name,
+            "version": model.version,
+            "rows": [len(self.work.support_x), len(self.work.query_x)],
+            "cached": self.answer.cached,
+            "bytes_out": len(content),
+            **{f"{part}_ms": round(timing[part], 3) for part in PARTS[:-1]},
+            "batched_tasks": timing["batched_tasks"],
+        }
+        return Response(content, media_type=self.kind)
+
+
+def ready(request: Request, with_a_model: bool = True) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    runtime.check_able(with_a_model)
+    return runtime
+
+
+async def answered(request: Request, runtime: Runtime, work: Work) -> Answer:
+    """The engine's answer, unless the caller leaves before it comes: then the work is dropped.
+
+    Raises:
+        CallerLeft: nobody waits any more.
+    """
+    answering = asyncio.current_task()
+    assert answering is not None
+
+    async def watch() -> None:
+        await request.receive()  # after the body, nothing comes but the end
+        answering.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await runtime.engine.submit(work)
+    except asyncio.CancelledError:
+        if watching.done():
+            raise CallerLeft from None
+        raise
+    finally:
+        watching.cancel()

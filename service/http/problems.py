@@ -1,0 +1,109 @@
+"""Our errors as HTTP: one status and one body (RFC 9457) for every failure, and never the input."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from bmaml.errors import BmamlError
+from bmaml.learners import Diverged
+from model_store import InvalidName, UnknownModel
+from service.errors import KINDS, MAX_DETAIL, MAX_ERRORS, FieldError, RequestError, field_errors, invalid
+
+MEDIA_TYPE = "application/problem+json"
+MAX_REPLY = 4096
+"""Bytes of a problem."""
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses in OpenAPI."""
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {
+        status: {
+            "description": " ".join(text for code, text in KINDS.values() if code == status),
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(
+        description="`urn:bmaml:problem:` and one of the kinds of docs/errors.md",
+        examples=["urn:bmaml:problem:invalid-request"],
+    )
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldError] = Field(default=[], max_length=MAX_ERRORS)
+
+
+def install(app: FastAPI) -> None:
+    """Turn every failure of the app into problem+json."""
+
+    @app.exception_handler(BmamlError)
+    async def known(request: Request, error: BmamlError) -> Response:
+        return _reply(request, told(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def misread(request: Request, error: RequestValidationError) -> Response:
+        found = field_errors(error.errors(), frozenset({"path", "query", "header"}))
+        return _reply(request, invalid("the request's path or query is not valid", *found))
+
+    @app.exception_handler(HTTPException)
+    async def routed(request: Request, error: HTTPException) -> Response:
+        kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
+        problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=error.headers or {})
+        return _reply(request, problem, error.status_code)
+
+
+def told(error: BmamlError) -> RequestError:
+    """What the caller is told of it."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, UnknownModel | InvalidName):
+        return RequestError("unknown-model", str(error))
+    if isinstance(error, Diverged):
+        return RequestError("diverged", str(error))
+    return RequestError("invalid-request", str(error))
+
+
+def internal() -> RequestError:
+    """500: our fault, with nothing about it for the caller but the request's id."""
+    return RequestError("internal", "an unforeseen failure; it has been logged")
+
+
+def document(error: RequestError, request_id: str, status: int | None = None) -> bytes:
+    """The body of a reply, at most `MAX_REPLY` bytes long."""
+    status = error.status if status is None else status
+    problem = Problem(
+        type=f"urn:bmaml:problem:{error.kind}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=error.detail[: 2 * MAX_DETAIL],
+        request_id=request_id,
+        errors=list(error.errors)[:MAX_ERRORS],
+    )
+    while len(text := problem.model_dump_json().encode()) > MAX_REPLY:
+        problem.errors.pop()
+    return text
+
+
+def response(error: RequestError, state: dict[str, Any], status: int | None = None) -> Response:
+    """The reply; its kind is noted in the request's state."""
+    state["problem"] = error.kind
+    headers = dict(error.headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    text = document(error, state.get("request_id", ""), status)
+    return Response(text, status or error.status, headers, media_type=MEDIA_TYPE)
+
+
+def _reply(request: Request, error: RequestError, status: int | None = None) -> Response:
+    return response(error, request.scope.setdefault("state", {}), status)

@@ -1,0 +1,238 @@
+"""One request as the engine sees it: checked arrays in, numbers out; no HTTP and no JSON."""
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bmaml.learners.posterior import Posterior
+from model_store import Model
+from model_store.model import Single
+
+Array = NDArray[np.float64]
+Stratum = tuple[str, bool, int]
+"""Jobs of one model and stratum take about as long for a unit of work (see `Work.stratum`)."""
+
+
+@dataclass(frozen=True)
+class PredictAsk:
+    """The moments of every query row, and quantiles at these levels; the interval's two come last."""
+
+    levels: tuple[float, ...]
+    particles: bool = False
+
+
+@dataclass(frozen=True)
+class ChooseAsk:
+    """Which of the first `pool_rows` query rows to label; the rest of them are targets.
+
+    Attributes:
+        keys: one draw in (0, 1) per pool row, made from the seed and the caller's id, so that
+            neither ties nor random choices depend on the order of the pool.
+        excluded: pool rows that must not be chosen.
+        best: the largest label so far, in the caller's units; None without labels (then the largest
+            predicted mean of the pool stands in).
+    """
+
+    acquisition: str
+    strategy: str
+    size: int
+    pool_rows: int
+    keys: Array
+    excluded: NDArray[np.bool_]
+    best: float | None
+    joint: bool
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A support set as the caller sent it: rows in their units, and labels."""
+
+    x: NDArray[np.floating]
+    labels: tuple[float | str | tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What adaptation gave for one task, to be asked again.
+
+    Attributes:
+        support_nll: before and after; None without support rows.
+        labelled: features of the support rows, where x is a picture.
+    """
+
+    posterior: Posterior
+    support_nll: tuple[float, float] | None
+    effective_particles: float
+    labelled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task for the device, in the network's units.
+
+    Attributes:
+        seed: of learners that draw.
+        ask: None where the task is only to be adapted to.
+        deadline: on the engine's clock; work not started by then is dropped.
+        classes: of the support set, in the order of the one-hot columns of `support_y`.
+        sent: the support set in the caller's units.
+        key, ttl_s: what the posterior is to be kept under, if at all, and how long.
+        known: the posterior, where the task has been adapted to before.
+        made: on the engine's clock, when the request was decoded.
+    """
+
+    model: Model
+    support_x: Single
+    support_y: Single
+    query_x: Single
+    steps: int
+    seed: int
+    ask: PredictAsk | ChooseAsk | None
+    deadline: float
+    warnings: tuple[str, ...] = ()
+    classes: tuple[str | int, ...] = ()
+    sent: Sent = field(default_factory=lambda: Sent(np.zeros((0, 0)), ()))
+    key: str | None = None
+    ttl_s: float = 0.0
+    known: Kept | None = None
+    made: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def group(self) -> tuple[str, int, int, int, bool, bool]:
+        """Works of one group can be adapted and predicted together."""
+        seed, known = self.seed if self.model.learner.draws else 0, self.known is not None
+        return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint, known
+
+    @cached_property
+    def stratum(self) -> Stratum:
+        """What its pace depends on beside the model: few support rows leave many hypotheses possible."""
+        asked = ""
+        if isinstance(self.ask, ChooseAsk):
+            asked = f"{self.ask.acquisition} {self.ask.strategy} {self.ask.size.bit_length()}"
+        return asked, self.known is not None, len(self.support_x).bit_length()
+
+    def kept_as(self, key: str, known: Kept | None) -> "Work":
+        """The same work, its posterior to be kept under this key, or known from there."""
+        return replace(self, key=key, known=known)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the answer needs covariances between rows."""
+        return isinstance(self.ask, ChooseAsk) and self.ask.joint
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Rows that the device sees: support (none where it is known already) and query."""
+        return 0 if self.known else len(self.support_x), len(self.query_x)
+
+    @cached_property
+    def per_row(self) -> int:
+        """What a row costs: particles × (steps + 1), and a thousand more for a picture."""
+        return self.model.work_per_row(0 if self.known else self.steps)
+
+    @cached_property
+    def cost(self) -> int:
+        """particles × rows × (steps + 1): the unit in which the queue is bounded."""
+        return self.per_row * max(1, sum(self.shape))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`[row, output]` in the caller's units."""
+
+    mean: Array
+    aleatoric: Array
+    epistemic: Array
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """`[row]`: variances summed over outputs, or entropies in nats; together they are the total."""
+
+    aleatoric: Array
+    epistemic: Array
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Answer to a `PredictAsk` about classes: probabilities `[row, class]`, and `[row]` of the rest.
+
+    `particle_probabilities` are `[particle, row, class]`.
+    """
+
+    probabilities: Array
+    uncertainty: Uncertainty
+    margin: Array
+    variation_ratio: Array
+    particle_probabilities: Array | None = None
+    weights: Array | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Answer to a `PredictAsk`.
+
+    Quantiles are `[level, row, output]`, each hypothesis' moments `[particle, row, output]`.
+    """
+
+    moments: Moments
+    quantiles: Array
+    particle_mean: Array | None = None
+    particle_std: Array | None = None
+    weights: Array | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Answer to a `ChooseAsk`: pool indices in the order of choice, with what each adds."""
+
+    indices: list[int]
+    gains: list[float]
+    scores: Array
+    uncertainty: Uncertainty
+    strategies: list[str]
+    saturated_at: int | None
+    ceiling: float | None
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a batch took."""
+
+    embed_s: float = 0.0
+    adapt_s: float = 0.0
+    predict_s: float = 0.0
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        """Of both."""
+        return Seconds(
+            self.embed_s + other.embed_s, self.adapt_s + other.adapt_s, self.predict_s + other.predict_s
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a `Work`.
+
+    Attributes:
+        support_nll: before and after adaptation; None without support rows.
+        embed_s, adapt_s, predict_s: seconds of the whole batch.
+        kept: the posterior, where the work has a key.
+        cached: whether it had been adapted to before.
+        queue_s: seconds from submission to the start of the batch.
+    """
+
+    result: Predicted | Classified | Chosen | None
+    support_nll: tuple[float, float] | None
+    effective_particles: float
+    adapt_s: float = 0.0
+    predict_s: float = 0.0
+    batched_tasks: int = 1
+    queue_s: float = 0.0
+    embed_s: float = 0.0
+    kept: Kept | None = None
+    cached: bool = False

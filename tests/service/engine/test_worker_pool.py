@@ -1,0 +1,303 @@
+"""Several processes share a batch out: whoever answers, the answer is the same, and nothing is mixed up."""
+
+import asyncio
+import itertools
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import service.engine.worker_pool
+from bmaml.learners import Diverged
+from service.__main__ import main
+from service.compute.batch import compute
+from service.compute.device import DeviceFailed
+from service.engine.queue import Queue
+from service.engine.worker import Worker
+from service.engine.worker_pool import HALVINGS, LEAST, MUCH, Crew, shared_out
+from service.job import Sent
+from service.ops.cpus import cores
+from service.settings import Settings
+from tests.faults.conftest import BODY, serving
+from tests.published import publish
+from tests.service.engine.test_worker import said, work
+
+SIZES = st.tuples(st.integers(0, 30), st.integers(1, 30))
+
+
+@pytest.fixture(scope="module")
+def crew():
+    crew = Crew.of(3, "spawn")  # pytest has threads, and a fork only one of them
+    yield crew
+    crew.stop()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return publish(tmp_path_factory.mktemp("crew"), learner="collapsed", particles=4)
+
+
+@pytest.fixture(scope="module")
+def works(model):
+    """Of all sizes, in no order."""
+    rng = np.random.default_rng(0)
+    return [work(model, int(rng.integers(9)), int(rng.integers(1, 9)), seed) for seed in range(13)]
+
+
+def padded(works):
+    """Work of tasks side by side."""
+    support, query = map(max, zip(*(each.shape for each in works), strict=True))
+    return len(works) * (support + query) * works[0].per_row
+
+
+def best(works, order, count):
+    """How short the longest of so many shares can be, each of neighbours in this order, by trying all."""
+    if count == 1:
+        return padded([works[place] for place in order])
+    cuts = range(1, len(order))
+    return min(
+        max(
+            padded([works[place] for place in order[a:b]])
+            for a, b in itertools.pairwise((0, *at, len(order)))
+        )
+        for some in range(count)
+        for at in itertools.combinations(cuts, some)
+    )
+
+
+@given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
+def test_every_task_goes_to_one_process_beside_others_of_like_size(model, sizes, most):
+    works = [work(model, *size) for size in sizes]
+    shares = shared_out(works, most)
+    order = list(itertools.chain(*shares))
+    assert sorted(order) == list(range(len(works)))
+    assert all(shares)
+    assert len(shares) <= min(most, len(works))
+    rows = [sum(works[place].shape) for place in order]
+    assert rows == sorted(rows)
+
+
+@given(st.lists(SIZES, min_size=1, max_size=9), st.integers(1, 4))
+def test_the_longest_share_is_as_short_as_it_can_be_with_its_padding(model, sizes, most):
+    works = [work(model, *size) for size in sizes]
+    shares = shared_out(works, most, much=1)  # any task is worth a share
+    longest = max(padded([works[place] for place in share]) for share in shares)
+    order, count = list(itertools.chain(*shares)), min(most, len(works))
+    assert longest <= best(works, order, count) + padded(works) / 2**HALVINGS
+
+
+def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(crew, works):
+    shares = shared_out(works, 3)
+    assert len(shares) == 3
+    answers = crew.answer(works, 1)
+    for share in shares:
+        alone = compute([works[place] for place in share], 1)
+        assert [said(answers[place]) for place in share] == [said(answer) for answer in alone]
+
+
+def test_few_tasks_stay_together(crew, works):
+    few = works[: 2 * LEAST - 1]
+    assert [answer.batched_tasks for answer in crew.answer(few, 1)] == [len(few)] * len(few)
+
+
+def test_few_large_tasks_go_to_a_process_each(model):
+    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    assert shared_out([work(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
+    assert shared_out([work(model, 0, 2 * rows)], 8) == [[0]]
+    sizes = [10, *[100 * rows] * 7]  # a small one beside them leaves none of the processes idle
+    assert len(shared_out([work(model, 5, size) for size in sizes], 8)) == 8
+    assert len(shared_out([work(model, 0, 9), work(model, 0, 9)], 8, much=30)) == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_a_batch_holds_as_much_for_each_process_or_a_larger_task(model, processes):
+    async def batch_of(tasks, rows, most):
+        queue = Queue(1 << 40, most, processes)
+        for seed in range(tasks):
+            queue.add(work(model, 0, rows, seed))
+        return [waiting.work for waiting in queue.next_batch()]
+
+    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    works = asyncio.run(batch_of(40, rows, 4 * work(model, 0, rows).cost))
+    assert len(works) == 4 * processes
+    assert max(map(len, shared_out(works, processes))) == 4
+    works = asyncio.run(batch_of(40, 8 * rows, 4 * work(model, 0, rows).cost))
+    assert len(works) == processes
+    assert [len(share) for share in shared_out(works, processes)] == [1] * processes
+
+
+def test_a_posterior_from_one_process_is_known_to_the_others(crew, model):
+    fresh = [
+        work(model, seed=seed, key=str(seed), sent=Sent(np.zeros((6, 1)), (1.0,) * 6)) for seed in range(12)
+    ]
+    first = crew.answer(fresh, 1)
+    known = [replace(each, known=answer.kept) for each, answer in zip(fresh, first, strict=True)]
+    again = crew.answer(known[::-1], 1)[::-1]  # each process has others than before
+    for before, after in zip(first, again, strict=True):
+        assert after.cached
+        assert after.kept is before.kept
+        np.testing.assert_allclose(after.result.moments.mean, before.result.moments.mean, rtol=1e-5)
+
+
+def test_one_task_that_diverges_fails_alone(crew, works):
+    poisoned = works[5]
+    bad = replace(poisoned, support_y=np.full_like(works[5].support_y, 3e38))
+    assert len(bad.support_y)
+    answers = crew.answer([*works[:5], bad, *works[6:]], 1)
+    assert [isinstance(answer, Diverged) for answer in answers] == [place == 5 for place in range(13)]
+
+
+def test_an_error_in_one_process_leaves_nothing_behind_in_the_others(crew, works, model):
+    wrong = replace(work(model, 4, 4), support_x=np.zeros((4, 3), np.float32))
+    with pytest.raises(ValueError, match="must match exactly"):
+        crew.answer([*works, wrong], 1)
+    expected = [said(answer) for answer in crew.answer(works, 1)]
+    with pytest.raises(ValueError, match="must match exactly"):
+        crew.answer([wrong, *works], 1)
+    assert [said(answer) for answer in crew.answer(works, 1)] == expected
+    crew.check()
+
+
+def test_what_warms_a_model_up_reaches_every_process(crew, tmp_path):
+    model = publish(tmp_path)
+    crew.answer_each([work(model)], 1)
+    assert all(worker._models.number(model) is not None for worker in crew.workers)
+
+
+def test_when_one_process_is_gone_the_crew_has_failed(works):
+    crew = Crew.of(2, "spawn")
+    try:
+        crew.check()
+        assert not crew.failed
+        os.kill(crew.workers[1].pid, signal.SIGKILL)
+        with pytest.raises(DeviceFailed, match="has ended"):
+            crew.answer(works, 1)
+        crew.workers[1]._process.join()
+        assert crew.failed
+        crew.workers[0].check()  # what it had begun has been taken
+    finally:
+        crew.stop()
+
+
+def test_those_that_do_not_end_are_ended_together(monkeypatch):
+    monkeypatch.setattr(service.engine.worker_pool, "STOP_S", 0.01)
+    crew = Crew.of(3, "spawn")
+    crew.check()
+    for worker in crew.workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    crew.stop()
+    assert not any(worker._process.is_alive() for worker in crew.workers)
+
+
+def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
+    started = []
+
+    def start(method, others):
+        if len(others) == 2:
+            raise OSError(24, "Too many open files")
+        started.append(Worker(method, others))
+        return started[-1]
+
+    monkeypatch.setattr(service.engine.worker_pool, "Worker", start)
+    with pytest.raises(OSError, match="Too many"):
+        Crew.of(8, "spawn")
+    assert len(started) == 2
+    assert not any(worker._process.is_alive() for worker in started)
+
+
+def test_a_service_without_room_for_its_processes_says_so_and_ends(monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(service.engine.worker_pool, "Worker", fail)
+    monkeypatch.setenv("BMAML_DEVICE", "cpu")
+    monkeypatch.setenv("BMAML_WORKERS", "2")
+    assert main([]) == 1
+    assert "no room for the processes that compute" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("computing", [{"engine": "thread"}, {"device": "cuda"}])
+def test_processes_are_not_asked_for_where_a_thread_computes(computing):
+    with pytest.raises(ValidationError, match="a thread computes"):
+        Settings(workers=2, **computing)
+
+
+def test_every_process_answers_behind_http_and_ends_with_the_service(tmp_path):
+    publish(tmp_path, "tiny")
+    with serving(tmp_path, workers=3, device="cpu") as service:
+        workers = service.children
+        assert len(workers) == 3
+        before = [seconds(service.url, number) for number in range(3)]
+        with httpx.Client(base_url=service.url) as client, ThreadPoolExecutor(24) as callers:
+            expected = client.post("/adapt-predict", json=BODY).json()["prediction"]["mean"]
+            while any(seconds(service.url, number) <= before[number] for number in range(3)):
+                replies = list(
+                    callers.map(lambda _: client.post("/adapt-predict", json=BODY).json(), range(96))
+                )
+                for reply in replies:
+                    np.testing.assert_allclose(reply["prediction"]["mean"], expected, rtol=1e-4)
+        assert service.end(signal.SIGKILL) == -signal.SIGKILL
+        for pid in workers:
+            while alive(pid):
+                pass
+
+
+def seconds(url, number):
+    """Of the CPU that a process has had."""
+    name = f'bmaml_worker_process_cpu_seconds_total{{worker="{number}"}} '
+    (line,) = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(name)]
+    return float(line.removeprefix(name))
+
+
+def alive(pid):
+    """Whether there is such a process, that is not merely waiting to be noted as gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+UNBOUNDED = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "membership", "most"),
+    [
+        ({}, "", UNBOUNDED),
+        ({"cpu.max": "100000 100000"}, "0::/", 1),
+        ({"cpu.max": "100000 100000"}, "\n\u2028:\x0c\n0::/caf\udce9", 1),  # whatever it says
+        ({"cpu.max": "50000 100000"}, "0::/", 1),  # half of one is one
+        ({"cpu.max": "max 100000"}, "0::/", UNBOUNDED),
+        ({"cpu.max": "100000 0"}, "0::/", UNBOUNDED),
+        ({"system.slice/cpu.max": "100000 100000"}, "0::/system.slice/service", 1),  # its parent's bound
+        ({"elsewhere/cpu.max": "100000 100000"}, "0::/system.slice/service", UNBOUNDED),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, "3:cpuset:/\n1:cpu:/", 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "1:cpu:/", UNBOUNDED),
+        (
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "100000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            "2:cpu,cpuacct:/a",
+            1,
+        ),
+    ],
+)
+def test_a_container_has_as_many_cores_as_it_has_time_for(tmp_path, files, membership, most):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "self").write_bytes(os.fsencode(membership + "\n" if membership else ""))
+    assert cores(tmp_path, tmp_path / "self") == most
+
+
+def test_of_a_container_s_cores_only_whole_ones_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for quota, most in (("400000", 4), ("250000", 2), ("max", 64)):
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        assert cores(tmp_path, tmp_path / "none") == most
