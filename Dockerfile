@@ -1,4 +1,4 @@
-# One image for both ends: the service (default) and bmaml-train.
+# One image for all ends: the service (default), bmaml-train, and the client with bmaml-label-studio.
 FROM python:3.11-slim-bookworm AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
@@ -7,17 +7,19 @@ ENV PATH=/opt/venv/bin:$PATH
 # without code is enough for pip to find them.
 WORKDIR /dependencies
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir -p bmaml model_store training service \
-    && echo '__version__ = "0"' > bmaml/__init__.py \
-    && pip install --constraint constraints.txt '.[train,tracing]' \
-    && pip uninstall --yes bmaml-service
+COPY client/pyproject.toml client/README.md client/LICENSE client/
+RUN mkdir -p bmaml model_store training service client/bmaml_client \
+    && echo '__version__ = "0"' | tee bmaml/__init__.py > client/bmaml_client/__init__.py \
+    && pip install --constraint constraints.txt '.[train,tracing]' './client[label-studio]' \
+    && pip uninstall --yes bmaml-service bmaml-client
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY bmaml bmaml
 COPY model_store model_store
 COPY training training
 COPY service service
-RUN pip install --no-deps --no-build-isolation .
+COPY client client
+RUN pip install --no-deps --no-build-isolation . ./client
 
 FROM python:3.11-slim-bookworm
 ENV PATH=/opt/venv/bin:$PATH \

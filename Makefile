@@ -14,13 +14,15 @@ help:
 	@echo "make setup    the virtual environment alone, in $(VENV)"
 	@echo "make clean    remove the virtual environment and caches"
 
-$(VENV)/.serve: pyproject.toml constraints.txt
+$(VENV)/.serve: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable . --editable ./client
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[dev]' --editable './client[sklearn,activeml,label-studio]'
 	touch $@
 
 setup: $(VENV)/.dev
@@ -46,4 +48,4 @@ docs: setup
 	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
 
 clean:
-	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info client/build client/*.egg-info

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.connections import connection
+from bmaml_client.connections import connection
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from service.client.estimators import BMAMLRegressor
+from bmaml_client.estimators import BMAMLRegressor
 
 pool = np.linspace(-5, 5, 200)[:, None]
 truth = 3 * np.sin(pool[:, 0] + 0.8)  # a label costs a measurement

@@ -9,7 +9,7 @@ service which unlabelled picture to label next, asks you for its class, and move
 import argparse
 from pathlib import Path
 
-from service.client import Client
+from bmaml_client import Client
 
 POOL = "unlabelled"
 SUFFIXES = {".png", ".jpg", ".jpeg"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.client import Client
+from bmaml_client import Client
 from service.settings import Settings
 from tests.pictures import publish_classifier
 from tests.published import SIZE, X, Y, Z, publish

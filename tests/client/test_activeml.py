@@ -5,8 +5,8 @@ import pytest
 from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 from skactiveml.pool import SubSamplingWrapper
 
-from service.client.activeml import ServiceQuery
-from service.client.estimators import BMAMLClassifier, BMAMLRegressor
+from bmaml_client.activeml import ServiceQuery
+from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from tests.pictures import pictures
 
 X = np.linspace(-4, 4, 12)[:, None]

@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from service.client import (
+from bmaml_client import (
     AsyncClient,
     ClassPrediction,
     Client,
@@ -21,7 +21,7 @@ from service.client import (
     UnknownModel,
     Unreachable,
 )
-from service.client.in_process import URL, CannotServe, InProcess, shared, stop_shared
+from bmaml_client.in_process import URL, CannotServe, InProcess, shared, stop_shared
 from tests.pictures import pictures, png
 
 X, Y = [[-2.0], [0.5], [3.0]], [8.0, 11.5, 9.0]

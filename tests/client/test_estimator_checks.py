@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from bmaml_client.connections import disconnect
+from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from model_store import Column
-from service.client.connections import disconnect
-from service.client.estimators import BMAMLClassifier, BMAMLRegressor
 from tests.pictures import SIZE, publish_classifier
 from tests.published import publish
 

@@ -11,9 +11,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from service.client import Client, InvalidInput, InvalidRequest, UnknownModel, Unreachable
-from service.client.connections import connection
-from service.client.estimators import BMAMLClassifier, BMAMLRegressor
+from bmaml_client import Client, InvalidInput, InvalidRequest, UnknownModel, Unreachable
+from bmaml_client.connections import connection
+from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from service.settings import Settings
 from tests.pictures import pictures, png
 from tests.service.conftest import serve

@@ -5,8 +5,8 @@ import threading
 import httpx
 import pytest
 
-from service.client import Client
-from service.client.in_process import CannotServe, InProcess
+from bmaml_client import Client
+from bmaml_client.in_process import CannotServe, InProcess
 
 BODY = {"model": "of-1", "support": {"x": [[0.0], [1.0]], "y": [1.0, 2.0]}, "query": {"x": [[0.5]]}}
 

@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from service.client import InvalidInput
-from service.client.bodies import JSON, decoded, encoded
-from service.client.inputs import Files, joined, labels_of, order_of, rows_of
+from bmaml_client import InvalidInput
+from bmaml_client.bodies import JSON, decoded, encoded
+from bmaml_client.inputs import Files, joined, labels_of, order_of, rows_of
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("service.client", ["torch", "fastapi", "pydantic", "safetensors", "PIL", "sklearn", "pandas"]),
-        ("service.client.in_process", ["torch", "fastapi", "pydantic", "sklearn"]),
-        ("service.client.estimators", ["torch", "fastapi", "pydantic", "bmaml", "model_store"]),
+        ("bmaml_client", ["torch", "fastapi", "pydantic", "safetensors", "PIL", "sklearn", "pandas"]),
+        ("bmaml_client.in_process", ["torch", "fastapi", "pydantic", "sklearn"]),
+        ("bmaml_client.estimators", ["torch", "fastapi", "pydantic", "bmaml", "model_store"]),
     ],
 )
 def test_importing_the_client_loads_neither_torch_nor_the_service(module, heavy):

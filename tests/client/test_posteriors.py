@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.client import Client, PosteriorGone, UnknownPosterior
-from service.client.in_process import URL, InProcess
+from bmaml_client import Client, PosteriorGone, UnknownPosterior
+from bmaml_client.in_process import URL, InProcess
 from tests.pictures import pictures
 
 X, Y = np.array([[-2.0], [0.5], [3.0]]), [8.0, 11.5, 9.0]

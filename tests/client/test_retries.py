@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from service.client import (
+from bmaml_client import (
     AsyncClient,
     BadReply,
     Client,
@@ -22,7 +22,7 @@ from service.client import (
     Unauthorised,
     Unreachable,
 )
-from service.client.retries import seconds_of
+from bmaml_client.retries import seconds_of
 
 URL = "http://somewhere"
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from bmaml_client import Client
 from model_store import SHIPPED
-from service.client import Client
 from service.settings import Settings
 from tests.docs.blocks import REASONS, ROOT, Block, blocks, check_output
 from tests.faults.conftest import free_port
@@ -50,7 +50,7 @@ class Reader:
         self._serving: subprocess.Popen[bytes] | None = None
         self._environment = {
             "PATH": f"{_installed(folder)}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
             "HOME": str(folder),
             "OMP_NUM_THREADS": "1",
             "BMAML_PORT": address.rpartition(":")[2],

@@ -4,7 +4,7 @@ import json
 import re
 
 from bmaml.learners import LEARNERS
-from service.label_studio.settings import Settings as LabelStudioSettings
+from bmaml_client.label_studio.settings import Settings as LabelStudioSettings
 from service.settings import Settings
 from tests.docs.blocks import ROOT
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.client.clients import URL
+from bmaml_client.clients import URL
 
 
 class Settings(BaseSettings):

@@ -8,10 +8,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 
-from service.client import lookups, operations
-from service.client.errors import InvalidInput
-from service.client.exchange import Call, Manner, Talk, Turn, Wait, checked
-from service.client.retries import Retries
+from bmaml_client import lookups, operations
+from bmaml_client.errors import InvalidInput
+from bmaml_client.flow import Call, Manner, Talk, Turn, Wait, checked
+from bmaml_client.retries import Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")

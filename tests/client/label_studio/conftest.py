@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.label_studio.app import create_app
-from service.label_studio.settings import Settings
+from bmaml_client.label_studio.app import create_app
+from bmaml_client.label_studio.settings import Settings
 from service.settings import Settings as ServiceSettings
 from tests.pictures import pictures, png, publish_classifier
 from tests.published import SIZE, X, Y, Z, publish

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.label_studio.__main__ import main
-from service.label_studio.pictures import SIDE, SMALL, Unreadable, shrunk
+from bmaml_client.label_studio.__main__ import main
+from bmaml_client.label_studio.images import SIDE, SMALL, Unreadable, shrunk
 
 
 def test_a_wrong_setting_is_named(monkeypatch, capsys):

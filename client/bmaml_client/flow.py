@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from service.client import bodies
-from service.client.errors import (
+from bmaml_client import bodies
+from bmaml_client.errors import (
     BadReply,
     ClientError,
     FieldError,
@@ -23,8 +23,8 @@ from service.client.errors import (
     Unreachable,
     kind_of,
 )
-from service.client.reading import read
-from service.client.retries import AGAIN, Retries, seconds_of
+from bmaml_client.parsing import read
+from bmaml_client.retries import AGAIN, Retries, seconds_of
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
 """The service from Python: arrays and data frames in, typed answers and errors in sentences out.
 
-Needs httpx and numpy alone. `service.client.estimators` has scikit-learn's interface.
+Needs httpx and numpy alone. `bmaml_client.estimators` has scikit-learn's interface.
 """
 
-from service.client.answers import (
+from bmaml_client.answers import (
     Answer,
     Choice,
     ClassPrediction,
@@ -11,9 +11,8 @@ from service.client.answers import (
     PosteriorCard,
     Prediction,
 )
-from service.client.cards import Limits, ModelList, ModelSummary, VersionCard
-from service.client.clients import AsyncClient, Client
-from service.client.errors import (
+from bmaml_client.clients import AsyncClient, Client
+from bmaml_client.errors import (
     BadReply,
     ClientError,
     Conflict,
@@ -35,7 +34,10 @@ from service.client.errors import (
     UnknownPosterior,
     Unreachable,
 )
-from service.client.retries import Retries
+from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
+from bmaml_client.retries import Retries
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Answer",
@@ -71,4 +73,5 @@ __all__ = [
     "UnknownPosterior",
     "Unreachable",
     "VersionCard",
+    "__version__",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.inputs import Shown
+from bmaml_client.inputs import Shown
 
 Array = NDArray[np.float64]
 

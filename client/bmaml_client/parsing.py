@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from service.client.errors import BadReply
+from bmaml_client.errors import BadReply
 
 T = TypeVar("T")
 

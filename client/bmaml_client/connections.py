@@ -5,8 +5,8 @@ import os
 import threading
 from pathlib import Path
 
-from service.client.clients import Client
-from service.client.in_process import URL, shared, stop_shared
+from bmaml_client.clients import Client
+from bmaml_client.in_process import URL, shared, stop_shared
 
 Key = tuple[int, str | None, Path | None, str | None, float]
 

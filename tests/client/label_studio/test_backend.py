@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from service.client import Client
-from tests.label_studio.bodies import NUMBERS, PICTURES, annotation, asked, created, event, setup
-from tests.label_studio.conftest import IMAGES
+from bmaml_client import Client
+from tests.client.label_studio.bodies import NUMBERS, PICTURES, annotation, asked, created, event, setup
+from tests.client.label_studio.conftest import IMAGES
 
 ROWS = [({"x": -2.0, "note": "a"}, 8.0), ({"x": "0.5"}, 11.5), ({"x": 3}, 9.0)]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.errors import BadReply, InvalidInput
-from service.client.inputs import Files
+from bmaml_client.errors import BadReply, InvalidInput
+from bmaml_client.inputs import Files
 
 JSON, BINARY = "application/json", "application/vnd.safetensors"
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from service.client.answers import Choice, ClassPrediction, Prediction
-from service.client.cards import VersionCard
-from service.client.clients import TIMEOUT_S, Client
-from service.client.connections import connection, disconnect
-from service.client.errors import InvalidInput, TooLarge
-from service.client.inputs import Files, Rows, are_files, order_of
-from service.client.operations import TTL_S
+from bmaml_client.answers import Choice, ClassPrediction, Prediction
+from bmaml_client.clients import TIMEOUT_S, Client
+from bmaml_client.connections import connection, disconnect
+from bmaml_client.errors import InvalidInput, TooLarge
+from bmaml_client.inputs import Files, Rows, are_files, order_of
+from bmaml_client.model_info import VersionCard
+from bmaml_client.operations import TTL_S
 
 KEY_VARIABLE = "BMAML_CLIENT_KEY"
 """The environment variable with the service's key: a parameter would be printed and pickled."""

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from urllib.parse import quote
 
-from service.client.answers import Posterior, PosteriorCard
-from service.client.cards import Limits, ModelList, ModelSummary, VersionCard
-from service.client.errors import NotReady, Unreachable
-from service.client.exchange import Manner, Talk
-from service.client.reading import read
-from service.client.retries import Retries
+from bmaml_client.answers import Posterior, PosteriorCard
+from bmaml_client.errors import NotReady, Unreachable
+from bmaml_client.flow import Manner, Talk
+from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
+from bmaml_client.parsing import read
+from bmaml_client.retries import Retries
 
 
 def posterior(

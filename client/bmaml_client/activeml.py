@@ -9,7 +9,7 @@ from skactiveml.utils import MISSING_LABEL, is_labeled
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from service.client.estimators import BMAMLClassifier, BMAMLRegressor
+from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 
 SEEDS = 2**31 - 1
 

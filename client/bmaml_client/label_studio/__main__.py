@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import uvicorn
 from pydantic import ValidationError
 
-from service.label_studio.app import create_app
-from service.label_studio.settings import Settings
+from bmaml_client.label_studio.app import create_app
+from bmaml_client.label_studio.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.errors import InvalidInput
+from bmaml_client.errors import InvalidInput
 
 SHOWN, SHOWN_LETTERS = 12, 60
 """Names, and letters of one, that an error tells at most."""

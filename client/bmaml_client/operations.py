@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from service.client.answers import Choice, ClassPrediction, ModelRef, Posterior, Prediction
-from service.client.errors import InvalidInput, PosteriorGone, UnknownPosterior
-from service.client.exchange import Manner, Talk
-from service.client.inputs import Labels, Rows, Shown, joined, joined_labels, labels_of, named, rows_of
-from service.client.lookups import id_of, model, version
-from service.client.reading import read
+from bmaml_client.answers import Choice, ClassPrediction, ModelRef, Posterior, Prediction
+from bmaml_client.errors import InvalidInput, PosteriorGone, UnknownPosterior
+from bmaml_client.flow import Manner, Talk
+from bmaml_client.inputs import Labels, Rows, Shown, joined, joined_labels, labels_of, named, rows_of
+from bmaml_client.lookups import id_of, model, version
+from bmaml_client.parsing import read
 
 TTL_S = 600.0
 """How long a posterior is kept where the caller does not say."""
@@ -55,7 +55,7 @@ def adapt_predict(
 
     Raises:
         InvalidInput: what cannot be sent.
-        ClientError: what came back; see `service.client.errors`.
+        ClientError: what came back; see `bmaml_client.errors`.
     """
     if query is None:
         raise InvalidInput("query is missing: which rows are to be predicted?")

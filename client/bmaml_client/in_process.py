@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from service.client.errors import ClientError
+from bmaml_client.errors import ClientError
 
 URL = "http://in-process"
 

@@ -12,8 +12,8 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from service.client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
-from service.client.fitting import Estimator, width_of
+from bmaml_client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
+from bmaml_client.base_estimator import Estimator, width_of
 
 
 class BMAMLRegressor(RegressorMixin, Estimator):

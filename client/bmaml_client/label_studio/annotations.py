@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.label_studio.labelling import Label
+from bmaml_client.label_studio.labelling import Label
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS annotation (

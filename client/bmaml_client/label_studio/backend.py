@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.client import (
+from bmaml_client import (
     AsyncClient,
     ClassPrediction,
     Posterior,
@@ -18,14 +18,14 @@ from service.client import (
     Prediction,
     UnknownPosterior,
 )
-from service.client.cards import VersionCard
-from service.label_studio.annotations import Annotations
-from service.label_studio.labelling import Label, Labelling, NotSupported
-from service.label_studio.pictures import Unreadable, shrunk
-from service.label_studio.protocol import AnnotatedTask, Event, Task, key_of
-from service.label_studio.studio import Studio, StudioError
+from bmaml_client.label_studio.annotations import Annotations
+from bmaml_client.label_studio.images import Unreadable, shrunk
+from bmaml_client.label_studio.labelling import Label, Labelling, NotSupported
+from bmaml_client.label_studio.protocol import AnnotatedTask, Event, Task, key_of
+from bmaml_client.label_studio.studio import Studio, StudioError
+from bmaml_client.model_info import VersionCard
 
-log = logging.getLogger("service.label_studio")
+log = logging.getLogger("bmaml_client.label_studio")
 
 EVENTS = (
     "ANNOTATION_CREATED",

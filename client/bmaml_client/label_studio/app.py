@@ -10,15 +10,14 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from bmaml import __version__
-from service.client import AsyncClient, ClientError, Retries
-from service.label_studio.annotations import Annotations
-from service.label_studio.backend import Backend
-from service.label_studio.labelling import NotSupported
-from service.label_studio.pictures import Unreadable
-from service.label_studio.protocol import Event, PredictBody, SetupBody, TrainBody, key_of
-from service.label_studio.settings import Settings
-from service.label_studio.studio import Studio, StudioError
+from bmaml_client import AsyncClient, ClientError, Retries, __version__
+from bmaml_client.label_studio.annotations import Annotations
+from bmaml_client.label_studio.backend import Backend
+from bmaml_client.label_studio.images import Unreadable
+from bmaml_client.label_studio.labelling import NotSupported
+from bmaml_client.label_studio.protocol import Event, PredictBody, SetupBody, TrainBody, key_of
+from bmaml_client.label_studio.settings import Settings
+from bmaml_client.label_studio.studio import Studio, StudioError
 
 NAME = "bmaml-service"
 RETRIES = Retries(total_s=10)

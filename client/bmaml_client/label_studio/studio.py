@@ -8,7 +8,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from service.label_studio.protocol import AnnotatedTask, Identifier, Task
+from bmaml_client.label_studio.protocol import AnnotatedTask, Identifier, Task
 
 T = TypeVar("T")
 
