@@ -21,8 +21,8 @@ import torch
 from timing import timed
 
 from model_store import SHIPPED, Model, Store
-from service.compute.batch import answer_together
-from service.job import ChooseAsk, Work
+from service.compute.batch import answer_batch
+from service.job import Job, SelectionSpec
 from service.ops.memory import keep_freed_memory
 
 BATCH, TARGETS, WAYS = 5, 20, 5
@@ -35,7 +35,7 @@ NUMBERS = (
 CLASSES = (("bald", "top_k"), ("bald", "joint"), ("epig", "joint"))
 
 
-def work(model: Model, acquisition: str, strategy: str, shown: int, pool: int) -> Work:
+def job(model: Model, acquisition: str, strategy: str, shown: int, pool: int) -> Job:
     """A choice of five rows from a pool, for twenty target rows where the score wants some."""
     rng, image = np.random.default_rng(0), model.manifest.image
     asked = pool + (TARGETS if acquisition == "epig" else 0)
@@ -49,8 +49,8 @@ def work(model: Model, acquisition: str, strategy: str, shown: int, pool: int) -
         classes = tuple(range(WAYS))
     joint = image is None and (acquisition == "epig" or strategy == "max_determinant")
     excluded = np.zeros(pool, bool)
-    ask = ChooseAsk(acquisition, strategy, BATCH, pool, rng.random(pool), excluded, None, joint)
-    return Work(
+    ask = SelectionSpec(acquisition, strategy, BATCH, pool, rng.random(pool), excluded, None, joint)
+    return Job(
         model, x[:shown], y, x[shown:], model.learner.steps, 0, ask, deadline=float("inf"), classes=classes
     )
 
@@ -60,10 +60,10 @@ def cost(name: str, acquisition: str, strategy: str, shown: int, pool: int) -> t
     torch.set_num_threads(1)
     keep_freed_memory()
     model = Store(SHIPPED).load(name)
-    ask = partial(work, model, acquisition, strategy)
-    answer_together([ask(max(shown, WAYS), 30)])
+    ask = partial(job, model, acquisition, strategy)
+    answer_batch([ask(max(shown, WAYS), 30)])
     before, one = _highest(), ask(shown, pool)
-    times = timed(lambda: answer_together([one]), 3)
+    times = timed(lambda: answer_batch([one]), 3)
     return statistics.median(times), _highest() - before
 
 

@@ -69,7 +69,7 @@ def main() -> None:
         for name, (body, kind) in forms.items():
 
             def decode(body: bytes = body, kind: str = kind) -> None:
-                runtime.codec.predict(bodies.parsed(body, kind, AdaptPredictRequest), model, "")
+                runtime.decoder.predict(bodies.parsed(body, kind, AdaptPredictRequest), model, "")
 
             print(f"{name}: {statistics.median(timed(decode, 15)):.1f} ms ({len(body) / 1e6:.2f} MB)")
 

@@ -30,8 +30,8 @@ from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
 from service.codec import bodies
 from service.compute.batch import compute
-from service.http.middleware import Boundary
-from service.job import Answer, Work
+from service.http.middleware import RequestContext
+from service.job import Answer, Job
 from service.runtime import Runtime
 from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
@@ -76,7 +76,7 @@ def echo() -> FastAPI:
         reply = {"model": body.model, "prediction": dict.fromkeys(("mean", "std", "lower", "upper"), rows)}
         return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
 
-    app.add_middleware(Boundary, runtime=Runtime(Settings()))
+    app.add_middleware(RequestContext, runtime=Runtime(Settings()))
     return app
 
 
@@ -152,11 +152,11 @@ def hollow(port: int) -> int:
     """The service on this port, which computes hardly anything."""
     said: dict[tuple[str, tuple[int, int]], Answer | Diverged] = {}
 
-    def repeated(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
-        for work in works:
-            if (work.model.sha256, work.shape) not in said:
-                (said[work.model.sha256, work.shape],) = compute([work], threads)
-        return [said[work.model.sha256, work.shape] for work in works]
+    def repeated(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
+        for job in jobs:
+            if (job.model.sha256, job.shape) not in said:
+                (said[job.model.sha256, job.shape],) = compute([job], threads)
+        return [said[job.model.sha256, job.shape] for job in jobs]
 
     service.worker.compute = repeated  # type: ignore[assignment]
     os.environ |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.compute.device import device_for
-from service.engine.worker_pool import MUCH, Crew
+from service.engine.worker_pool import MUCH, WorkerPool
 from service.http.server import serve
 from service.keys import BadKeys
 from service.ops.cpus import cores
@@ -55,22 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     spare_the_imported()
     try:
-        crew = _crew(settings)  # before there are threads
+        worker_pool = _worker_pool(settings)  # before there are threads
     except OSError as error:
         print(f"bmaml-serve: no room for the processes that compute: {error}", file=sys.stderr)
         return 1
     try:
-        app = create_app(settings, crew)
+        app = create_app(settings, worker_pool)
         return _served(app, settings)
     except (BadKeys, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
     finally:
-        if crew is not None:
-            crew.stop()
+        if worker_pool is not None:
+            worker_pool.stop()
 
 
-def _crew(settings: Settings) -> Crew | None:
+def _worker_pool(settings: Settings) -> WorkerPool | None:
     """The processes that compute, where there are to be any.
 
     On a GPU a thread computes: posteriors stay in its memory.
@@ -83,7 +83,7 @@ def _crew(settings: Settings) -> Crew | None:
     if not apart:
         return None
     count = settings.workers or min(MOST_WORKERS, max(1, cores() - 1))
-    return Crew.of(count, much=min(MUCH, settings.max_batch_work))
+    return WorkerPool.of(count, much=min(MUCH, settings.max_batch_work))
 
 
 def _served(app: FastAPI, settings: Settings) -> int:

@@ -10,11 +10,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from bmaml import __version__
-from service.engine.worker_pool import Crew
+from service.engine.worker_pool import WorkerPool
 from service.errors import RequestError
 from service.http import health, pages, problems
 from service.http.health import Gauges
-from service.http.middleware import Admission, Boundary, Gate
+from service.http.middleware import Authentication, LoadShedding, RequestContext
 from service.http.openapi import describe
 from service.http.routes import router
 from service.runtime import Runtime
@@ -41,14 +41,14 @@ class Cors(CORSMiddleware):
         return response
 
 
-def create_app(settings: Settings | None = None, crew: Crew | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None = None) -> FastAPI:
     """The service, cold: models are loaded when it starts; where there is a crew, it computes.
 
     Raises:
         BadKeys, TracingUnavailable: the settings ask for what cannot be had.
     """
     settings = settings or Settings()
-    runtime = Runtime(settings, crew)
+    runtime = Runtime(settings, worker_pool)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,8 +76,8 @@ def create_app(settings: Settings | None = None, crew: Crew | None = None) -> Fa
     if settings.probe_port is None:
         app.include_router(health.router)
     # The last that is added is the first that is asked.
-    app.add_middleware(Admission, runtime=runtime)
-    app.add_middleware(Gate, runtime=runtime)
+    app.add_middleware(LoadShedding, runtime=runtime)
+    app.add_middleware(Authentication, runtime=runtime)
     if origins := [each.strip() for each in settings.cors_origins.split(",") if each.strip()]:
         app.add_middleware(
             Cors,
@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None, crew: Crew | None = None) -> Fa
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    app.add_middleware(Boundary, runtime=runtime)
+    app.add_middleware(RequestContext, runtime=runtime)
     problems.install(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app

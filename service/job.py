@@ -14,11 +14,11 @@ from model_store.model import Single
 
 Array = NDArray[np.float64]
 Stratum = tuple[str, bool, int]
-"""Jobs of one model and stratum take about as long for a unit of work (see `Work.stratum`)."""
+"""Jobs of one model and stratum take about as long for a unit of work (see `Job.stratum`)."""
 
 
 @dataclass(frozen=True)
-class PredictAsk:
+class PredictionSpec:
     """The moments of every query row, and quantiles at these levels; the interval's two come last."""
 
     levels: tuple[float, ...]
@@ -26,7 +26,7 @@ class PredictAsk:
 
 
 @dataclass(frozen=True)
-class ChooseAsk:
+class SelectionSpec:
     """Which of the first `pool_rows` query rows to label; the rest of them are targets.
 
     Attributes:
@@ -48,7 +48,7 @@ class ChooseAsk:
 
 
 @dataclass(frozen=True)
-class Sent:
+class PostedSupport:
     """A support set as the caller sent it: rows in their units, and labels."""
 
     x: NDArray[np.floating]
@@ -56,7 +56,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptPosterior:
     """What adaptation gave for one task, to be asked again.
 
     Attributes:
@@ -71,12 +71,12 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Work:
+class Job:
     """A task for the device, in the network's units.
 
     Attributes:
         seed: of learners that draw.
-        ask: None where the task is only to be adapted to.
+        spec: None where the task is only to be adapted to.
         deadline: on the engine's clock; work not started by then is dropped.
         classes: of the support set, in the order of the one-hot columns of `support_y`.
         sent: the support set in the caller's units.
@@ -91,14 +91,14 @@ class Work:
     query_x: Single
     steps: int
     seed: int
-    ask: PredictAsk | ChooseAsk | None
+    spec: PredictionSpec | SelectionSpec | None
     deadline: float
     warnings: tuple[str, ...] = ()
     classes: tuple[str | int, ...] = ()
-    sent: Sent = field(default_factory=lambda: Sent(np.zeros((0, 0)), ()))
+    posted: PostedSupport = field(default_factory=lambda: PostedSupport(np.zeros((0, 0)), ()))
     key: str | None = None
     ttl_s: float = 0.0
-    known: Kept | None = None
+    known: KeptPosterior | None = None
     made: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -111,18 +111,18 @@ class Work:
     def stratum(self) -> Stratum:
         """What its pace depends on beside the model: few support rows leave many hypotheses possible."""
         asked = ""
-        if isinstance(self.ask, ChooseAsk):
-            asked = f"{self.ask.acquisition} {self.ask.strategy} {self.ask.size.bit_length()}"
+        if isinstance(self.spec, SelectionSpec):
+            asked = f"{self.spec.acquisition} {self.spec.strategy} {self.spec.size.bit_length()}"
         return asked, self.known is not None, len(self.support_x).bit_length()
 
-    def kept_as(self, key: str, known: Kept | None) -> "Work":
+    def kept_as(self, key: str, known: KeptPosterior | None) -> "Job":
         """The same work, its posterior to be kept under this key, or known from there."""
         return replace(self, key=key, known=known)
 
     @property
     def joint(self) -> bool:
         """Whether the answer needs covariances between rows."""
-        return isinstance(self.ask, ChooseAsk) and self.ask.joint
+        return isinstance(self.spec, SelectionSpec) and self.spec.joint
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Classified:
-    """Answer to a `PredictAsk` about classes: probabilities `[row, class]`, and `[row]` of the rest.
+    """Answer to a `PredictionSpec` about classes: probabilities `[row, class]`, and `[row]` of the rest.
 
     `particle_probabilities` are `[particle, row, class]`.
     """
@@ -174,7 +174,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Answer to a `PredictAsk`.
+    """Answer to a `PredictionSpec`.
 
     Quantiles are `[level, row, output]`, each hypothesis' moments `[particle, row, output]`.
     """
@@ -187,8 +187,8 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Answer to a `ChooseAsk`: pool indices in the order of choice, with what each adds."""
+class Selection:
+    """Answer to a `SelectionSpec`: pool indices in the order of choice, with what each adds."""
 
     indices: list[int]
     gains: list[float]
@@ -200,23 +200,23 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Seconds:
+class BatchTimes:
     """What a batch took."""
 
     embed_s: float = 0.0
     adapt_s: float = 0.0
     predict_s: float = 0.0
 
-    def __add__(self, other: "Seconds") -> "Seconds":
+    def __add__(self, other: "BatchTimes") -> "BatchTimes":
         """Of both."""
-        return Seconds(
+        return BatchTimes(
             self.embed_s + other.embed_s, self.adapt_s + other.adapt_s, self.predict_s + other.predict_s
         )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a `Work`.
+    """What came of a `Job`.
 
     Attributes:
         support_nll: before and after adaptation; None without support rows.
@@ -226,7 +226,7 @@ class Answer:
         queue_s: seconds from submission to the start of the batch.
     """
 
-    result: Predicted | Classified | Chosen | None
+    result: Predicted | Classified | Selection | None
     support_nll: tuple[float, float] | None
     effective_particles: float
     adapt_s: float = 0.0
@@ -234,5 +234,5 @@ class Answer:
     batched_tasks: int = 1
     queue_s: float = 0.0
     embed_s: float = 0.0
-    kept: Kept | None = None
+    kept: KeptPosterior | None = None
     cached: bool = False

@@ -11,25 +11,25 @@ from functools import partial
 import torch
 
 from bmaml.errors import BmamlError
-from service.codec.bodies import Intake
-from service.codec.decode import Codec
-from service.codec.images import Decoders
-from service.compute.batch import answer_together, compute
+from service.codec.bodies import BodyReader
+from service.codec.decode import Decoder
+from service.codec.images import DecodingThreads
+from service.compute.batch import answer_batch, compute
 from service.compute.cuda_graphs import Graphs
 from service.compute.device import DeviceFailed, check, device_for
 from service.engine.engine import Engine
-from service.engine.posterior_cache import Posteriors
+from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
-from service.engine.worker_pool import Crew
+from service.engine.worker_pool import WorkerPool
 from service.errors import RequestError
-from service.job import Work
+from service.job import Job
 from service.keys import BadKeys, RateLimit, read_keys
 from service.ops.cpus import cores
-from service.ops.memory import Slack, give_back
+from service.ops.memory import FreedMemory, give_back
 from service.ops.metrics import Metrics
 from service.ops.tracing import tracing
 from service.registry.catalogue import Catalogue
-from service.registry.registry import Versions
+from service.registry.registry import Registry
 from service.settings import Settings
 
 log = logging.getLogger("service.runtime")
@@ -46,18 +46,18 @@ class Runtime:
         TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
 
-    def __init__(self, settings: Settings, crew: Crew | None = None) -> None:
-        self.settings, self._crew = settings, crew
+    def __init__(self, settings: Settings, worker_pool: WorkerPool | None = None) -> None:
+        self.settings, self._worker_pool = settings, worker_pool
         self.metrics = Metrics()
         secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
-        self.posteriors = Posteriors(settings.max_posterior_bytes, secret, self.metrics)
-        self.codec = Codec(settings, self.posteriors)
-        self.decoders = Decoders()
-        self.intake = Intake(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
-        processes = 1 if crew is None else len(crew)
+        self.posteriors = PosteriorCache(settings.max_posterior_bytes, secret, self.metrics)
+        self.decoder = Decoder(settings, self.posteriors)
+        self.decoding_threads = DecodingThreads()
+        self.body_reader = BodyReader(settings.max_body_bytes, settings.max_bytes_in_flight, settings.read_s)
+        processes = 1 if worker_pool is None else len(worker_pool)
         self.queue = Queue(settings.max_queue_work, settings.max_batch_work, processes)
         graphs = None
-        if crew is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
+        if worker_pool is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
             graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())
         threads = settings.threads or min(cores(), torch.get_num_threads())
         self.engine = Engine(
@@ -66,17 +66,17 @@ class Runtime:
             self.metrics,
             threads,
             self._check,
-            partial(compute, graphs=graphs) if crew is None else crew.answer,
+            partial(compute, graphs=graphs) if worker_pool is None else worker_pool.answer,
         )
-        self._slacks = [Slack(os.getpid(), give_back)]
-        answer: Callable[[list[Work]], object] = answer_together
+        self._slacks = [FreedMemory(os.getpid(), give_back)]
+        answer: Callable[[list[Job]], object] = answer_batch
         if graphs is not None:
-            answer = partial(answer_together, graphs=graphs)
-        if crew is not None:
-            self.metrics.watch_workers([worker.pid for worker in crew.workers])
-            self._slacks += [Slack(worker.pid, worker.give_back) for worker in crew.workers]
-            answer = partial(crew.answer_each, threads=threads)
-        self.versions = Versions(settings, self.posteriors, self.metrics, answer)
+            answer = partial(answer_batch, graphs=graphs)
+        if worker_pool is not None:
+            self.metrics.watch_workers([worker.pid for worker in worker_pool.workers])
+            self._slacks += [FreedMemory(worker.pid, worker.give_back) for worker in worker_pool.workers]
+            answer = partial(worker_pool.answer_each, threads=threads)
+        self.registry = Registry(settings, self.posteriors, self.metrics, answer)
         self.keys = read_keys(settings.keys.get_secret_value(), settings.keys_file)
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
         self.tracing = tracing()
@@ -90,19 +90,19 @@ class Runtime:
     @property
     def catalogue(self) -> Catalogue:
         """The versions on offer."""
-        return self.versions.catalogue
+        return self.registry.catalogue
 
     @property
     def device(self) -> torch.device:
         """That the models live on."""
-        return self.versions.device
+        return self.registry.device
 
     @property
     def failed(self) -> bool:
         """The engine died or could never start: only a restart helps."""
         if self._verdict is not None:
             return self._verdict
-        if self._crew is not None and self._crew.failed:
+        if self._worker_pool is not None and self._worker_pool.failed:
             return True
         return self._failure is not None or self.engine.failed
 
@@ -152,9 +152,9 @@ class Runtime:
         """
         began = time.monotonic()
         try:
-            self.versions.device = device_for(self.settings.device)
+            self.registry.device = device_for(self.settings.device)
             self._check()
-            self._give_back(self.versions.refresh())
+            self._give_back(self.registry.refresh())
             self.engine.start()
             self._watcher = threading.Thread(target=self._watch, name="store", daemon=True)
             self._watcher.start()
@@ -178,9 +178,9 @@ class Runtime:
             self._watcher.join(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
         self._verdict = self.failed  # what is ended now has not failed
-        if self._crew is not None:
-            self._crew.stop(at_once=self.engine.busy)
-        self.decoders.stop()
+        if self._worker_pool is not None:
+            self._worker_pool.stop(at_once=self.engine.busy)
+        self.decoding_threads.stop()
         if self.tracing is not None:
             self.tracing.stop()
 
@@ -192,8 +192,8 @@ class Runtime:
             for sha in self.posteriors.models() - set(self.catalogue.served()):
                 self.posteriors.drop_model(sha)
             try:
-                changed = self.versions.refresh()
-                self.versions.shelve_idle()
+                changed = self.registry.refresh()
+                self.registry.shelve_idle()
                 self._give_back(changed)
             except Exception:
                 log.exception("cannot look at the store")
@@ -219,7 +219,7 @@ class Runtime:
             log.info("%d keys", len(keys.owners))
 
     def _check(self) -> None:
-        if self._crew is None:
+        if self._worker_pool is None:
             check(self.device)
         else:
-            self._crew.check()
+            self._worker_pool.check()

@@ -119,7 +119,7 @@ GZIP = 16 + zlib.MAX_WBITS
 CLOSE = {"Connection": "close"}
 
 
-class Intake:
+class BodyReader:
     """Reads bodies; on the event loop alone.
 
     Args:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from model_store import Model
 from service.codec.budget import Budget
 from service.codec.inputs import Rows, rows
-from service.codec.support_set import Shown, support
+from service.codec.support_set import SupportSet, support
 from service.codec.warnings import warnings_of
-from service.compute.acquisitions import OFFERS
-from service.engine.posterior_cache import Entry, Posteriors
+from service.compute.acquisitions import CAPABILITIES
+from service.engine.posterior_cache import Entry, PosteriorCache
 from service.errors import FieldError, RequestError, invalid, invalid_at
-from service.job import Array, ChooseAsk, PredictAsk, Work
+from service.job import Array, Job, PredictionSpec, SelectionSpec
 from service.schemas.requests import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
 from service.settings import Settings
 
@@ -24,7 +24,7 @@ TTL_S = 600.0
 """How long a posterior is kept that a request with a posterior and more rows gives."""
 
 
-class Codec:
+class Decoder:
     """Makes work of requests.
 
     `since` is when the request came, on the engine's clock: its deadline counts from there.
@@ -35,10 +35,10 @@ class Codec:
     that is not there, and 409 for one of another model or other settings.
     """
 
-    def __init__(self, settings: Settings, posteriors: Posteriors) -> None:
+    def __init__(self, settings: Settings, posteriors: PosteriorCache) -> None:
         self._settings, self._posteriors = settings, posteriors
 
-    def predict(self, request: AdaptPredictRequest, model: Model, caller: str, since: float) -> Work:
+    def predict(self, request: AdaptPredictRequest, model: Model, caller: str, since: float) -> Job:
         """The work a prediction asks for."""
         budget = self._budget(request, since)
         before, shown = self._shown(request, model, caller, budget)
@@ -49,17 +49,17 @@ class Codec:
             levels: tuple[float, ...] = ()
         else:
             levels = (*request.quantiles, 0.5 - request.interval / 2, 0.5 + request.interval / 2)
-        ask = PredictAsk(levels, request.particles)
-        return self._work(request, model, caller, budget, before, shown, query, ask, {"query": query.raw})
+        spec = PredictionSpec(levels, request.particles)
+        return self._work(request, model, caller, budget, before, shown, query, spec, {"query": query.raw})
 
-    def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Work:
+    def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Job:
         """The work of adapting alone."""
         budget = self._budget(request, since)
         before, shown = self._shown(request, model, caller, budget)
         nothing = Rows(shown.x.raw[:0], shown.x.standardised[:0])
         return self._work(request, model, caller, budget, before, shown, nothing, None, {})
 
-    def choose(self, request: UncertaintyRequest, model: Model, caller: str, since: float) -> Work:
+    def choose(self, request: UncertaintyRequest, model: Model, caller: str, since: float) -> Job:
         """The work a choice of rows to label asks for; target rows follow the pool's."""
         budget = self._budget(request, since)
         before, shown = self._shown(request, model, caller, budget)
@@ -69,19 +69,22 @@ class Codec:
         if request.target is not None:
             target = rows(request.target.x, model, "/target/x", settings.max_query_rows, budget, 1)
             asked, said = np.concatenate([asked, target.standardised]), said | {"target": target.raw}
-        offers = OFFERS[model.manifest.kind]
-        acquisition = request.acquisition or (offers.without_target if request.target is None else "epig")
-        if acquisition not in offers.acquisitions:
+        capabilities = CAPABILITIES[model.manifest.kind]
+        acquisition = request.acquisition or (
+            capabilities.without_target if request.target is None else "epig"
+        )
+        if acquisition not in capabilities.acquisitions:
             raise invalid_at(
-                "/acquisition", f"one of {', '.join(offers.acquisitions)} fits a {model.manifest.kind} model"
+                "/acquisition",
+                f"one of {', '.join(capabilities.acquisitions)} fits a {model.manifest.kind} model",
             )
         if acquisition == "epig" and request.target is None:
             raise invalid_at("/target", "epig needs target rows: where should the predictions get better?")
-        if request.batch.strategy not in ("auto", *offers.strategies):
-            raise invalid_at("/batch/strategy", f"one of auto, {', '.join(offers.strategies)}")
-        strategy = offers.resolved(request.batch.strategy, acquisition, request.batch.size)
+        if request.batch.strategy not in ("auto", *capabilities.strategies):
+            raise invalid_at("/batch/strategy", f"one of auto, {', '.join(capabilities.strategies)}")
+        strategy = capabilities.resolved(request.batch.strategy, acquisition, request.batch.size)
         ids = _pool_ids(request, len(pool.raw))
-        ask = ChooseAsk(
+        spec = SelectionSpec(
             acquisition=acquisition,
             strategy=strategy,
             size=request.batch.size,
@@ -89,9 +92,9 @@ class Codec:
             keys=_keys(request.batch.seed, ids if request.pool.ids is not None else None, pool.raw),
             excluded=_excluded(request, ids),
             best=float(shown.labels[:, 0].max()) if shown.labels.size else None,
-            joint=offers.needs_joint(acquisition, strategy),
+            joint=capabilities.needs_joint(acquisition, strategy),
         )
-        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), ask, said)
+        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), spec, said)
 
     def _budget(self, request: Request, since: float) -> Budget:
         wanted = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
@@ -99,7 +102,7 @@ class Codec:
 
     def _shown(
         self, request: Request, model: Model, caller: str, budget: Budget
-    ) -> tuple[Entry | None, Shown]:
+    ) -> tuple[Entry | None, SupportSet]:
         """The kept posterior that the request names, and all the rows it is to be answered from."""
         before = None
         if request.support is None and request.posterior is None:
@@ -107,9 +110,9 @@ class Codec:
         if request.posterior is not None:
             before = self._posteriors.find(request.posterior, caller)
             steps = _steps(request, model)
-            if before.work.model.sha256 != model.sha256:
+            if before.job.model.sha256 != model.sha256:
                 raise RequestError("other-model", "the posterior belongs to another model or version")
-            if request.adapt.steps is not None and before.work.steps != steps:
+            if request.adapt.steps is not None and before.job.steps != steps:
                 raise RequestError("other-settings", "the posterior was adapted in other steps")
         return before, support(request.support, before, model, budget)
 
@@ -120,33 +123,33 @@ class Codec:
         caller: str,
         budget: Budget,
         before: Entry | None,
-        shown: Shown,
+        shown: SupportSet,
         asked: Rows,
-        ask: PredictAsk | ChooseAsk | None,
+        spec: PredictionSpec | SelectionSpec | None,
         said: Mapping[str, NDArray[Any]],
-    ) -> Work:
+    ) -> Job:
         keep = request.keep is not None or before is not None
         ttl = TTL_S if before is not None and request.support is not None else 0.0
-        work = Work(
+        job = Job(
             model=model,
             support_x=shown.x.standardised,
             support_y=shown.y,
             query_x=asked.standardised,
-            steps=_steps(request, model) if before is None else before.work.steps,
-            seed=request.adapt.seed if before is None else before.work.seed,
-            ask=ask,
+            steps=_steps(request, model) if before is None else before.job.steps,
+            seed=request.adapt.seed if before is None else before.job.seed,
+            spec=spec,
             deadline=budget.deadline,
             warnings=warnings_of(model, shown, said),
             classes=shown.classes,
-            sent=shown.sent,
+            posted=shown.posted,
             ttl_s=request.keep.ttl_s if request.keep is not None else ttl,
         )
         if not keep:
-            return work
+            return job
         entry = before if request.support is None else None
-        key = self._posteriors.id_of(work, caller) if entry is None else entry.id
+        key = self._posteriors.id_of(job, caller) if entry is None else entry.id
         entry = entry or self._posteriors.get(key)
-        return work.kept_as(key, None if entry is None else entry.kept)
+        return job.kept_as(key, None if entry is None else entry.kept)
 
 
 def _steps(request: Request, model: Model) -> int:

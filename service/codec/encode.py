@@ -10,35 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codec.warnings import on_the_fit
-from service.compute.acquisitions import OFFERS
+from service.compute.acquisitions import CAPABILITIES
 from service.engine.posterior_cache import Entry
-from service.job import Answer, ChooseAsk, Chosen, Classified, Predicted, Work
+from service.job import Answer, Classified, Job, Predicted, Selection, SelectionSpec
 from service.schemas.requests import AdaptPredictRequest, UncertaintyRequest
 
 Reply = dict[str, Any]
 
 
-def reply(work: Work, answer: Answer, entry: Entry | None, request_id: str, accepted: float) -> Reply:
+def reply(job: Job, answer: Answer, entry: Entry | None, request_id: str, accepted: float) -> Reply:
     """What every answer says, whatever was asked."""
-    manifest, nll = work.model.manifest, answer.support_nll
+    manifest, nll = job.model.manifest, answer.support_nll
     return {
         "request_id": request_id,
         "model": {
             "name": manifest.name,
             "version": manifest.version,
-            "sha256": work.model.sha256,
+            "sha256": job.model.sha256,
             "learner": manifest.learner,
         },
         "posterior": None if entry is None else reference(entry, answer.cached),
         "diagnostics": {
-            "particles": work.model.learner.particles,
+            "particles": job.model.learner.particles,
             "effective_particles": answer.effective_particles,
-            "steps": work.steps,
+            "steps": job.steps,
             "support_nll": None if nll is None else {"before": nll[0], "after": nll[1]},
-            "warnings": [*work.warnings, *on_the_fit(nll)],
+            "warnings": [*job.warnings, *on_the_fit(nll)],
         },
         "timing_ms": {
-            "decode": 1000 * (work.made - accepted),
+            "decode": 1000 * (job.made - accepted),
             "queue": 1000 * answer.queue_s,
             "embed": 1000 * answer.embed_s,
             "adapt": 1000 * answer.adapt_s,
@@ -61,28 +61,28 @@ def reference(entry: Entry, cached: bool) -> Reply:
 
 def card(entry: Entry) -> Reply:
     """A kept posterior."""
-    manifest = entry.work.model.manifest
+    manifest = entry.job.model.manifest
     return {
         "id": entry.id,
         "model": {
             "name": manifest.name,
             "version": manifest.version,
-            "sha256": entry.work.model.sha256,
+            "sha256": entry.job.model.sha256,
             "learner": manifest.learner,
         },
         "rows": entry.rows,
-        "steps": entry.work.steps,
-        "classes": list(entry.work.classes) or None,
+        "steps": entry.job.steps,
+        "classes": list(entry.job.classes) or None,
         "bytes": entry.size,
         "expires_at": entry.expires_at,
     }
 
 
-def prediction(request: AdaptPredictRequest, work: Work, answer: Answer) -> Reply:
+def prediction(request: AdaptPredictRequest, job: Job, answer: Answer) -> Reply:
     """The ensemble's belief about the query rows."""
     result = answer.result
     if isinstance(result, Classified):
-        return _classes(work, result)
+        return _classes(job, result)
     assert isinstance(result, Predicted)
     moments, single = result.moments, result.moments.mean.shape[-1] == 1
     said = _of_one_output if single else _single
@@ -109,8 +109,8 @@ def prediction(request: AdaptPredictRequest, work: Work, answer: Answer) -> Repl
     }
 
 
-def _classes(work: Work, result: Classified) -> Reply:
-    classes, uncertainty = list(work.classes), result.uncertainty
+def _classes(job: Job, result: Classified) -> Reply:
+    classes, uncertainty = list(job.classes), result.uncertainty
     particles = None
     if result.particle_probabilities is not None and result.weights is not None:
         particles = {
@@ -132,17 +132,17 @@ def _classes(work: Work, result: Classified) -> Reply:
     }
 
 
-def choice(request: UncertaintyRequest, work: Work, answer: Answer) -> Reply:
+def choice(request: UncertaintyRequest, job: Job, answer: Answer) -> Reply:
     """What to label next."""
-    result, ask = answer.result, work.ask
-    assert isinstance(result, Chosen)
-    assert isinstance(ask, ChooseAsk)
-    ids = request.pool.ids or list(range(ask.pool_rows))
+    result, spec = answer.result, job.spec
+    assert isinstance(result, Selection)
+    assert isinstance(spec, SelectionSpec)
+    ids = request.pool.ids or list(range(spec.pool_rows))
     aleatoric, epistemic = result.uncertainty.aleatoric, result.uncertainty.epistemic
     return {
-        "acquisition": ask.acquisition,
+        "acquisition": spec.acquisition,
         "direction": "higher_is_more_informative",
-        "units": OFFERS[work.model.manifest.kind].acquisitions[ask.acquisition],
+        "units": CAPABILITIES[job.model.manifest.kind].acquisitions[spec.acquisition],
         "selected": [
             {
                 "rank": rank,

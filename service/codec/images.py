@@ -62,14 +62,14 @@ THREADS, MOST = 2, 64
 """Threads; requests that may be with them or wait for them."""
 
 
-class Decoders:
+class DecodingThreads:
     """Runs what takes long and needs no device."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "pictures")
         self._taken = 0
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a call.
 
         Raises:
@@ -80,7 +80,7 @@ class Decoders:
         self._taken += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+            return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
         finally:
             self._taken -= 1
 

@@ -64,7 +64,7 @@ def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0)
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
-def pictures_of(
+def image_rows(
     values: Values, image: ImageInput, pointer: str, most: int, budget: Budget, least: int = 0
 ) -> NDArray[np.float32]:
     """Pictures `[picture, channel × height × width]` in [0, 1].
@@ -181,7 +181,7 @@ def rows(values: Values, model: Model, pointer: str, most: int, budget: Budget, 
 def _raw(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int) -> NDArray[Any]:
     image = model.manifest.image
     if image is not None:
-        return pictures_of(values, image, pointer, most, budget, least)
+        return image_rows(values, image, pointer, most, budget, least)
     return rows_of(values, len(model.manifest.inputs), pointer, most, least)
 
 

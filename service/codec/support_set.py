@@ -13,22 +13,22 @@ from service.codec.budget import Budget
 from service.codec.inputs import Rows, _finite, labels_of, rows, rows_of
 from service.engine.posterior_cache import Entry
 from service.errors import FieldError, invalid, invalid_at
-from service.job import Array, Sent, Work
+from service.job import Array, Job, PostedSupport
 from service.schemas.requests import Support
 
 
 @dataclass(frozen=True)
-class Shown:
+class SupportSet:
     """A support set: rows, targets as the network wants them, numeric labels as they came, or classes."""
 
     x: Rows
     y: Single
     labels: Array
     classes: tuple[str | int, ...]
-    sent: Sent
+    posted: PostedSupport
 
 
-def support(given: Support | None, before: Entry | None, model: Model, budget: Budget) -> Shown:
+def support(given: Support | None, before: Entry | None, model: Model, budget: Budget) -> SupportSet:
     """The labelled rows of a request, after those of a kept posterior if it names one.
 
     Raises:
@@ -36,36 +36,36 @@ def support(given: Support | None, before: Entry | None, model: Model, budget: B
     """
     if given is None:
         assert before is not None
-        return _known(before.work)
+        return _known(before.job)
     settings = budget.settings
     x = rows(given.x, model, "/support/x", settings.max_support_rows, budget)
     labels = labels_of(given.y, "/support/y")
     if len(labels) != len(x.raw):
         raise invalid_at("/support/y", f"{len(labels)} labels for {len(x.raw)} rows of x")
-    before_it = 0 if before is None else len(before.work.sent.x)
+    before_it = 0 if before is None else len(before.job.posted.x)
     if before_it + len(x.raw) > settings.max_support_rows:
         detail = f"{before_it + len(x.raw)} rows with those of the posterior; this service takes at most"
         raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
-    kept = None if before is None else before.work
+    kept = None if before is None else before.job
     if model.manifest.kind == "classification":
         return _classified(x, class_labels(labels), kept, model, settings.max_classes)
     new = _measured(x, labels, model)
     return new if kept is None else _joined(_known(kept), new)
 
 
-def _known(work: Work) -> Shown:
+def _known(job: Job) -> SupportSet:
     """The rows of a kept posterior: they have been checked and standardised before."""
-    x, outputs = Rows(work.sent.x, work.support_x), len(work.model.manifest.outputs)
-    labels = np.array(work.sent.labels, np.float64).reshape(-1, outputs) if outputs else np.zeros((0, 1))
-    return Shown(x, work.support_y, labels, work.classes, work.sent)
+    x, outputs = Rows(job.posted.x, job.support_x), len(job.model.manifest.outputs)
+    labels = np.array(job.posted.labels, np.float64).reshape(-1, outputs) if outputs else np.zeros((0, 1))
+    return SupportSet(x, job.support_y, labels, job.classes, job.posted)
 
 
-def _joined(first: Shown, then: Shown) -> Shown:
+def _joined(first: SupportSet, then: SupportSet) -> SupportSet:
     """All their rows, of measured labels."""
     x = _both(first.x, then.x)
-    sent = Sent(x.raw, first.sent.labels + then.sent.labels)
+    posted = PostedSupport(x.raw, first.posted.labels + then.posted.labels)
     y, labels = np.concatenate([first.y, then.y]), np.concatenate([first.labels, then.labels])
-    return Shown(x, y, labels, (), sent)
+    return SupportSet(x, y, labels, (), posted)
 
 
 def _both(first: Rows, then: Rows) -> Rows:
@@ -74,20 +74,20 @@ def _both(first: Rows, then: Rows) -> Rows:
 
 
 def _classified(
-    x: Rows, labels: list[str] | list[int], kept: Work | None, model: Model, most_classes: int
-) -> Shown:
+    x: Rows, labels: list[str] | list[int], kept: Job | None, model: Model, most_classes: int
+) -> SupportSet:
     said: tuple[Any, ...] = tuple(labels)
     if kept is not None:
         if labels and isinstance(labels[0], str) is not isinstance(kept.classes[0], str):
             theirs = "strings" if isinstance(kept.classes[0], str) else "integers"
             raise invalid_at("/support/y", f"the classes of the posterior are {theirs}")
-        said = (*kept.sent.labels, *labels)
-        x = _both(Rows(kept.sent.x, kept.support_x), x)
+        said = (*kept.posted.labels, *labels)
+        x = _both(Rows(kept.posted.x, kept.support_x), x)
     classes, y = class_rows(said, model, most_classes)
-    return Shown(x, y, np.zeros((0, 1)), classes, Sent(x.raw, said))
+    return SupportSet(x, y, np.zeros((0, 1)), classes, PostedSupport(x.raw, said))
 
 
-def _measured(x: Rows, labels: Sequence[Any], model: Model) -> Shown:
+def _measured(x: Rows, labels: Sequence[Any], model: Model) -> SupportSet:
     """Numbers; those of a single output in one form, whether they came as `1` or as `[1.0]`."""
     if labels and isinstance(labels[0], str):
         raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
@@ -96,7 +96,7 @@ def _measured(x: Rows, labels: Sequence[Any], model: Model) -> Shown:
     raw = rows_of(columns, outputs, "/support/y", len(columns))
     targets = _finite(model.standardised_targets(raw), "/support/y")
     said = raw[:, 0].tolist() if outputs == 1 else map(tuple, raw.tolist())
-    return Shown(x, targets, raw, (), Sent(x.raw, tuple(said)))
+    return SupportSet(x, targets, raw, (), PostedSupport(x.raw, tuple(said)))
 
 
 LARGEST = 2**53 - 1

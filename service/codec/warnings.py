@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from model_store import Column, Model
 from model_store.columns import FAR, outside
-from service.codec.support_set import Shown
+from service.codec.support_set import SupportSet
 
 SHOWN = 8
 """Columns whose range is said, at most."""
 
 
-def warnings_of(model: Model, shown: Shown, asked: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+def warnings_of(model: Model, shown: SupportSet, asked: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
     """Before anything is computed; `asked` are rows by what they are called."""
     warnings = []
     if not len(shown.x.raw):

@@ -11,7 +11,7 @@ from bmaml.learners.interface import Kind
 
 
 @dataclass(frozen=True)
-class Offers:
+class Capabilities:
     """Of one kind of model.
 
     Attributes:
@@ -47,8 +47,8 @@ class Offers:
         return acquisition in self.joint or (strategy == self.together == "max_determinant")
 
 
-OFFERS: dict[Kind, Offers] = {
-    "regression": Offers(
+CAPABILITIES: dict[Kind, Capabilities] = {
+    "regression": Capabilities(
         acquisitions={name: each.units for name, each in ACQUISITIONS.items()},
         strategies=tuple(STRATEGIES),
         without_target="epistemic_variance",
@@ -56,7 +56,7 @@ OFFERS: dict[Kind, Offers] = {
         redundant=frozenset({"total_variance", "epistemic_variance", "entropy", "epig"}),
         joint=frozenset(name for name, each in ACQUISITIONS.items() if each.joint),
     ),
-    "classification": Offers(
+    "classification": Capabilities(
         acquisitions={name: each.units for name, each in CLASS_ACQUISITIONS.items()},
         strategies=tuple(CLASS_STRATEGIES),
         without_target="entropy",

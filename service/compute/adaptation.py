@@ -14,7 +14,7 @@ from bmaml.learners.posterior import Posterior
 from bmaml.task import Examples
 from model_store import Model
 from model_store.model import Single
-from service.job import Array, Kept, Work
+from service.job import Array, Job, KeptPosterior
 
 NEGLIGIBLE = 1e-8
 """Weight of the hypotheses that are left out: far below single precision."""
@@ -34,37 +34,37 @@ class Adaptation:
     effective: Array
 
     @classmethod
-    def of(cls, works: Sequence[Work], model: Model, support: Examples) -> "Adaptation":
+    def of(cls, jobs: Sequence[Job], model: Model, support: Examples) -> "Adaptation":
         """Adapt to the support sets, or recall what is known of them."""
-        known = [work.known for work in works if work.known is not None]
+        known = [job.known for job in jobs if job.known is not None]
         if known:
             posteriors = [kept.posterior for kept in known]
             posterior: Posterior = type(posteriors[0]).joined(posteriors)
             effective = np.array([kept.effective_particles for kept in known])
             return cls(posterior, np.ones(len(known), bool), effective)
-        posterior = model.learner.adapt(model.learned, support, works[0].steps, NEGLIGIBLE)
-        finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(works))
+        posterior = model.learner.adapt(model.learned, support, jobs[0].steps, NEGLIGIBLE)
+        finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(jobs))
         return cls(posterior, finite, array(model.learner.effective_particles(posterior)))
 
     def kept(
-        self, task: int, work: Work, support_nll: tuple[float, float] | None, labelled: Tensor | None = None
-    ) -> Kept | None:
+        self, task: int, job: Job, support_nll: tuple[float, float] | None, labelled: Tensor | None = None
+    ) -> KeptPosterior | None:
         """One task's share, if it is to be kept."""
-        if work.key is None:
+        if job.key is None:
             return None
-        if work.known is not None:
-            return work.known
+        if job.known is not None:
+            return job.known
         alone = self.posterior.at(torch.tensor([task]))
         features = None if labelled is None else labelled.clone()
-        return Kept(alone, support_nll, float(self.effective[task]), features)
+        return KeptPosterior(alone, support_nll, float(self.effective[task]), features)
 
 
-def padded(works: Sequence[Work], device: torch.device) -> tuple[Examples, Examples]:
+def padded(jobs: Sequence[Job], device: torch.device) -> tuple[Examples, Examples]:
     """Support sets, and query rows without labels, padded to the longest; no support where it is known."""
-    known = works[0].known is not None
-    support_x = [work.support_x[:0] if known else work.support_x for work in works]
-    support_y = [work.support_y[:0] if known else work.support_y for work in works]
-    query_x = [work.query_x for work in works]
+    known = jobs[0].known is not None
+    support_x = [job.support_x[:0] if known else job.support_x for job in jobs]
+    support_y = [job.support_y[:0] if known else job.support_y for job in jobs]
+    query_x = [job.query_x for job in jobs]
     return _examples(support_x, support_y, device), _examples(query_x, [x[:, :0] for x in query_x], device)
 
 
@@ -92,9 +92,9 @@ def array(values: Tensor) -> Array:
     return values.double().cpu().numpy()
 
 
-def diverged(work: Work) -> Diverged:
+def diverged(job: Job) -> Diverged:
     """What a task is told whose adaptation left the finite numbers."""
     return Diverged(
-        f"adapting {work.model.manifest.name!r} to these {len(work.support_x)} rows left the finite numbers; "
+        f"adapting {job.model.manifest.name!r} to these {len(job.support_x)} rows left the finite numbers; "
         "check the units of the rows, or ask for fewer steps"
     )

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from bmaml.learners import Diverged
-from service.compute.classification import classified_together
+from service.compute.classification import classify_batch
 from service.compute.cuda_graphs import Graphs
 from service.compute.device import out_of_memory
-from service.compute.graphed_regression import answered_whole
+from service.compute.graphed_regression import answer_with_graphs
 from service.compute.regression import _predicted_together
-from service.job import Answer, Seconds, Work
+from service.job import Answer, BatchTimes, Job
 
 NUMBERS = 1 << 22
 """In the features of a part's rows, and in its tasks' own particles."""
@@ -25,54 +25,54 @@ DOUBLE = 3
 """Rows of memory that a support row takes: more is kept of it, in float64."""
 
 
-def answer_together(works: Sequence[Work], graphs: Graphs | None = None) -> list[Answer | Diverged]:
+def answer_batch(jobs: Sequence[Job], graphs: Graphs | None = None) -> list[Answer | Diverged]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one.
 
     Args:
         graphs: recorded computations, which are tried first.
     """
-    classification = works[0].model.manifest.kind == "classification"
-    together = classified_together if classification else _predicted_together
+    classification = jobs[0].model.manifest.kind == "classification"
+    together = classify_batch if classification else _predicted_together
     answers: dict[int, Answer | Diverged] = {}
-    total = Seconds()
+    total = BatchTimes()
     if graphs is not None:
-        recorded, total = answered_whole(works, graphs)
+        recorded, total = answer_with_graphs(jobs, graphs)
         answers |= recorded
-    left = [place for place in range(len(works)) if place not in answers]
+    left = [place for place in range(len(jobs)) if place not in answers]
     # Without steps nothing is differentiated, and tensors need not remember how they came to be.
-    with torch.no_grad() if works[0].steps else torch.inference_mode():
-        for places in _parts(works, left):
-            some, seconds = together([works[place] for place in places])
+    with torch.no_grad() if jobs[0].steps else torch.inference_mode():
+        for places in _parts(jobs, left):
+            some, seconds = together([jobs[place] for place in places])
             answers |= zip(places, some, strict=True)
             total += seconds
-    said: Any = {**asdict(total), "batched_tasks": len(works)}
-    each = (answers[place] for place in range(len(works)))
+    said: Any = {**asdict(total), "batched_tasks": len(jobs)}
+    each = (answers[place] for place in range(len(jobs)))
     return [replace(answer, **said) if isinstance(answer, Answer) else answer for answer in each]
 
 
-def _parts(works: Sequence[Work], places: Sequence[int]) -> Iterator[Sequence[int]]:
+def _parts(jobs: Sequence[Job], places: Sequence[int]) -> Iterator[Sequence[int]]:
     """Few enough at a time."""
-    model, at_once = works[0].model, max(1, len(places))
+    model, at_once = jobs[0].model, max(1, len(places))
     if places and model.device.type == "cpu":
-        support, query = map(max, zip(*(works[place].shape for place in places), strict=True))
+        support, query = map(max, zip(*(jobs[place].shape for place in places), strict=True))
         rows = max(1, DOUBLE * support + query)
         features = model.learner.particles * rows * model.learner.network.feature_size
-        moved = model.learned["initial"].numel() if works[0].steps else 0
+        moved = model.learned["initial"].numel() if jobs[0].steps else 0
         at_once = max(1, NUMBERS // (features + moved))
     for first in range(0, len(places), at_once):
         yield places[first : first + at_once]
 
 
-Compute = Callable[[Sequence[Work], int], Sequence[Answer | Diverged]]
+Compute = Callable[[Sequence[Job], int], Sequence[Answer | Diverged]]
 
 
-def compute(works: Sequence[Work], threads: int, graphs: Graphs | None = None) -> list[Answer | Diverged]:
-    """`answer_together`, on so many threads of the CPU at most."""
+def compute(jobs: Sequence[Job], threads: int, graphs: Graphs | None = None) -> list[Answer | Diverged]:
+    """`answer_batch`, on so many threads of the CPU at most."""
     torch.set_num_threads(threads)
     if graphs is None:
-        return answer_together(works)
+        return answer_batch(jobs)
     try:
-        return answer_together(works, graphs)
+        return answer_batch(jobs, graphs)
     except Exception as error:
         if out_of_memory(error):
             graphs.clear()  # it is tried again in halves, with the memory that they held

@@ -13,45 +13,45 @@ from bmaml.task import Examples
 from model_store import Model
 from service.compute.adaptation import Adaptation, array, diverged, padded
 from service.compute.selection import choose_by_class
-from service.job import Answer, Chosen, Classified, PredictAsk, Seconds, Uncertainty, Work
+from service.job import Answer, BatchTimes, Classified, Job, PredictionSpec, Selection, Uncertainty
 
 
-def classified_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged], Seconds]:
+def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
     """The answers to works of one group, in order; a diverged task gets its error in place of one."""
-    first = works[0]
+    first = jobs[0]
     model = first.model
-    support, query = padded(works, model.device)
+    support, query = padded(jobs, model.device)
     start = time.perf_counter()
     x = _embedded(model, support, query)
     shown = support.x.shape[1]
     embedded = time.perf_counter()
-    adaptation = Adaptation.of(works, model, Examples(x[:, :shown], support.y, support.mask))
+    adaptation = Adaptation.of(jobs, model, Examples(x[:, :shown], support.y, support.mask))
     adapted = time.perf_counter()
     belief = model.classify(adaptation.posterior, x)
     nll = -belief.part(slice(None), slice(shown)).log_density(support.y)[..., 0]
     nll_after = array((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
     predicted = time.perf_counter()
     answers: list[Answer | Diverged] = []
-    for task, work in enumerate(works):
+    for task, job in enumerate(jobs):
         if not adaptation.finite[task] or not np.isfinite(nll_after[task]):
-            answers.append(diverged(work))
+            answers.append(diverged(job))
             continue
-        own, rows = slice(task, task + 1), slice(shown, shown + len(work.query_x))
-        known = work.known
-        labelled = x[own, : len(work.support_x)] if known is None else known.labelled
+        own, rows = slice(task, task + 1), slice(shown, shown + len(job.query_x))
+        known = job.known
+        labelled = x[own, : len(job.support_x)] if known is None else known.labelled
         said = (
-            (float(np.log(len(work.classes))), float(nll_after[task])) if known is None else known.support_nll
+            (float(np.log(len(job.classes))), float(nll_after[task])) if known is None else known.support_nll
         )
         answers.append(
             Answer(
-                result=_answer(work, belief.part(own, rows), x[own, rows], labelled),
+                result=_answer(job, belief.part(own, rows), x[own, rows], labelled),
                 support_nll=said,
                 effective_particles=float(adaptation.effective[task]),
-                kept=adaptation.kept(task, work, said, labelled),
-                cached=work.known is not None,
+                kept=adaptation.kept(task, job, said, labelled),
+                cached=job.known is not None,
             )
         )
-    return answers, Seconds(embedded - start, adapted - embedded, predicted - adapted)
+    return answers, BatchTimes(embedded - start, adapted - embedded, predicted - adapted)
 
 
 def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:
@@ -65,21 +65,21 @@ def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:
 
 
 def _answer(
-    work: Work, belief: Categorical, x: Tensor, labelled: Tensor | None
-) -> Classified | Chosen | None:
-    if work.ask is None:
+    job: Job, belief: Categorical, x: Tensor, labelled: Tensor | None
+) -> Classified | Selection | None:
+    if job.spec is None:
         return None
     uncertainty = Uncertainty(array(belief.expected_entropy())[0], array(belief.mutual_information())[0])
-    if not isinstance(work.ask, PredictAsk):
+    if not isinstance(job.spec, PredictionSpec):
         assert labelled is not None
-        return choose_by_class(work.ask, belief, uncertainty, x, labelled)
-    classes = len(work.classes)
-    each = array(belief.log_probabilities.exp())[0, ..., :classes] if work.ask.particles else None
+        return choose_by_class(job.spec, belief, uncertainty, x, labelled)
+    classes = len(job.classes)
+    each = array(belief.log_probabilities.exp())[0, ..., :classes] if job.spec.particles else None
     return Classified(
         probabilities=array(belief.probabilities())[0, :, :classes],
         uncertainty=uncertainty,
         margin=array(belief.margin())[0],
         variation_ratio=array(belief.variation_ratio())[0],
         particle_probabilities=each,
-        weights=array(belief.log_weights.exp())[0] if work.ask.particles else None,
+        weights=array(belief.log_weights.exp())[0] if job.spec.particles else None,
     )

@@ -19,8 +19,8 @@ from bmaml.task import Examples
 from model_store import Model
 from service.compute.adaptation import stacked
 from service.compute.cuda_graphs import Arrays, Graphs
-from service.compute.regression import Said, levels_of, nll_before, support_nll, told
-from service.job import Answer, PredictAsk, Predicted, Seconds, Work
+from service.compute.regression import Said, nll_before, quantile_levels, support_nll, told
+from service.job import Answer, BatchTimes, Job, Predicted, PredictionSpec
 
 ROUNDS = 24
 """Of the search for quantiles. Of the shipped models' answers one in a thousand takes more."""
@@ -30,13 +30,13 @@ FEWEST_ROWS = 16
 """Of each task, padding included: as many as a GPU does in no time."""
 
 
-def answered_whole(works: Sequence[Work], graphs: Graphs) -> tuple[dict[int, Answer], Seconds]:
+def answer_with_graphs(jobs: Sequence[Job], graphs: Graphs) -> tuple[dict[int, Answer], BatchTimes]:
     """Answers to those of a group whose shape is recorded, by place."""
     start = time.perf_counter()
-    places = [place for place, work in enumerate(works) if _fits(work, graphs)]
+    places = [place for place, job in enumerate(jobs) if _fits(job, graphs)]
     begun = []
-    for some in _parts(works, places):  # the next is got ready while the device is at work
-        part = [works[place] for place in some]
+    for some in _parts(jobs, places):  # the next is got ready while the device is at work
+        part = [jobs[place] for place in some]
         model, steps = part[0].model, part[0].steps
         launched = graphs.launch(model, steps, partial(predicted, model, steps), _arrays(part))
         if launched is not None:
@@ -46,14 +46,14 @@ def answered_whole(works: Sequence[Work], graphs: Graphs) -> tuple[dict[int, Ans
         *numbers, before, finite, effective = launched.wait()
         said = Said(*numbers)
         for row, place in enumerate(some):
-            work = works[place]
-            if finite[row] and np.isfinite(before[row]) and said.finite(row, work):
+            job = jobs[place]
+            if finite[row] and np.isfinite(before[row]) and said.finite(row, job):
                 answers[place] = Answer(
-                    result=Predicted(said.moments(row, work), said.levels(row, work)),
-                    support_nll=support_nll(work, float(before[row]), float(said.nll_after[row])),
+                    result=Predicted(said.moments(row, job), said.levels(row, job)),
+                    support_nll=support_nll(job, float(before[row]), float(said.nll_after[row])),
                     effective_particles=float(effective[row]),
                 )
-    return answers, Seconds(adapt_s=time.perf_counter() - start)
+    return answers, BatchTimes(adapt_s=time.perf_counter() - start)
 
 
 def predicted(
@@ -79,27 +79,27 @@ def predicted(
     return *numbers, before, finite, effective
 
 
-def _fits(work: Work, graphs: Graphs) -> bool:
+def _fits(job: Job, graphs: Graphs) -> bool:
     """Whether a work is a prediction from rows, all of which is in its answer."""
-    model, ask = work.model, work.ask
+    model, spec = job.model, job.spec
     return (
         model.device.type == graphs.device_type
         and model.manifest.kind == "regression"
         and not model.learner.draws
-        and work.steps == model.learner.steps  # others are a caller's choice, and there may be many
-        and not graphs.hopeless(model, work.steps)
-        and isinstance(ask, PredictAsk)
-        and not ask.particles
-        and work.key is None
+        and job.steps == model.learner.steps  # others are a caller's choice, and there may be many
+        and not graphs.hopeless(model, job.steps)
+        and isinstance(spec, PredictionSpec)
+        and not spec.particles
+        and job.key is None
     )
 
 
-def _parts(works: Sequence[Work], places: Sequence[int]) -> Iterator[Sequence[int]]:
+def _parts(jobs: Sequence[Job], places: Sequence[int]) -> Iterator[Sequence[int]]:
     """Few enough at a time; none where one task alone is too large."""
     if not places:
         return
-    support, query, levels = _sizes([works[place] for place in places])
-    learner = works[places[0]].model.learner
+    support, query, levels = _sizes([jobs[place] for place in places])
+    learner = jobs[places[0]].model.learner
     cells = learner.hypotheses * (support + query) * levels * learner.network.outputs
     if cells > CELLS:
         return
@@ -108,32 +108,32 @@ def _parts(works: Sequence[Work], places: Sequence[int]) -> Iterator[Sequence[in
         yield places[first : first + at_once]
 
 
-def _sizes(works: Sequence[Work]) -> tuple[int, int, int]:
+def _sizes(jobs: Sequence[Job]) -> tuple[int, int, int]:
     """Support rows, query rows and levels, padding included."""
-    levels = max(len(work.ask.levels) for work in works if isinstance(work.ask, PredictAsk))
-    shown = max(len(work.support_x) for work in works)
-    support, features = _rows(shown), works[0].model.learner.network.feature_size + 1
+    levels = max(len(job.spec.levels) for job in jobs if isinstance(job.spec, PredictionSpec))
+    shown = max(len(job.support_x) for job in jobs)
+    support, features = _rows(shown), jobs[0].model.learner.network.feature_size + 1
     if shown <= features < support:  # exact layers have another form for more rows than features
         support = features
     return (
         support,
-        _rows(max(len(work.query_x) for work in works)),
+        _rows(max(len(job.query_x) for job in jobs)),
         _power_of_two(levels),
     )
 
 
-def _arrays(works: Sequence[Work]) -> Arrays:
+def _arrays(jobs: Sequence[Job]) -> Arrays:
     """The arguments of `predicted`, padded with empty tasks, too."""
-    tasks, (support, query, levels) = _power_of_two(len(works)), _sizes(works)
-    fill = [0] * (tasks - len(works))
-    shown = np.arange(support) < np.array([len(work.support_x) for work in works] + fill)[:, None]
-    asked = np.arange(query) < np.array([len(work.query_x) for work in works] + fill)[:, None]
+    tasks, (support, query, levels) = _power_of_two(len(jobs)), _sizes(jobs)
+    fill = [0] * (tasks - len(jobs))
+    shown = np.arange(support) < np.array([len(job.support_x) for job in jobs] + fill)[:, None]
+    asked = np.arange(query) < np.array([len(job.query_x) for job in jobs] + fill)[:, None]
     return (
-        stacked([work.support_x for work in works], shown),
-        stacked([work.support_y for work in works], shown),
+        stacked([job.support_x for job in jobs], shown),
+        stacked([job.support_y for job in jobs], shown),
         shown,
-        stacked([work.query_x for work in works], asked),
-        levels_of(works, tasks, levels),
+        stacked([job.query_x for job in jobs], asked),
+        quantile_levels(jobs, tasks, levels),
     )
 
 

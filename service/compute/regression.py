@@ -18,7 +18,17 @@ from bmaml.task import Examples
 from model_store import Model
 from service.compute.adaptation import Adaptation, array, diverged, padded
 from service.compute.selection import choose
-from service.job import Answer, Array, Chosen, Moments, PredictAsk, Predicted, Seconds, Uncertainty, Work
+from service.job import (
+    Answer,
+    Array,
+    BatchTimes,
+    Job,
+    Moments,
+    Predicted,
+    PredictionSpec,
+    Selection,
+    Uncertainty,
+)
 
 
 @dataclass(frozen=True)
@@ -59,24 +69,24 @@ class Said:
         """Waits for the device."""
         return cls(*map(array, told.numbers()))
 
-    def finite(self, place: int, work: Work) -> bool:
+    def finite(self, place: int, job: Job) -> bool:
         """Whether all that is said of a task are numbers."""
-        rows, levels = len(work.query_x), work.ask.levels if isinstance(work.ask, PredictAsk) else ()
+        rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
         quantiles = self.quantiles.swapaxes(0, 1)[: len(levels)]
         numbers = (self.mean, self.aleatoric, self.epistemic, *quantiles)
         return bool(np.isfinite(self.nll_after[place])) and all(
             np.isfinite(each[place, :rows]).all() for each in numbers
         )
 
-    def moments(self, place: int, work: Work) -> Moments:
+    def moments(self, place: int, job: Job) -> Moments:
         """Of a task's query rows."""
-        rows = len(work.query_x)
+        rows = len(job.query_x)
         return Moments(self.mean[place, :rows], self.aleatoric[place, :rows], self.epistemic[place, :rows])
 
-    def levels(self, place: int, work: Work) -> Array:
+    def levels(self, place: int, job: Job) -> Array:
         """The quantiles that a task asked for."""
-        assert isinstance(work.ask, PredictAsk)
-        return self.quantiles[place, : len(work.ask.levels), : len(work.query_x)]
+        assert isinstance(job.spec, PredictionSpec)
+        return self.quantiles[place, : len(job.spec.levels), : len(job.query_x)]
 
 
 def told(
@@ -123,15 +133,15 @@ def nll_before(model: Model, support: Examples) -> Tensor:
     return _nll(model, model.prior(support.x), support)
 
 
-def support_nll(work: Work, before: float, after: float) -> tuple[float, float] | None:
+def support_nll(job: Job, before: float, after: float) -> tuple[float, float] | None:
     """What is said of it; None where no rows were shown."""
-    return (before, after) if len(work.support_x) else None
+    return (before, after) if len(job.support_x) else None
 
 
-def levels_of(works: Sequence[Work], tasks: int = 0, most: int = 0) -> Array:
+def quantile_levels(jobs: Sequence[Job], tasks: int = 0, most: int = 0) -> Array:
     """Each task's quantile levels, padded with medians to the longest list; to `tasks` × `most` at least."""
-    wanted = [work.ask.levels if isinstance(work.ask, PredictAsk) else () for work in works]
-    levels = np.full((max(tasks, len(works)), max(most, *map(len, wanted))), 0.5)
+    wanted = [job.spec.levels if isinstance(job.spec, PredictionSpec) else () for job in jobs]
+    levels = np.full((max(tasks, len(jobs)), max(most, *map(len, wanted))), 0.5)
     for task, own in enumerate(wanted):
         levels[task, : len(own)] = own
     return levels
@@ -153,34 +163,34 @@ WASTE, GPU_WASTE = 20_000, 1 << 21
 """Cells of padding that cost as much as a part more."""
 
 
-def _predicted_together(works: Sequence[Work]) -> tuple[list[Answer | Diverged], Seconds]:
-    first = works[0]
+def _predicted_together(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
+    first = jobs[0]
     model = first.model.drawing(first.seed)
-    support, query = padded(works, model.device)
+    support, query = padded(jobs, model.device)
     started = time.perf_counter()
-    adaptation = Adaptation.of(works, model, support)
+    adaptation = Adaptation.of(jobs, model, support)
     adapted = time.perf_counter()
-    before = _before(model, support) if first.known is None else np.zeros(len(works))
+    before = _before(model, support) if first.known is None else np.zeros(len(jobs))
     answers: dict[int, Answer | Diverged] = {}
     rows = query.x.shape[1] + (support.x.shape[1] if first.known is None else 0)
     for tasks in _alike(adaptation.posterior, rows):
         posterior, shown, x = adaptation.posterior, support, query.x
-        if len(tasks) < len(works):
+        if len(tasks) < len(jobs):
             index = torch.tensor(tasks, device=model.device)
             posterior, x = posterior.at(index), x[index]
             shown = Examples(support.x[index], support.y[index], support.mask[index])
-        levels = torch.from_numpy(levels_of([works[task] for task in tasks])).to(model.device)
+        levels = torch.from_numpy(quantile_levels([jobs[task] for task in tasks])).to(model.device)
         found = told(model, posterior, None if first.known else shown, x, levels, first.joint)
         said = Said.of(found)
         for place, task in enumerate(tasks):
-            work = works[task]
-            if adaptation.finite[task] and np.isfinite(before[task]) and said.finite(place, work):
-                nll = support_nll(work, float(before[task]), float(said.nll_after[place]))
-                answers[task] = _taken_out(found, said, x, place, adaptation, task, work, nll)
+            job = jobs[task]
+            if adaptation.finite[task] and np.isfinite(before[task]) and said.finite(place, job):
+                nll = support_nll(job, float(before[task]), float(said.nll_after[place]))
+                answers[task] = _taken_out(found, said, x, place, adaptation, task, job, nll)
             else:
-                answers[task] = diverged(work)
-    seconds = Seconds(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
-    return [answers[task] for task in range(len(works))], seconds
+                answers[task] = diverged(job)
+    seconds = BatchTimes(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
+    return [answers[task] for task in range(len(jobs))], seconds
 
 
 def _before(model: Model, support: Examples) -> Array:
@@ -214,29 +224,29 @@ def _taken_out(
     place: int,
     adaptation: Adaptation,
     task: int,
-    work: Work,
+    job: Job,
     nll: tuple[float, float] | None,
 ) -> Answer:
-    if work.known is not None:
-        nll = work.known.support_nll
-    own, rows = slice(place, place + 1), slice(len(work.query_x))
-    moments = said.moments(place, work)
-    result: Predicted | Chosen | None = None
-    if isinstance(work.ask, PredictAsk):
-        result = Predicted(moments, said.levels(place, work))
-        if work.ask.particles:
+    if job.known is not None:
+        nll = job.known.support_nll
+    own, rows = slice(place, place + 1), slice(len(job.query_x))
+    moments = said.moments(place, job)
+    result: Predicted | Selection | None = None
+    if isinstance(job.spec, PredictionSpec):
+        result = Predicted(moments, said.levels(place, job))
+        if job.spec.particles:
             result = _with_particles(found.belief.part(own, rows), result)
-    elif work.ask is not None:
+    elif job.spec is not None:
         belief = found.belief.part(own, rows).without_negligible(0.0)
         spread = Uncertainty(moments.aleatoric.sum(-1), moments.epistemic.sum(-1))
-        labelled = torch.from_numpy(work.support_x).to(query_x).unsqueeze(0)
-        result = choose(work.ask, belief, spread, query_x[own, rows], labelled)
+        labelled = torch.from_numpy(job.support_x).to(query_x).unsqueeze(0)
+        result = choose(job.spec, belief, spread, query_x[own, rows], labelled)
     return Answer(
         result=result,
         support_nll=nll,
         effective_particles=float(adaptation.effective[task]),
-        kept=adaptation.kept(task, work, nll),
-        cached=work.known is not None,
+        kept=adaptation.kept(task, job, nll),
+        cached=job.known is not None,
     )
 
 

@@ -11,60 +11,62 @@ from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
 from bmaml.acquisition.scores import ACQUISITIONS, Pool
 from bmaml.categorical import Categorical
 from bmaml.predictive import Predictive
-from service.job import ChooseAsk, Chosen, Uncertainty
+from service.job import Selection, SelectionSpec, Uncertainty
 
 
 def choose(
-    ask: ChooseAsk, belief: Predictive, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
-) -> Chosen:
+    spec: SelectionSpec, belief: Predictive, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
+) -> Selection:
     """The batch of pool rows to label next, by what is believed about their numbers."""
-    pool, everything = slice(ask.pool_rows), slice(None)
+    pool, everything = slice(spec.pool_rows), slice(None)
     predictive = belief.part(everything, pool)
-    uniform = _uniform(ask, rows_x)
-    best = predictive.mean()[..., 0].amax(-1) if ask.best is None else uniform.new_tensor([ask.best])
-    has_target = belief.means.shape[2] > ask.pool_rows
-    target = belief.part(everything, slice(ask.pool_rows, None)) if has_target else None
-    scores = ACQUISITIONS[ask.acquisition].score(Pool(predictive, best.to(predictive.means), uniform, target))
-    return _chosen(ask, STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
+    uniform = _uniform(spec, rows_x)
+    best = predictive.mean()[..., 0].amax(-1) if spec.best is None else uniform.new_tensor([spec.best])
+    has_target = belief.means.shape[2] > spec.pool_rows
+    target = belief.part(everything, slice(spec.pool_rows, None)) if has_target else None
+    scores = ACQUISITIONS[spec.acquisition].score(
+        Pool(predictive, best.to(predictive.means), uniform, target)
+    )
+    return _chosen(spec, STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
 
 
 def choose_by_class(
-    ask: ChooseAsk, belief: Categorical, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
-) -> Chosen:
+    spec: SelectionSpec, belief: Categorical, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
+) -> Selection:
     """The batch of pool rows to label next, by what is believed about their classes."""
-    predictive = belief.part(slice(None), slice(ask.pool_rows))
-    has_target = belief.log_probabilities.shape[2] > ask.pool_rows
-    target = belief.part(slice(None), slice(ask.pool_rows, None)) if has_target else None
-    pool = ClassPool(predictive, _uniform(ask, rows_x), target)
-    scores = CLASS_ACQUISITIONS[ask.acquisition].score(pool)
-    return _chosen(ask, CLASS_STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
+    predictive = belief.part(slice(None), slice(spec.pool_rows))
+    has_target = belief.log_probabilities.shape[2] > spec.pool_rows
+    target = belief.part(slice(None), slice(spec.pool_rows, None)) if has_target else None
+    pool = ClassPool(predictive, _uniform(spec, rows_x), target)
+    scores = CLASS_ACQUISITIONS[spec.acquisition].score(pool)
+    return _chosen(spec, CLASS_STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
 
 
 def _chosen(
-    ask: ChooseAsk,
+    spec: SelectionSpec,
     strategies: Mapping[str, Callable[[Candidates, int], Batch]],
     scores: Tensor,
     predictive: Predictive | Categorical,
     uncertainty: Uncertainty,
     rows_x: Tensor,
     support_x: Tensor,
-) -> Chosen:
-    pool = slice(ask.pool_rows)
-    batch = strategies[ask.strategy](
+) -> Selection:
+    pool = slice(spec.pool_rows)
+    batch = strategies[spec.strategy](
         Candidates(
             scores=scores.double(),
-            available=torch.from_numpy(~ask.excluded).to(scores.device).unsqueeze(0),
-            uniform=_uniform(ask, rows_x),
+            available=torch.from_numpy(~spec.excluded).to(scores.device).unsqueeze(0),
+            uniform=_uniform(spec, rows_x),
             predictive=predictive,
             x=rows_x[:, pool],
             labelled=support_x,
             labelled_mask=torch.ones(support_x.shape[:2], dtype=torch.bool, device=scores.device),
         ),
-        ask.size,
+        spec.size,
     )
     indices = [int(index) for index in batch.indices[0].tolist() if index >= 0]
     saturated = int(batch.saturated_at[0])
-    return Chosen(
+    return Selection(
         indices=indices,
         gains=[float(gain) for gain in batch.gains[0].tolist()[: len(indices)]],
         scores=scores[0].double().cpu().numpy(),
@@ -75,5 +77,5 @@ def _chosen(
     )
 
 
-def _uniform(ask: ChooseAsk, like: Tensor) -> Tensor:
-    return torch.from_numpy(ask.keys).to(like.device).unsqueeze(0)
+def _uniform(spec: SelectionSpec, like: Tensor) -> Tensor:
+    return torch.from_numpy(spec.keys).to(like.device).unsqueeze(0)

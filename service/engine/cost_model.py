@@ -38,7 +38,7 @@ class _Rate:
 
 
 @dataclass
-class _Pace:
+class _ModelCost:
     """Of one model.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Pace:
 
 
 @dataclass
-class _Use:
+class _DeviceUse:
     """Of the device: seconds, of which those of `LATELY_S` before `at` count 1/e."""
 
     had: float = 0.0
@@ -103,17 +103,17 @@ class _Use:
         return self.had * math.exp((self.at - now) / LATELY_S) / LATELY_S
 
 
-class Paces:
+class CostModel:
     """Learns from batches. One thread at a time may tell it of them; any may ask."""
 
     def __init__(self) -> None:
-        self._models: dict[str, tuple[_Pace, _Use]] = {}
-        self._all = _Use()
+        self._models: dict[str, tuple[_ModelCost, _DeviceUse]] = {}
+        self._all = _DeviceUse()
 
     def learn(self, model: str, seconds: float, work: Mapping[Stratum, int]) -> None:
         """So much work of this model took these seconds, until now."""
         now, seconds = time.monotonic(), max(seconds, TICK_S)
-        pace, use = self._models.get(model) or (_Pace(), _Use())
+        pace, use = self._models.get(model) or (_ModelCost(), _DeviceUse())
         pace.learn(seconds, work)
         for each in (use, self._all):
             each.learn(seconds, now)
@@ -123,7 +123,7 @@ class Paces:
 
     def seconds(self, model: str, work: Mapping[Stratum, int], batches: float | None = None) -> float:
         """How long this much work of the model takes, as far as is known, in so many batches."""
-        pace, _ = self._models.get(model) or (_Pace(), None)
+        pace, _ = self._models.get(model) or (_ModelCost(), None)
         return pace.seconds(work, batches)
 
     def left_to(self, model: str) -> float:

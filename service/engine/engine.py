@@ -17,10 +17,10 @@ from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
-from service.engine.posterior_cache import Posteriors
-from service.engine.queue import Outcome, Queue, Waiting, rows_of
+from service.engine.posterior_cache import PosteriorCache
+from service.engine.queue import Outcome, Queue, QueuedJob, rows_of
 from service.errors import RequestError
-from service.job import Answer, Work
+from service.job import Answer, Job
 from service.ops.metrics import Metrics
 
 log = logging.getLogger("service.engine")
@@ -43,7 +43,7 @@ class Engine:
     def __init__(
         self,
         queue: Queue,
-        posteriors: Posteriors,
+        posteriors: PosteriorCache,
         metrics: Metrics,
         threads: int = 1,
         check: Callable[[], None] = lambda: None,
@@ -80,7 +80,7 @@ class Engine:
         """Whether it ended because of a fault: nothing will be answered any more."""
         return self._failed
 
-    async def submit(self, work: Work) -> Answer:
+    async def submit(self, job: Job) -> Answer:
         """The answer to `work`, once the device has got to it.
 
         Raises:
@@ -88,9 +88,9 @@ class Engine:
                 passed before the work was started, 413 for what does not fit into memory.
             Diverged: adaptation left the finite numbers.
         """
-        waiting, timer = self.queue.add(work), None
-        if not math.isinf(work.deadline):
-            timer = waiting.loop.call_later(work.deadline - time.monotonic(), waiting.expire)
+        waiting, timer = self.queue.add(job), None
+        if not math.isinf(job.deadline):
+            timer = waiting.loop.call_later(job.deadline - time.monotonic(), waiting.expire)
         try:
             return await waiting.future
         finally:
@@ -109,85 +109,83 @@ class Engine:
             self.queue.close("the device does not answer any more")
             self.queue.abandon(RequestError("engine-failed", "the device does not answer any more"))
 
-    def _serve(self, batch: Sequence[Waiting]) -> None:
+    def _serve(self, batch: Sequence[QueuedJob]) -> None:
         """Answer a batch. Whatever happens, nobody is left waiting.
 
         Raises:
             DeviceFailed: the device does not answer any more.
         """
-        started, works = time.monotonic(), [waiting.work for waiting in batch]
+        started, jobs = time.monotonic(), [waiting.job for waiting in batch]
         outcomes: Sequence[Outcome]
         failure: DeviceFailed | None = None
         try:
-            outcomes = self._outcomes(works)
+            outcomes = self._outcomes(jobs)
         except DeviceFailed as error:
             failure = error
-            outcomes = [RequestError("engine-failed", "the device does not answer any more")] * len(works)
+            outcomes = [RequestError("engine-failed", "the device does not answer any more")] * len(jobs)
         except Exception as error:
-            log.exception("a batch of %d failed", len(works))
-            outcomes = [error] * len(works)
+            log.exception("a batch of %d failed", len(jobs))
+            outcomes = [error] * len(jobs)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 outcome = replace(outcome, queue_s=started - waiting.since)
             waiting.settle(outcome)
         elapsed = time.monotonic() - started
-        self.queue.took(works, elapsed)
+        self.queue.took(jobs, elapsed)
         self._account(batch, outcomes, started, elapsed)
         if failure is not None:
             raise failure
 
-    def _outcomes(self, works: Sequence[Work]) -> Sequence[Outcome]:
+    def _outcomes(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
         """One outcome per work; what is known, or becomes so in this batch, is not adapted to again."""
-        first = {work.key: place for place, work in reversed(list(enumerate(works))) if work.key is not None}
-        outcomes: list[Outcome | None] = [None] * len(works)
+        first = {job.key: place for place, job in reversed(list(enumerate(jobs))) if job.key is not None}
+        outcomes: list[Outcome | None] = [None] * len(jobs)
         now: list[int] = []
-        for place, work in enumerate(works):
+        for place, job in enumerate(jobs):
             if (
-                work.key is None
-                or work.known is not None
-                or (first[work.key] == place and self._posteriors.get(work.key) is None)
+                job.key is None
+                or job.known is not None
+                or (first[job.key] == place and self._posteriors.get(job.key) is None)
             ):
                 now.append(place)
-        for places in ([p for p in now if works[p].known is None], [p for p in now if works[p].known]):
-            answers = self._answers([works[place] for place in places])
+        for places in ([p for p in now if jobs[p].known is None], [p for p in now if jobs[p].known]):
+            answers = self._answers([jobs[place] for place in places])
             for place, outcome in zip(places, answers, strict=True):
                 outcomes[place] = outcome
-                self._keep(works[place], outcome)
-        later = [place for place in range(len(works)) if outcomes[place] is None]
+                self._keep(jobs[place], outcome)
+        later = [place for place in range(len(jobs)) if outcomes[place] is None]
         if later:
-            recalled = [
-                self._recalled(works[place], outcomes[first[str(works[place].key)]]) for place in later
-            ]
+            recalled = [self._recalled(jobs[place], outcomes[first[str(jobs[place].key)]]) for place in later]
             for place, outcome in zip(later, self._outcomes(recalled), strict=True):
                 outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _keep(self, work: Work, outcome: Outcome) -> None:
-        if work.key is None or not isinstance(outcome, Answer) or outcome.kept is None:
+    def _keep(self, job: Job, outcome: Outcome) -> None:
+        if job.key is None or not isinstance(outcome, Answer) or outcome.kept is None:
             return
-        self._metrics.posteriors.labels("miss" if work.known is None else "hit").inc()
-        if work.known is None:
-            self._posteriors.put(work.key, work, outcome.kept, work.ttl_s)
+        self._metrics.posteriors.labels("miss" if job.known is None else "hit").inc()
+        if job.known is None:
+            self._posteriors.put(job.key, job, outcome.kept, job.ttl_s)
         else:
-            self._posteriors.prolong(work.key, work.ttl_s)
+            self._posteriors.prolong(job.key, job.ttl_s)
 
-    def _recalled(self, work: Work, leader: Outcome | None) -> Work:
+    def _recalled(self, job: Job, leader: Outcome | None) -> Job:
         """The same work with its posterior; without a key where there is none to be had."""
         if isinstance(leader, Answer) and leader.kept is not None:
-            return replace(work, known=leader.kept)
-        entry = None if work.key is None else self._posteriors.get(work.key)
-        return replace(work, key=None) if entry is None else replace(work, known=entry.kept)
+            return replace(job, known=leader.kept)
+        entry = None if job.key is None else self._posteriors.get(job.key)
+        return replace(job, key=None) if entry is None else replace(job, known=entry.kept)
 
-    def _answers(self, works: Sequence[Work]) -> Sequence[Outcome]:
+    def _answers(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
         """One outcome per work. A batch that fails as a whole is tried again in parts.
 
         Raises:
             DeviceFailed: the device does not answer any more.
         """
-        if not works:
+        if not jobs:
             return []
         try:
-            return self._compute(works, self._threads_for(works))
+            return self._compute(jobs, self._threads_for(jobs))
         except DeviceFailed:
             raise
         except BmamlError as error:
@@ -196,40 +194,40 @@ class Engine:
             fault = error
         if out_of_memory(fault):
             fault.__traceback__ = None  # its frames hold the tensors that there was no room for
-            return self._in_halves(works)
+            return self._in_halves(jobs)
         if not isinstance(fault, BmamlError):
             self._check()
-        if len(works) > 1:
+        if len(jobs) > 1:
             self._metrics.retried.labels("error").inc()
-            log.warning("a batch of %d failed (%s); trying one by one", len(works), type(fault).__name__)
-            return [self._answers([work])[0] for work in works]
+            log.warning("a batch of %d failed (%s); trying one by one", len(jobs), type(fault).__name__)
+            return [self._answers([job])[0] for job in jobs]
         if not isinstance(fault, BmamlError):
             log.error("a task failed", exc_info=fault)
         return [fault]
 
-    def _in_halves(self, works: Sequence[Work]) -> Sequence[Outcome]:
+    def _in_halves(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
         """What did not fit into memory together, in two parts; a task that does not fit alone fails."""
-        free_memory(works[0].model.device)
-        log.warning("%d tasks do not fit into memory together", len(works))
-        if len(works) == 1:
+        free_memory(jobs[0].model.device)
+        log.warning("%d tasks do not fit into memory together", len(jobs))
+        if len(jobs) == 1:
             detail = "the task does not fit into the device's memory: ask for fewer rows at a time"
             return [RequestError("task-too-large", detail)]
         self._metrics.retried.labels("memory").inc()
-        middle = len(works) // 2
-        return [*self._answers(works[:middle]), *self._answers(works[middle:])]
+        middle = len(jobs) // 2
+        return [*self._answers(jobs[:middle]), *self._answers(jobs[middle:])]
 
-    def _threads_for(self, works: Sequence[Work]) -> int:
+    def _threads_for(self, jobs: Sequence[Job]) -> int:
         """All for pictures and for much work; below that, waking the others takes longer than the work."""
-        heavy = works[0].model.embedding is not None or sum(work.cost for work in works) > PARALLEL_WORK
+        heavy = jobs[0].model.embedding is not None or sum(job.cost for job in jobs) > PARALLEL_WORK
         return self._threads if heavy else 1
 
     def _account(
-        self, batch: Sequence[Waiting], outcomes: Sequence[Outcome], started: float, elapsed: float
+        self, batch: Sequence[QueuedJob], outcomes: Sequence[Outcome], started: float, elapsed: float
     ) -> None:
-        metrics, works = self._metrics, [waiting.work for waiting in batch]
+        metrics, jobs = self._metrics, [waiting.job for waiting in batch]
         metrics.batch_seconds.observe(elapsed)
-        metrics.batch_tasks.observe(len(works))
-        real, padded = rows_of(works)
+        metrics.batch_tasks.observe(len(jobs))
+        real, padded = rows_of(jobs)
         metrics.rows.labels("real").inc(real)
         metrics.rows.labels("padding").inc(padded - real)
         answered = next((outcome for outcome in outcomes if isinstance(outcome, Answer)), None)

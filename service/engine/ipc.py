@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model_store import Model
-from service.job import ChooseAsk, Work
+from service.job import Job, SelectionSpec
 
 View = tuple[torch.Size, tuple[int, ...], int]
 Reference = tuple[int, str | None, View | None]
@@ -97,7 +97,7 @@ class _Pickler(pickle.Pickler):
 
     dispatch_table = copyreg.dispatch_table | {
         Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),)),
-        Work: lambda work: (_work, _parts(work)),
+        Job: lambda job: (_work, _parts(job)),
     }
 
 
@@ -107,27 +107,27 @@ class _Unpickler(pickle.Unpickler):
         self.persistent_load = models.referred  # type: ignore[method-assign]
 
 
-def _parts(work: Work) -> tuple[Any, ...]:
+def _parts(job: Job) -> tuple[Any, ...]:
     """What the device looks at: of rows that are known, only a choice between others does."""
-    support_x, support_y, known = work.support_x, work.support_y, work.known
-    if known is not None and not isinstance(work.ask, ChooseAsk):
+    support_x, support_y, known = job.support_x, job.support_y, job.known
+    if known is not None and not isinstance(job.spec, SelectionSpec):
         support_x, support_y = support_x[:0], support_y[:0]
         known = replace(known, labelled=None)
-    parts = work.model, support_x, support_y, work.query_x, work.steps, work.seed, work.ask, work.classes
-    return *parts, work.key, known
+    parts = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
+    return *parts, job.key, known
 
 
-def _work(*parts: Any) -> Work:
+def _work(*parts: Any) -> Job:
     """A work as the device sees it."""
-    model, support_x, support_y, query_x, steps, seed, ask, classes, key, known = parts
-    return Work(
+    model, support_x, support_y, query_x, steps, seed, spec, classes, key, known = parts
+    return Job(
         model=model,
         support_x=support_x,
         support_y=support_y,
         query_x=query_x,
         steps=steps,
         seed=seed,
-        ask=ask,
+        spec=spec,
         deadline=float("inf"),
         classes=classes,
         key=key,

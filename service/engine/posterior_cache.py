@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from service.errors import RequestError
-from service.job import Kept, Work
+from service.job import Job, KeptPosterior
 from service.ops.metrics import Metrics
 
 PREFIX = "post_"
@@ -41,8 +41,8 @@ class Entry:
     """
 
     id: str
-    work: Work
-    kept: Kept
+    job: Job
+    kept: KeptPosterior
     size: int
     until: float
     expires_at: datetime
@@ -50,10 +50,10 @@ class Entry:
     @property
     def rows(self) -> int:
         """How many labelled rows it has seen."""
-        return len(self.work.support_x)
+        return len(self.job.support_x)
 
 
-class Posteriors:
+class PosteriorCache:
     """The cache, for the event loop and the engine's thread alike: least recently used goes first."""
 
     def __init__(
@@ -65,20 +65,20 @@ class Posteriors:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def id_of(self, work: Work, caller: str) -> str:
+    def id_of(self, job: Job, caller: str) -> str:
         """The id under which this work's posterior is kept for this caller."""
-        sent = work.sent
+        posted = job.posted
         told = (
-            work.model.sha256,
-            work.steps,
-            work.seed if work.model.learner.draws else 0,
-            sent.x.shape,
-            str(sent.x.dtype),
-            sent.labels,
+            job.model.sha256,
+            job.steps,
+            job.seed if job.model.learner.draws else 0,
+            posted.x.shape,
+            str(posted.x.dtype),
+            posted.labels,
             caller,
         )
         digest = hashlib.blake2b(repr(told).encode(), key=self._secret, digest_size=DIGEST)
-        digest.update(sent.x.tobytes())
+        digest.update(posted.x.tobytes())
         return PREFIX + digest.hexdigest() + self._signature(digest.hexdigest(), caller)
 
     def get(self, name: str) -> Entry | None:
@@ -109,14 +109,14 @@ class Posteriors:
             )
         return entry
 
-    def too_large(self, work: Work, kept: Kept | None) -> bool:
+    def too_large(self, job: Job, kept: KeptPosterior | None) -> bool:
         """Whether it does not fit even alone."""
-        return kept is not None and _size(work, kept) > self._max_bytes
+        return kept is not None and _size(job, kept) > self._max_bytes
 
-    def put(self, name: str, work: Work, kept: Kept, ttl_s: float) -> None:
+    def put(self, name: str, job: Job, kept: KeptPosterior, ttl_s: float) -> None:
         """Keep a posterior; what is larger than the cache is not kept."""
-        size = _size(work, kept)
-        entry = Entry(name, _remembered(work), kept, size, *self._ending(ttl_s))
+        size = _size(job, kept)
+        entry = Entry(name, _remembered(job), kept, size, *self._ending(ttl_s))
         with self._lock:
             self._remove(name)
             self._entries[name] = entry
@@ -148,14 +148,14 @@ class Posteriors:
     def drop_model(self, sha256: str) -> None:
         """Forget all posteriors of a version that is no longer served."""
         with self._lock:
-            for name in [name for name, each in self._entries.items() if each.work.model.sha256 == sha256]:
+            for name in [name for name, each in self._entries.items() if each.job.model.sha256 == sha256]:
                 self._remove(name)
             self._tell()
 
     def models(self) -> set[str]:
         """The digests of the models whose posteriors are kept."""
         with self._lock:
-            return {entry.work.model.sha256 for entry in self._entries.values()}
+            return {entry.job.model.sha256 for entry in self._entries.values()}
 
     def sweep(self) -> None:
         """Forget what has expired and nobody asks for."""
@@ -191,17 +191,17 @@ class Posteriors:
         self._metrics.posterior_count.set(len(self._entries))
 
 
-def _remembered(work: Work) -> Work:
+def _remembered(job: Job) -> Job:
     """What was adapted to, without what was asked of it."""
-    nothing = np.empty((0, work.query_x.shape[1]), work.query_x.dtype)
-    return replace(work, query_x=nothing, ask=None, known=None, warnings=())
+    nothing = np.empty((0, job.query_x.shape[1]), job.query_x.dtype)
+    return replace(job, query_x=nothing, spec=None, known=None, warnings=())
 
 
-def _size(work: Work, kept: Kept) -> int:
+def _size(job: Job, kept: KeptPosterior) -> int:
     """Bytes of what is kept, less the tensors that belong to the model."""
-    models = {tensor.data_ptr() for tensor in work.model.learned.values()}
+    models = {tensor.data_ptr() for tensor in job.model.learned.values()}
     tensors = [*kept.posterior.tensors().values(), *([] if kept.labelled is None else [kept.labelled])]
     own = sum(tensor.nbytes for tensor in tensors if tensor.data_ptr() not in models)
-    labels = sum(map(sys.getsizeof, work.sent.labels))
-    rows = {id(each): each.nbytes for each in (work.sent.x, work.support_x, work.support_y)}
+    labels = sum(map(sys.getsizeof, job.posted.labels))
+    rows = {id(each): each.nbytes for each in (job.posted.x, job.support_x, job.support_y)}
     return FIXED_BYTES + own + labels + sum(rows.values())

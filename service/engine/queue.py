@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from service.engine.cost_model import Paces
+from service.engine.cost_model import CostModel
 from service.errors import RequestError
-from service.job import Answer, Stratum, Work
+from service.job import Answer, Job, Stratum
 
 Outcome = Answer | BaseException
 
@@ -35,10 +35,10 @@ time, too."""
 
 
 @dataclass(eq=False)
-class Waiting:
+class QueuedJob:
     """Work that waits, and who waits for it."""
 
-    work: Work
+    job: Job
     since: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Answer]"
@@ -74,24 +74,24 @@ class _Lane:
         charged: of `served`, what the batch under way was believed to take.
     """
 
-    waiting: deque[Waiting] = field(default_factory=deque)
+    waiting: deque[QueuedJob] = field(default_factory=deque)
     served: float = 0.0
     queued: Counter[Stratum] = field(default_factory=Counter)
     charged: float = 0.0
 
-    def leave(self, some: Sequence[Waiting]) -> None:
+    def leave(self, some: Sequence[QueuedJob]) -> None:
         """Take these out of the line."""
         if some:
             gone = set(some)
             self.waiting = deque(each for each in self.waiting if each not in gone)
-            self.queued -= work_of([each.work for each in some])
+            self.queued -= work_by_stratum([each.job for each in some])
 
 
 class Queue:
     """Between the event loop, which adds, and the engine's thread, which takes.
 
     Args:
-        max_work: work (see `Work.cost`) that may wait; more is refused.
+        max_work: work (see `Job.cost`) that may wait; more is refused.
         max_batch_work: padded work of one batch, for each process; a larger task has one for itself.
         processes: that share a batch out.
     """
@@ -100,7 +100,7 @@ class Queue:
         self._max_work, self._max_batch_work, self._processes = max_work, max_batch_work, processes
         self._lanes: dict[str, _Lane] = {}
         self._reached = 0.0  # by the lane that was served last, when it was its turn
-        self._paces = Paces()
+        self._cost_model = CostModel()
         self._changed = threading.Condition()
         self._closed: str | None = None
         self._under_way: tuple[float, float] | None = None  # since when, and until when, as is believed
@@ -123,7 +123,7 @@ class Queue:
     @property
     def seconds(self) -> float:
         """How long the device needs for what waits, at its pace of late."""
-        return sum(self._paces.seconds(model, lane.queued) for model, lane in list(self._lanes.items()))
+        return sum(self._cost_model.seconds(model, lane.queued) for model, lane in list(self._lanes.items()))
 
     def seconds_before(self, model: str) -> float:
         """How long work of this model that came now would wait, at the pace of late and its fair share.
@@ -147,9 +147,9 @@ class Queue:
 
     def _in_line(self, model: str) -> float:
         lanes = list(self._lanes.items())
-        own = sum(self._paces.seconds(name, lane.queued) for name, lane in lanes if name == model)
+        own = sum(self._cost_model.seconds(name, lane.queued) for name, lane in lanes if name == model)
         fair = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
-        return max(min(self.seconds, own / fair), own / max(fair, self._paces.left_to(model)))
+        return max(min(self.seconds, own / fair), own / max(fair, self._cost_model.left_to(model)))
 
     def close(self, why: str) -> None:
         """Refuse new work from now on; what waits may still be taken."""
@@ -173,7 +173,7 @@ class Queue:
             wait = max(1, math.ceil(held_up + self.seconds / 2))
             raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
 
-    def add(self, work: Work) -> Waiting:
+    def add(self, job: Job) -> QueuedJob:
         """Let it wait. To be called on the event loop that waits for the answer.
 
         Raises:
@@ -183,18 +183,18 @@ class Queue:
         with self._changed:
             if self._closed is not None:
                 raise RequestError("not-ready", self._closed, retry_after_s=1)
-            model, now = work.model.sha256, time.monotonic()
-            self.check(model, work.deadline - now, work.cost)
+            model, now = job.model.sha256, time.monotonic()
+            self.check(model, job.deadline - now, job.cost)
             lane = self._lanes.setdefault(model, _Lane())
             if not lane.waiting:  # who had nothing to do saves up no claim
                 lane.served = max(lane.served, self._reached)
-            waiting = Waiting(work, now, loop, loop.create_future())
+            waiting = QueuedJob(job, now, loop, loop.create_future())
             lane.waiting.append(waiting)
-            lane.queued[work.stratum] += work.cost
+            lane.queued[job.stratum] += job.cost
             self._changed.notify()
             return waiting
 
-    def next_batch(self) -> list[Waiting] | None:
+    def next_batch(self) -> list[QueuedJob] | None:
         """The next work and what goes with it, once there is any; None when closed and all is taken.
 
         Of the model that has been served least, the oldest, and others of its group and about its shape.
@@ -213,8 +213,8 @@ class Queue:
             for waiting in batch:
                 waiting.started = True
             lane.leave(batch)
-            works = [waiting.work for waiting in batch]
-            seconds = self._paces.seconds(works[0].model.sha256, work_of(works), batches=1)
+            jobs = [waiting.job for waiting in batch]
+            seconds = self._cost_model.seconds(jobs[0].model.sha256, work_by_stratum(jobs), batches=1)
             begun = time.monotonic()
             self._under_way = begun, begun + seconds
             self._reached = lane.served
@@ -236,11 +236,11 @@ class Queue:
                     waiting.settle(error)
             self._lanes.clear()
 
-    def took(self, works: Sequence[Work], seconds: float) -> None:
+    def took(self, jobs: Sequence[Job], seconds: float) -> None:
         """Learn from a batch how long such work takes."""
-        model = works[0].model.sha256
+        model = jobs[0].model.sha256
         with self._changed:
-            self._paces.learn(model, seconds, work_of(works))
+            self._cost_model.learn(model, seconds, work_by_stratum(jobs))
             self._under_way = None
             lane = self._lanes.get(model)
             if lane is not None:
@@ -250,7 +250,7 @@ class Queue:
     def _drop_what_nobody_waits_for(self) -> None:
         now = time.monotonic()
         for lane in self._lanes.values():
-            unwanted = [each for each in lane.waiting if each.future.done() or each.work.deadline <= now]
+            unwanted = [each for each in lane.waiting if each.future.done() or each.job.deadline <= now]
             for waiting in unwanted:
                 waiting.settle(_too_late())
             lane.leave(unwanted)
@@ -260,46 +260,46 @@ def _too_late() -> RequestError:
     return RequestError("expired", "the deadline passed while the request waited")
 
 
-def fitting(waiting: Sequence[Waiting], most_work: int, processes: int = 1) -> list[Waiting]:
+def fitting(waiting: Sequence[QueuedJob], most_work: int, processes: int = 1) -> list[QueuedJob]:
     """The first that waits, and of its group those most like it in shape, while little is padding.
 
     The longer one has waited, of the time that there is for it, the less its likeness counts. Together
     their padded work stays within `most_work` for each process; a larger task has a process for itself.
     """
     first = waiting[0]
-    rows, now = 1 + sum(first.work.shape), time.monotonic()
+    rows, now = 1 + sum(first.job.shape), time.monotonic()
 
-    def rank(each: Waiting) -> float:
-        waited = (now - each.since) / (each.work.deadline - each.since)
-        return abs(math.log((1 + sum(each.work.shape)) / rows)) - (waited / PATIENCE) ** 2
+    def rank(each: QueuedJob) -> float:
+        waited = (now - each.since) / (each.job.deadline - each.since)
+        return abs(math.log((1 + sum(each.job.shape)) / rows)) - (waited / PATIENCE) ** 2
 
     reach = min(max(FEW, len(waiting) // 2), LOOKED_AT)
-    company = itertools.islice((each for each in waiting if each.work.group == first.work.group), 1, reach)
+    company = itertools.islice((each for each in waiting if each.job.group == first.job.group), 1, reach)
     alike = sorted(company, key=rank)  # stable: the oldest first among equals
-    batch, (support, query), real = [first], first.work.shape, sum(first.work.shape)
+    batch, (support, query), real = [first], first.job.shape, sum(first.job.shape)
     for each in alike:
-        own_support, own_query = each.work.shape
+        own_support, own_query = each.job.shape
         longest = max(support, own_support), max(query, own_query)
         padded = (len(batch) + 1) * sum(longest)
         total = real + own_support + own_query
         if padded - total > MAX_WASTE * padded:
             continue
-        if len(batch) >= processes and padded * first.work.per_row > most_work * processes:
+        if len(batch) >= processes and padded * first.job.per_row > most_work * processes:
             break
         batch.append(each)
         (support, query), real = longest, total
     return batch
 
 
-def work_of(works: Sequence[Work]) -> Counter[Stratum]:
+def work_by_stratum(jobs: Sequence[Job]) -> Counter[Stratum]:
     """How much there is of each stratum."""
     total: Counter[Stratum] = Counter()
-    for work in works:
-        total[work.stratum] += work.cost
+    for job in jobs:
+        total[job.stratum] += job.cost
     return total
 
 
-def rows_of(works: Sequence[Work]) -> tuple[int, int]:
+def rows_of(jobs: Sequence[Job]) -> tuple[int, int]:
     """Real rows of a batch, and rows with padding."""
-    support, query = (max(sizes) for sizes in zip(*(work.shape for work in works), strict=True))
-    return sum(sum(work.shape) for work in works), len(works) * (support + query)
+    support, query = (max(sizes) for sizes in zip(*(job.shape for job in jobs), strict=True))
+    return sum(sum(job.shape) for job in jobs), len(jobs) * (support + query)

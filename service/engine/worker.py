@@ -27,7 +27,7 @@ from model_store import Model
 from service.compute.batch import compute
 from service.compute.device import DeviceFailed, check
 from service.engine.ipc import Models
-from service.job import Answer, Work
+from service.job import Answer, Job
 from service.ops.memory import give_back
 
 PATIENCE_S = 1.0
@@ -68,17 +68,17 @@ class Worker:
         """Whether the process has ended without being told to."""
         return not self._stopped and not self._process.is_alive()
 
-    def answer(self, works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+    def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
         """As `compute`.
 
         Raises:
             DeviceFailed: the process has ended.
             Exception: whatever was raised there.
         """
-        self.begin(works, threads)
-        return self.finish(works)
+        self.begin(jobs, threads)
+        return self.finish(jobs)
 
-    def begin(self, works: Sequence[Work], threads: int) -> None:
+    def begin(self, jobs: Sequence[Job], threads: int) -> None:
         """Let the process begin to answer. Nothing else is asked of it until `finish`.
 
         Raises:
@@ -86,16 +86,16 @@ class Worker:
         """
         self._speaking.acquire()
         try:
-            for model in {id(work.model): work.model for work in works}.values():
+            for model in {id(job.model): job.model for job in jobs}.values():
                 if self._models.number(model) is None:
                     self._hand_over(model)
             self._forget()
-            self._say(_computed, list(works), threads)
+            self._say(_computed, list(jobs), threads)
         except BaseException:
             self._speaking.release()
             raise
 
-    def finish(self, works: Sequence[Work]) -> list[Answer | Diverged]:
+    def finish(self, jobs: Sequence[Job]) -> list[Answer | Diverged]:
         """The answers to what it has begun.
 
         Raises:
@@ -106,8 +106,8 @@ class Worker:
         finally:
             self._speaking.release()
         return [
-            replace(answer, kept=work.known) if isinstance(answer, Answer) and work.known else answer
-            for work, answer in zip(works, answers, strict=True)
+            replace(answer, kept=job.known) if isinstance(answer, Answer) and job.known else answer
+            for job, answer in zip(jobs, answers, strict=True)
         ]
 
     def check(self) -> None:
@@ -254,11 +254,11 @@ def _reply(models: Models, message: bytearray) -> memoryview:
             return models.dumped((False, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _computed(works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+def _computed(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
     """What `compute` gives, without the posteriors that the other side knows."""
     return [
-        replace(answer, kept=None) if isinstance(answer, Answer) and work.known else answer
-        for work, answer in zip(works, compute(works, threads), strict=True)
+        replace(answer, kept=None) if isinstance(answer, Answer) and job.known else answer
+        for job, answer in zip(jobs, compute(jobs, threads), strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Self
 from bmaml.learners import Diverged
 from service.compute.device import DeviceFailed
 from service.engine.worker import Worker
-from service.job import Answer, Work
+from service.job import Answer, Job
 
 LEAST = 4
 """Tasks of a share, at least: a process takes about as long for one as for two."""
@@ -24,7 +24,7 @@ STOP_S = 5.0
 """How long the processes may take to end once nothing is asked of them any more."""
 
 
-class Crew:
+class WorkerPool:
     """Workers that answer as one would.
 
     Args:
@@ -60,27 +60,27 @@ class Crew:
         """Whether one has ended without being told to."""
         return any(worker.failed for worker in self.workers)
 
-    def answer(self, works: Sequence[Work], threads: int) -> list[Answer | Diverged]:
+    def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
         """As `compute`, on so many threads altogether.
 
         Raises:
             DeviceFailed: a process has ended.
             Exception: whatever was raised in one.
         """
-        shares = shared_out(works, len(self.workers), self._much)
-        each = [[works[place] for place in share] for share in shares]
+        shares = shared_out(jobs, len(self.workers), self._much)
+        each = [[jobs[place] for place in share] for share in shares]
         answers: dict[int, Answer | Diverged] = {}
         for share, some in zip(shares, self._together(each, max(1, threads // len(shares))), strict=True):
             answers |= zip(share, some, strict=True)
-        return [answers[place] for place in range(len(works))]
+        return [answers[place] for place in range(len(jobs))]
 
-    def answer_each(self, works: Sequence[Work], threads: int) -> None:
+    def answer_each(self, jobs: Sequence[Job], threads: int) -> None:
         """Let every worker answer all of it, as when a model is warmed up.
 
         Raises:
             As `answer`.
         """
-        self._together([works] * len(self.workers), max(1, threads // len(self.workers)))
+        self._together([jobs] * len(self.workers), max(1, threads // len(self.workers)))
 
     def check(self) -> None:
         """Let every process compute something.
@@ -99,11 +99,11 @@ class Crew:
         for worker in self.workers:
             worker.end(until)
 
-    def _together(self, shares: Sequence[Sequence[Work]], threads: int) -> list[list[Answer | Diverged]]:
+    def _together(self, shares: Sequence[Sequence[Job]], threads: int) -> list[list[Answer | Diverged]]:
         """The answers to each share, of a worker each. What was begun is finished, whatever fails."""
         answers: list[list[Answer | Diverged]] = []
         errors: list[BaseException] = []
-        begun: list[tuple[Worker, Sequence[Work]]] = []
+        begun: list[tuple[Worker, Sequence[Job]]] = []
         for worker, share in zip(self.workers, shares, strict=False):
             with _noting(errors):
                 worker.begin(share, threads)
@@ -116,7 +116,7 @@ class Crew:
         return answers
 
 
-def shared_out(works: Sequence[Work], most: int, much: int = MUCH) -> list[list[int]]:
+def shared_out(jobs: Sequence[Job], most: int, much: int = MUCH) -> list[list[int]]:
     """Places of works that go to one process each, so that the longest share is short.
 
     Tasks of like size stay together, and what counts is their work with the padding that they need.
@@ -125,15 +125,15 @@ def shared_out(works: Sequence[Work], most: int, much: int = MUCH) -> list[list[
         most: shares.
         much: work that is worth a share of its own, where there are few tasks.
     """
-    order = sorted(range(len(works)), key=lambda place: (sum(works[place].shape), works[place].shape))
-    total = sum(work.cost for work in works)
-    count = max(1, min(most, len(works), max(len(works) // LEAST, total // much)))
-    if count == len(works):
+    order = sorted(range(len(jobs)), key=lambda place: (sum(jobs[place].shape), jobs[place].shape))
+    total = sum(job.cost for job in jobs)
+    count = max(1, min(most, len(jobs), max(len(jobs) // LEAST, total // much)))
+    if count == len(jobs):
         return [[place] for place in order]
-    shares, low, high = [order], 0.0, float(_padded(works[place].shape for place in order))
+    shares, low, high = [order], 0.0, float(_padded(jobs[place].shape for place in order))
     for _ in range(HALVINGS if count > 1 else 0):
         middle = (low + high) / 2
-        found = _filled(works, order, middle)
+        found = _filled(jobs, order, middle)
         if len(found) <= count:
             shares, high = found, middle
         else:
@@ -141,12 +141,12 @@ def shared_out(works: Sequence[Work], most: int, much: int = MUCH) -> list[list[
     return shares
 
 
-def _filled(works: Sequence[Work], order: Sequence[int], most: float) -> list[list[int]]:
+def _filled(jobs: Sequence[Job], order: Sequence[int], most: float) -> list[list[int]]:
     """In order, each share as long as it holds no more rows than that, or one task."""
     shares: list[list[int]] = []
     support = query = 0
     for place in order:
-        own_support, own_query = works[place].shape
+        own_support, own_query = jobs[place].shape
         support, query = max(support, own_support), max(query, own_query)
         if shares and (len(shares[-1]) + 1) * (support + query) <= most:
             shares[-1].append(place)

@@ -10,10 +10,10 @@ from fastapi import Request, Response
 
 from model_store import Model
 from service.codec import bodies, encode
-from service.codec.decode import Codec
+from service.codec.decode import Decoder
 from service.engine.posterior_cache import Entry
 from service.http.middleware import CallerLeft
-from service.job import Answer, Work
+from service.job import Answer, Job
 from service.runtime import Runtime
 from service.schemas.requests import (
     AdaptPredictRequest,
@@ -37,42 +37,42 @@ class Exchange(Generic[BodyT]):
     kind: str
     accepted: float
     body: BodyT
-    work: Work
+    job: Job
     answer: Answer
     entry: Entry | None
 
     @classmethod
     async def opened(
-        cls, request: Request, model: type[BodyT], make: "Callable[[Codec, BodyT, Model, str, float], Work]"
+        cls, request: Request, model: type[BodyT], make: Callable[[Decoder, BodyT, Model, str, float], Job]
     ) -> "Exchange[BodyT]":
         """Read, decode, and wait for the device."""
         accepted, runtime = time.monotonic(), ready(request)
         kind = bodies.reply_type(request.headers.get("accept", ""))
-        content, caller = await runtime.intake.read(request), request.state.caller
+        content, caller = await runtime.body_reader.read(request), request.state.caller
         since = time.monotonic()
         body = bodies.parsed(*content, model)
-        named = await runtime.versions.model(body.model, body.version, body.posterior)
+        named = await runtime.registry.model(body.model, body.version, body.posterior)
         if named.manifest.image is None:
-            work = make(runtime.codec, body, named, caller, since)
+            job = make(runtime.decoder, body, named, caller, since)
         else:
-            work = await runtime.decoders.run(make, runtime.codec, body, named, caller, since)
-        answer = await answered(request, runtime, work)
-        entry = None if work.key is None else runtime.posteriors.get(work.key)
-        return cls(request, runtime, kind, accepted, body, work, answer, entry)
+            job = await runtime.decoding_threads.run(make, runtime.decoder, body, named, caller, since)
+        answer = await answered(request, runtime, job)
+        entry = None if job.key is None else runtime.posteriors.get(job.key)
+        return cls(request, runtime, kind, accepted, body, job, answer, entry)
 
     def reply(self, said: Mapping[str, Any]) -> Response:
         """What all answers say, and this."""
         state = self.request.state
-        common = encode.reply(self.work, self.answer, self.entry, state.request_id, self.accepted)
+        common = encode.reply(self.job, self.answer, self.entry, state.request_id, self.accepted)
         timing = common["timing_ms"]
         state.server_timing = ", ".join(f"{part};dur={timing[part]:.3f}" for part in PARTS)
         content = bodies.encoded({**common, **said}, self.kind)
-        model = self.work.model.manifest
+        model = self.job.model.manifest
         state.timing = timing
         state.log = {
             "model": model.name,
             "version": model.version,
-            "rows": [len(self.work.support_x), len(self.work.query_x)],
+            "rows": [len(self.job.support_x), len(self.job.query_x)],
             "cached": self.answer.cached,
             "bytes_out": len(content),
             **{f"{part}_ms": round(timing[part], 3) for part in PARTS[:-1]},
@@ -87,7 +87,7 @@ def ready(request: Request, with_a_model: bool = True) -> Runtime:
     return runtime
 
 
-async def answered(request: Request, runtime: Runtime, work: Work) -> Answer:
+async def answered(request: Request, runtime: Runtime, job: Job) -> Answer:
     """The engine's answer, unless the caller leaves before it comes: then the work is dropped.
 
     Raises:
@@ -102,7 +102,7 @@ async def answered(request: Request, runtime: Runtime, work: Work) -> Answer:
 
     watching = asyncio.create_task(watch())
     try:
-        return await runtime.engine.submit(work)
+        return await runtime.engine.submit(job)
     except asyncio.CancelledError:
         if watching.done():
             raise CallerLeft from None

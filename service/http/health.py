@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from service.compute.device import memory
 from service.errors import RequestError
 from service.http import problems
-from service.http.middleware import Boundary
+from service.http.middleware import RequestContext
 from service.ops import metrics
 from service.runtime import Runtime
 from service.schemas.cards import Health
@@ -48,7 +48,7 @@ def create_probe_app(runtime: Runtime) -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     app.include_router(router)
-    app.add_middleware(Boundary, runtime=runtime)
+    app.add_middleware(RequestContext, runtime=runtime)
     problems.install(app)
     return app
 

@@ -39,7 +39,7 @@ class CallerLeft(Exception):
 
 
 @dataclass
-class Boundary:
+class RequestContext:
     """Gives every request an id, and every reply the headers that all of them carry."""
 
     app: ASGIApp
@@ -152,7 +152,7 @@ DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
 
 
 @dataclass
-class Admission:
+class LoadShedding:
     """Refuses early, or passes on."""
 
     app: ASGIApp
@@ -202,7 +202,7 @@ OPEN_BELOW = ("/playground/",)
 
 
 @dataclass
-class Gate:
+class Authentication:
     """Asks for keys and counts requests; what is refused on the way in is answered here."""
 
     app: ASGIApp

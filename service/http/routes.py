@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from bmaml.learners import MAX_STEPS
 from service.codec import bodies, encode
-from service.codec.decode import Codec
-from service.compute.acquisitions import OFFERS
+from service.codec.decode import Decoder
+from service.compute.acquisitions import CAPABILITIES
 from service.errors import RequestError
 from service.http.exchange import Exchange, ready
 from service.http.problems import described
@@ -56,8 +56,8 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 )
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
-    exchange = await Exchange.opened(request, AdaptPredictRequest, Codec.predict)
-    said = {"prediction": encode.prediction(exchange.body, exchange.work, exchange.answer)}
+    exchange = await Exchange.opened(request, AdaptPredictRequest, Decoder.predict)
+    said = {"prediction": encode.prediction(exchange.body, exchange.job, exchange.answer)}
     return exchange.reply(said)
 
 
@@ -70,8 +70,8 @@ async def adapt_predict(request: Request) -> Response:
 )
 async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then say which pool rows to label next."""
-    exchange = await Exchange.opened(request, UncertaintyRequest, Codec.choose)
-    return exchange.reply(encode.choice(exchange.body, exchange.work, exchange.answer))
+    exchange = await Exchange.opened(request, UncertaintyRequest, Decoder.choose)
+    return exchange.reply(encode.choice(exchange.body, exchange.job, exchange.answer))
 
 
 @router.post(
@@ -83,9 +83,9 @@ async def uncertainty(request: Request) -> Response:
 )
 async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
-    exchange = await Exchange.opened(request, PosteriorRequest, Codec.keep)
+    exchange = await Exchange.opened(request, PosteriorRequest, Decoder.keep)
     if exchange.entry is None:
-        if exchange.runtime.posteriors.too_large(exchange.work, exchange.answer.kept):
+        if exchange.runtime.posteriors.too_large(exchange.job, exchange.answer.kept):
             raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
         raise RequestError("posterior-gone", "it expired, or others displaced it: send its rows again")
     return exchange.reply({})
@@ -133,7 +133,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
     """The model card: inputs, learner, training configuration, measured figures."""
-    return await ready(request).versions.card(name, version)
+    return await ready(request).registry.card(name, version)
 
 
 @router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])
@@ -159,6 +159,6 @@ async def limits(request: Request) -> Limits:
         posterior_bytes=settings.max_posterior_bytes,
         picture_pixels=settings.max_picture_pixels,
         request_pixels=settings.max_request_pixels,
-        acquisitions={kind: list(each.acquisitions) for kind, each in OFFERS.items()},
-        strategies={kind: ["auto", *each.strategies] for kind, each in OFFERS.items()},
+        acquisitions={kind: list(each.acquisitions) for kind, each in CAPABILITIES.items()},
+        strategies={kind: ["auto", *each.strategies] for kind, each in CAPABILITIES.items()},
     )

@@ -38,7 +38,7 @@ def give_back() -> bool:
     return True
 
 
-class Slack:
+class FreedMemory:
     """Freed memory that a process keeps for its next batches: for good only so much of it.
 
     What is freed and what is in use look alike from outside. So a process is measured by the least that it

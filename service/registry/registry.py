@@ -11,9 +11,9 @@ import torch
 
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel
-from service.engine.posterior_cache import Posteriors
+from service.engine.posterior_cache import PosteriorCache
 from service.errors import RequestError
-from service.job import Work
+from service.job import Job
 from service.ops.metrics import Metrics
 from service.registry.catalogue import Catalogue, Place, Shelved
 from service.registry.warm_up import warm_up
@@ -23,7 +23,7 @@ from service.settings import Settings
 log = logging.getLogger("service.versions")
 
 
-class Versions:
+class Registry:
     """What the store offers, and what of it is loaded.
 
     Args:
@@ -36,9 +36,9 @@ class Versions:
     def __init__(
         self,
         settings: Settings,
-        posteriors: Posteriors,
+        posteriors: PosteriorCache,
         metrics: Metrics,
-        answer: Callable[[list[Work]], object],
+        answer: Callable[[list[Job]], object],
     ) -> None:
         self.settings, self._posteriors, self._metrics, self._answer = settings, posteriors, metrics, answer
         self.device = torch.device("cpu")
@@ -55,8 +55,8 @@ class Versions:
         """
         if version is None and posterior is not None:
             entry = self._posteriors.get(posterior)
-            if entry is not None and entry.work.model.manifest.name == name:
-                version = entry.work.model.manifest.version
+            if entry is not None and entry.job.model.manifest.name == name:
+                version = entry.job.model.manifest.version
         try:
             model = self.catalogue.model(name, version)
         except Shelved:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bmaml.learners import Diverged
 from service.compute import batch, regression
-from service.compute.batch import answer_together
+from service.compute.batch import answer_batch
 from service.engine.engine import Engine
-from service.engine.posterior_cache import Posteriors
+from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
-from service.job import ChooseAsk, PredictAsk, Sent, Work
+from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
 from tests.published import SIZE, X, Y, Z, publish
 
@@ -49,7 +49,7 @@ def plans(draw):
     )
 
 
-def work_of(models, plan):
+def job_of(models, plan):
     which, shown, rows, asked, key, poisoned, seed = plan
     model, rng = models[which], np.random.default_rng(seed)
     inputs, outputs = len(model.manifest.inputs), len(model.manifest.outputs)
@@ -60,13 +60,13 @@ def work_of(models, plan):
     query = rng.normal(size=(rows, inputs)).astype(np.float32)
     uniform, none = (np.arange(rows) + 0.5) / rows, np.zeros(rows, bool)
     ask = {
-        "predict": PredictAsk(LEVELS, particles=True),
-        "choose": ChooseAsk("epistemic_variance", "top_k", 3, rows, uniform, none, None, False),
+        "predict": PredictionSpec(LEVELS, particles=True),
+        "choose": SelectionSpec("epistemic_variance", "top_k", 3, rows, uniform, none, None, False),
         "adapt": None,
     }[asked]
     query = query[:0] if ask is None else query
-    sent = Sent(x, tuple(y[:, 0].tolist()))
-    whole = Work(model, x, y, query, model.learner.steps, 0, ask, float("inf"), sent=sent)
+    posted = PostedSupport(x, tuple(y[:, 0].tolist()))
+    whole = Job(model, x, y, query, model.learner.steps, 0, ask, float("inf"), posted=posted)
     named = None if key is None else f"{key} {which} {shown} {seed} {poisoned}"
     return replace(whole, key=named, ttl_s=60.0)
 
@@ -110,23 +110,23 @@ def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget, part):
 
 def _all_as_if_alone(models, mix, budget):
     metrics = Metrics()
-    engine = Engine(Queue(10**12, budget), Posteriors(10**8, b"s", metrics), metrics)
-    works = [work_of(models, plan) for plan in mix]
+    engine = Engine(Queue(10**12, budget), PosteriorCache(10**8, b"s", metrics), metrics)
+    jobs = [job_of(models, plan) for plan in mix]
     engine.start()
 
     async def all_of_them():
-        return await asyncio.gather(*(engine.submit(work) for work in works), return_exceptions=True)
+        return await asyncio.gather(*(engine.submit(job) for job in jobs), return_exceptions=True)
 
     try:
         found = asyncio.run(all_of_them())
         again = asyncio.run(all_of_them())  # what has a key is known by now
     finally:
         engine.stop(30)
-    for work, first, second in zip(works, found, again, strict=True):
-        (alone,) = answer_together([replace(work, key=None)])
+    for job, first, second in zip(jobs, found, again, strict=True):
+        (alone,) = answer_batch([replace(job, key=None)])
         same(first, alone)
         same(second, alone)
-        if work.key is not None and not isinstance(second, Diverged):
+        if job.key is not None and not isinstance(second, Diverged):
             assert second.cached
 
 
@@ -161,8 +161,8 @@ def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatc
     monkeypatch.setattr(
         regression, "_alike", lambda posterior, rows: seen.append(rows) or whole(posterior, rows)
     )
-    work = work_of(models, (0, 30, 7, "predict", None, False, 1))
-    answer_together([work])
-    (known,) = answer_together([replace(work, key="a")])
-    answer_together([replace(work, known=known.kept)])
+    job = job_of(models, (0, 30, 7, "predict", None, False, 1))
+    answer_batch([job])
+    (known,) = answer_batch([replace(job, key="a")])
+    answer_batch([replace(job, known=known.kept)])
     assert seen == [37, 37, 7]

@@ -13,12 +13,12 @@ from service.app import create_app
 from service.compute import device as device_module
 from service.compute.device import DeviceFailed
 from service.engine.engine import Engine
-from service.engine.posterior_cache import Posteriors
+from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.errors import RequestError
 from service.http.health import create_probe_app
 from service.http.server import Server, config_of
-from service.job import Answer, PredictAsk, Work
+from service.job import Answer, Job, PredictionSpec
 from service.ops.metrics import Metrics
 from service.settings import Settings
 from tests.published import publish
@@ -27,42 +27,42 @@ from tests.service.conftest import serve
 BODY = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}, "query": {"x": [[0.0]]}}
 
 
-def work(model, rows=3):
+def job(model, rows=3):
     def zeros(count):
         return np.zeros((count, 1), np.float32)
 
-    return Work(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictAsk((0.05, 0.95)), float("inf"))
+    return Job(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictionSpec((0.05, 0.95)), float("inf"))
 
 
-def answers(engine, works):
+def answers(engine, jobs):
     async def all_of_them():
-        return await asyncio.gather(*(engine.submit(each) for each in works), return_exceptions=True)
+        return await asyncio.gather(*(engine.submit(each) for each in jobs), return_exceptions=True)
 
     return asyncio.run(all_of_them())
 
 
 def engine_with(check=lambda: None):
     metrics = Metrics()
-    engine = Engine(Queue(10**9, 10**9), Posteriors(10**9, b"s", metrics), metrics, check=check)
+    engine = Engine(Queue(10**9, 10**9), PosteriorCache(10**9, b"s", metrics), metrics, check=check)
     return engine, metrics
 
 
 def limited(most_rows, sizes):
     """The device with room for so many rows of a batch."""
-    whole = batch_module.answer_together
+    whole = batch_module.answer_batch
 
-    def answer_together(works):
-        sizes.append([len(each.query_x) for each in works])
+    def answer_batch(jobs):
+        sizes.append([len(each.query_x) for each in jobs])
         if sum(sizes[-1]) > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(works)
+        return whole(jobs)
 
-    return answer_together
+    return answer_batch
 
 
 def test_a_batch_that_does_not_fit_is_split_and_only_what_never_fits_fails(tmp_path, monkeypatch):
     model, sizes = publish(tmp_path), []
-    monkeypatch.setattr(batch_module, "answer_together", limited(8, sizes))
+    monkeypatch.setattr(batch_module, "answer_batch", limited(8, sizes))
     monkeypatch.setattr("service.engine.queue.MAX_WASTE", 1.0)
     engine, metrics = engine_with()
     rows = [3, 4, 9, 2, 5]
@@ -70,7 +70,7 @@ def test_a_batch_that_does_not_fit_is_split_and_only_what_never_fits_fails(tmp_p
     queue = engine.queue
 
     async def story():
-        waiting = [asyncio.create_task(engine.submit(work(model, size))) for size in rows]
+        waiting = [asyncio.create_task(engine.submit(job(model, size))) for size in rows]
         while queue.tasks < len(rows):
             await asyncio.sleep(0)
         asked.start()
@@ -103,41 +103,41 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
         if broken.is_set():
             raise DeviceFailed("an illegal memory access was encountered")
 
-    whole = batch_module.answer_together
+    whole = batch_module.answer_batch
 
-    def answer_together(works):
-        if any(len(each.query_x) == 7 for each in works):
+    def answer_batch(jobs):
+        if any(len(each.query_x) == 7 for each in jobs):
             broken.set()
         if broken.is_set():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return whole(works)
+        return whole(jobs)
 
-    monkeypatch.setattr(batch_module, "answer_together", answer_together)
+    monkeypatch.setattr(batch_module, "answer_batch", answer_batch)
     engine, _ = engine_with(check)
     engine.start()
-    assert all(isinstance(each, Answer) for each in answers(engine, [work(model)] * 3))
-    found = answers(engine, [work(model, 7), *[work(model, size) for size in (1, 40, 400)]])
+    assert all(isinstance(each, Answer) for each in answers(engine, [job(model)] * 3))
+    found = answers(engine, [job(model, 7), *[job(model, size) for size in (1, 40, 400)]])
     assert {each.kind for each in found} == {"engine-failed"}
     engine._thread.join(30)
     assert engine.failed
     assert not engine.alive
-    (late,) = answers(engine, [work(model)])
+    (late,) = answers(engine, [job(model)])
     assert late.status == 503
 
 
 def test_a_fault_that_is_not_the_device_s_ends_nothing(tmp_path, monkeypatch):
-    model, whole = publish(tmp_path), batch_module.answer_together
+    model, whole = publish(tmp_path), batch_module.answer_batch
 
-    def answer_together(works):
-        if any(len(each.query_x) == 7 for each in works):
+    def answer_batch(jobs):
+        if any(len(each.query_x) == 7 for each in jobs):
             raise RuntimeError("a bug")
-        return whole(works)
+        return whole(jobs)
 
-    monkeypatch.setattr(batch_module, "answer_together", answer_together)
+    monkeypatch.setattr(batch_module, "answer_batch", answer_batch)
     engine, metrics = engine_with()
 
     async def story():
-        waiting = [asyncio.create_task(engine.submit(work(model, size))) for size in (7, 6)]
+        waiting = [asyncio.create_task(engine.submit(job(model, size))) for size in (7, 6)]
         while engine.queue.tasks < 2:
             await asyncio.sleep(0)
         engine.start()

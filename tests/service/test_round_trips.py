@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from model_store.images import ImageInput
 from service.codec.bodies import BINARY, JSON, encoded, parsed
 from service.codec.budget import Budget
-from service.codec.inputs import labels_of, pictures_of, rows_of
+from service.codec.inputs import image_rows, labels_of, rows_of
 from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
 from tests.scale import EXPLORE, SCALE
@@ -95,7 +95,7 @@ def test_pictures_of_the_model_s_size(data, image, count):
     for form in forms:
         body = {"model": "m", "support": {"x": [], "y": []}, "query": {"x": form}}
         request = parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-        found.append(pictures_of(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)))
+        found.append(image_rows(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)))
     for each in found:
         np.testing.assert_allclose(each, found[0], atol=1e-7)
         assert each.shape == (count, image.numbers)

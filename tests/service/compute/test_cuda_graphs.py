@@ -23,13 +23,13 @@ from torch.utils._pytree import tree_leaves
 
 from bmaml.learners import Diverged
 from service.compute import cuda_graphs, graphed_regression
-from service.compute.batch import answer_together
+from service.compute.batch import answer_batch
 from service.compute.cuda_graphs import Graphs
 from service.compute.device import DeviceFailed
-from service.job import PredictAsk, Work
+from service.job import Job, PredictionSpec
 from service.registry import warm_up
 from tests.published import SIZE, X, Y, Z, publish
-from tests.service.test_company import models, plans, same, work_of
+from tests.service.test_company import job_of, models, plans, same
 
 __all__ = ["models"]  # the fixture
 
@@ -71,7 +71,7 @@ def kind(root, name):
     return publish(root, name, **{"learner": name, **KINDS[name]})
 
 
-def work(model, shown=6, rows=9, seed=0, levels=(0.05, 0.95), size=1.0):
+def job(model, shown=6, rows=9, seed=0, levels=(0.05, 0.95), size=1.0):
     rng = np.random.default_rng(seed)
 
     def drawn(count, columns):
@@ -79,25 +79,25 @@ def work(model, shown=6, rows=9, seed=0, levels=(0.05, 0.95), size=1.0):
 
     inputs, outputs = model.manifest.inputs, model.manifest.outputs
     x, y, query = drawn(shown, inputs), drawn(shown, outputs), drawn(rows, inputs)
-    return Work(model, x, y, query, model.learner.steps, 0, PredictAsk(levels), float("inf"))
+    return Job(model, x, y, query, model.learner.steps, 0, PredictionSpec(levels), float("inf"))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_was_recorded_of_some_rows_answers_others(tmp_path, name):
     model, (graphs, events) = kind(tmp_path, name), noting()
-    some = [work(model, shown, rows, seed) for seed, (shown, rows) in enumerate([(9, 9), (1, 16), (0, 3)])]
+    some = [job(model, shown, rows, seed) for seed, (shown, rows) in enumerate([(9, 9), (1, 16), (0, 3)])]
     # Other numbers, other lengths, far outside the training range; the same when they are padded.
     others = [
-        work(model, 7, 13, 7),
-        work(model, 16, 1, 8, (0.1, 0.9)),
-        work(model, 0, 2, 9, (0.5,)),
-        work(model, 7, 16, 10, size=30.0),
+        job(model, 7, 13, 7),
+        job(model, 16, 1, 8, (0.1, 0.9)),
+        job(model, 0, 2, 9, (0.5,)),
+        job(model, 7, 16, 10, size=30.0),
     ]
-    answer_together([*some, some[0]], graphs)
-    found = answer_together(others, graphs)
+    answer_batch([*some, some[0]], graphs)
+    found = answer_batch(others, graphs)
     assert events == {"recorded": 1, "launched": 2}
     for one, alone in zip(found, others, strict=True):
-        same(one, answer_together([alone])[0])
+        same(one, answer_batch([alone])[0])
 
 
 @settings(
@@ -110,55 +110,55 @@ def test_what_was_recorded_of_some_rows_answers_others(tmp_path, name):
 def test_a_mix_that_is_recorded_where_it_can_be_is_answered_as_if_nothing_were(models, mix, first):
     """Kept ones, choices and poisoned ones go the usual way, beside those that are launched."""
     which, (graphs, _) = first[0], noting()
-    works = [work_of(models, (which, *plan[1:])) for plan in [first, *mix]]
-    works = [
-        replace(each, ask=PredictAsk(each.ask.levels))
-        if place % 2 and isinstance(each.ask, PredictAsk)
+    jobs = [job_of(models, (which, *plan[1:])) for plan in [first, *mix]]
+    jobs = [
+        replace(each, spec=PredictionSpec(each.spec.levels))
+        if place % 2 and isinstance(each.spec, PredictionSpec)
         else each
-        for place, each in enumerate(works)
+        for place, each in enumerate(jobs)
     ]
-    for each, alone in zip(answer_together(works, graphs), works, strict=True):
-        same(each, answer_together([alone])[0])
+    for each, alone in zip(answer_batch(jobs, graphs), jobs, strict=True):
+        same(each, answer_batch([alone])[0])
 
 
 def test_a_diverged_task_fails_alone_among_launched_ones(tmp_path):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
-    poisoned = work(model, seed=1)
+    poisoned = job(model, seed=1)
     poisoned.support_y[0] = 3e38
-    fine, bad, also_fine = answer_together([work(model), poisoned, work(model, seed=2)], graphs)
+    fine, bad, also_fine = answer_batch([job(model), poisoned, job(model, seed=2)], graphs)
     assert isinstance(bad, Diverged)
     assert events["launched"] == 1
     for found, seed in ((fine, 0), (also_fine, 2)):
-        same(found, answer_together([work(model, seed=seed)])[0])
+        same(found, answer_batch([job(model, seed=seed)])[0])
 
 
 def test_quantiles_that_are_not_found_in_time_are_found_the_usual_way(tmp_path, monkeypatch):
     monkeypatch.setattr(graphed_regression, "ROUNDS", 0)
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
-    (found,) = answer_together([work(model)], graphs)
+    (found,) = answer_batch([job(model)], graphs)
     assert events["launched"] == 1
-    same(found, answer_together([work(model)])[0])
+    same(found, answer_batch([job(model)])[0])
 
 
 def test_a_large_batch_is_launched_in_parts(tmp_path, monkeypatch):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
     cells = model.learner.hypotheses * (16 + 16) * 2
     monkeypatch.setattr(graphed_regression, "CELLS", 3 * cells)  # so two tasks at a time
-    works = [work(model, shown=9, seed=seed) for seed in range(5)]
-    found = answer_together(works, graphs)
+    jobs = [job(model, shown=9, seed=seed) for seed in range(5)]
+    found = answer_batch(jobs, graphs)
     assert events == {"recorded": 2, "launched": 3}  # two, two and one
-    for one, alone in zip(found, works, strict=True):
-        same(one, answer_together([alone])[0])
-    huge = work(model, rows=300)
-    assert answer_together([huge], graphs)[0].batched_tasks == 1
+    for one, alone in zip(found, jobs, strict=True):
+        same(one, answer_batch([alone])[0])
+    huge = job(model, rows=300)
+    assert answer_batch([huge], graphs)[0].batched_tasks == 1
     assert events["launched"] == 3
 
 
 def test_what_comes_once_is_not_recorded(tmp_path):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(seen=3)
     for _ in range(4):
-        answer_together([work(model)], graphs)
-        answer_together([replace(work(model), ask=PredictAsk((0.5,), particles=True))], graphs)
+        answer_batch([job(model)], graphs)
+        answer_batch([replace(job(model), spec=PredictionSpec((0.5,), particles=True))], graphs)
     assert events == {"recorded": 1, "launched": 2}
 
 
@@ -166,21 +166,21 @@ def test_so_many_recordings_are_kept_and_none_of_a_model_that_is_gone(tmp_path):
     graphs, events = noting(most=2)
     first, second = kind(tmp_path, "collapsed"), kind(tmp_path, "bfa")
     for rows in (16, 64, 256):
-        answer_together([work(first, rows=rows)], graphs)
+        answer_batch([job(first, rows=rows)], graphs)
     assert events == {"recorded": 3, "launched": 3, "dropped": 1}
-    answer_together([work(first, rows=16)], graphs)  # the least recently used was let go
+    answer_batch([job(first, rows=16)], graphs)  # the least recently used was let go
     assert events == {"recorded": 4, "launched": 4, "dropped": 2}
     del first
     gc.collect()
-    answer_together([work(second)], graphs)
+    answer_batch([job(second)], graphs)
     assert events == {"recorded": 5, "launched": 5, "dropped": 4}
 
 
 def test_recordings_are_let_go_together_and_made_again(tmp_path):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
-    answer_together([work(model)], graphs)
+    answer_batch([job(model)], graphs)
     graphs.clear()
-    answer_together([work(model)], graphs)
+    answer_batch([job(model)], graphs)
     assert events == {"recorded": 2, "launched": 2, "dropped": 1}
 
 
@@ -221,11 +221,11 @@ def failing(error):
 def test_what_cannot_be_recorded_or_says_something_else_is_computed_as_it_is(tmp_path, record):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record)
     for rows in (9, 9, 60):
-        (found,) = answer_together([work(model, rows=rows)], graphs)
-        same(found, answer_together([work(model, rows=rows)])[0])
+        (found,) = answer_batch([job(model, rows=rows)], graphs)
+        same(found, answer_batch([job(model, rows=rows)])[0])
     assert events == {"failed": 1}  # and is not tried again, on no other shape either
     other = kind(tmp_path, "two")
-    answer_together([work(other)], graphs)
+    answer_batch([job(other)], graphs)
     assert events == {"failed": 2}
 
 
@@ -241,8 +241,8 @@ def test_a_recording_that_fails_when_it_is_launched_is_not_launched_again(tmp_pa
 
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=Tired)
     for _ in range(3):
-        (found,) = answer_together([work(model)], graphs)
-        same(found, answer_together([work(model)])[0])
+        (found,) = answer_batch([job(model)], graphs)
+        same(found, answer_batch([job(model)])[0])
     assert events == {"recorded": 1, "launched": 1, "failed": 1}
 
 
@@ -256,8 +256,8 @@ def test_where_there_is_no_memory_to_record_it_is_tried_again_later(tmp_path):
 
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record, seen=2)
     for room[0] in (False, False, True, True, True):
-        (found,) = answer_together([work(model)], graphs)
-        same(found, answer_together([work(model)])[0])
+        (found,) = answer_batch([job(model)], graphs)
+        same(found, answer_batch([job(model)])[0])
     assert events == {"failed": 1, "recorded": 1, "launched": 2}
 
 
@@ -268,7 +268,7 @@ def test_a_device_that_does_not_answer_any_more_is_no_reason_to_compute_as_usual
     monkeypatch.setattr(cuda_graphs, "check", check)
     model, (graphs, _) = kind(tmp_path, "collapsed"), noting(record=failing(RuntimeError("illegal access")))
     with pytest.raises(DeviceFailed):
-        answer_together([work(model)], graphs)
+        answer_batch([job(model)], graphs)
 
 
 def test_nobody_waits_for_what_is_being_recorded(tmp_path):
@@ -281,12 +281,12 @@ def test_nobody_waits_for_what_is_being_recorded(tmp_path):
         return Noted(function, arrays)
 
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(record=record)
-    answer_together([work(model)], graphs)
-    slow = threading.Thread(target=answer_together, args=([work(model), work(model)], graphs))
+    answer_batch([job(model)], graphs)
+    slow = threading.Thread(target=answer_batch, args=([job(model), job(model)], graphs))
     slow.start()
     assert begun.wait(30)
-    same(answer_together([work(model)], graphs)[0], answer_together([work(model)])[0])
-    answer_together([work(model)] * 4, graphs)  # a third shape is not recorded meanwhile
+    same(answer_batch([job(model)], graphs)[0], answer_batch([job(model)])[0])
+    answer_batch([job(model)] * 4, graphs)  # a third shape is not recorded meanwhile
     assert events == {"recorded": 1, "launched": 2}
     go_on.set()
     slow.join()
@@ -297,12 +297,12 @@ def test_nobody_waits_for_what_is_being_recorded(tmp_path):
 def test_padding_does_not_make_more_rows_than_features_of_fewer(tmp_path, shown, padded):
     """Of which there are six: exact layers have another form then."""
     model = kind(tmp_path, "collapsed")
-    assert graphed_regression._sizes([work(model, 0), work(model, shown, rows=20)]) == (padded, 64, 2)
+    assert graphed_regression._sizes([job(model, 0), job(model, shown, rows=20)]) == (padded, 64, 2)
 
 
 def test_the_shapes_that_are_warmed_up_are_recorded_and_no_larger_than_the_queue_makes_them(tmp_path):
     model = kind(tmp_path, "collapsed")
-    batches = list(warm_up._commonest(work(model, rows=8), 8 * model.work_per_row(0) * (6 + 64)))
+    batches = list(warm_up._commonest(job(model, rows=8), 8 * model.work_per_row(0) * (6 + 64)))
     assert {(len(batch), len(batch[0].query_x)) for batch in batches} == {(1, 8), (8, 8), (1, 64), (8, 64)}
 
 
@@ -349,7 +349,7 @@ def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     model = kind(tmp_path, name)
     there = copy.copy(model)
     object.__setattr__(there, "learned", {key: each.to("meta") for key, each in model.learned.items()})
-    arrays = graphed_regression._arrays([work(model), work(model, 3, 20)])
+    arrays = graphed_regression._arrays([job(model), job(model, 3, 20)])
     tensors = [torch.from_numpy(each).to("meta") for each in arrays]
     run = partial(graphed_regression.predicted, there, model.learner.steps)
     run(*tensors)  # what is made at the first use is made now
@@ -397,8 +397,8 @@ def test_the_gpu_is_launched_once_and_answers_what_the_cpu_answers(tmp_path, nam
     model = kind(tmp_path, name)
     there, (graphs, events) = model.to("cuda"), noting(record=None, device_type="cuda")
     for seeds in ((0, 1, 2), (3, 4, 5)):
-        works = [work(model, seed=seed) for seed in seeds]
-        found = answer_together([replace(each, model=there) for each in works], graphs)
-        for one, alone in zip(found, works, strict=True):
-            same(one, answer_together([alone])[0])
+        jobs = [job(model, seed=seed) for seed in seeds]
+        found = answer_batch([replace(each, model=there) for each in jobs], graphs)
+        for one, alone in zip(found, jobs, strict=True):
+            same(one, answer_batch([alone])[0])
     assert events == {"recorded": 1, "launched": 2}

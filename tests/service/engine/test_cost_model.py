@@ -9,16 +9,16 @@ import pytest
 
 import service.engine.cost_model
 import service.engine.queue
-from service.engine.cost_model import MEMORY, REMEMBERED, UNKNOWN_BATCH_S, UNKNOWN_PACE, Paces
-from service.engine.queue import PATIENCE, Queue, Waiting, fitting
+from service.engine.cost_model import MEMORY, REMEMBERED, UNKNOWN_BATCH_S, UNKNOWN_PACE, CostModel
+from service.engine.queue import PATIENCE, Queue, QueuedJob, fitting
 from service.errors import RequestError
-from service.job import ChooseAsk, Work
+from service.job import Job, SelectionSpec
 
 FEW, MANY, SEEN = ("", False, 1), ("", False, 5), ("", True, 5)
 
 
 def test_what_has_not_been_seen_takes_as_long_as_the_models_other_work_and_else_a_guess():
-    paces = Paces()
+    paces = CostModel()
     assert paces.seconds("a", {FEW: 10}, batches=2) == pytest.approx(10 * UNKNOWN_PACE + 2 * UNKNOWN_BATCH_S)
     paces.learn("a", 3.0, {FEW: 2, MANY: 4})
     assert paces.seconds("a", {SEEN: 7}) == pytest.approx(3.5)
@@ -28,7 +28,7 @@ def test_what_has_not_been_seen_takes_as_long_as_the_models_other_work_and_else_
 @pytest.mark.parametrize("beside_s", [0.0, 0.002, 0.01])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_from_batches_of_changing_make_up_each_has_its_own_pace(seed, beside_s):
-    rng, paces, truth = np.random.default_rng(seed), Paces(), {FEW: 8e-6, MANY: 1e-6, SEEN: 3e-6}
+    rng, paces, truth = np.random.default_rng(seed), CostModel(), {FEW: 8e-6, MANY: 1e-6, SEEN: 3e-6}
 
     def taken(batch):
         return beside_s + sum(some * truth[stratum] for stratum, some in batch.items())
@@ -43,7 +43,7 @@ def test_from_batches_of_changing_make_up_each_has_its_own_pace(seed, beside_s):
 
 def test_what_is_never_alone_is_not_believed_to_take_ever_less():
     """A batch of its own costs what it costs; that is no reason to believe that its company costs nothing."""
-    paces = Paces()
+    paces = CostModel()
     for _ in range(300):
         for _ in range(3):
             paces.learn("a", 0.003 + 1000e-6, {MANY: 1000})
@@ -53,7 +53,7 @@ def test_what_is_never_alone_is_not_believed_to_take_ever_less():
 
 
 def test_whatever_batches_say_beliefs_are_finite_and_no_stratum_costs_next_to_nothing():
-    paces = Paces()
+    paces = CostModel()
     paces.learn("a", 1.0, {FEW: 1000, MANY: 1000})
     for _ in range(20_000):
         paces.learn("a", 5.0, {MANY: 1000})
@@ -66,9 +66,9 @@ def test_choices_are_believed_by_what_they_are_and_how_many_rows_they_choose():
     """A thousand rows take a thousand times as long as one from the same pool with the same acquisition."""
 
     def stratum(acquisition="entropy", strategy="top_k", size=1, shown=5):
-        ask = ChooseAsk(acquisition, strategy, size, 9, np.zeros(9), np.zeros(9, bool), None, joint=False)
+        ask = SelectionSpec(acquisition, strategy, size, 9, np.zeros(9), np.zeros(9, bool), None, joint=False)
         rows = np.zeros((shown, 1), np.float32)
-        return Work(None, rows, rows, rows, 0, 0, ask, 1.0).stratum
+        return Job(None, rows, rows, rows, 0, 0, ask, 1.0).stratum
 
     others = [{"acquisition": "epig"}, {"strategy": "k_centre"}, {"size": 1000}, {"shown": 1}]
     assert len({stratum(), *(stratum(**other) for other in others)}) == 5
@@ -76,21 +76,21 @@ def test_choices_are_believed_by_what_they_are_and_how_many_rows_they_choose():
 
 
 def test_the_strata_of_a_model_are_bounded():
-    paces = Paces()
+    paces = CostModel()
     for size in range(3 * REMEMBERED):
         paces.learn("a", 1.0, {("", False, size): 1})
     assert len(paces._models["a"][0].strata) == REMEMBERED
 
 
 def test_the_past_counts_less_with_every_batch():
-    paces = Paces()
+    paces = CostModel()
     for seconds in (1.0, 3.0):
         paces.learn("a", seconds, {FEW: 1000})
     assert paces.seconds("a", {FEW: 1000}) == pytest.approx((MEMORY + 3) / (MEMORY + 1))
 
 
 def test_a_clock_that_does_not_move_during_a_batch_is_not_believed():
-    paces = Paces()
+    paces = CostModel()
     for _ in range(3):
         paces.learn("a", 0.0, {FEW: 1})
     assert paces.seconds("a", {FEW: 1}) > 0
@@ -101,7 +101,7 @@ def taken(tasks, most_work):
     loop = asyncio.new_event_loop()
     now = time.monotonic()
     waiting = [
-        Waiting(
+        QueuedJob(
             SimpleNamespace(shape=(0, rows), group=(), per_row=1, deadline=now + left),
             now - waited,
             loop,
@@ -158,7 +158,7 @@ def test_what_the_batch_under_way_leaves_no_time_for_is_refused_though_nothing_w
         queue = Queue(10**9, 10**9)
         queue.add(named("a", clock))
         (first,) = queue.next_batch()
-        queue.took([first.work], 5.0)
+        queue.took([first.job], 5.0)
         queue.add(named("a", clock))
         queue.next_batch()
         with pytest.raises(RequestError) as early:
@@ -178,12 +178,12 @@ def test_who_has_had_much_of_the_device_is_told_that_others_go_first(clock):
         queue = Queue(10**9, 10**9)
         for name in "ab":
             queue.add(named(name, clock))
-            queue.took([queue.next_batch()[0].work], 0.01)
+            queue.took([queue.next_batch()[0].job], 0.01)
         queue.add(named("b", clock, within_s=100.0))
         queue.add(named("a", clock))
         taken = queue.next_batch()
-        queue.took([each.work for each in taken], 3.0)
-        name = taken[0].work.model.sha256
+        queue.took([each.job for each in taken], 3.0)
+        name = taken[0].job.model.sha256
         with pytest.raises(RequestError) as refused:
             queue.add(named(name, clock))
         queue.add(named(name, clock, within_s=10.0))

@@ -18,10 +18,10 @@ from service.compute.batch import compute
 from service.compute.cuda_graphs import Graphs
 from service.compute.device import DeviceFailed, device_for
 from service.engine.engine import Engine
-from service.engine.posterior_cache import Posteriors
+from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import MAX_WASTE, Queue, rows_of
 from service.errors import RequestError
-from service.job import PredictAsk, Work
+from service.job import Job, PredictionSpec
 from service.ops.metrics import Metrics
 from tests.published import publish
 
@@ -31,38 +31,38 @@ def model(tmp_path):
     return publish(tmp_path)
 
 
-def work(model, rows=3, deadline=float("inf")):
+def job(model, rows=3, deadline=float("inf")):
     def zeros(count):
         return np.zeros((count, 1), np.float32)
 
-    return Work(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictAsk((0.05, 0.95)), deadline)
+    return Job(model, zeros(2), zeros(2), zeros(rows), 0, 0, PredictionSpec((0.05, 0.95)), deadline)
 
 
 def engine_of(max_queue_work=10**9, max_batch_work=10**9):
     metrics = Metrics()
-    return Engine(Queue(max_queue_work, max_batch_work), Posteriors(10**9, b"secret", metrics), metrics)
+    return Engine(Queue(max_queue_work, max_batch_work), PosteriorCache(10**9, b"secret", metrics), metrics)
 
 
-class Gate:
+class Authentication:
     """Holds the device until it is opened, and remembers what it was given."""
 
     def __init__(self, monkeypatch):
         self.reached, self.open = threading.Event(), threading.Event()
         self.batches = []
-        whole = batch_module.answer_together
+        whole = batch_module.answer_batch
 
-        def gated(works):
+        def gated(jobs):
             self.reached.set()
             self.open.wait()
-            self.batches.append(works)
-            return whole(works)
+            self.batches.append(jobs)
+            return whole(jobs)
 
-        monkeypatch.setattr(batch_module, "answer_together", gated)
+        monkeypatch.setattr(batch_module, "answer_batch", gated)
 
 
 @pytest.fixture
 def gate(monkeypatch):
-    return Gate(monkeypatch)
+    return Authentication(monkeypatch)
 
 
 def run(engine, scenario):
@@ -75,7 +75,7 @@ def run(engine, scenario):
 
 async def ask_in_turn(engine, order, model, name):
     """Note the name when its answer comes."""
-    await engine.submit(work(model))
+    await engine.submit(job(model))
     order.append(name)
 
 
@@ -88,9 +88,9 @@ def test_what_waits_together_is_answered_together(model, gate):
     engine = engine_of()
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        others = [asyncio.create_task(engine.submit(work(model, rows))) for rows in (2, 3, 4)]
+        others = [asyncio.create_task(engine.submit(job(model, rows))) for rows in (2, 3, 4)]
         await asyncio.sleep(0)
         gate.open.set()
         return [await task for task in (first, *others)]
@@ -104,9 +104,9 @@ def test_a_batch_keeps_to_its_budget_of_padded_work(model, gate):
     engine = engine_of(max_batch_work=2 * 4 * 5)  # two tasks × four particles × five rows
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        others = [asyncio.create_task(engine.submit(work(model))) for _ in range(3)]
+        others = [asyncio.create_task(engine.submit(job(model))) for _ in range(3)]
         await asyncio.sleep(0)
         gate.open.set()
         return [(await task).batched_tasks for task in (first, *others)]
@@ -119,18 +119,18 @@ def test_little_of_a_batch_is_padding(model, gate):
     sizes = [1, 1, 2, 30, 3, 28, 200, 2, 180, 29]
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        others = [asyncio.create_task(engine.submit(work(model, rows))) for rows in sizes]
+        others = [asyncio.create_task(engine.submit(job(model, rows))) for rows in sizes]
         await asyncio.sleep(0)
         gate.open.set()
         return [len((await task).result.moments.mean) for task in (first, *others)]
 
     assert run(engine, scenario) == [3, *sizes]
-    batches = [[len(each.query_x) for each in works] for works in gate.batches]
+    batches = [[len(each.query_x) for each in jobs] for jobs in gate.batches]
     assert sorted(map(sorted, batches), key=sum) == [[3], [1, 1, 2, 2, 3], [28, 29, 30], [180, 200]]
     for batch in batches:
-        real, padded = rows_of([work(model, rows) for rows in batch])
+        real, padded = rows_of([job(model, rows) for rows in batch])
         assert padded - real <= MAX_WASTE * padded
 
 
@@ -180,20 +180,20 @@ def test_a_lane_pays_for_what_its_work_took_not_for_what_it_was_believed_to_take
 
     async def scenario():
         for each in (model, other):
-            queue.add(work(each))
+            queue.add(job(each))
         for _ in range(2):
             (taken,) = queue.next_batch()
-            queue.took([taken.work], 0.002)
-        queue.add(work(model, 10_000))  # believed to take seconds
+            queue.took([taken.job], 0.002)
+        queue.add(job(model, 10_000))  # believed to take seconds
         (large,) = queue.next_batch()
-        queue.took([large.work], 0.02)
+        queue.took([large.job], 0.02)
         for each in [model] * 3 + [other] * 30:
-            queue.add(work(each))
+            queue.add(job(each))
         order = []
         while queue.tasks:
             (taken,) = queue.next_batch()
-            order.append(taken.work.model.manifest.name)
-            queue.took([taken.work], 0.002)
+            order.append(taken.job.model.manifest.name)
+            queue.took([taken.job], 0.002)
         return order
 
     assert "tiny" in asyncio.run(scenario())[:15]
@@ -203,17 +203,17 @@ def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
     engine = engine_of()
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
         same = [
-            asyncio.create_task(engine.submit(replace(work(model), key="k", ttl_s=60.0))) for _ in range(10)
+            asyncio.create_task(engine.submit(replace(job(model), key="k", ttl_s=60.0))) for _ in range(10)
         ]
         await asyncio.sleep(0)
         gate.open.set()
         return [await task for task in (first, *same)]
 
     alone, *answers = run(engine, scenario)
-    assert sum(each.known is None for works in gate.batches for each in works) == 2
+    assert sum(each.known is None for jobs in gate.batches for each in jobs) == 2
     assert [answer.cached for answer in answers] == [False] + [True] * 9
     for answer in answers:
         np.testing.assert_allclose(answer.result.moments.mean, alone.result.moments.mean, rtol=1e-5)
@@ -226,26 +226,26 @@ def test_a_fault_outside_any_task_leaves_nobody_waiting(model, monkeypatch):
     def broken(*_):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(Posteriors, "put", broken)
+    monkeypatch.setattr(PosteriorCache, "put", broken)
 
     async def scenario():
         with pytest.raises(RuntimeError, match="no room"):
-            await engine.submit(replace(work(model), key="k"))
-        return await engine.submit(work(model))
+            await engine.submit(replace(job(model), key="k"))
+        return await engine.submit(job(model))
 
     assert run(engine, scenario).batched_tasks == 1
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back(model, gate):
-    engine = engine_of(max_queue_work=work(model).cost)
+    engine = engine_of(max_queue_work=job(model).cost)
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        second = asyncio.create_task(engine.submit(work(model)))
+        second = asyncio.create_task(engine.submit(job(model)))
         await asyncio.sleep(0)
         with pytest.raises(RequestError) as refused:
-            await engine.submit(work(model))
+            await engine.submit(job(model))
         gate.open.set()
         await asyncio.gather(first, second)
         return refused.value
@@ -259,9 +259,9 @@ def test_work_that_expired_in_the_queue_is_dropped_unstarted(model, gate):
     engine = engine_of()
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        late = asyncio.create_task(engine.submit(work(model, deadline=time.monotonic() - 1)))
+        late = asyncio.create_task(engine.submit(job(model, deadline=time.monotonic() - 1)))
         await asyncio.sleep(0)
         gate.open.set()
         await first
@@ -279,11 +279,11 @@ def test_a_request_that_failed_is_forgotten_with_its_reply(model, gate, how):
 
     async def scenario():
         gate.open.set() if how == "diverged" else None
-        asked = work(model, deadline=time.monotonic() + (0.3 if how == "expired" else 60))
+        asked = job(model, deadline=time.monotonic() + (0.3 if how == "expired" else 60))
         if how == "diverged":
             asked.support_y[:] = 3e38
         else:
-            first = asyncio.create_task(engine.submit(work(model)))
+            first = asyncio.create_task(engine.submit(job(model)))
             await reached(gate)
         with pytest.raises(Diverged if how == "diverged" else RequestError):
             await engine.submit(asked)
@@ -307,10 +307,10 @@ def test_work_of_a_caller_who_left_is_dropped(model, gate):
     engine = engine_of()
 
     async def scenario():
-        first = asyncio.create_task(engine.submit(work(model)))
+        first = asyncio.create_task(engine.submit(job(model)))
         await reached(gate)
-        gone = asyncio.create_task(engine.submit(work(model)))
-        kept = asyncio.create_task(engine.submit(work(model)))
+        gone = asyncio.create_task(engine.submit(job(model)))
+        kept = asyncio.create_task(engine.submit(job(model)))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -325,13 +325,13 @@ def test_stopping_answers_what_was_accepted_and_refuses_the_rest(model, gate):
     engine = engine_of()
 
     async def scenario():
-        accepted = [asyncio.create_task(engine.submit(work(model))) for _ in range(3)]
+        accepted = [asyncio.create_task(engine.submit(job(model))) for _ in range(3)]
         await reached(gate)
         stopping = asyncio.create_task(asyncio.to_thread(engine.stop, 30))
         while engine.alive:
             await asyncio.sleep(0)
         with pytest.raises(RequestError) as refused:
-            await engine.submit(work(model))
+            await engine.submit(job(model))
         gate.open.set()
         await asyncio.gather(*accepted)
         await stopping
@@ -348,23 +348,23 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_the_cpu():
 
 
 def test_what_is_recorded_is_let_go_where_there_is_no_room(model, monkeypatch):
-    graphs, answered, whole = Graphs(), [], batch_module.answer_together
+    graphs, answered, whole = Graphs(), [], batch_module.answer_batch
 
-    def answer_together(works, graphs):
-        answered.append(len(works))
-        if len(works) > 1:
+    def answer_batch(jobs, graphs):
+        answered.append(len(jobs))
+        if len(jobs) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(works)
+        return whole(jobs)
 
     dropped = []
     monkeypatch.setattr(graphs, "clear", lambda: dropped.append(answered[-1]))
-    monkeypatch.setattr(batch_module, "answer_together", answer_together)
+    monkeypatch.setattr(batch_module, "answer_batch", answer_batch)
     metrics = Metrics()
-    queue, posteriors = Queue(10**9, 10**9), Posteriors(10**9, b"secret", metrics)
+    queue, posteriors = Queue(10**9, 10**9), PosteriorCache(10**9, b"secret", metrics)
     engine = Engine(queue, posteriors, metrics, compute=functools.partial(compute, graphs=graphs))
 
     async def scenario():
-        return await asyncio.gather(*(engine.submit(work(model)) for _ in range(2)))
+        return await asyncio.gather(*(engine.submit(job(model)) for _ in range(2)))
 
     assert len(run(engine, scenario)) == 2
     assert dropped == [2]
@@ -377,7 +377,7 @@ def test_what_is_recorded_is_let_go_where_there_is_no_room(model, monkeypatch):
 def test_the_gpu_answers_what_the_cpu_answers(tmp_path, learner):
     settings = {"step_size": 1e-3} if learner == "bmaml" else {}
     model = publish(tmp_path, learner=learner, **settings)
-    (there,) = batch_module.answer_together([work(model.to("cuda"))])
-    (here,) = batch_module.answer_together([work(model)])
+    (there,) = batch_module.answer_batch([job(model.to("cuda"))])
+    (here,) = batch_module.answer_batch([job(model)])
     assert there.result.moments.mean == pytest.approx(here.result.moments.mean, rel=1e-4)
     assert there.result.quantiles == pytest.approx(here.result.quantiles, rel=1e-4)

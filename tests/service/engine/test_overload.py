@@ -77,18 +77,18 @@ class Device:
 
     def serve(self, arrivals):
         """One batch, and those who come while it is under way; `arrivals` is a list whose last is next."""
-        works = [each.work for each in self.queue.next_batch()]
-        real, padded = rows_of(works)
+        jobs = [each.job for each in self.queue.next_batch()]
+        real, padded = rows_of(jobs)
         self.real, self.padded = self.real + real, self.padded + padded
-        slower = sum(self.uneven if each.shape[0] < FEW else 1.0 for each in works) / len(works)
-        seconds = 0.003 + padded * works[0].per_row * works[0].model.seconds_per_work * slower
+        slower = sum(self.uneven if each.shape[0] < FEW else 1.0 for each in jobs) / len(jobs)
+        seconds = 0.003 + padded * jobs[0].per_row * jobs[0].model.seconds_per_work * slower
         seconds *= np.exp(self.unsteady * self.rng.normal())
         ends = self.now + seconds
         while arrivals and arrivals[-1] <= ends:
             self.ask(arrivals.pop())
         self.now = ends
-        self.queue.took(works, seconds)
-        self.waits += [ends - each.made for each in works]
+        self.queue.took(jobs, seconds)
+        self.waits += [ends - each.made for each in jobs]
 
     def capacity(self):
         """Tasks a second with sixty-four that always wait, for as long as it takes."""

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from service.compute.adaptation import Adaptation, padded
-from service.compute.batch import answer_together
-from service.engine.posterior_cache import Posteriors
+from service.compute.batch import answer_batch
+from service.engine.posterior_cache import PosteriorCache
 from service.errors import RequestError
-from service.job import ChooseAsk, Kept, PredictAsk, Sent, Work
+from service.job import Job, KeptPosterior, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
 from service.schemas.responses import PosteriorCard, PosteriorResponse
 from tests.published import publish
-from tests.service.engine.test_worker import work as task
+from tests.service.engine.test_worker import job as task
 
 ROWS = {"x": [[-2.0], [0.5], [3.0]], "y": [8.0, 11.5, 9.0]}
 QUERY = {"x": [[0.0], [1.0], [9.0]]}
@@ -113,38 +113,38 @@ class Clock:
 def kept_work(tmp_path):
     model = publish(tmp_path)
     x, y = np.ones((2, 1), np.float32), np.ones((2, 1), np.float32)
-    work = Work(model, x, y, x[:0], 0, 0, None, float("inf"), sent=Sent(x.astype(float), (1.0, 1.0)))
-    adaptation = Adaptation.of([work], model, padded([work], model.device)[0])
-    return work, Kept(adaptation.posterior, None, 1.0)
+    job = Job(model, x, y, x[:0], 0, 0, None, float("inf"), posted=PostedSupport(x.astype(float), (1.0, 1.0)))
+    adaptation = Adaptation.of([job], model, padded([job], model.device)[0])
+    return job, KeptPosterior(adaptation.posterior, None, 1.0)
 
 
 def test_what_is_used_stays_and_the_rest_goes_by_bytes_and_time(kept_work):
-    work, kept = kept_work
+    job, kept = kept_work
     clock, metrics = Clock(), Metrics()
-    probe = Posteriors(10**9, b"s", metrics, clock)
-    probe.put("probe", work, kept, 1.0)
+    probe = PosteriorCache(10**9, b"s", metrics, clock)
+    probe.put("probe", job, kept, 1.0)
     size = probe.get("probe").size
-    cache = Posteriors(3 * size, b"s", metrics, clock)
+    cache = PosteriorCache(3 * size, b"s", metrics, clock)
     for name in "abc":
-        cache.put(name, work, kept, 10.0)
+        cache.put(name, job, kept, 10.0)
     assert cache.get("a") is not None
-    cache.put("d", work, kept, 100.0)
+    cache.put("d", job, kept, 100.0)
     assert [name for name in "abcd" if cache.get(name)] == ["a", "c", "d"]
     cache.prolong("a", 50.0)
     clock.now = 20.0
     assert [name for name in "acd" if cache.get(name)] == ["a", "d"]
-    tiny = Posteriors(size - 1, b"s", metrics, clock)
-    tiny.put("a", work, kept, 10.0)
+    tiny = PosteriorCache(size - 1, b"s", metrics, clock)
+    tiny.put("a", job, kept, 10.0)
     assert tiny.get("a") is None
 
 
 def test_an_id_belongs_to_its_caller_and_replicas_with_one_secret_agree(kept_work):
-    work, kept = kept_work
-    one, replica, stranger = (Posteriors(10**9, secret, Metrics()) for secret in (b"s", b"s", b"t"))
-    mine, yours = one.id_of(work, "me"), one.id_of(work, "you")
+    job, kept = kept_work
+    one, replica, stranger = (PosteriorCache(10**9, secret, Metrics()) for secret in (b"s", b"s", b"t"))
+    mine, yours = one.id_of(job, "me"), one.id_of(job, "you")
     assert mine != yours
-    assert mine == replica.id_of(work, "me") != stranger.id_of(work, "me")
-    one.put(mine, work, kept, 10.0)
+    assert mine == replica.id_of(job, "me") != stranger.id_of(job, "me")
+    one.put(mine, job, kept, 10.0)
     assert one.find(mine, "me").rows == 2
     for cache, caller, status in ((one, "you", 404), (replica, "me", 410), (stranger, "me", 404)):
         with pytest.raises(RequestError) as refused:
@@ -152,7 +152,7 @@ def test_an_id_belongs_to_its_caller_and_replicas_with_one_secret_agree(kept_wor
         assert refused.value.status == status
     with pytest.raises(RequestError):
         one.drop(mine, "you")
-    moved = replace(work, sent=replace(work.sent, x=work.sent.x + 1e-12))
+    moved = replace(job, posted=replace(job.posted, x=job.posted.x + 1e-12))
     assert one.id_of(moved, "me") != mine
 
 
@@ -162,10 +162,10 @@ def test_what_was_asked_is_not_kept_with_what_was_adapted_to(served):
     body = {"model": "tiny", "support": support, "query": {"x": [[0.0]] * 200}, "keep": {"ttl_s": 60.0}}
     name = client.post("/adapt-predict", json=body).json()["posterior"]["id"]
     entry = posteriors.get(name)
-    assert len(entry.work.query_x) == 0
-    assert entry.work.query_x.base is None
-    assert entry.work.ask is None
-    assert entry.size > entry.work.sent.x.nbytes
+    assert len(entry.job.query_x) == 0
+    assert entry.job.query_x.base is None
+    assert entry.job.spec is None
+    assert entry.size > entry.job.posted.x.nbytes
     again = client.post("/adapt-predict", json=body | {"support": None, "posterior": name})
     assert again.json()["posterior"]["cache"] == "hit"
 
@@ -174,15 +174,15 @@ def test_what_was_asked_is_not_kept_with_what_was_adapted_to(served):
 @pytest.mark.parametrize("joint", [False, True])
 def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone(tmp_path, learner, joint):
     model = publish(tmp_path, learner=learner, particles=1 if learner == "maml" else 4)
-    (kept,) = answer_together([task(model, key="k")])
+    (kept,) = answer_batch([task(model, key="k")])
     keys, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
-    choice = ChooseAsk("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
-    ask = choice if joint else PredictAsk((0.05, 0.95))
-    works = [task(model, seed=seed, ask=ask, key="k", known=kept.kept) for seed in range(3)]
-    together = answer_together(works)
+    choice = SelectionSpec("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
+    ask = choice if joint else PredictionSpec((0.05, 0.95))
+    jobs = [task(model, seed=seed, spec=ask, key="k", known=kept.kept) for seed in range(3)]
+    together = answer_batch(jobs)
     assert [answer.batched_tasks for answer in together] == [3, 3, 3]
-    for answer, work in zip(together, works, strict=True):
-        (alone,) = answer_together([work])
+    for answer, job in zip(together, jobs, strict=True):
+        (alone,) = answer_batch([job])
         if joint:
             assert answer.result.indices == alone.result.indices
             np.testing.assert_allclose(answer.result.gains, alone.result.gains, rtol=1e-4)
@@ -196,9 +196,9 @@ def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone
 def test_how_many_picks_can_tell_something_does_not_depend_on_a_stranger_s_rows(tmp_path):
     model = publish(tmp_path, learner="bmaml", particles=4)
     keys, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
-    ask = ChooseAsk("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
-    own, other = task(model, seed=1, ask=ask), task(model, seed=2, ask=ask)
+    ask = SelectionSpec("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
+    own, other = task(model, seed=1, spec=ask), task(model, seed=2, spec=ask)
     far = replace(other, query_x=other.query_x + 30)  # where the answer returns to the prior
-    (alone,), (together, _) = answer_together([own]), answer_together([own, far])
+    (alone,), (together, _) = answer_batch([own]), answer_batch([own, far])
     assert alone.result.ceiling == together.result.ceiling == 3
     assert alone.result.indices == together.result.indices

@@ -18,8 +18,8 @@ from service.compute.batch import compute
 from service.compute.device import DeviceFailed
 from service.engine.ipc import Models
 from service.engine.worker import LENGTH, Worker, _received
-from service.engine.worker_pool import Crew
-from service.job import ChooseAsk, PredictAsk, Sent, Work
+from service.engine.worker_pool import WorkerPool
+from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from tests.pictures import publish_classifier
 from tests.published import publish
 
@@ -31,7 +31,7 @@ LEARNERS = ["collapsed", "bmaml", "llama", "maml", "conjugate"]
 def worker():
     worker = Worker("spawn")  # pytest has threads, and a fork only one of them
     yield worker
-    Crew([worker]).stop()
+    WorkerPool([worker]).stop()
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
@@ -42,7 +42,7 @@ def model(request, tmp_path_factory):
     return publish(root, learner=request.param, particles=1 if request.param == "maml" else 4)
 
 
-def work(model, shown=6, rows=7, seed=1, **changes):
+def job(model, shown=6, rows=7, seed=1, **changes):
     """About numbers or, of a model of pictures, about two classes."""
     rng, image = np.random.default_rng(seed), model.manifest.image
 
@@ -52,15 +52,15 @@ def work(model, shown=6, rows=7, seed=1, **changes):
     labels, classes = drawn(shown)[:, :1], ()
     if image is not None:
         labels, classes = np.eye(2, dtype=np.float32)[np.arange(shown) % 2], ("cat", "dog")
-    ask = PredictAsk(LEVELS if image is None else (), particles=True)
-    whole = Work(model, drawn(shown), labels, drawn(rows), model.learner.steps, 3, ask, float("inf"))
+    ask = PredictionSpec(LEVELS if image is None else (), particles=True)
+    whole = Job(model, drawn(shown), labels, drawn(rows), model.learner.steps, 3, ask, float("inf"))
     return replace(whole, classes=classes, **changes)
 
 
 def choice(acquisition):
     """Three of seven rows."""
     uniform, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
-    return ChooseAsk(acquisition, "top_k", 3, 7, uniform, none, None, False)
+    return SelectionSpec(acquisition, "top_k", 3, 7, uniform, none, None, False)
 
 
 class Unsendable(Exception):
@@ -87,21 +87,21 @@ def said(answer):
 
 
 def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
-    works = [work(model, seed=seed) for seed in range(3)]
-    there, here = worker.answer(works, 1), compute(works, 1)
+    jobs = [job(model, seed=seed) for seed in range(3)]
+    there, here = worker.answer(jobs, 1), compute(jobs, 1)
     assert [said(one) for one in there] == [said(other) for other in here]
     assert there[0].batched_tasks == 3
 
 
 def test_a_choice_of_rows_is_the_same_there(worker, model):
     ask = choice("entropy" if model.manifest.image is not None else "total_variance")
-    (there,), (here,) = (each([work(model, ask=ask)], 1) for each in (worker.answer, compute))
+    (there,), (here,) = (each([job(model, spec=ask)], 1) for each in (worker.answer, compute))
     assert said(there) == said(here)
     assert len(there.result.indices) == 3
 
 
 def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
-    fresh = work(model, key="k", sent=Sent(np.zeros((6, 1)), (1.0,) * 6))
+    fresh = job(model, key="k", posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6))
     (kept,) = worker.answer([fresh], 1)
     (again,) = worker.answer([replace(fresh, known=kept.kept)], 1)
     (same,) = compute([replace(fresh, known=compute([fresh], 1)[0].kept)], 1)
@@ -113,18 +113,18 @@ def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
 def test_of_rows_that_are_known_nothing_is_sent_that_a_prediction_does_not_look_at(tmp_path):
     models, model = Models(), publish_classifier(tmp_path, "classes")
     models.refer(model)
-    (answer,) = compute([work(model, shown=500, key="k")], 1)
-    known = work(model, shown=500, key="k", known=answer.kept)
-    little = len(models.dumped(work(model, shown=0)))
+    (answer,) = compute([job(model, shown=500, key="k")], 1)
+    known = job(model, shown=500, key="k", known=answer.kept)
+    little = len(models.dumped(job(model, shown=0)))
     kept = len(models.dumped(replace(answer.kept, labelled=None)))
     assert len(models.dumped(known)) < little + kept + 1000
-    choosing = replace(known, ask=choice("entropy"))
+    choosing = replace(known, spec=choice("entropy"))
     assert models.loaded(models.dumped(choosing)).known.labelled is not None
 
 
 def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(worker, tmp_path):
     model = publish(tmp_path)
-    (answer,) = worker.answer([work(model, key="k")], 1)
+    (answer,) = worker.answer([job(model, key="k")], 1)
     particles = answer.kept.posterior.particles
     assert particles.data_ptr() == model.learned["initial"].data_ptr()
 
@@ -132,8 +132,10 @@ def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(work
 def test_what_does_not_change_the_answer_is_not_sent(tmp_path):
     models, model = Models(), publish(tmp_path)
     models.refer(model)
-    plain = work(model)
-    told = replace(plain, deadline=5.0, warnings=("far",) * 1000, sent=Sent(np.zeros((10**5, 1)), ()))
+    plain = job(model)
+    told = replace(
+        plain, deadline=5.0, warnings=("far",) * 1000, posted=PostedSupport(np.zeros((10**5, 1)), ())
+    )
     assert models.dumped(told) == models.dumped(plain)
     returned = models.loaded(models.dumped(told))
     assert returned.model is model
@@ -142,31 +144,31 @@ def test_what_does_not_change_the_answer_is_not_sent(tmp_path):
 
 def test_a_task_that_diverges_and_an_error_come_back_as_what_they_are(worker, tmp_path, monkeypatch):
     model = publish(tmp_path)
-    poisoned = work(model)
+    poisoned = job(model)
     poisoned.support_y[0] = 3e38
-    fine, bad = worker.answer([work(model), poisoned], 1)
+    fine, bad = worker.answer([job(model), poisoned], 1)
     assert isinstance(bad, Diverged)
-    assert said(fine) == said(compute([work(model), poisoned], 1)[0])
-    wrong = replace(work(model), support_x=np.zeros((6, 4), np.float32))
+    assert said(fine) == said(compute([job(model), poisoned], 1)[0])
+    wrong = replace(job(model), support_x=np.zeros((6, 4), np.float32))
     with pytest.raises(RuntimeError) as caught:
         worker.answer([wrong], 1)
-    assert "in answer_together" in caught.value.__notes__[0]  # where it happened there
+    assert "in answer_batch" in caught.value.__notes__[0]  # where it happened there
     worker.check()
 
 
 def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
     models = [publish(tmp_path, f"m{number}", seed=number) for number in range(3)]
     for model in models:
-        worker.answer([work(model)], 1)
+        worker.answer([job(model)], 1)
     kept, *gone = map(worker._models.number, models)
     del model, models[1:]
     gc.collect()
-    (answer,) = worker.answer([work(models[0])], 1)
+    (answer,) = worker.answer([job(models[0])], 1)
     assert worker._models.number(models[0]) == kept
     for number in gone:
         with pytest.raises(KeyError):
             worker._said(Models.drop, number)
-    assert said(answer) == said(compute([work(models[0])], 1)[0])
+    assert said(answer) == said(compute([job(models[0])], 1)[0])
 
 
 def test_an_error_that_cannot_be_sent_comes_in_words(worker):
@@ -180,10 +182,10 @@ def test_a_model_that_could_not_be_handed_over_is_handed_over_the_next_time(work
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_said", out_of_memory)
         with pytest.raises(MemoryError):
-            worker.answer([work(model)], 1)
+            worker.answer([job(model)], 1)
     assert worker._models.number(model) is None
-    (answer,) = worker.answer([work(model)], 1)
-    assert said(answer) == said(compute([work(model)], 1)[0])
+    (answer,) = worker.answer([job(model)], 1)
+    assert said(answer) == said(compute([job(model)], 1)[0])
 
 
 def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypatch):
@@ -195,7 +197,7 @@ def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypa
             worker.check()
     with pytest.raises(DeviceFailed):
         worker.check()
-    Crew([worker]).stop()
+    WorkerPool([worker]).stop()
 
 
 def test_a_message_that_a_signal_interrupts_comes_whole():
@@ -231,7 +233,7 @@ def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_
     stopped, killed = Worker("spawn"), Worker("spawn")
     stopped.check()
     killed.check()
-    Crew([stopped]).stop()
+    WorkerPool([stopped]).stop()
     assert not stopped.failed
     with pytest.raises(DeviceFailed, match="has ended"):
         stopped.check()
@@ -240,7 +242,7 @@ def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_
         killed.check()
     killed._process.join()
     assert killed.failed
-    Crew([killed]).stop()
+    WorkerPool([killed]).stop()
 
 
 def test_signals_for_the_whole_group_do_not_end_it(worker):
@@ -255,5 +257,5 @@ def test_one_that_does_not_end_by_itself_is_ended(monkeypatch):
     busy = Worker("spawn")
     busy.check()
     os.kill(busy.pid, signal.SIGSTOP)
-    Crew([busy]).stop()
+    WorkerPool([busy]).stop()
     assert not busy._process.is_alive()

@@ -21,22 +21,22 @@ from service.compute.batch import compute
 from service.compute.device import DeviceFailed
 from service.engine.queue import Queue
 from service.engine.worker import Worker
-from service.engine.worker_pool import HALVINGS, LEAST, MUCH, Crew, shared_out
-from service.job import Sent
+from service.engine.worker_pool import HALVINGS, LEAST, MUCH, WorkerPool, shared_out
+from service.job import PostedSupport
 from service.ops.cpus import cores
 from service.settings import Settings
 from tests.faults.conftest import BODY, serving
 from tests.published import publish
-from tests.service.engine.test_worker import said, work
+from tests.service.engine.test_worker import job, said
 
 SIZES = st.tuples(st.integers(0, 30), st.integers(1, 30))
 
 
 @pytest.fixture(scope="module")
-def crew():
-    crew = Crew.of(3, "spawn")  # pytest has threads, and a fork only one of them
-    yield crew
-    crew.stop()
+def worker_pool():
+    worker_pool = WorkerPool.of(3, "spawn")  # pytest has threads, and a fork only one of them
+    yield worker_pool
+    worker_pool.stop()
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +45,26 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def works(model):
+def jobs(model):
     """Of all sizes, in no order."""
     rng = np.random.default_rng(0)
-    return [work(model, int(rng.integers(9)), int(rng.integers(1, 9)), seed) for seed in range(13)]
+    return [job(model, int(rng.integers(9)), int(rng.integers(1, 9)), seed) for seed in range(13)]
 
 
-def padded(works):
+def padded(jobs):
     """Work of tasks side by side."""
-    support, query = map(max, zip(*(each.shape for each in works), strict=True))
-    return len(works) * (support + query) * works[0].per_row
+    support, query = map(max, zip(*(each.shape for each in jobs), strict=True))
+    return len(jobs) * (support + query) * jobs[0].per_row
 
 
-def best(works, order, count):
+def best(jobs, order, count):
     """How short the longest of so many shares can be, each of neighbours in this order, by trying all."""
     if count == 1:
-        return padded([works[place] for place in order])
+        return padded([jobs[place] for place in order])
     cuts = range(1, len(order))
     return min(
         max(
-            padded([works[place] for place in order[a:b]])
-            for a, b in itertools.pairwise((0, *at, len(order)))
+            padded([jobs[place] for place in order[a:b]]) for a, b in itertools.pairwise((0, *at, len(order)))
         )
         for some in range(count)
         for at in itertools.combinations(cuts, some)
@@ -74,46 +73,46 @@ def best(works, order, count):
 
 @given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
 def test_every_task_goes_to_one_process_beside_others_of_like_size(model, sizes, most):
-    works = [work(model, *size) for size in sizes]
-    shares = shared_out(works, most)
+    jobs = [job(model, *size) for size in sizes]
+    shares = shared_out(jobs, most)
     order = list(itertools.chain(*shares))
-    assert sorted(order) == list(range(len(works)))
+    assert sorted(order) == list(range(len(jobs)))
     assert all(shares)
-    assert len(shares) <= min(most, len(works))
-    rows = [sum(works[place].shape) for place in order]
+    assert len(shares) <= min(most, len(jobs))
+    rows = [sum(jobs[place].shape) for place in order]
     assert rows == sorted(rows)
 
 
 @given(st.lists(SIZES, min_size=1, max_size=9), st.integers(1, 4))
 def test_the_longest_share_is_as_short_as_it_can_be_with_its_padding(model, sizes, most):
-    works = [work(model, *size) for size in sizes]
-    shares = shared_out(works, most, much=1)  # any task is worth a share
-    longest = max(padded([works[place] for place in share]) for share in shares)
-    order, count = list(itertools.chain(*shares)), min(most, len(works))
-    assert longest <= best(works, order, count) + padded(works) / 2**HALVINGS
+    jobs = [job(model, *size) for size in sizes]
+    shares = shared_out(jobs, most, much=1)  # any task is worth a share
+    longest = max(padded([jobs[place] for place in share]) for share in shares)
+    order, count = list(itertools.chain(*shares)), min(most, len(jobs))
+    assert longest <= best(jobs, order, count) + padded(jobs) / 2**HALVINGS
 
 
-def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(crew, works):
-    shares = shared_out(works, 3)
+def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(worker_pool, jobs):
+    shares = shared_out(jobs, 3)
     assert len(shares) == 3
-    answers = crew.answer(works, 1)
+    answers = worker_pool.answer(jobs, 1)
     for share in shares:
-        alone = compute([works[place] for place in share], 1)
+        alone = compute([jobs[place] for place in share], 1)
         assert [said(answers[place]) for place in share] == [said(answer) for answer in alone]
 
 
-def test_few_tasks_stay_together(crew, works):
-    few = works[: 2 * LEAST - 1]
-    assert [answer.batched_tasks for answer in crew.answer(few, 1)] == [len(few)] * len(few)
+def test_few_tasks_stay_together(worker_pool, jobs):
+    few = jobs[: 2 * LEAST - 1]
+    assert [answer.batched_tasks for answer in worker_pool.answer(few, 1)] == [len(few)] * len(few)
 
 
 def test_few_large_tasks_go_to_a_process_each(model):
     rows = MUCH // model.work_per_row(model.learner.steps) + 1
-    assert shared_out([work(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
-    assert shared_out([work(model, 0, 2 * rows)], 8) == [[0]]
+    assert shared_out([job(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
+    assert shared_out([job(model, 0, 2 * rows)], 8) == [[0]]
     sizes = [10, *[100 * rows] * 7]  # a small one beside them leaves none of the processes idle
-    assert len(shared_out([work(model, 5, size) for size in sizes], 8)) == 8
-    assert len(shared_out([work(model, 0, 9), work(model, 0, 9)], 8, much=30)) == 2
+    assert len(shared_out([job(model, 5, size) for size in sizes], 8)) == 8
+    assert len(shared_out([job(model, 0, 9), job(model, 0, 9)], 8, much=30)) == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
@@ -121,79 +120,80 @@ def test_a_batch_holds_as_much_for_each_process_or_a_larger_task(model, processe
     async def batch_of(tasks, rows, most):
         queue = Queue(1 << 40, most, processes)
         for seed in range(tasks):
-            queue.add(work(model, 0, rows, seed))
-        return [waiting.work for waiting in queue.next_batch()]
+            queue.add(job(model, 0, rows, seed))
+        return [waiting.job for waiting in queue.next_batch()]
 
     rows = MUCH // model.work_per_row(model.learner.steps) + 1
-    works = asyncio.run(batch_of(40, rows, 4 * work(model, 0, rows).cost))
-    assert len(works) == 4 * processes
-    assert max(map(len, shared_out(works, processes))) == 4
-    works = asyncio.run(batch_of(40, 8 * rows, 4 * work(model, 0, rows).cost))
-    assert len(works) == processes
-    assert [len(share) for share in shared_out(works, processes)] == [1] * processes
+    jobs = asyncio.run(batch_of(40, rows, 4 * job(model, 0, rows).cost))
+    assert len(jobs) == 4 * processes
+    assert max(map(len, shared_out(jobs, processes))) == 4
+    jobs = asyncio.run(batch_of(40, 8 * rows, 4 * job(model, 0, rows).cost))
+    assert len(jobs) == processes
+    assert [len(share) for share in shared_out(jobs, processes)] == [1] * processes
 
 
-def test_a_posterior_from_one_process_is_known_to_the_others(crew, model):
+def test_a_posterior_from_one_process_is_known_to_the_others(worker_pool, model):
     fresh = [
-        work(model, seed=seed, key=str(seed), sent=Sent(np.zeros((6, 1)), (1.0,) * 6)) for seed in range(12)
+        job(model, seed=seed, key=str(seed), posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6))
+        for seed in range(12)
     ]
-    first = crew.answer(fresh, 1)
+    first = worker_pool.answer(fresh, 1)
     known = [replace(each, known=answer.kept) for each, answer in zip(fresh, first, strict=True)]
-    again = crew.answer(known[::-1], 1)[::-1]  # each process has others than before
+    again = worker_pool.answer(known[::-1], 1)[::-1]  # each process has others than before
     for before, after in zip(first, again, strict=True):
         assert after.cached
         assert after.kept is before.kept
         np.testing.assert_allclose(after.result.moments.mean, before.result.moments.mean, rtol=1e-5)
 
 
-def test_one_task_that_diverges_fails_alone(crew, works):
-    poisoned = works[5]
-    bad = replace(poisoned, support_y=np.full_like(works[5].support_y, 3e38))
+def test_one_task_that_diverges_fails_alone(worker_pool, jobs):
+    poisoned = jobs[5]
+    bad = replace(poisoned, support_y=np.full_like(jobs[5].support_y, 3e38))
     assert len(bad.support_y)
-    answers = crew.answer([*works[:5], bad, *works[6:]], 1)
+    answers = worker_pool.answer([*jobs[:5], bad, *jobs[6:]], 1)
     assert [isinstance(answer, Diverged) for answer in answers] == [place == 5 for place in range(13)]
 
 
-def test_an_error_in_one_process_leaves_nothing_behind_in_the_others(crew, works, model):
-    wrong = replace(work(model, 4, 4), support_x=np.zeros((4, 3), np.float32))
+def test_an_error_in_one_process_leaves_nothing_behind_in_the_others(worker_pool, jobs, model):
+    wrong = replace(job(model, 4, 4), support_x=np.zeros((4, 3), np.float32))
     with pytest.raises(ValueError, match="must match exactly"):
-        crew.answer([*works, wrong], 1)
-    expected = [said(answer) for answer in crew.answer(works, 1)]
+        worker_pool.answer([*jobs, wrong], 1)
+    expected = [said(answer) for answer in worker_pool.answer(jobs, 1)]
     with pytest.raises(ValueError, match="must match exactly"):
-        crew.answer([wrong, *works], 1)
-    assert [said(answer) for answer in crew.answer(works, 1)] == expected
-    crew.check()
+        worker_pool.answer([wrong, *jobs], 1)
+    assert [said(answer) for answer in worker_pool.answer(jobs, 1)] == expected
+    worker_pool.check()
 
 
-def test_what_warms_a_model_up_reaches_every_process(crew, tmp_path):
+def test_what_warms_a_model_up_reaches_every_process(worker_pool, tmp_path):
     model = publish(tmp_path)
-    crew.answer_each([work(model)], 1)
-    assert all(worker._models.number(model) is not None for worker in crew.workers)
+    worker_pool.answer_each([job(model)], 1)
+    assert all(worker._models.number(model) is not None for worker in worker_pool.workers)
 
 
-def test_when_one_process_is_gone_the_crew_has_failed(works):
-    crew = Crew.of(2, "spawn")
+def test_when_one_process_is_gone_the_crew_has_failed(jobs):
+    worker_pool = WorkerPool.of(2, "spawn")
     try:
-        crew.check()
-        assert not crew.failed
-        os.kill(crew.workers[1].pid, signal.SIGKILL)
+        worker_pool.check()
+        assert not worker_pool.failed
+        os.kill(worker_pool.workers[1].pid, signal.SIGKILL)
         with pytest.raises(DeviceFailed, match="has ended"):
-            crew.answer(works, 1)
-        crew.workers[1]._process.join()
-        assert crew.failed
-        crew.workers[0].check()  # what it had begun has been taken
+            worker_pool.answer(jobs, 1)
+        worker_pool.workers[1]._process.join()
+        assert worker_pool.failed
+        worker_pool.workers[0].check()  # what it had begun has been taken
     finally:
-        crew.stop()
+        worker_pool.stop()
 
 
 def test_those_that_do_not_end_are_ended_together(monkeypatch):
     monkeypatch.setattr(service.engine.worker_pool, "STOP_S", 0.01)
-    crew = Crew.of(3, "spawn")
-    crew.check()
-    for worker in crew.workers:
+    worker_pool = WorkerPool.of(3, "spawn")
+    worker_pool.check()
+    for worker in worker_pool.workers:
         os.kill(worker.pid, signal.SIGSTOP)
-    crew.stop()
-    assert not any(worker._process.is_alive() for worker in crew.workers)
+    worker_pool.stop()
+    assert not any(worker._process.is_alive() for worker in worker_pool.workers)
 
 
 def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
@@ -207,7 +207,7 @@ def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
 
     monkeypatch.setattr(service.engine.worker_pool, "Worker", start)
     with pytest.raises(OSError, match="Too many"):
-        Crew.of(8, "spawn")
+        WorkerPool.of(8, "spawn")
     assert len(started) == 2
     assert not any(worker._process.is_alive() for worker in started)
 

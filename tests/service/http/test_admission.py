@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import service.compute.batch as batch_module
-from service.engine.cost_model import _Pace, _Rate
+from service.engine.cost_model import _ModelCost, _Rate
 from service.settings import Settings
 from tests.service.conftest import serve
 
@@ -51,23 +51,23 @@ def test_a_packed_body_is_unpacked_within_the_limit_and_no_further(client, conte
 
 def slow(queue, model):
     """From now on such work is believed to take ten seconds for a row."""
-    _, use = queue._paces._models[model]
-    queue._paces._models[model] = _Pace(_Rate(1.0, 0.1)), use
+    _, use = queue._cost_model._models[model]
+    queue._cost_model._models[model] = _ModelCost(_Rate(1.0, 0.1)), use
 
 
 @pytest.fixture
 def gate(monkeypatch):
     """Holds the device until it is opened."""
     reached, opened = threading.Event(), threading.Event()
-    whole, seen = batch_module.answer_together, []
+    whole, seen = batch_module.answer_batch, []
 
-    def gated(works):
+    def gated(jobs):
         reached.set()
         opened.wait(60)
-        seen.extend(works)
-        return whole(works)
+        seen.extend(jobs)
+        return whole(jobs)
 
-    monkeypatch.setattr(batch_module, "answer_together", gated)
+    monkeypatch.setattr(batch_module, "answer_batch", gated)
     return reached, opened, seen
 
 
@@ -108,7 +108,7 @@ def test_what_could_not_be_started_in_time_is_refused_at_once(small, gate):
     opened.set()
     post(small.client, TEXT)
     queue = small.app.state.runtime.queue
-    (model,) = queue._paces._models
+    (model,) = queue._cost_model._models
     opened.clear()
     gate[0].clear()
 
@@ -176,7 +176,7 @@ def test_a_version_that_is_named_is_judged_by_its_own_lane(small, gate):
     opened.set()
     post(small.client, TEXT)
     queue = small.app.state.runtime.queue
-    (newest,) = queue._paces._models
+    (newest,) = queue._cost_model._models
     opened.clear()
     gate[0].clear()
 

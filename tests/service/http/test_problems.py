@@ -166,7 +166,7 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.codec.decode.Codec.predict", broken)
+    monkeypatch.setattr("service.codec.decode.Decoder.predict", broken)
     problem = send(served.client, TEXT)
     assert problem["status"] == 500
     assert "secret" not in json.dumps(problem)
@@ -177,14 +177,14 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
 def test_a_task_that_fails_on_the_device_fails_alone(store, monkeypatch):
     import service.compute.batch as engine
 
-    whole = engine.answer_together
+    whole = engine.answer_batch
 
-    def fragile(works):
-        if any(len(work.query_x) == 7 for work in works):
+    def fragile(jobs):
+        if any(len(work.query_x) == 7 for work in jobs):
             raise RuntimeError("no memory")
-        return whole(works)
+        return whole(jobs)
 
-    monkeypatch.setattr(engine, "answer_together", fragile)
+    monkeypatch.setattr(engine, "answer_batch", fragile)
 
     async def together(url):
         bad = BODY | {"query": {"x": [[0.0]] * 7}}

@@ -152,7 +152,7 @@ CASES = {
 }
 
 
-def works(served):
+def jobs(served):
     with Connection(served) as connection:
         connection.send(sized(TEXT))
         status, body = connection.reply()
@@ -170,7 +170,7 @@ def test_it_is_answered_with_a_problem_and_the_next_caller_with_a_prediction(ser
     problem = json.loads(body)
     assert problem["status"] == expected
     assert problem["type"].startswith("urn:bmaml:problem:")
-    works(served)
+    jobs(served)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_who_hangs_up_halfway_leaves_nothing_behind(served, data):
         connection.send(data)
         connection.end()
         connection.rest()
-    works(served)
+    jobs(served)
 
 
 def test_a_connection_on_which_nothing_is_asked_is_closed(served):
@@ -207,7 +207,7 @@ def test_a_head_that_drips_is_cut_off(served):
         stop.set()
         thread.join()
     assert status_of(answer) == 408
-    works(served)
+    jobs(served)
 
 
 def test_a_refused_body_that_never_ends_is_cut_off(served):
@@ -216,7 +216,7 @@ def test_a_refused_body_that_never_ends_is_cut_off(served):
         status, _ = connection.reply()
         connection.rest()  # until the server closes
     assert status == 413
-    works(served)
+    jobs(served)
 
 
 def test_a_caller_who_does_not_take_the_reply_is_let_go(served):
@@ -229,7 +229,7 @@ def test_a_caller_who_does_not_take_the_reply_is_let_go(served):
             pass
         while stuck & served.server.server_state.connections:
             pass  # pytest's own timeout ends a wait in vain
-    works(served)
+    jobs(served)
 
 
 def large_request(*headers):
@@ -252,7 +252,7 @@ def test_nor_does_one_who_does_not_take_it_hold_it_in_other_ways(served, sent):
             pass
         while stuck & served.server.server_state.connections:
             pass
-    works(served)
+    jobs(served)
 
 
 def test_trailers_are_bounded_and_not_read(served):
@@ -267,7 +267,7 @@ def test_trailers_are_bounded_and_not_read(served):
                 connection.send(trailer[start : start + 4096])
             answers = connection.rest()
         assert status_of(answers) in (400, 431)
-    works(served)
+    jobs(served)
 
 
 def test_empty_lines_between_requests_keep_no_connection(served):
@@ -289,7 +289,7 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(served, body, apa
     with Connection(served) as connection:
         if apart:
             connection.send(head + end)
-            works(served)
+            jobs(served)
             connection.send(rest)
         else:
             connection.send(head + end + rest)
@@ -301,13 +301,13 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(served, body, apa
 
 
 def test_no_answer_overtakes_another(served, monkeypatch):
-    opened, whole = threading.Event(), batch_module.answer_together
+    opened, whole = threading.Event(), batch_module.answer_batch
 
-    def gated(works):
+    def gated(jobs):
         opened.wait(30)
-        return whole(works)
+        return whole(jobs)
 
-    monkeypatch.setattr(batch_module, "answer_together", gated)
+    monkeypatch.setattr(batch_module, "answer_batch", gated)
     with Connection(served) as garbled, Connection(served) as halved:
         garbled.send(sized(TEXT))
         halved.send(sized(TEXT))
@@ -345,7 +345,7 @@ def test_more_connections_than_may_be_are_told_to_come_back(served):
         held = [stack.enter_context(Connection(served)) for _ in range(40)]
         statuses = {status_of(each.rest()) for each in held}
     assert statuses == {None, 429}
-    works(served)
+    jobs(served)
 
 
 def test_memory_is_flat_over_all_of_it(served):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from service.engine.worker import Worker
-from service.engine.worker_pool import Crew
-from service.ops.memory import EVERY_S, SLACK_BYTES, Slack, resident_bytes
+from service.engine.worker_pool import WorkerPool
+from service.ops.memory import EVERY_S, SLACK_BYTES, FreedMemory, resident_bytes
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
@@ -57,7 +57,7 @@ def test_a_worker_gives_back_and_answers_on():
             assert not worker.give_back()
         worker.check()
     finally:
-        Crew([worker]).stop()
+        WorkerPool([worker]).stop()
 
 
 class Process:
@@ -77,7 +77,7 @@ class Process:
 
 def test_so_much_is_kept_and_more_for_a_minute_at_most(monkeypatch):
     process = Process(monkeypatch)
-    slack = Slack(1, process.give_back)
+    slack = FreedMemory(1, process.give_back)
     slack.look(0.0, changed=True)
     process.held += SLACK_BYTES
     slack.look(10 * EVERY_S, changed=False)
@@ -91,7 +91,7 @@ def test_so_much_is_kept_and_more_for_a_minute_at_most(monkeypatch):
 
 def test_what_is_freed_later_is_returned_too(monkeypatch):
     process = Process(monkeypatch)
-    slack = Slack(1, process.give_back)
+    slack = FreedMemory(1, process.give_back)
     slack.look(0.0, changed=True)
     process.held = process.used = 900 * MIB  # posteriors, say
     slack.look(EVERY_S, changed=False)
@@ -103,7 +103,7 @@ def test_what_is_freed_later_is_returned_too(monkeypatch):
 
 def test_who_has_no_moment_is_asked_again(monkeypatch):
     process = Process(monkeypatch)
-    slack = Slack(1, process.give_back)
+    slack = FreedMemory(1, process.give_back)
     process.held, process.able = 200 * MIB, False
     slack.look(0.0, changed=True)
     assert (process.asked, process.held) == (1, 200 * MIB)
@@ -119,7 +119,7 @@ def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     looks = []
     worker = Worker("spawn")
     try:
-        runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), Crew([worker]))
+        runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), WorkerPool([worker]))
         for slack in runtime._slacks:
             monkeypatch.setattr(
                 slack, "look", lambda now, changed, pid=slack._pid: looks.append((pid, changed))
@@ -129,7 +129,7 @@ def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
             pass
         runtime.stop()
     finally:
-        Crew([worker]).stop()
+        WorkerPool([worker]).stop()
     pids = {pid for pid, _ in looks}
     assert len(pids) == 2
     assert worker.pid in pids

@@ -283,5 +283,5 @@ def test_what_is_kept_of_a_version_after_it_was_dropped_is_dropped_too(living):
     (entry,) = runtime.posteriors._entries.values()
     Store(root).remove("tiny", 1)
     wait_for(lambda: not runtime.posteriors.models())
-    runtime.posteriors.put(entry.id, entry.work, entry.kept, 600.0)  # by a batch that was under way
+    runtime.posteriors.put(entry.id, entry.job, entry.kept, 600.0)  # by a batch that was under way
     wait_for(lambda: not runtime.posteriors.models())
