@@ -3,9 +3,10 @@
     python benchmarks/gpu.py [--repeats 30] [--page docs/performance.md]
 
 The networks, rows and steps of `adaptation.py`. Whole is a recorded computation
-(`service/compute/cuda_graphs.py`), from arrays on the host to arrays on the host; busy
-is the share of that time in which the device computes, found by launching it again and again without a copy; the rest are gaps that the host leaves. The floor is the same
-as there, with both rates measured on this device. Ends with 2 where there is no GPU.
+(`service/compute/cuda_graphs.py`), from arrays on the host to arrays on the host; busy is the share of that
+time in which the device computes, found by launching it again and again without a copy; the rest are gaps
+that the host leaves. The floor is the same as there, with both rates measured on this device. Ends with 2
+where there is no GPU.
 """
 
 import argparse

@@ -106,3 +106,7 @@ def field_errors(errors: Sequence[ErrorDetails], unions: frozenset[str]) -> list
 
 def _escaped(part: Any) -> str:
     return str(part)[:64].replace("~", "~0").replace("/", "~1")
+
+
+class CallerLeft(Exception):
+    """The caller closed the connection before the answer came."""

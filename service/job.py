@@ -11,6 +11,7 @@ from torch import Tensor
 from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.model import Single
+from service.schemas.responses import ClassPrediction, Prediction
 
 Array = NDArray[np.float64]
 Stratum = tuple[str, bool, int]
@@ -19,10 +20,24 @@ Stratum = tuple[str, bool, int]
 
 @dataclass(frozen=True)
 class PredictionSpec:
-    """The moments of every query row, and quantiles at these levels; the interval's two come last."""
+    """A prediction of every query row.
 
-    levels: tuple[float, ...]
+    Attributes:
+        quantiles: levels to answer.
+        interval: the probability that the central interval holds; None for classes, which have none.
+        particles: also answer each particle's own prediction.
+    """
+
+    quantiles: tuple[float, ...] = ()
+    interval: float | None = 0.9
     particles: bool = False
+
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Every quantile level to compute; the two ends of the interval come last."""
+        if self.interval is None:
+            return self.quantiles
+        return (*self.quantiles, 0.5 - self.interval / 2, 0.5 + self.interval / 2)
 
 
 @dataclass(frozen=True)
@@ -141,49 +156,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """`[row, output]` in the caller's units."""
-
-    mean: Array
-    aleatoric: Array
-    epistemic: Array
-
-
-@dataclass(frozen=True)
 class Uncertainty:
     """`[row]`: variances summed over outputs, or entropies in nats; together they are the total."""
 
     aleatoric: Array
     epistemic: Array
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Answer to a `PredictionSpec` about classes: probabilities `[row, class]`, and `[row]` of the rest.
-
-    `particle_probabilities` are `[particle, row, class]`.
-    """
-
-    probabilities: Array
-    uncertainty: Uncertainty
-    margin: Array
-    variation_ratio: Array
-    particle_probabilities: Array | None = None
-    weights: Array | None = None
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """Answer to a `PredictionSpec`.
-
-    Quantiles are `[level, row, output]`, each hypothesis' moments `[particle, row, output]`.
-    """
-
-    moments: Moments
-    quantiles: Array
-    particle_mean: Array | None = None
-    particle_std: Array | None = None
-    weights: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -201,14 +178,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """What a batch took."""
+    """Seconds that a batch took, by phase."""
 
     embed_s: float = 0.0
     adapt_s: float = 0.0
     predict_s: float = 0.0
 
     def __add__(self, other: "BatchTimes") -> "BatchTimes":
-        """Of both."""
+        """Both batches together."""
         return BatchTimes(
             self.embed_s + other.embed_s, self.adapt_s + other.adapt_s, self.predict_s + other.predict_s
         )
@@ -216,23 +193,21 @@ class BatchTimes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a `Job`.
+    """The result of a job.
 
     Attributes:
         support_nll: before and after adaptation; None without support rows.
-        embed_s, adapt_s, predict_s: seconds of the whole batch.
-        kept: the posterior, where the work has a key.
+        times: of the whole batch.
+        kept: the posterior, where the job has a key.
         cached: whether it had been adapted to before.
         queue_s: seconds from submission to the start of the batch.
     """
 
-    result: Predicted | Classified | Selection | None
+    result: Prediction | ClassPrediction | Selection | None
     support_nll: tuple[float, float] | None
     effective_particles: float
-    adapt_s: float = 0.0
-    predict_s: float = 0.0
+    times: BatchTimes = BatchTimes()
     batched_tasks: int = 1
     queue_s: float = 0.0
-    embed_s: float = 0.0
     kept: KeptPosterior | None = None
     cached: bool = False

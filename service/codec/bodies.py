@@ -9,8 +9,8 @@ under `response`.
 import asyncio
 import json
 import zlib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
@@ -27,6 +27,9 @@ from service.schemas.values import UNION_TAGS, BinaryTensor
 JSON, BINARY = "application/json", "application/vnd.safetensors"
 TENSORS = ("support.x", "support.y", "query.x", "pool.x", "target.x")
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -66,8 +69,8 @@ def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
         raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
 
 
-def encoded(reply: Mapping[str, Any], kind: str) -> bytes:
-    """A reply with arrays at its ends, as bytes."""
+def encoded(reply: "DataclassInstance", kind: str) -> bytes:
+    """A response with arrays at its ends, as bytes."""
     if kind == JSON:
         return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
     tensors: dict[str, NDArray[Any]] = {}
@@ -106,12 +109,16 @@ def _from_safetensors(body: bytes) -> dict[str, Any]:
 
 def _without_arrays(node: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
     """The node without its arrays, which go to `tensors` under their dotted names."""
-    if isinstance(node, Mapping):
-        inner = {key: _without_arrays(value, f"{path}{key}.", tensors) for key, value in node.items()}
-        return {key: value for key, value in inner.items() if not isinstance(node[key], np.ndarray)}
-    if isinstance(node, np.ndarray):
-        tensors[path.removesuffix(".")] = node
-    return node
+    if not is_dataclass(node):
+        return node
+    rest = {}
+    for name in node.__dataclass_fields__:
+        value = getattr(node, name)
+        if isinstance(value, np.ndarray):
+            tensors[path + name] = value
+        else:
+            rest[name] = _without_arrays(value, f"{path}{name}.", tensors)
+    return rest
 
 
 GZIP = 16 + zlib.MAX_WBITS

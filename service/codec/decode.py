@@ -46,10 +46,9 @@ class Decoder:
         if model.manifest.kind == "classification":
             if request.quantiles:
                 raise invalid_at("/quantiles", "classes have no quantiles")
-            levels: tuple[float, ...] = ()
+            spec = PredictionSpec((), None, request.particles)
         else:
-            levels = (*request.quantiles, 0.5 - request.interval / 2, 0.5 + request.interval / 2)
-        spec = PredictionSpec(levels, request.particles)
+            spec = PredictionSpec(tuple(request.quantiles), request.interval, request.particles)
         return self._work(request, model, caller, budget, before, shown, query, spec, {"query": query.raw})
 
     def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Job:

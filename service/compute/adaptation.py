@@ -44,7 +44,7 @@ class Adaptation:
             return cls(posterior, np.ones(len(known), bool), effective)
         posterior = model.learner.adapt(model.learned, support, jobs[0].steps, NEGLIGIBLE)
         finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(jobs))
-        return cls(posterior, finite, array(model.learner.effective_particles(posterior)))
+        return cls(posterior, finite, to_numpy(model.learner.effective_particles(posterior)))
 
     def kept(
         self, task: int, job: Job, support_nll: tuple[float, float] | None, labelled: Tensor | None = None
@@ -87,7 +87,7 @@ def _moved(values: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def array(values: Tensor) -> Array:
+def to_numpy(values: Tensor) -> Array:
     """On the CPU, in double precision."""
     return values.double().cpu().numpy()
 

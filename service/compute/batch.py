@@ -6,8 +6,7 @@ more tasks at a time would be no faster, and need more memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -16,23 +15,23 @@ from service.compute.classification import classify_batch
 from service.compute.cuda_graphs import Graphs
 from service.compute.device import out_of_memory
 from service.compute.graphed_regression import answer_with_graphs
-from service.compute.regression import _predicted_together
+from service.compute.regression import predict_batch
 from service.job import Answer, BatchTimes, Job
 
-NUMBERS = 1 << 22
-"""In the features of a part's rows, and in its tasks' own particles."""
-DOUBLE = 3
-"""Rows of memory that a support row takes: more is kept of it, in float64."""
+MAX_NUMBERS = 1 << 22
+"""Numbers in the features of the rows of one part, and in its tasks' own particles."""
+ROWS_PER_SUPPORT_ROW = 3
+"""Memory of a support row, in rows: more is kept of it, in float64."""
 
 
 def answer_batch(jobs: Sequence[Job], graphs: Graphs | None = None) -> list[Answer | Diverged]:
-    """The answers to works of one group, in order; a diverged task gets its error in place of one.
+    """The answers to jobs of one group, in order; a diverged task gets its error in place of one.
 
     Args:
         graphs: recorded computations, which are tried first.
     """
     classification = jobs[0].model.manifest.kind == "classification"
-    together = classify_batch if classification else _predicted_together
+    together = classify_batch if classification else predict_batch
     answers: dict[int, Answer | Diverged] = {}
     total = BatchTimes()
     if graphs is not None:
@@ -42,23 +41,24 @@ def answer_batch(jobs: Sequence[Job], graphs: Graphs | None = None) -> list[Answ
     # Without steps nothing is differentiated, and tensors need not remember how they came to be.
     with torch.no_grad() if jobs[0].steps else torch.inference_mode():
         for places in _parts(jobs, left):
-            some, seconds = together([jobs[place] for place in places])
+            some, times = together([jobs[place] for place in places])
             answers |= zip(places, some, strict=True)
-            total += seconds
-    said: Any = {**asdict(total), "batched_tasks": len(jobs)}
-    each = (answers[place] for place in range(len(jobs)))
-    return [replace(answer, **said) if isinstance(answer, Answer) else answer for answer in each]
+            total += times
+    return [
+        replace(answer, times=total, batched_tasks=len(jobs)) if isinstance(answer, Answer) else answer
+        for answer in map(answers.__getitem__, range(len(jobs)))
+    ]
 
 
 def _parts(jobs: Sequence[Job], places: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Few enough at a time."""
+    """Places in parts whose numbers stay within `MAX_NUMBERS`."""
     model, at_once = jobs[0].model, max(1, len(places))
     if places and model.device.type == "cpu":
         support, query = map(max, zip(*(jobs[place].shape for place in places), strict=True))
-        rows = max(1, DOUBLE * support + query)
+        rows = max(1, ROWS_PER_SUPPORT_ROW * support + query)
         features = model.learner.particles * rows * model.learner.network.feature_size
         moved = model.learned["initial"].numel() if jobs[0].steps else 0
-        at_once = max(1, NUMBERS // (features + moved))
+        at_once = max(1, MAX_NUMBERS // (features + moved))
     for first in range(0, len(places), at_once):
         yield places[first : first + at_once]
 

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmaml.categorical import Categorical
 from bmaml.learners import Diverged
 from bmaml.task import Examples
 from model_store import Model
-from service.compute.adaptation import Adaptation, array, diverged, padded
+from service.compute.adaptation import Adaptation, diverged, padded, to_numpy
 from service.compute.selection import choose_by_class
-from service.job import Answer, BatchTimes, Classified, Job, PredictionSpec, Selection, Uncertainty
+from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
+from service.schemas.responses import ClassPrediction, Entropy, ParticleProbabilities
 
 
 def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
@@ -29,7 +31,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
     adapted = time.perf_counter()
     belief = model.classify(adaptation.posterior, x)
     nll = -belief.part(slice(None), slice(shown)).log_density(support.y)[..., 0]
-    nll_after = array((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
+    nll_after = to_numpy((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
     predicted = time.perf_counter()
     answers: list[Answer | Diverged] = []
     for task, job in enumerate(jobs):
@@ -66,20 +68,37 @@ def _embedded(model: Model, support: Examples, query: Examples) -> Tensor:
 
 def _answer(
     job: Job, belief: Categorical, x: Tensor, labelled: Tensor | None
-) -> Classified | Selection | None:
+) -> ClassPrediction | Selection | None:
     if job.spec is None:
         return None
-    uncertainty = Uncertainty(array(belief.expected_entropy())[0], array(belief.mutual_information())[0])
+    uncertainty = Uncertainty(
+        to_numpy(belief.expected_entropy())[0], to_numpy(belief.mutual_information())[0]
+    )
     if not isinstance(job.spec, PredictionSpec):
         assert labelled is not None
         return choose_by_class(job.spec, belief, uncertainty, x, labelled)
-    classes = len(job.classes)
-    each = array(belief.log_probabilities.exp())[0, ..., :classes] if job.spec.particles else None
-    return Classified(
-        probabilities=array(belief.probabilities())[0, :, :classes],
-        uncertainty=uncertainty,
-        margin=array(belief.margin())[0],
-        variation_ratio=array(belief.variation_ratio())[0],
-        particle_probabilities=each,
-        weights=array(belief.log_weights.exp())[0] if job.spec.particles else None,
+    return _prediction(job, belief, uncertainty)
+
+
+def _prediction(job: Job, belief: Categorical, uncertainty: Uncertainty) -> ClassPrediction:
+    assert isinstance(job.spec, PredictionSpec)
+    classes, particles = list(job.classes), None
+    if job.spec.particles:
+        each = to_numpy(belief.log_probabilities.exp())[0, ..., : len(classes)]
+        particles = ParticleProbabilities(_single(each), _single(to_numpy(belief.log_weights.exp())[0]))
+    probabilities = to_numpy(belief.probabilities())[0, :, : len(classes)]
+    aleatoric, epistemic = uncertainty.aleatoric, uncertainty.epistemic
+    return ClassPrediction(
+        classes=classes,
+        probabilities=_single(probabilities),
+        label=[classes[index] for index in probabilities.argmax(-1).tolist()],
+        entropy=Entropy(_single(aleatoric + epistemic), _single(aleatoric), _single(epistemic)),
+        margin=_single(to_numpy(belief.margin())[0]),
+        variation_ratio=_single(to_numpy(belief.variation_ratio())[0]),
+        particles=particles,
     )
+
+
+def _single(values: Array) -> NDArray[np.float32]:
+    """The same in single precision, in one piece of memory."""
+    return np.ascontiguousarray(values, dtype=np.float32)

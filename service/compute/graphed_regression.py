@@ -19,8 +19,8 @@ from bmaml.task import Examples
 from model_store import Model
 from service.compute.adaptation import stacked
 from service.compute.cuda_graphs import Arrays, Graphs
-from service.compute.regression import Said, nll_before, quantile_levels, support_nll, told
-from service.job import Answer, BatchTimes, Job, Predicted, PredictionSpec
+from service.compute.regression import BatchMoments, believe, nll_before, quantile_levels, support_nll
+from service.job import Answer, BatchTimes, Job, PredictionSpec
 
 ROUNDS = 24
 """Of the search for quantiles. Of the shipped models' answers one in a thousand takes more."""
@@ -44,13 +44,13 @@ def answer_with_graphs(jobs: Sequence[Job], graphs: Graphs) -> tuple[dict[int, A
     answers: dict[int, Answer] = {}
     for some, launched in begun:
         *numbers, before, finite, effective = launched.wait()
-        said = Said(*numbers)
+        moments = BatchMoments(*numbers)
         for row, place in enumerate(some):
             job = jobs[place]
-            if finite[row] and np.isfinite(before[row]) and said.finite(row, job):
+            if finite[row] and np.isfinite(before[row]) and moments.finite(row, job):
                 answers[place] = Answer(
-                    result=Predicted(said.moments(row, job), said.levels(row, job)),
-                    support_nll=support_nll(job, float(before[row]), float(said.nll_after[row])),
+                    result=moments.prediction(row, job),
+                    support_nll=support_nll(job, float(before[row]), float(moments.nll_after[row])),
                     effective_particles=float(effective[row]),
                 )
     return answers, BatchTimes(adapt_s=time.perf_counter() - start)
@@ -65,7 +65,7 @@ def predicted(
     query_x: Tensor,
     levels: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Adapt and predict: what `Said` takes, NLL before, whether all stayed finite, and effective particles.
+    """Adapt and predict: the fields of `BatchMoments`, NLL before, finiteness, effective particles.
 
     Which operations are done depends on shapes alone.
     """
@@ -73,7 +73,7 @@ def predicted(
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, support, steps)
         before = nll_before(model, support)
-        numbers = told(model, posterior, support, query_x, levels, rounds=ROUNDS).numbers()
+        _, numbers = believe(model, posterior, support, query_x, levels, rounds=ROUNDS)
         finite = posterior.finite().expand(len(support))
         effective = model.learner.effective_particles(posterior).expand(len(support))
     return *numbers, before, finite, effective

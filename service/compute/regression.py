@@ -1,14 +1,13 @@
-"""What is said of tasks of numbers, in the caller's units: on the device first, then as arrays.
-
-The second half of a batch, after `service.compute.adaptation`.
-"""
+"""Regression tasks of one model together: adapted, predicted, and taken apart into answers."""
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmaml.learners import Diverged
@@ -16,47 +15,26 @@ from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store import Model
-from service.compute.adaptation import Adaptation, array, diverged, padded
+from service.compute.adaptation import Adaptation, diverged, padded, to_numpy
 from service.compute.selection import choose
-from service.job import (
-    Answer,
-    Array,
-    BatchTimes,
-    Job,
-    Moments,
-    Predicted,
-    PredictionSpec,
-    Selection,
-    Uncertainty,
-)
+from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
+from service.schemas.responses import Interval, ParticleMoments, Prediction, Quantiles, Variance
+
+MAX_CELLS, MAX_GPU_CELLS = 1 << 17, 1 << 24
+"""Tasks × hypotheses × rows that are predicted together: they stay in cache, and in a GPU's memory."""
+MAX_PADDING, MAX_GPU_PADDING = 20_000, 1 << 21
+"""Cells of padding that cost as much as another part."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """Tensors with a leading axis of tasks, padding included.
+class BatchMoments:
+    """The beliefs about a batch of tasks as arrays on the CPU, padding included.
 
     Attributes:
-        belief: about the query rows.
-        nll_after: of the support labels, nats per value, `[task]`; zero where none was shown.
-        mean, aleatoric, epistemic: `[task, row, output]`.
+        nll_after: of the support labels, nats per value, `[task]`; zero without support rows.
+        mean, aleatoric, epistemic: `[task, row, output]`, in the caller's units.
         quantiles: `[task, level, row, output]`.
     """
-
-    belief: Predictive
-    nll_after: Tensor
-    mean: Tensor
-    aleatoric: Tensor
-    epistemic: Tensor
-    quantiles: Tensor
-
-    def numbers(self) -> tuple[Tensor, ...]:
-        """All but the belief, as `Said` takes them."""
-        return self.nll_after, self.mean, self.aleatoric, self.epistemic, self.quantiles
-
-
-@dataclass(frozen=True)
-class Said:
-    """The same on the CPU."""
 
     nll_after: Array
     mean: Array
@@ -65,31 +43,41 @@ class Said:
     quantiles: Array
 
     @classmethod
-    def of(cls, told: Told) -> "Said":
-        """Waits for the device."""
-        return cls(*map(array, told.numbers()))
+    def of(cls, tensors: Sequence[Tensor]) -> Self:
+        """The tensors of `believe` copied to the CPU; waits for the device."""
+        return cls(*map(to_numpy, tensors))
 
     def finite(self, place: int, job: Job) -> bool:
-        """Whether all that is said of a task are numbers."""
+        """Whether every number of a task's answer is finite."""
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
-        quantiles = self.quantiles.swapaxes(0, 1)[: len(levels)]
-        numbers = (self.mean, self.aleatoric, self.epistemic, *quantiles)
-        return bool(np.isfinite(self.nll_after[place])) and all(
-            np.isfinite(each[place, :rows]).all() for each in numbers
+        values = [each[place, :rows] for each in (self.mean, self.aleatoric, self.epistemic)]
+        values += [self.nll_after[place], self.quantiles[place, : len(levels), :rows]]
+        return all(bool(np.isfinite(each).all()) for each in values)
+
+    def uncertainty(self, place: int, job: Job) -> Uncertainty:
+        """A task's variances, summed over outputs."""
+        own = place, slice(len(job.query_x))
+        return Uncertainty(self.aleatoric[own].sum(-1), self.epistemic[own].sum(-1))
+
+    def prediction(self, place: int, job: Job, particles: ParticleMoments | None = None) -> Prediction:
+        """A task's answer."""
+        spec, own = job.spec, (place, slice(len(job.query_x)))
+        assert isinstance(spec, PredictionSpec)
+        assert spec.interval is not None
+        aleatoric, epistemic = self.aleatoric[own], self.epistemic[own]
+        total = aleatoric + epistemic
+        quantiles = _by_row(self.quantiles[place, : len(spec.levels), : len(job.query_x)])
+        return Prediction(
+            mean=_by_row(self.mean[own]),
+            std=_by_row(np.sqrt(total)),
+            variance=Variance(_by_row(total), _by_row(aleatoric), _by_row(epistemic)),
+            quantiles=Quantiles(list(spec.quantiles), quantiles[:-2]),
+            interval=Interval(spec.interval, quantiles[-2], quantiles[-1]),
+            particles=particles,
         )
 
-    def moments(self, place: int, job: Job) -> Moments:
-        """Of a task's query rows."""
-        rows = len(job.query_x)
-        return Moments(self.mean[place, :rows], self.aleatoric[place, :rows], self.epistemic[place, :rows])
 
-    def levels(self, place: int, job: Job) -> Array:
-        """The quantiles that a task asked for."""
-        assert isinstance(job.spec, PredictionSpec)
-        return self.quantiles[place, : len(job.spec.levels), : len(job.query_x)]
-
-
-def told(
+def believe(
     model: Model,
     posterior: object,
     support: Examples | None,
@@ -97,73 +85,52 @@ def told(
     levels: Tensor,
     joint: bool = False,
     rounds: int | None = None,
-) -> Told:
-    """What the posterior says.
+) -> tuple[Predictive, tuple[Tensor, ...]]:
+    """The belief about the query rows in the caller's units, and the tensors that `BatchMoments` takes.
 
     Args:
-        support: whose labels are to be explained; None where that is known.
+        support: rows whose labels are scored; None where their NLL is known.
         query_x: standardised, `[task, row, input]`.
         levels: of the quantiles, `[task, level]`.
         joint: the belief also carries what covariances between rows need.
-        rounds: of the search for quantiles; then nothing depends on a look at the numbers.
+        rounds: of the search for quantiles; then nothing depends on the numbers (no host synchronisation).
     """
     look = rounds is None
     if support is None:
         nll_after = query_x.new_zeros(len(query_x))
         belief = model.predict(posterior, query_x, joint, look)
     else:
-        # The support rows ride along with the query rows: one pass says how well they are explained.
+        # The support rows are predicted beside the query rows: one pass also scores their labels.
         shown = support.x.shape[1]
         belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, look)
         nll_after = _nll(model, belief.part(slice(None), slice(shown)), support)
         belief = belief.part(slice(None), slice(shown, None))
     belief = model.in_callers_units(belief)
-    return Told(
-        belief=belief,
-        nll_after=nll_after,
-        mean=belief.mean(),
-        aleatoric=belief.aleatoric(),
-        epistemic=belief.epistemic(),
-        quantiles=belief.quantiles(levels, rounds),
-    )
+    moments = belief.mean(), belief.aleatoric(), belief.epistemic()
+    return belief, (nll_after, *moments, belief.quantiles(levels, rounds))
 
 
 def nll_before(model: Model, support: Examples) -> Tensor:
-    """Mean NLL of each task's support labels before adaptation, nats per value; zero where there are none."""
+    """Mean NLL of each task's support labels under the prior, nats per value; zero without rows."""
     return _nll(model, model.prior(support.x), support)
 
 
 def support_nll(job: Job, before: float, after: float) -> tuple[float, float] | None:
-    """What is said of it; None where no rows were shown."""
+    """NLL of a task's support labels before and after adaptation; None without support rows."""
     return (before, after) if len(job.support_x) else None
 
 
-def quantile_levels(jobs: Sequence[Job], tasks: int = 0, most: int = 0) -> Array:
-    """Each task's quantile levels, padded with medians to the longest list; to `tasks` × `most` at least."""
+def quantile_levels(jobs: Sequence[Job], tasks: int = 0, width: int = 0) -> Array:
+    """Each task's quantile levels, padded with medians to the longest list, and to `tasks` × `width`."""
     wanted = [job.spec.levels if isinstance(job.spec, PredictionSpec) else () for job in jobs]
-    levels = np.full((max(tasks, len(jobs)), max(most, *map(len, wanted))), 0.5)
+    levels = np.full((max(tasks, len(jobs)), max(width, *map(len, wanted))), 0.5)
     for task, own in enumerate(wanted):
         levels[task, : len(own)] = own
     return levels
 
 
-def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:
-    """Of a belief in the network's units about the support rows."""
-    mask = support.mask.unsqueeze(-1)
-    total = torch.where(mask, -belief.log_density(support.y), 0).sum((1, 2))
-    units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
-    return total / (support.counts() * support.y.shape[-1]).clamp_min(1) + units
-
-
-CELLS, GPU_CELLS = 1 << 17, 1 << 24
-"""Tasks × hypotheses × rows that are predicted together: they stay in cache, and in a GPU's memory."""
-
-
-WASTE, GPU_WASTE = 20_000, 1 << 21
-"""Cells of padding that cost as much as a part more."""
-
-
-def _predicted_together(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
+def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
+    """The answers to jobs of one group, in order; a diverged task gets its error in place of one."""
     first = jobs[0]
     model = first.model.drawing(first.seed)
     support, query = padded(jobs, model.device)
@@ -180,80 +147,82 @@ def _predicted_together(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], B
             posterior, x = posterior.at(index), x[index]
             shown = Examples(support.x[index], support.y[index], support.mask[index])
         levels = torch.from_numpy(quantile_levels([jobs[task] for task in tasks])).to(model.device)
-        found = told(model, posterior, None if first.known else shown, x, levels, first.joint)
-        said = Said.of(found)
+        belief, tensors = believe(model, posterior, None if first.known else shown, x, levels, first.joint)
+        moments = BatchMoments.of(tensors)
         for place, task in enumerate(tasks):
             job = jobs[task]
-            if adaptation.finite[task] and np.isfinite(before[task]) and said.finite(place, job):
-                nll = support_nll(job, float(before[task]), float(said.nll_after[place]))
-                answers[task] = _taken_out(found, said, x, place, adaptation, task, job, nll)
-            else:
+            if not (adaptation.finite[task] and np.isfinite(before[task]) and moments.finite(place, job)):
                 answers[task] = diverged(job)
-    seconds = BatchTimes(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
-    return [answers[task] for task in range(len(jobs))], seconds
+                continue
+            nll = support_nll(job, float(before[task]), float(moments.nll_after[place]))
+            nll = nll if job.known is None else job.known.support_nll
+            answers[task] = Answer(
+                result=_result(job, moments, place, belief, x),
+                support_nll=nll,
+                effective_particles=float(adaptation.effective[task]),
+                kept=adaptation.kept(task, job, nll),
+                cached=job.known is not None,
+            )
+    times = BatchTimes(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
+    return [answers[task] for task in range(len(jobs))], times
+
+
+def _result(
+    job: Job, moments: BatchMoments, place: int, belief: Predictive, x: Tensor
+) -> Prediction | Selection | None:
+    """The prediction or the selection that the task at this place asks for."""
+    if job.spec is None:
+        return None
+    own = slice(place, place + 1), slice(len(job.query_x))
+    if isinstance(job.spec, PredictionSpec):
+        particles = _particles(belief.part(*own)) if job.spec.particles else None
+        return moments.prediction(place, job, particles)
+    labelled = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
+    spread = moments.uncertainty(place, job)
+    return choose(job.spec, belief.part(*own).without_negligible(0.0), spread, x[own], labelled)
+
+
+def _particles(belief: Predictive) -> ParticleMoments:
+    """Every hypothesis that has weight."""
+    weights = to_numpy(belief.log_weights.exp())[0]
+    std = (belief.noise + belief.within).sqrt().expand_as(belief.means)
+    real = weights > 0
+    means, stds = to_numpy(belief.means)[0], to_numpy(std)[0]
+    return ParticleMoments(_by_row(means[real]), _by_row(stds[real]), weights[real].astype(np.float32))
+
+
+def _by_row(values: NDArray[Any]) -> NDArray[np.float32]:
+    """`[…, row, output]` in single precision, in one piece of memory; `[…, row]` for a single output."""
+    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values, dtype=np.float32)
 
 
 def _before(model: Model, support: Examples) -> Array:
-    """NLL of the support labels before adaptation, of few enough tasks at a time."""
-    cells = CELLS if model.device.type == "cpu" else GPU_CELLS
+    """NLL of the support labels before adaptation, a bounded number of tasks at a time."""
+    cells = MAX_CELLS if model.device.type == "cpu" else MAX_GPU_CELLS
     at_once = max(1, cells // (model.learner.hypotheses * support.x.shape[1]))
     firsts = range(0, len(support), at_once)
-    return array(torch.cat([nll_before(model, support.tasks(slice(i, i + at_once))) for i in firsts]))
+    return to_numpy(torch.cat([nll_before(model, support.tasks(slice(i, i + at_once))) for i in firsts]))
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
     """Tasks with about as many hypotheses, in order: together they waste little, and stay in cache."""
     on_cpu = posterior.log_weights.device.type == "cpu"
-    cells, waste = (CELLS, WASTE) if on_cpu else (GPU_CELLS, GPU_WASTE)
+    cells, waste = (MAX_CELLS, MAX_PADDING) if on_cpu else (MAX_GPU_CELLS, MAX_GPU_PADDING)
     counts = (posterior.log_weights > -torch.inf).sum(-1).tolist()
-    some: list[int] = []
+    group: list[int] = []
     real = 0
     for task in sorted(range(len(counts)), key=counts.__getitem__):
-        real, padded = real + counts[task], (len(some) + 1) * counts[task]
-        if some and (rows * (padded - real) > waste or rows * padded > cells):
-            yield sorted(some)
-            some, real = [], counts[task]
-        some.append(task)
-    yield sorted(some)
+        real, with_padding = real + counts[task], (len(group) + 1) * counts[task]
+        if group and (rows * (with_padding - real) > waste or rows * with_padding > cells):
+            yield sorted(group)
+            group, real = [], counts[task]
+        group.append(task)
+    yield sorted(group)
 
 
-def _taken_out(
-    found: Told,
-    said: Said,
-    query_x: Tensor,
-    place: int,
-    adaptation: Adaptation,
-    task: int,
-    job: Job,
-    nll: tuple[float, float] | None,
-) -> Answer:
-    if job.known is not None:
-        nll = job.known.support_nll
-    own, rows = slice(place, place + 1), slice(len(job.query_x))
-    moments = said.moments(place, job)
-    result: Predicted | Selection | None = None
-    if isinstance(job.spec, PredictionSpec):
-        result = Predicted(moments, said.levels(place, job))
-        if job.spec.particles:
-            result = _with_particles(found.belief.part(own, rows), result)
-    elif job.spec is not None:
-        belief = found.belief.part(own, rows).without_negligible(0.0)
-        spread = Uncertainty(moments.aleatoric.sum(-1), moments.epistemic.sum(-1))
-        labelled = torch.from_numpy(job.support_x).to(query_x).unsqueeze(0)
-        result = choose(job.spec, belief, spread, query_x[own, rows], labelled)
-    return Answer(
-        result=result,
-        support_nll=nll,
-        effective_particles=float(adaptation.effective[task]),
-        kept=adaptation.kept(task, job, nll),
-        cached=job.known is not None,
-    )
-
-
-def _with_particles(belief: Predictive, result: Predicted) -> Predicted:
-    """With every hypothesis of weight."""
-    weights = array(belief.log_weights.exp())[0]
-    scale = (belief.noise + belief.within).sqrt().expand_as(belief.means)
-    real = weights > 0
-    means, scales = array(belief.means)[0], array(scale)[0]
-    return replace(result, particle_mean=means[real], particle_std=scales[real], weights=weights[real])
+def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:
+    """NLL of the support labels under a belief in the network's units, nats per value, `[task]`."""
+    mask = support.mask.unsqueeze(-1)
+    total = torch.where(mask, -belief.log_density(support.y), 0).sum((1, 2))
+    units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
+    return total / (support.counts() * support.y.shape[-1]).clamp_min(1) + units

@@ -232,8 +232,8 @@ class Engine:
         metrics.rows.labels("padding").inc(padded - real)
         answered = next((outcome for outcome in outcomes if isinstance(outcome, Answer)), None)
         if answered is not None:
-            metrics.adapt_seconds.observe(answered.adapt_s)
-            metrics.predict_seconds.observe(answered.predict_s)
+            metrics.adapt_seconds.observe(answered.times.adapt_s)
+            metrics.predict_seconds.observe(answered.times.predict_s)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             metrics.queue_seconds.observe(started - waiting.since)
             if isinstance(outcome, BaseException):

@@ -1,94 +1,101 @@
-"""One request that is adapted to, from bytes to reply: read, decoded, answered by the engine, encoded."""
+"""One request for adaptation, from bytes to reply: read, decode, wait for the engine, encode."""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
 
 from fastapi import Request, Response
 
 from model_store import Model
-from service.codec import bodies, encode
+from service.codec import bodies
 from service.codec.decode import Decoder
-from service.engine.posterior_cache import Entry
-from service.http.middleware import CallerLeft
+from service.codec.encode import Answered
+from service.errors import CallerLeft
 from service.job import Answer, Job
 from service.runtime import Runtime
-from service.schemas.requests import (
-    AdaptPredictRequest,
-    PosteriorRequest,
-    UncertaintyRequest,
-)
+from service.schemas.requests import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
+from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
 BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
+Responses = AdaptPredictResponse | UncertaintyResponse | PosteriorResponse
 
-
-PARTS = ("decode", "queue", "embed", "adapt", "predict", "total")
-"""Of the time a request took."""
+PHASES = ("decode", "queue", "embed", "adapt", "predict", "total")
+"""Fields of `Timing` that are durations."""
 
 
 @dataclass(frozen=True)
 class Exchange(Generic[BodyT]):
-    """A request that has been answered, on its way to a reply."""
+    """A request whose job has been answered.
+
+    Attributes:
+        media_type: of the reply.
+    """
 
     request: Request
-    runtime: Runtime
-    kind: str
-    accepted: float
+    media_type: str
     body: BodyT
-    job: Job
-    answer: Answer
-    entry: Entry | None
+    answered: Answered
 
     @classmethod
     async def opened(
         cls, request: Request, model: type[BodyT], make: Callable[[Decoder, BodyT, Model, str, float], Job]
     ) -> "Exchange[BodyT]":
-        """Read, decode, and wait for the device."""
+        """Read and decode the request, and wait for the engine's answer.
+
+        Raises:
+            RequestError: any failure that the caller is told.
+            CallerLeft: the connection was closed before the answer came.
+        """
         accepted, runtime = time.monotonic(), ready(request)
-        kind = bodies.reply_type(request.headers.get("accept", ""))
+        media_type = bodies.reply_type(request.headers.get("accept", ""))
         content, caller = await runtime.body_reader.read(request), request.state.caller
         since = time.monotonic()
         body = bodies.parsed(*content, model)
-        named = await runtime.registry.model(body.model, body.version, body.posterior)
-        if named.manifest.image is None:
-            job = make(runtime.decoder, body, named, caller, since)
+        version = await runtime.registry.model(body.model, body.version, body.posterior)
+        if version.manifest.image is None:
+            job = make(runtime.decoder, body, version, caller, since)
         else:
-            job = await runtime.decoding_threads.run(make, runtime.decoder, body, named, caller, since)
-        answer = await answered(request, runtime, job)
+            job = await runtime.decoding_threads.run(make, runtime.decoder, body, version, caller, since)
+        answer = await _answer(request, runtime, job)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
-        return cls(request, runtime, kind, accepted, body, job, answer, entry)
+        return cls(
+            request, media_type, body, Answered(job, answer, entry, request.state.request_id, accepted)
+        )
 
-    def reply(self, said: Mapping[str, Any]) -> Response:
-        """What all answers say, and this."""
-        state = self.request.state
-        common = encode.reply(self.job, self.answer, self.entry, state.request_id, self.accepted)
-        timing = common["timing_ms"]
-        state.server_timing = ", ".join(f"{part};dur={timing[part]:.3f}" for part in PARTS)
-        content = bodies.encoded({**common, **said}, self.kind)
-        model = self.job.model.manifest
+    def reply(self, response: Responses) -> Response:
+        """The encoded response; its timings go into the header, the log and the trace of the request."""
+        state, job = self.request.state, self.answered.job
+        content = bodies.encoded(response, self.media_type)
+        timing = asdict(response.timing_ms)
         state.timing = timing
+        state.server_timing = ", ".join(f"{phase};dur={timing[phase]:.3f}" for phase in PHASES)
         state.log = {
-            "model": model.name,
-            "version": model.version,
-            "rows": [len(self.job.support_x), len(self.job.query_x)],
-            "cached": self.answer.cached,
+            "model": response.model.name,
+            "version": response.model.version,
+            "rows": [len(job.support_x), len(job.query_x)],
+            "cached": self.answered.answer.cached,
             "bytes_out": len(content),
-            **{f"{part}_ms": round(timing[part], 3) for part in PARTS[:-1]},
+            **{f"{phase}_ms": round(timing[phase], 3) for phase in PHASES[:-1]},
             "batched_tasks": timing["batched_tasks"],
         }
-        return Response(content, media_type=self.kind)
+        return Response(content, media_type=self.media_type)
 
 
 def ready(request: Request, with_a_model: bool = True) -> Runtime:
+    """The runtime, if it can answer.
+
+    Raises:
+        RequestError: 503, and why not.
+    """
     runtime: Runtime = request.app.state.runtime
     runtime.check_able(with_a_model)
     return runtime
 
 
-async def answered(request: Request, runtime: Runtime, job: Job) -> Answer:
-    """The engine's answer, unless the caller leaves before it comes: then the work is dropped.
+async def _answer(request: Request, runtime: Runtime, job: Job) -> Answer:
+    """The engine's answer; a job whose caller leaves before it comes is dropped.
 
     Raises:
         CallerLeft: nobody waits any more.

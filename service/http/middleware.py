@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RequestError
+from service.errors import CallerLeft, RequestError
 from service.http import problems
 from service.runtime import Runtime
 
@@ -32,10 +32,6 @@ PRIVATE = (
 """Of every reply that does not say otherwise: it is data, for this caller alone."""
 GONE = 499
 """In the log and the metrics, the status of a request whose caller left before the answer."""
-
-
-class CallerLeft(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @dataclass

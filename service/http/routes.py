@@ -57,8 +57,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
     exchange = await Exchange.opened(request, AdaptPredictRequest, Decoder.predict)
-    said = {"prediction": encode.prediction(exchange.body, exchange.job, exchange.answer)}
-    return exchange.reply(said)
+    return exchange.reply(exchange.answered.prediction())
 
 
 @router.post(
@@ -71,7 +70,7 @@ async def adapt_predict(request: Request) -> Response:
 async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then say which pool rows to label next."""
     exchange = await Exchange.opened(request, UncertaintyRequest, Decoder.choose)
-    return exchange.reply(encode.choice(exchange.body, exchange.job, exchange.answer))
+    return exchange.reply(exchange.answered.selection(exchange.body))
 
 
 @router.post(
@@ -84,11 +83,13 @@ async def uncertainty(request: Request) -> Response:
 async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
     exchange = await Exchange.opened(request, PosteriorRequest, Decoder.keep)
-    if exchange.entry is None:
-        if exchange.runtime.posteriors.too_large(exchange.job, exchange.answer.kept):
+    answered = exchange.answered
+    if answered.entry is None:
+        posteriors = ready(request).posteriors
+        if posteriors.too_large(answered.job, answered.answer.kept):
             raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
         raise RequestError("posterior-gone", "it expired, or others displaced it: send its rows again")
-    return exchange.reply({})
+    return exchange.reply(answered.kept(answered.entry))
 
 
 @router.get(
@@ -99,7 +100,7 @@ async def keep_posterior(request: Request) -> Response:
 )
 async def posterior(id: str, request: Request) -> PosteriorCard:
     """What a kept posterior is of, and until when it is kept."""
-    return PosteriorCard(**encode.card(ready(request).posteriors.find(id, request.state.caller)))
+    return encode.posterior_card(ready(request).posteriors.find(id, request.state.caller))
 
 
 @router.delete(

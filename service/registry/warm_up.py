@@ -24,7 +24,7 @@ def warm_up(model: Model, most_work: int, answer: Callable[[list[Job]], object])
     outputs = network.outputs if image is None or isinstance(model.learner, Bare) else CLASSES
     x = np.zeros((ROWS, network.inputs if image is None else image.numbers), np.float32)
     y = np.eye(outputs, dtype=np.float32)[np.arange(ROWS) % outputs]
-    spec = PredictionSpec((0.05, 0.95) if image is None else ())
+    spec = PredictionSpec(interval=0.9 if image is None else None)
     classes = tuple(range(outputs)) if image is not None else ()
     forever = float("inf")
     job = Job(model, x, y, x, model.learner.steps, 0, spec, deadline=forever, classes=classes)

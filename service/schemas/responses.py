@@ -1,11 +1,26 @@
-"""What requests are answered with, in JSON."""
+"""The answers to POST requests, described once: computed, encoded and published as these dataclasses.
 
+`orjson` writes them as they are, the arrays included, and OpenAPI is made from the same fields.
+"""
+
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, GetPydanticSchema
 
-# Parts that the examples of both answers share.
+Values = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[Any]))]
+"""One entry per row: a number, or a list with one number per output."""
+Numbers = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[float]))]
+ValueRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[Any]]))]
+NumberRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[float]]))]
+NumberTables = Annotated[
+    NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[list[float]]]))
+]
+
+# Parts that the examples of the answers share.
 _MODEL: dict[str, Any] = {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"}
 _POSTERIOR: dict[str, Any] = {
     "id": "post_6c1f…",
@@ -31,126 +46,140 @@ _TIMING: dict[str, Any] = {
 }
 
 
-class ModelRef(BaseModel):
-    """Which version answered."""
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The version that answered."""
 
     name: str
     version: int
-    sha256: str = Field(description="of the version's manifest")
+    sha256: Annotated[str, Field(description="of the version's manifest")]
     learner: str
 
 
-class PosteriorRef(BaseModel):
-    """Where the adapted particles are kept, and whether they were there before (`hit`)."""
+@dataclass(frozen=True, slots=True)
+class PosteriorRef:
+    """The kept posterior, and whether it was there before the request (`hit`)."""
 
     id: str
-    rows: int = Field(description="labelled rows it has seen")
-    expires_at: datetime
+    rows: Annotated[int, Field(description="labelled rows it was adapted to")]
+    expires_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     cache: Literal["hit", "miss"]
 
 
-class PosteriorCard(BaseModel):
+@dataclass(frozen=True, slots=True)
+class PosteriorCard:
     """A kept posterior."""
 
     id: str
     model: ModelRef
     rows: int
     steps: int
-    classes: list[str | int] | None = Field(description="that its rows have, where they have any")
+    classes: Annotated[list[str | int] | None, Field(description="of its rows, where labels are classes")]
     bytes: int
     expires_at: datetime
 
 
-class Variance(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Variance:
     """Total is aleatoric plus epistemic."""
 
-    total: list[Any]
-    aleatoric: list[Any]
-    epistemic: list[Any]
+    total: Values
+    aleatoric: Values
+    epistemic: Values
 
 
-class Quantiles(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Quantiles:
     """values[i][row] is the quantile at levels[i]."""
 
     levels: list[float]
-    values: list[list[Any]]
+    values: ValueRows
 
 
-class Interval(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Interval:
     """The central interval that holds `level` of the probability."""
 
     level: float
-    lower: list[Any]
-    upper: list[Any]
+    lower: Values
+    upper: Values
 
 
-class ParticleMoments(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ParticleMoments:
     """Each particle's own prediction: mean[particle][row], std with its noise, weight[particle]."""
 
-    mean: list[list[Any]]
-    std: list[list[Any]]
-    weight: list[float]
+    mean: ValueRows
+    std: ValueRows
+    weight: Numbers
 
 
-class Prediction(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Prediction:
     """One entry per query row; for models with several outputs each entry is a list."""
 
-    mean: list[Any]
-    std: list[Any]
+    mean: Values
+    std: Values
     variance: Variance
     quantiles: Quantiles
     interval: Interval
     particles: ParticleMoments | None
 
 
-class Entropy(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Entropy:
     """In nats, per query row: total is expected (aleatoric) plus mutual information (epistemic)."""
 
-    total: list[float]
-    expected: list[float]
-    mutual_information: list[float]
+    total: Numbers
+    expected: Numbers
+    mutual_information: Numbers
 
 
-class ParticleProbabilities(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ParticleProbabilities:
     """Each particle's own answer: probabilities[particle][row][class], weight[particle]."""
 
-    probabilities: list[list[list[float]]]
-    weight: list[float]
+    probabilities: NumberTables
+    weight: Numbers
 
 
-class ClassPrediction(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ClassPrediction:
     """One entry per query row; the classes are those of the support set, as they were sent."""
 
     classes: list[str | int]
-    probabilities: list[list[float]] = Field(description="rows × classes")
-    label: list[str | int] = Field(description="the most probable class")
+    probabilities: Annotated[NumberRows, Field(description="rows × classes")]
+    label: Annotated[list[str | int], Field(description="the most probable class")]
     entropy: Entropy
-    margin: list[float] = Field(description="the most probable class's lead over the next")
-    variation_ratio: list[float] = Field(description="the weight of particles that name another class")
+    margin: Annotated[Numbers, Field(description="the most probable class's lead over the next")]
+    variation_ratio: Annotated[Numbers, Field(description="the weight of particles that name another class")]
     particles: ParticleProbabilities | None
 
 
-class SupportNll(BaseModel):
+@dataclass(frozen=True, slots=True)
+class SupportNll:
     """NLL of the support labels in nats per value, before and after adaptation."""
 
     before: float
     after: float
 
 
-class Diagnostics(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
     """How the answer came about."""
 
     particles: int
-    effective_particles: float = Field(description="1 / Σ weight²")
+    effective_particles: Annotated[float, Field(description="1 / Σ weight²")]
     steps: int
-    support_nll: SupportNll | None = Field(description="null without support rows")
+    support_nll: Annotated[SupportNll | None, Field(description="null without support rows")]
     warnings: list[str]
 
 
-class Timing(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Timing:
     """Milliseconds from acceptance to answer; from embed to predict they are those of the whole fused batch.
 
-    `decode` is the time from bytes to arrays, `embed` from pictures to features.
+    `decode` is the time from bytes to arrays, `embed` from images to features.
     """
 
     decode: float
@@ -162,10 +191,36 @@ class Timing(BaseModel):
     batched_tasks: int
 
 
-class AdaptPredictResponse(BaseModel):
+@dataclass(frozen=True)
+class PosteriorResponse:
+    """The kept posterior, with what every answer carries."""
+
+    __pydantic_config__: ClassVar = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "5f0c",
+                    "model": _MODEL,
+                    "posterior": _POSTERIOR,
+                    "diagnostics": _DIAGNOSTICS,
+                    "timing_ms": _TIMING,
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    model: ModelRef
+    posterior: PosteriorRef
+    diagnostics: Diagnostics
+    timing_ms: Timing
+
+
+@dataclass(frozen=True)
+class AdaptPredictResponse:
     """The ensemble's belief about the query rows, in the caller's units."""
 
-    model_config = ConfigDict(
+    __pydantic_config__: ClassVar = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
@@ -193,13 +248,14 @@ class AdaptPredictResponse(BaseModel):
 
     request_id: str
     model: ModelRef
-    posterior: PosteriorRef | None = Field(description="null unless it is kept")
+    posterior: Annotated[PosteriorRef | None, Field(description="null unless it is kept")]
     prediction: Prediction | ClassPrediction
     diagnostics: Diagnostics
     timing_ms: Timing
 
 
-class Selected(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Selected:
     """A row to label; `gain` is what it adds to those chosen before it, in nats where joint."""
 
     rank: int
@@ -212,7 +268,8 @@ class Selected(BaseModel):
     epistemic: float
 
 
-class BatchReport(BaseModel):
+@dataclass(frozen=True, slots=True)
+class BatchReport:
     """How the batch was chosen.
 
     A set of M bare particles can tell at most M − 1 rows apart, and inform about classes by at most
@@ -224,13 +281,14 @@ class BatchReport(BaseModel):
     ceiling: float | None
 
 
-class UncertaintyResponse(BaseModel):
-    """What to label next.
+@dataclass(frozen=True)
+class UncertaintyResponse:
+    """The rows to label next.
 
     `total`, `aleatoric` and `epistemic` are variances summed over outputs; entropies for classes.
     """
 
-    model_config = ConfigDict(
+    __pydantic_config__: ClassVar = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
@@ -265,34 +323,10 @@ class UncertaintyResponse(BaseModel):
     model: ModelRef
     posterior: PosteriorRef | None
     acquisition: str
-    direction: Literal["higher_is_more_informative"] = "higher_is_more_informative"
+    direction: Literal["higher_is_more_informative"]
     units: str
     selected: list[Selected]
-    scores: list[float]
+    scores: Annotated[NDArray[np.float64], GetPydanticSchema(lambda _, handler: handler(list[float]))]
     batch: BatchReport
-    diagnostics: Diagnostics
-    timing_ms: Timing
-
-
-class PosteriorResponse(BaseModel):
-    """Where the adapted particles are kept."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "request_id": "5f0c",
-                    "model": _MODEL,
-                    "posterior": _POSTERIOR,
-                    "diagnostics": _DIAGNOSTICS,
-                    "timing_ms": _TIMING,
-                }
-            ]
-        }
-    )
-
-    request_id: str
-    model: ModelRef
-    posterior: PosteriorRef
     diagnostics: Diagnostics
     timing_ms: Timing

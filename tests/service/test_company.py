@@ -77,7 +77,9 @@ def numbers(answer):
         return []
     if hasattr(result, "scores"):
         return [result.scores, result.uncertainty.epistemic]
-    return [result.moments.mean, result.moments.aleatoric, result.moments.epistemic, result.quantiles]
+    variance = result.variance
+    ends = [result.interval.lower, result.interval.upper]
+    return [result.mean, variance.aleatoric, variance.epistemic, result.quantiles.values, *ends]
 
 
 def same(found, expected):
@@ -101,10 +103,10 @@ def same(found, expected):
 @given(
     mix=st.lists(plans(), min_size=1, max_size=12),
     budget=st.sampled_from([1, 500, 10**6]),
-    part=st.sampled_from([1, 3000, batch.NUMBERS]),
+    part=st.sampled_from([1, 3000, batch.MAX_NUMBERS]),
 )
 def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget, part):
-    with mock.patch.object(batch, "NUMBERS", part):
+    with mock.patch.object(batch, "MAX_NUMBERS", part):
         _all_as_if_alone(models, mix, budget)
 
 
@@ -146,13 +148,13 @@ def test_tasks_are_predicted_together_where_padding_costs_less_than_a_part(count
     assert sorted(task for part in parts for task in part) == list(range(len(counts)))
     sizes = [[counts[task] for task in part] for part in parts]
     for size in sizes:
-        assert sum(max(size) - count for count in size) * rows <= regression.WASTE
-        assert len(size) == 1 or len(size) * max(size) * rows <= regression.CELLS
+        assert sum(max(size) - count for count in size) * rows <= regression.MAX_PADDING
+        assert len(size) == 1 or len(size) * max(size) * rows <= regression.MAX_CELLS
     for size, following in itertools.pairwise(sizes):  # nor could the next have come along
         more = [*size, min(following)]
         padding = sum(max(more) - count for count in more) * rows
         assert max(size) <= min(following)
-        assert padding > regression.WASTE or len(more) * max(more) * rows > regression.CELLS
+        assert padding > regression.MAX_PADDING or len(more) * max(more) * rows > regression.MAX_CELLS
 
 
 def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatch):

@@ -1,7 +1,7 @@
 """What the service says about itself."""
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 from service.settings import Settings
@@ -104,7 +104,10 @@ def names(node, path=""):
 def test_replies_are_what_their_schemas_say(client, path, schema, asked):
     body = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}}
     reply = client.post(path, json=body | asked).json()
-    assert set(names(reply)) == set(names(schema.model_validate(reply).model_dump(mode="json")))
+    described = TypeAdapter(schema)
+    assert set(names(reply)) == set(
+        names(described.dump_python(described.validate_python(reply), mode="json"))
+    )
 
 
 def test_metrics_count_what_was_asked(client):

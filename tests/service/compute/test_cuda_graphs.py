@@ -112,7 +112,7 @@ def test_a_mix_that_is_recorded_where_it_can_be_is_answered_as_if_nothing_were(m
     which, (graphs, _) = first[0], noting()
     jobs = [job_of(models, (which, *plan[1:])) for plan in [first, *mix]]
     jobs = [
-        replace(each, spec=PredictionSpec(each.spec.levels))
+        replace(each, spec=replace(each.spec, particles=False))
         if place % 2 and isinstance(each.spec, PredictionSpec)
         else each
         for place, each in enumerate(jobs)

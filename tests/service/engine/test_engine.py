@@ -97,7 +97,7 @@ def test_what_waits_together_is_answered_together(model, gate):
 
     answers = run(engine, scenario)
     assert [answer.batched_tasks for answer in answers] == [1, 3, 3, 3]
-    assert [answer.result.moments.mean.shape for answer in answers] == [(3, 1), (2, 1), (3, 1), (4, 1)]
+    assert [answer.result.mean.shape for answer in answers] == [(3,), (2,), (3,), (4,)]
 
 
 def test_a_batch_keeps_to_its_budget_of_padded_work(model, gate):
@@ -124,7 +124,7 @@ def test_little_of_a_batch_is_padding(model, gate):
         others = [asyncio.create_task(engine.submit(job(model, rows))) for rows in sizes]
         await asyncio.sleep(0)
         gate.open.set()
-        return [len((await task).result.moments.mean) for task in (first, *others)]
+        return [len((await task).result.mean) for task in (first, *others)]
 
     assert run(engine, scenario) == [3, *sizes]
     batches = [[len(each.query_x) for each in jobs] for jobs in gate.batches]
@@ -216,7 +216,7 @@ def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
     assert sum(each.known is None for jobs in gate.batches for each in jobs) == 2
     assert [answer.cached for answer in answers] == [False] + [True] * 9
     for answer in answers:
-        np.testing.assert_allclose(answer.result.moments.mean, alone.result.moments.mean, rtol=1e-5)
+        np.testing.assert_allclose(answer.result.mean, alone.result.mean, rtol=1e-5)
         assert answer.support_nll == pytest.approx(alone.support_nll, rel=1e-5)
 
 
@@ -379,5 +379,5 @@ def test_the_gpu_answers_what_the_cpu_answers(tmp_path, learner):
     model = publish(tmp_path, learner=learner, **settings)
     (there,) = batch_module.answer_batch([job(model.to("cuda"))])
     (here,) = batch_module.answer_batch([job(model)])
-    assert there.result.moments.mean == pytest.approx(here.result.moments.mean, rel=1e-4)
-    assert there.result.quantiles == pytest.approx(here.result.quantiles, rel=1e-4)
+    assert there.result.mean == pytest.approx(here.result.mean, rel=1e-4)
+    assert there.result.quantiles.values == pytest.approx(here.result.quantiles.values, rel=1e-4)

@@ -19,7 +19,7 @@ from service.compute.device import DeviceFailed
 from service.engine.ipc import Models
 from service.engine.worker import LENGTH, Worker, _received
 from service.engine.worker_pool import WorkerPool
-from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
+from service.job import BatchTimes, Job, PostedSupport, PredictionSpec, SelectionSpec
 from tests.pictures import publish_classifier
 from tests.published import publish
 
@@ -83,7 +83,7 @@ def out_of_memory(*_):
 
 def said(answer):
     """All of an answer but how long it took and what is kept."""
-    return pickle.dumps(replace(answer, embed_s=0.0, adapt_s=0.0, predict_s=0.0, kept=None))
+    return pickle.dumps(replace(answer, times=BatchTimes(), kept=None))
 
 
 def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):

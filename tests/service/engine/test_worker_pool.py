@@ -143,7 +143,7 @@ def test_a_posterior_from_one_process_is_known_to_the_others(worker_pool, model)
     for before, after in zip(first, again, strict=True):
         assert after.cached
         assert after.kept is before.kept
-        np.testing.assert_allclose(after.result.moments.mean, before.result.moments.mean, rtol=1e-5)
+        np.testing.assert_allclose(after.result.mean, before.result.mean, rtol=1e-5)
 
 
 def test_one_task_that_diverges_fails_alone(worker_pool, jobs):

@@ -95,7 +95,7 @@ def test_an_adaptation_that_leaves_the_finite_numbers_is_a_422_that_says_so(clie
 
 
 def test_a_diverging_neighbour_fails_alone(served):
-    good = BODY | {"model": "bare", "adapt": {"steps": 50}}
+    good = BODY | {"model": "bare", "adapt": {"steps": 50}, "deadline_ms": 600_000}
     bad = good | {"support": {"x": [[1.0]], "y": [1e30]}}
     alone = served.client.post("/adapt-predict", json=good).json()["prediction"]["mean"]
 
