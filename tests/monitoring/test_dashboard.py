@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from benchmarks.queries import DASHBOARD, MAY_BE_EMPTY, VARIABLES, Query, panels, queries
+from benchmarks.checks.dashboard_queries import DASHBOARD, MAY_BE_EMPTY, VARIABLES, Query, panels, queries
 from tests.monitoring.conftest import ROOT
 from tests.monitoring.promql import labels_of
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.queries import panels
+from benchmarks.checks.dashboard_queries import panels
 from service.errors import KINDS
 from service.settings import Settings
 from tests.monitoring.conftest import ROOT, Exported, alerts

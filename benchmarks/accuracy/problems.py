@@ -1,0 +1,146 @@
+"""The two problems of the accuracy benchmark: what is trained on, and the cut-off tasks that are scored."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet
+import torch
+
+from benchmarks.accuracy.baselines import Array
+from bmaml.predictive import Predictive
+from bmaml.task import Examples, TaskBatch
+from model_store.columns import Column
+from training.config import Shots, SinusoidConfig, TableConfig
+from training.families import Family, Sinusoid, Table
+
+SINE_SHOTS = (5, 10, 20)
+CURVE_SHOTS = (3, 5, 8)
+FEWEST_ANCHORS = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A family to train on, and held-out tasks by the number of support rows.
+
+    Attributes:
+        held_out: in the network's units; truths without noise where the family knows them.
+        output: the column whose units the scores are in.
+        smallest_std: floor under the width of forecasts from one task alone, in those units.
+    """
+
+    name: str
+    family: Family
+    held_out: Mapping[int, TaskBatch]
+    output: Column
+    smallest_std: float
+
+    def in_units(self, belief: Predictive) -> Predictive:
+        """A belief in the units of the output."""
+        return belief.rescaled(torch.tensor([self.output.mean]), torch.tensor([self.output.std]))
+
+    def truths(self, shots: int) -> Examples:
+        """The query rows, their targets in the units of the output."""
+        query = self.held_out[shots].query
+        return Examples(query.x, query.y * self.output.std + self.output.mean, query.mask)
+
+    def training_tasks(self, count: int, seed: int) -> list[tuple[Array, Array]]:
+        """All rows of some training tasks, one array of inputs and one of targets each."""
+        return list(_in_order(self.family.batch(count, torch.Generator().manual_seed(seed))))
+
+    def validation_tasks(self) -> list[tuple[Array, Array]]:
+        """The same of those that decide when to stop."""
+        return [task for batch in self.family.validation() for task in _in_order(batch)]
+
+
+def _in_order(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
+    """All rows of each task, in the order of the first input."""
+    rows = batch.everything()
+    for x, y, mask in zip(rows.x, rows.y, rows.mask, strict=True):
+        order = x[mask, 0].argsort()
+        yield x[mask][order].double().numpy(), y[mask, 0][order].double().numpy()
+
+
+def sine(tasks: int | None, shots: Shots, queries: int, seed: int, held_out: int = 500) -> Problem:
+    """The paper's sine curves with so many training tasks, whose points are drawn once.
+
+    Args:
+        shots, queries: support and query rows of a training task; learners that take a range of
+            shots deal a task's fixed points anew at every visit.
+    """
+    resplit = tasks is not None and shots.lowest < shots.highest
+    family = Sinusoid(SinusoidConfig(shots, queries, tasks, resplit), seed)
+    given = {
+        k: next(iter(Sinusoid(SinusoidConfig(Shots(k, k)), 0).held_out())).tasks(slice(held_out))
+        for k in SINE_SHOTS
+    }
+    return Problem("sine", family, given, family.outputs[0], 0.0)
+
+
+def learning_curves(
+    path: Path,
+    seed: int,
+    held_out: int | None = None,
+    told: bool = False,
+    fewest: int = FEWEST_ANCHORS,
+) -> Problem:
+    """Real learning curves: the first anchors given, all later ones asked; validation data sets.
+
+    Args:
+        told: rows also tell which classifier it is, in one column of zeros and ones for each.
+        fewest: anchors of a curve that is scored.
+    """
+    config = TableConfig(
+        path=str(path),
+        task="curve",
+        x=(("train_size", "log2"), *((("learner", "none"),) if told else ())),
+        y=("accuracy",),
+        split="split",
+        group="dataset",
+        order="train_size",
+        shots=Shots(3, 10),
+        queries=64,
+        drop=0.2,
+    )
+    family = Table(config, seed)
+    curves = [curve for curve in read(path) if len(curve.sizes) >= fewest][:held_out]
+    x_column, y_column = family.inputs[0], family.outputs[0]
+
+    def rows(curve: Curve, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        x = (np.log2(curve.sizes[part]) - x_column.mean) / x_column.std
+        y = (curve.accuracies[part] - y_column.mean) / y_column.std
+        names = [float(each.name == f"learner={curve.classifier}") for each in family.inputs[1:]]
+        inputs = np.column_stack([x, np.tile(names, (len(x), 1))])
+        return torch.tensor(inputs).float(), torch.tensor(y[:, None]).float()
+
+    given = {}
+    for k in CURVE_SHOTS:
+        longer = [curve for curve in curves if len(curve.sizes) > k]
+        given[k] = TaskBatch(
+            Examples.padded([rows(curve, slice(k)) for curve in longer]),
+            Examples.padded([rows(curve, slice(k, None)) for curve in longer]),
+        )
+    return Problem("curves", family, given, y_column, 0.01)
+
+
+class Curve(NamedTuple):
+    """Training sizes and accuracies of a classifier on a data set, in order of size."""
+
+    sizes: Array
+    accuracies: Array
+    classifier: str
+
+
+def read(path: Path) -> list[Curve]:
+    """Every validation curve."""
+    table = pyarrow.parquet.read_table(path, columns=["curve", "train_size", "accuracy", "learner", "split"])
+    table = table.filter(pyarrow.compute.equal(table["split"], "validation"))
+    table = table.sort_by([("curve", "ascending"), ("train_size", "ascending")])
+    names = np.array(table["curve"].to_pylist())
+    cuts = np.flatnonzero(names[1:] != names[:-1]) + 1
+    sizes = np.split(table["train_size"].to_numpy().astype(np.float64), cuts)
+    values = np.split(table["accuracy"].to_numpy().astype(np.float64), cuts)
+    classifiers = np.array(table["learner"].to_pylist())[np.r_[0, cuts]]
+    return [Curve(*each) for each in zip(sizes, values, classifiers.tolist(), strict=True)]

@@ -1,0 +1,82 @@
+"""A FastAPI handler that goes through tasks and particles one by one in eager PyTorch."""
+
+import math
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from torch import Tensor
+
+from benchmarks.serving.reference_models import models, rows_of, said
+from bmaml.densities import weights_of
+from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
+from bmaml.predictive import Predictive
+from model_store import Model
+
+
+def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+    """Log evidence at every scale, and means and variances of the query rows, of one particle."""
+    learner = model.learner
+    assert isinstance(learner, Collapsed)
+    theta = model.learned["initial"][number]
+    precision = theta[-1].double().exp()
+
+    def features(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, prior = learner.network.features_and_outputs(weights_of(theta)[None, None], rows[None])
+        whole = torch.cat([hidden[0, 0], torch.ones(len(rows), 1)], -1).double()
+        noise = torch.exp(-theta[-2].double()).expand(len(rows))
+        if learner.varying_noise:
+            noise = noise * torch.exp(whole @ model.learned["noise_slopes"][number].double())
+        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise.clamp_min(LEAST_NOISE)
+
+    phi, prior, noise = features(x)
+    kernel = phi @ phi.T / precision + noise.diag()
+    lower = torch.linalg.cholesky(kernel)
+    solved = torch.cholesky_solve(y.double() - prior, lower)
+    phi_query, prior_query, noise_query = features(query)
+    cross = phi_query @ phi.T / precision
+    mean = prior_query + cross @ solved
+    before = phi_query.square().sum(-1, keepdim=True) / precision
+    within = before - (cross * torch.cholesky_solve(cross.T, lower).T).sum(-1, keepdim=True)
+    misfit, volume = ((y.double() - prior) * solved).sum(), 2 * lower.diagonal().log().sum()
+    log_widening, unspoken = model.learned["log_widening"].double(), within / before
+    log_prior_widening = model.learned.get("log_prior_widening", torch.zeros(())).double()
+    noisier = torch.exp(2 * (1 - unspoken) * log_widening)
+    wider = noisier * torch.exp(2 * unspoken * log_prior_widening)
+    labels = model.manifest.outputs[0]
+    noisiest = ((labels.upper - labels.lower) / labels.std) ** 2  # no label is noisier than labels differ
+    evidences, variances = [], []
+    for scale in learner.scales:
+        size = len(x) * math.log(2 * math.pi * scale**2)
+        evidences.append(-0.5 * (misfit / scale**2 + volume + size))
+        noise = (noisier * scale**2 * noise_query.unsqueeze(-1)).clamp_max(noisiest)
+        variances.append(wider * scale**2 * within.clamp_min(0) + noise)
+    return torch.stack(evidences), mean.expand(len(variances), -1, -1), torch.stack(variances)
+
+
+def exponent(model: Model, rows: int) -> Tensor:
+    """What the evidence of so many rows is multiplied by."""
+    temperature = model.learned["log_temperature"].double().exp()
+    if model.learner.correlated is None:
+        return temperature
+    correlation, (fewest, most) = model.learned["correlation"].double(), model.learner.correlated
+    rows = min(max(1, fewest, rows), most)
+    return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
+
+
+def app() -> FastAPI:
+    """Particle by particle, task by task."""
+    application, known = FastAPI(), models()
+
+    @application.post("/adapt-predict")
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            model = known[body["model"]]
+            rows = rows_of(model, body)
+            parts = [one_particle(model, number, *rows) for number in range(model.learner.particles)]
+            evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
+            weights = (exponent(model, len(rows[0])) * evidence).log_softmax(0)
+            nothing = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+            return said(model, Predictive(means[None], variances[None], nothing, weights[None]))
+
+    return application
