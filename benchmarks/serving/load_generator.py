@@ -16,7 +16,7 @@ import numpy as np
 
 
 @dataclass
-class Measured:
+class LoadResult:
     """What came of a load.
 
     Attributes:
@@ -120,11 +120,11 @@ class _Connections:
             each.transport.close()
 
 
-def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Measured:
+def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> LoadResult:
     """`clients` ask again and again for so many seconds."""
 
-    async def run() -> Measured:
-        measured, connections = Measured(), _Connections(port)
+    async def run() -> LoadResult:
+        result, connections = LoadResult(), _Connections(port)
         opened = await connections.open(clients)
         began = time.perf_counter()
 
@@ -133,26 +133,26 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
             while time.perf_counter() - began < seconds:
                 asked = time.perf_counter()
                 status = await connection.ask(requests[turn % len(requests)])
-                measured.statuses[status] += 1
+                result.statuses[status] += 1
                 if status == 200:
-                    measured.latencies.append(time.perf_counter() - asked)
+                    result.latencies.append(time.perf_counter() - asked)
                 elif status == 0:
                     return
                 turn += clients
 
         await asyncio.gather(*(client(number, each) for number, each in enumerate(opened)))
-        measured.seconds = time.perf_counter() - began
+        result.seconds = time.perf_counter() - began
         connections.close()
-        return measured
+        return result
 
     return asyncio.run(run())
 
 
-def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Measured:
+def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> LoadResult:
     """Poisson arrivals at `rate` a second; each takes a free connection, or opens one more."""
 
-    async def run() -> Measured:
-        measured, connections = Measured(), _Connections(port)
+    async def run() -> LoadResult:
+        result, connections = LoadResult(), _Connections(port)
         free = await connections.open(64)
         dues = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
         tasks = []
@@ -165,9 +165,9 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
             if connection is None or connection.closed:  # the server ends what was idle for long
                 (connection,) = await connections.open(1)
             status = await connection.ask(requests[number % len(requests)])
-            measured.statuses[status] += 1
+            result.statuses[status] += 1
             if status == 200:
-                measured.latencies.append(time.perf_counter() - began - due)
+                result.latencies.append(time.perf_counter() - began - due)
             free.append(connection)
 
         for number, due in enumerate(dues):
@@ -175,8 +175,8 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
                 await asyncio.sleep(early)
             tasks.append(asyncio.create_task(one(number, due)))
         await asyncio.gather(*tasks)
-        measured.seconds = time.perf_counter() - began
+        result.seconds = time.perf_counter() - began
         connections.close()
-        return measured
+        return result
 
     return asyncio.run(run())

@@ -1,17 +1,17 @@
-"""What the serving benchmark holds the service against, each on a port of its own.
+"""The servers that the throughput benchmark compares with the service, each on a port of its own.
 
-    python -m benchmarks.serving.servers echo|hollow|loop|litserve PORT
+    python -m benchmarks.serving.servers echo|replay|loop|litserve PORT
 
-*echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, and no
-tensor in between. *hollow* is the service, but whoever computes says again what it said to the first
-task of the same shape: what is left is HTTP, queue and hand-over. *loop* is a straightforward FastAPI
-handler that goes through tasks and particles one by one in eager PyTorch. *litserve* is the same model
-behind LitServe (`litserve_server.py`).
+*echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, without a
+tensor. *replay* is the service with free computation: its workers repeat the first answer for a shape, so
+that HTTP, queue and worker pool remain. *loop* is a FastAPI handler that goes through particles one by one
+(`particle_loop.py`). *litserve* serves the same models behind LitServe (`litserve_server.py`).
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 import service.__main__
-import service.engine.worker
 from benchmarks.serving import particle_loop
 from bmaml.learners import Diverged
 from service.codec import bodies
@@ -30,16 +29,17 @@ from service.runtime import Runtime
 from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
 
+Compute = Callable[[Sequence[Job], int], list[Answer | Diverged]]
+
 
 def echo() -> FastAPI:
-    """The request's rows come back."""
+    """An application whose answer is the query's first column, four times."""
     app = FastAPI()
 
     @app.post("/adapt-predict")
     async def answer(request: Request) -> Response:
         body = bodies.parsed(await request.body(), bodies.JSON, AdaptPredictRequest)
         assert isinstance(body.query.x, list)
-        assert body.support is not None
         rows = np.array(body.query.x, np.float32)[:, 0]
         reply = {"model": body.model, "prediction": dict.fromkeys(("mean", "std", "lower", "upper"), rows)}
         return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
@@ -48,30 +48,35 @@ def echo() -> FastAPI:
     return app
 
 
-def hollow(port: int) -> int:
-    """The service on this port, which computes hardly anything."""
-    said: dict[tuple[str, tuple[int, int]], Answer | Diverged] = {}
+def replayed(compute: Compute) -> Compute:
+    """A function of jobs that computes the first of each model and shape, and repeats that answer."""
+    answers: dict[tuple[str, tuple[int, int]], Answer | Diverged] = {}
 
-    def repeated(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
+    def replay(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
         for job in jobs:
-            if (job.model.sha256, job.shape) not in said:
-                (said[job.model.sha256, job.shape],) = compute([job], threads)
-        return [said[job.model.sha256, job.shape] for job in jobs]
+            if (job.model.sha256, job.shape) not in answers:
+                (answers[job.model.sha256, job.shape],) = compute([job], threads)
+        return [answers[job.model.sha256, job.shape] for job in jobs]
 
-    service.engine.worker.compute = repeated  # type: ignore[assignment]
+    return replay
+
+
+def serve_replay(port: int) -> int:
+    """Run the service on this port with `replayed` computation; its exit status."""
     os.environ |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
     os.environ |= {"BMAML_DEVICE": "cpu", "BMAML_ENGINE": "process"}
-    return service.__main__.main([])
+    with patch("service.engine.worker.compute", replayed(compute)):  # workers are forks and inherit it
+        return service.__main__.main([])
 
 
 def main() -> None:
     """Serve until stopped."""
     kind, port = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
-    if kind == "hollow":
-        sys.exit(hollow(port))
+    if kind == "replay":
+        sys.exit(serve_replay(port))
     if kind == "litserve":
-        from benchmarks.serving import litserve_server  # optional: only this peer needs litserve
+        from benchmarks.serving import litserve_server  # here, because no other server needs litserve
 
         litserve_server.serve(port)
         return

@@ -1,119 +1,101 @@
-"""Requests a second and latency through HTTP: the service beside the ceiling of its stack and two other ways.
+"""Answers per second and latency over HTTP: the service beside the ceiling of its stack and two alternatives.
 
     python -m benchmarks.serving.throughput [--seconds 5] [--page docs/performance.md]
 
-Four servers, one after the other, each alone on loopback with the same bodies (see `servers.py`): echo,
-ours, a loop in a FastAPI handler, LitServe. Closed loop with 1, 8 and 64 clients; then ours in an open loop
-with Poisson arrivals at parts of the capacity that the closed loop found. The load generator runs on the
-same machine and takes its share of it. Settings of the environment (BMAML_…) are ours.
+The servers (see `servers.py`) run one after the other, alone on the loopback interface, and get the same
+bodies in a closed loop of 1, 8 and 64 clients. Ours then runs in an open loop: Poisson arrivals at parts of
+the capacity that the closed loop found. The load generator takes its share of the same machine. Settings of
+the environment (BMAML_…) apply to all servers.
 """
 
-import argparse
-import json
-import os
-import platform
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
 
-from benchmarks import pages
-from benchmarks.serving.load_generator import Measured, closed_loop, open_loop, post
+from benchmarks import command_line, pages
+from benchmarks.processes import ROOT, free_port, running, service
+from benchmarks.serving.load_generator import LoadResult, closed_loop, open_loop
+from benchmarks.serving.workload import MODELS, bodies, mixed_requests, requests
 
-MODELS = ("sinusoid", "learning-curves")
+OURS = "ours"
 CLIENTS = (1, 8, 64)
 LOADS = (0.3, 0.7, 0.95, 1.5, 2.0)
-ROOT = Path(__file__).parents[2]
+"""Arrival rates of the open loop, as parts of the capacity."""
+BATCH_COUNTERS = ("bmaml_batch_tasks_sum", "bmaml_batch_tasks_count")
+DEADLINE_MS = 1000
+"""Time in the queue that a request of the open loop may take."""
 
 
-def bodies(model: str, count: int, ragged: bool = False) -> list[bytes]:
-    """Ten points of a sine curve and fifty questions; five anchors of a learning curve and ten.
+@dataclass(frozen=True)
+class Server:
+    """Where a server listens, and its process."""
 
-    Ragged ones have 1 to 20 points and 1 to 80 questions.
-    """
-    rng, found = np.random.default_rng(0), []
-    for _ in range(count):
-        shown, asked = (10, 50) if model == "sinusoid" else (5, 10)
-        if ragged:
-            shown, asked = int(rng.integers(1, 21)), int(rng.integers(1, 81))
-        if model == "sinusoid":
-            x, query = rng.uniform(-5, 5, (shown, 1)), rng.uniform(-5, 5, (asked, 1))
-            y = rng.uniform(0.1, 5) * np.sin(rng.uniform(0.5, 2) * x[:, 0] - rng.uniform(0, 2 * np.pi))
-        else:
-            x, query = 2.0 ** (4 + np.arange(shown)[:, None] / 2), 2.0 ** rng.uniform(6.5, 12, (asked, 1))
-            y = 0.9 - 0.5 * rng.uniform(0.5, 1.5) * x[:, 0] ** -0.4
-        body = {"model": model, "support": {"x": x.tolist(), "y": y.tolist()}, "query": {"x": query.tolist()}}
-        found.append(post("/adapt-predict", json.dumps(body).encode()))
-    return found
+    port: int
+    pid: int
 
 
-def shuffled(requests: list[bytes]) -> list[bytes]:
-    """In an order that mixes the models."""
-    return [requests[place] for place in np.random.default_rng(1).permutation(len(requests))]
+@dataclass(frozen=True)
+class Load:
+    """One closed loop: `clients` that ask `model`."""
+
+    model: str
+    clients: int
+
+
+CLOSED_LOOPS = [Load(model, clients) for model in MODELS for clients in CLIENTS]
 
 
 @contextmanager
-def running(kind: str) -> Iterator[int]:
-    """A server of this kind in a process of its own, ready; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.serving.servers", kind, str(port)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    if kind == "ours":
-        command = [sys.executable, "-m", "service"]
-        environment |= {name: value for name, value in os.environ.items() if name.startswith("BMAML_")}
-        environment |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-    try:
-        body = bodies("sinusoid", 1)[0].split(b"\r\n\r\n", 1)[1]
-        for _ in range(600):
-            try:
-                headers = {"content-type": "application/json"}
-                url = f"http://127.0.0.1:{port}/adapt-predict"
-                if httpx.post(url, content=body, headers=headers, timeout=30).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            if server.poll() is not None:
-                assert server.stderr is not None
-                raise SystemExit(f"{kind} did not start: {server.stderr.read().decode()[-500:]}")
-            time.sleep(0.1)
-        else:
-            raise SystemExit(f"{kind} was not ready within a minute")
-        yield port
-    finally:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        with suppress(ProcessLookupError):  # workers of workers, too
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+def serving(kind: str, checkout: Path = ROOT) -> Iterator[Server]:
+    """A server that has answered a request: `ours`, the service of `checkout`, or one of `servers.py`."""
+    port = free_port()
+
+    def ready() -> httpx.Response:
+        url, headers = f"http://127.0.0.1:{port}/adapt-predict", {"content-type": "application/json"}
+        return httpx.post(url, content=bodies("sinusoid", 1)[0], headers=headers, timeout=30)
+
+    if kind == OURS:
+        server = service(port, checkout, ready, LOG_LEVEL="warning")
+    else:
+        server = running([sys.executable, "-m", "benchmarks.serving.servers", kind, str(port)], ready)
+    with server as process:
+        yield Server(port, process.pid)
 
 
 def counters(port: int) -> dict[str, float]:
-    """Prometheus' numbers of the service."""
+    """The service's Prometheus samples by name and labels."""
     text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in lines}
 
 
-def on_ragged_rows(port: int, seconds: float) -> str:
-    """What tasks of all sizes do to the batches, in a sentence."""
-    requests = shuffled([each for model in MODELS for each in bodies(model, 200, ragged=True)])
+def closed_loops(kind: str, port: int, seconds: float) -> tuple[dict[Load, LoadResult], list[str]]:
+    """Every closed loop, and of ours the rows of a table of mean batch sizes."""
+    results, batches = {}, []
+    for load in CLOSED_LOOPS:
+        closed_loop(port, requests(load.model), load.clients, seconds / 5)
+        before = counters(port) if kind == OURS else {}
+        results[load] = closed_loop(port, requests(load.model), load.clients, seconds)
+        print(row(kind, load.clients, results[load]), flush=True)
+        if kind == OURS:
+            after = counters(port)
+            tasks, count = (after[name] - before[name] for name in BATCH_COUNTERS)
+            batches.append(f"| {load.model} | {load.clients} | {tasks / count:.1f} |")
+    return results, batches
+
+
+def ragged_load(port: int, seconds: float) -> str:
+    """A sentence on tasks of all sizes: answers per second, and the share of padding in the batches."""
     before = counters(port)
-    rate = closed_loop(port, requests, 64, seconds).rate
+    rate = closed_loop(port, mixed_requests(200, ragged=True), 64, seconds).rate
     after = counters(port)
     real, padding = (
-        after[f'bmaml_rows_total{{kind="{each}"}}'] - before[f'bmaml_rows_total{{kind="{each}"}}']
-        for each in ("real", "padding")
+        after[f'bmaml_rows_total{{kind="{kind}"}}'] - before[f'bmaml_rows_total{{kind="{kind}"}}']
+        for kind in ("real", "padding")
     )
     return (
         f"Both models mixed, 1 to 20 support and 1 to 80 query rows, 64 clients: {rate:.0f} answers a "
@@ -121,53 +103,45 @@ def on_ragged_rows(port: int, seconds: float) -> str:
     )
 
 
-def row(name: str, clients: object, measured: Measured, more: str = "") -> str:
+def open_loops(port: int, seconds: float) -> list[str]:
+    """A table of the open loop at every one of `LOADS`."""
+    capacity = closed_loop(port, mixed_requests(100), 64, seconds).rate
+    limited = mixed_requests(100, deadline_ms=DEADLINE_MS)
+    lines = [
+        f"Open loop, both models mixed, a deadline of a second in the queue; capacity {capacity:.0f} a "
+        "second.",
+        "",
+        "| load | arrivals a second | good answers a second | p50, ms | p99, ms | other answers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for part in LOADS:
+        result = open_loop(port, limited, part * capacity, 2 * seconds)
+        lines.append(row(f"{100 * part:.0f} %", f"{part * capacity:.0f}", result))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def row(name: str, clients: object, result: LoadResult, more: str = "") -> str:
     """One line of a table."""
-    others = {status: n for status, n in measured.statuses.items() if status != 200}
-    said = ", ".join(f"{n} × {status}" for status, n in sorted(others.items())) or "none"
-    times = f"{measured.median:.1f} | {measured.quantile(0.99):.1f}"
-    return f"| {name} | {clients} | {measured.rate:.0f} | {times} | {said} |{more}"
+    others = {status: n for status, n in result.statuses.items() if status != 200}
+    listed = ", ".join(f"{n} × {status}" for status, n in sorted(others.items())) or "none"
+    times = f"{result.median:.1f} | {result.quantile(0.99):.1f}"
+    return f"| {name} | {clients} | {result.rate:.0f} | {times} | {listed} |{more}"
 
 
-def main() -> None:
-    """Print the tables; write them into a page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--servers", default="echo,ours,loop,litserve")
-    parser.add_argument("--page", type=Path, help="docs/performance.md; else nothing is written")
-    parser.add_argument("--machine", default=platform.machine())
-    options = parser.parse_args()
-    lines = [f"Measured on {options.machine}, load generator included.", ""]
-    closed: dict[tuple[str, str, int], Measured] = {}
-    opened: list[str] = []
-    waste: list[str] = []
-    for kind in options.servers.split(","):
-        with running(kind) as port:
-            for model in MODELS:
-                requests = bodies(model, 200)
-                for clients in CLIENTS:
-                    closed_loop(port, requests, clients, options.seconds / 5)
-                    before = counters(port) if kind == "ours" else {}
-                    closed[kind, model, clients] = closed_loop(port, requests, clients, options.seconds)
-                    print(row(kind, clients, closed[kind, model, clients]), flush=True)
-                    if kind == "ours":
-                        after = counters(port)
-                        grown = {name: after[name] - before[name] for name in before}
-                        tasks = grown["bmaml_batch_tasks_sum"] / grown["bmaml_batch_tasks_count"]
-                        waste.append(f"| {model} | {clients} | {tasks:.1f} |")
-            if kind == "ours":
-                padded = on_ragged_rows(port, options.seconds)
-                print(padded, flush=True)
-                mixed = shuffled([each for model in MODELS for each in bodies(model, 100)])
-                capacity = closed_loop(port, mixed, 64, options.seconds).rate
-                limited = [each.replace(b'"model"', b'"deadline_ms": 1000, "model"') for each in mixed]
-                limited = [post("/adapt-predict", each.split(b"\r\n\r\n", 1)[1]) for each in limited]
-                for part in LOADS:
-                    measured = open_loop(port, limited, part * capacity, 2 * options.seconds)
-                    opened.append(row(f"{100 * part:.0f} %", f"{part * capacity:.0f}", measured))
-                    print(opened[-1], flush=True)
+def comparison(kinds: Sequence[str], seconds: float) -> list[str]:
+    """The tables of the page."""
+    results: dict[str, dict[Load, LoadResult]] = {}
+    of_ours: list[str] = []
+    for kind in kinds:
+        with serving(kind) as server:
+            results[kind], batches = closed_loops(kind, server.port, seconds)
+            if kind == OURS:
+                ragged = ragged_load(server.port, seconds)
+                print(ragged, flush=True)
+                of_ours = ["| model | clients | mean batch of ours |", "|---|---|---|", *batches, "", ragged]
+                of_ours += ["", *open_loops(server.port, seconds)]
+    lines = []
     for model in MODELS:
         lines += [
             f"#### {model}",
@@ -175,23 +149,26 @@ def main() -> None:
             "| server | clients | answers a second | p50, ms | p99, ms | other answers | times ours |",
             "|---|---|---|---|---|---|---|",
         ]
-        for clients in CLIENTS:
-            for kind in options.servers.split(","):
-                measured = closed[kind, model, clients]
-                ratio = measured.rate / closed["ours", model, clients].rate
-                lines.append(row(kind, clients, measured, f" {ratio:.2f} |"))
+        for load in (load for load in CLOSED_LOOPS if load.model == model):
+            for kind in kinds:
+                ratio = results[kind][load].rate / results[OURS][load].rate
+                lines.append(row(kind, load.clients, results[kind][load], f" {ratio:.2f} |"))
         lines.append("")
-    lines += ["| model | clients | mean batch of ours |", "|---|---|---|", *waste, ""]
-    lines += [
-        padded,
-        "",
-        f"Open loop, both models mixed, a deadline of a second in the queue; capacity {capacity:.0f} a "
-        "second.",
-        "",
-        "| load | arrivals a second | good answers a second | p50, ms | p99, ms | other answers |",
-        "|---|---|---|---|---|---|",
-        *opened,
-    ]
+    return [*lines, *of_ours]
+
+
+def main() -> None:
+    """Print the tables; write them into a page."""
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=5, help="of every closed loop")
+    arguments.add_argument("--servers", default="echo,ours,loop,litserve", help="ours must be among them")
+    command_line.add_page(arguments)
+    options = arguments.parse_args()
+    kinds = options.servers.split(",")
+    if OURS not in kinds:
+        arguments.error("--servers without ours: there is nothing to compare with")
+    lines = comparison(kinds, options.seconds)
+    lines = [f"Measured on {options.machine}, load generator included.", "", *lines]
     print("\n".join(lines))
     if options.page:
         pages.write(options.page, lines, "serving")
