@@ -287,7 +287,7 @@ def main() -> None:
             lines += table(arena, found)
             print("\n".join(table(arena, found)), flush=True)
     if options.page:
-        pages.write(options.page, lines)
+        pages.write(options.page, lines, "labelling")
         draw(arenas, options.page.parent / "active-learning.png")
 
 

@@ -230,7 +230,10 @@ def main() -> None:
     rows.append(
         row("nearest neighbour in pixels", scores(Contender(NearestPicture(), {}), pixels.float() / 255))
     )
-    heads = " | ".join(f"{ways}-way {shots}-shot, % | error of calibration, %" for ways, shots in SETTINGS)
+    heads = " | ".join(
+        f"{each}, % | {each}: calibration error, %"
+        for each in (f"{ways}-way {shots}-shot" for ways, shots in SETTINGS)
+    )
     lines = [
         f"Measured on {options.machine}, one thread: {options.episodes} tasks of {len(bank)} test classes, "
         f"± half a 95 % interval; heads with {options.meta_steps} meta-steps.",
@@ -246,7 +249,7 @@ def main() -> None:
     if options.foreign:
         strangers = foreign_pictures(model, options.foreign, model.embedding.size)
         auroc = foreign_auroc(model, (features, bank), strangers)
-        lines.append(f"| test classes and the pictures of `{options.foreign.name}` | {auroc:.3f} |")
+        lines.append(f"| test classes and the images of `{options.foreign.name}` | {auroc:.3f} |")
     lines.append(f"| test classes and random noise | {foreign_auroc(model, (features, bank), noisy):.3f} |")
     if options.url:
         some = images.pictures.pixels[images.pictures.roles[images.pictures.owners] == "test"][:100]

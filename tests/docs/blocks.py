@@ -5,13 +5,14 @@ A fenced block of `bash` or `python` is run. An HTML comment on the line before 
 * `<!-- not run: REASON -->`: it cannot be run here, for one of `REASONS`;
 * `<!-- runs until the end -->`: it serves, and is stopped after the page's last block;
 * `<!-- output -->` and `<!-- output, in part -->`, before a block of `text` or `json`: what the block before
-  it prints.
+  it prints; `<!-- output, in part, to the digit -->`, before one of `json`: with these very numbers.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ def blocks(page: Path) -> list[Block]:
 def check_output(shown: Block, printed: str) -> None:
     """The output has the shape that the page shows.
 
-    JSON: the same names, types and lengths of lists; in part: those that are shown. Text: the same lines
-    but for numbers and space; `…` stands for anything.
+    JSON: the same names, types and lengths of lists; in part: those that are shown; to the digit: numbers
+    that round to the ones shown. Text: the same lines but for numbers and space; `…` stands for anything.
     """
-    part = shown.note.endswith("in part")
+    part = "in part" in shown.note
     if shown.kind == "json":
-        _check_json(json.loads(shown.text), json.loads(printed), part, "")
+        there = json.loads(shown.text, parse_float=Decimal)
+        _check_json(there, json.loads(printed, parse_float=Decimal), part, "to the digit" in shown.note, "")
         return
     for line in shown.text.splitlines():
         form = "".join(map(re.escape, NUMBER.sub("#", line))).replace("…", ".*")
@@ -91,19 +93,21 @@ def check_output(shown: Block, printed: str) -> None:
         assert len(shown.text.splitlines()) == len(printed.splitlines()), printed
 
 
-def _check_json(shown: Any, got: Any, part: bool, path: str) -> None:
+def _check_json(shown: Any, got: Any, part: bool, exact: bool, path: str) -> None:
     if isinstance(shown, dict):
         assert isinstance(got, dict), path
         assert set(shown) <= set(got) if part else set(shown) == set(got), f"{path}: {sorted(got)}"
         for key, value in shown.items():
-            _check_json(value, got[key], part, f"{path}/{key}")
+            _check_json(value, got[key], part, exact, f"{path}/{key}")
     elif isinstance(shown, list):
         assert isinstance(got, list), path
         assert len(shown) == len(got), f"{path}: {got}"
         for place, value in enumerate(shown):
-            _check_json(value, got[place], part, f"{path}/{place}")
+            _check_json(value, got[place], part, exact, f"{path}/{place}")
     elif isinstance(shown, bool | str) or shown is None:
         assert type(shown) is type(got), f"{path}: {got}"
     else:
-        assert isinstance(got, int | float), f"{path}: {got}"
+        assert isinstance(got, int | Decimal), f"{path}: {got}"
         assert not isinstance(got, bool), f"{path}: {got}"
+        if exact:
+            assert Decimal(got).quantize(Decimal(shown)) == shown, f"{path}: {got} where {shown} is shown"
