@@ -26,7 +26,7 @@ FIGURE = re.compile(rf"(?P<figure>{NUMBER.pattern}){KEY.pattern}")
 CELL = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 UNREAD = re.compile(
     r"^(?P<fence> *```).*?^(?P=fence)$"  # blocks of code
-    r"|(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+"  # and those that are indented
+    r"|(?<=\n\n)(?: {4}[^\n]*\n|\n(?= {4}))+"  # and those that are indented
     r"|`[^`]*`"  # code in a line
     r"|(?<=\])\([^)\s]*\)"  # targets of links
     r"|<!--.*?-->",  # comments

@@ -20,36 +20,9 @@ from tests.docs.figures import (
     unaccounted,
     value,
 )
+from tests.docs.unmeasured import UNMEASURED
 
 MANUAL = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
-UNMEASURED: dict[str, tuple[str, ...]] = {
-    "README.md": (
-        "Python 3.11",
-        "accuracy at 16 to 64 training rows",
-        "is 0.7988, 0.8341 and 0.8524.",
-        "64 clients",
-        "learn2learn",
-        "NeurIPS 2018",
-    ),
-    "comparison.md": (
-        "at most 1,000 |",
-        "at most 1,000,000]",
-        "at most 200]",
-        "up to 5,000 rows",
-        "[60 of each a minute",
-        "64 clients",
-        "learn2learn",
-    ),
-    "when-not.md": (
-        "1,000 rows",
-        "200 features",
-        "in 90 % |",
-        "90 % interval holds",
-        "79 trees",
-    ),
-}
-"""Pages on which every number either has a key or lies in one of these phrases, which nobody measured."""
-
 SMALL = seal("""\
 <!-- measured: speed: begin -->
 
