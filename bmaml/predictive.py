@@ -1,7 +1,7 @@
 """What is believed about a query: a weighted mixture of the particles' Gaussian predictions."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -188,6 +188,13 @@ class Predictive:
             log_weights=self.log_weights,
             factor=factor,
         )
+
+    def with_noise_at_most(self, ceiling: Float[Tensor, " output"]) -> "Predictive":
+        """The same belief with each component's noise variance capped, output by output.
+
+        A component whose noise is as good as infinite says nothing that a caller could use.
+        """
+        return replace(self, noise=torch.minimum(self.noise, ceiling.to(self.noise)))
 
     def at_rows(self, rows: Int[Tensor, "task chosen"]) -> "Predictive":
         """The belief about some rows, other ones in each task."""

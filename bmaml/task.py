@@ -50,6 +50,12 @@ class Examples:
         return cls(x, y, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     @classmethod
+    def empty(cls, inputs: int, outputs: int, like: Tensor) -> "Examples":
+        """One task without rows, in the precision and on the device of `like`."""
+        x, y = like.new_zeros(1, 0, inputs), like.new_zeros(1, 0, outputs)
+        return cls.full(x, y)
+
+    @classmethod
     def padded(cls, rows: Sequence[tuple[Tensor, Tensor]]) -> "Examples":
         """Ragged tasks, each x `[row, input]` and y `[row, output]`, padded with zeros to the longest.
 

@@ -99,20 +99,16 @@ def restored(columns: Sequence[Column], values: Array) -> Array:
     return result
 
 
-FAR = 0.25
-"""How far outside the training range, in widths of it, a row counts as far away."""
-
-
-def ends_of(columns: Sequence[Column]) -> Array:
-    """What training saw: lower and upper, `[2, column]`."""
+def range_of(columns: Sequence[Column]) -> Array:
+    """The training range: `lower` and `upper` of each column, `[2, column]`."""
     return np.array([[column.lower for column in columns], [column.upper for column in columns]])
 
 
-def outside(columns: Sequence[Column], values: Array) -> Array:
-    """How far each row lies outside what training saw, in widths of it; 0 inside, the largest column counts.
+def distance_outside(columns: Sequence[Column], values: Array) -> Array:
+    """Distance of each row `[row, column]` from the training range, in widths of it; 0 inside.
 
-    The width is measured on the column's own scale, so that one doubling counts alike everywhere on
-    a log2 column.
+    The column that lies farthest outside counts. Widths are measured on the column's own scale, so that
+    one doubling counts alike everywhere on a log2 column.
     """
     distance = np.zeros(len(values))
     for index, column in enumerate(columns):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmaml import extrapolation
 from bmaml.categorical import Categorical
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
@@ -16,16 +17,10 @@ from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
-from model_store.columns import FAR, Array, ends_of, standardised
+from model_store.columns import Array, range_of, standardised
 from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
-
-ROUNDING = 1e-6
-"""Widths of the training range within which a row at its very end is inside: single precision's error."""
-
-
-WORK_OF_A_PICTURE = 1000
 
 
 class CorruptModel(BmamlError):
@@ -117,11 +112,6 @@ class Model:
             self, learner=learner_from(self.manifest.learner, {**self.manifest.settings, "seed": seed})
         )
 
-    def work_per_row(self, steps: int) -> int:
-        """What a row of a request costs: particles × (steps + 1), and a thousand for a picture."""
-        picture = 0 if self.embedding is None else WORK_OF_A_PICTURE
-        return self.learner.particles * (steps + 1) + picture
-
     def embedded(self, x: Tensor) -> Tensor:
         """What the learner sees of rows x `[task, row, input]`: features of pictures, else x itself."""
         return x if self.embedding is None else self.embedding(self.learned, x)
@@ -144,72 +134,61 @@ class Model:
         assert isinstance(belief, Categorical)
         return belief
 
-    def predict(self, posterior: Any, x: Tensor, joint: bool = False, look: bool = True) -> Predictive:
+    def predict(self, posterior: Any, x: Tensor, joint: bool = False, skip_inside: bool = True) -> Predictive:
         """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
 
-        There the support set says less and less, and so does the network: with d the distance in
-        widths of the range (`columns.outside`), the answer returns to the prior by a share of
-        1 − exp(−½ (d / FAR)²), which is 39 % where a row counts as far away and all of it soon after.
-
-        A label is never said to be noisier than labels differ: where a particle has learned to pass over
-        some rows, its noise there is as good as infinite, which tells nobody anything.
+        There the answer returns to the prior (`bmaml.extrapolation`). The variance of noise is capped at
+        the square of the range of the labels in training.
 
         Args:
             joint: also carry what covariances between rows need.
-            look: whether all rows lie inside, where nothing is left to do; on a GPU a look waits for it.
+            skip_inside: leave the prior out of it where all rows lie inside; finding out is a host
+                synchronisation.
         """
         belief = self._believed(posterior, x, joint)
-        low, high = self._range.to(x).unbind(0)
-        if look and bool(((x >= low) & (x <= high)).all()):
+        trained = self._standardised_range.to(x)
+        if skip_inside and extrapolation.all_inside(x, trained):
             return belief
-        return belief.towards(self.prior(x), self._unknown(x), joint)
+        return belief.towards(self.prior(x), extrapolation.prior_share(x, trained), joint)
 
     def prior(self, x: Tensor) -> Predictive:
         """The belief about rows x `[task, row, input]` before any label."""
-        return self._believed(self._unconditioned, x)
+        return self._believed(self._prior_posterior, x)
 
     def _believed(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
         belief = self.learner.predict(posterior, x, joint)
         assert isinstance(belief, Predictive)
-        return replace(belief, noise=torch.minimum(belief.noise, self._noisiest.to(belief.noise)))
+        return belief.with_noise_at_most(self._max_noise)
 
     @cached_property
-    def _noisiest(self) -> Tensor:
-        """The square of the range of labels in training, standardised: `[output]`."""
-        low, high = torch.from_numpy(standardised(self.manifest.outputs, self.output_ends)).unbind(0)
+    def _max_noise(self) -> Tensor:
+        """The square of the range of labels in training, standardised: `[output]`; ∞ where it is empty."""
+        low, high = torch.from_numpy(standardised(self.manifest.outputs, self.output_range)).unbind(0)
         return (high - low).square().masked_fill(high <= low, torch.inf).to(self.device)
 
     @cached_property
-    def _unconditioned(self) -> Posterior:
-        """What adapting to no rows gives, for one task."""
+    def _prior_posterior(self) -> Posterior:
+        """The posterior given no rows, of one task."""
         network, initial = self.learner.network, self.learned["initial"]
-        x, y = initial.new_zeros(1, 0, network.inputs), initial.new_zeros(1, 0, network.outputs)
-        nothing = Examples(x, y, torch.zeros(1, 0, dtype=torch.bool, device=initial.device))
+        nothing = Examples.empty(network.inputs, network.outputs, like=initial)
         with torch.no_grad():
             posterior: Posterior = self.learner.adapt(self.learned, nothing, 0)
         return posterior
 
-    def _unknown(self, x: Tensor) -> Tensor:
-        """The prior's share at each row, `[task, row]`."""
-        low, high = self._range.to(x).unbind(0)
-        distance = (torch.maximum(low - x, x - high) / (high - low)).amax(-1)
-        distance = torch.where(distance > ROUNDING, distance, 0.0)
-        return -torch.expm1(-0.5 * (distance / FAR).square())
+    @cached_property
+    def input_range(self) -> Array:
+        """Lowest and highest value of each input in training, in the caller's units, `[2, input]`."""
+        return range_of(self.manifest.inputs)
 
     @cached_property
-    def input_ends(self) -> Array:
-        """What training saw of each input: lower and upper, in the caller's units, `[2, input]`."""
-        return ends_of(self.manifest.inputs)
-
-    @cached_property
-    def output_ends(self) -> Array:
+    def output_range(self) -> Array:
         """The same of each output, `[2, output]`."""
-        return ends_of(self.manifest.outputs)
+        return range_of(self.manifest.outputs)
 
     @cached_property
-    def _range(self) -> Tensor:
-        """What training saw, standardised: lower and upper, `[2, input]`."""
-        return torch.from_numpy(standardised(self.manifest.inputs, self.input_ends)).to(self.device)
+    def _standardised_range(self) -> Tensor:
+        """`input_range` as the network sees it, on the model's device."""
+        return torch.from_numpy(standardised(self.manifest.inputs, self.input_range)).to(self.device)
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
         """A prediction with the outputs' standardisation undone."""

@@ -18,6 +18,16 @@ Stratum = tuple[str, bool, int]
 """Jobs of one model and stratum take about as long for a unit of work (see `Job.stratum`)."""
 
 
+IMAGE_WORK = 1000
+"""Work of embedding one image, in the unit of `work_per_row`."""
+
+
+def work_per_row(model: Model, steps: int) -> int:
+    """The work of one row of a request: particles × (steps + 1), and `IMAGE_WORK` for an image."""
+    image = 0 if model.embedding is None else IMAGE_WORK
+    return model.learner.particles * (steps + 1) + image
+
+
 @dataclass(frozen=True)
 class PredictionSpec:
     """A prediction of every query row.
@@ -146,8 +156,8 @@ class Job:
 
     @cached_property
     def per_row(self) -> int:
-        """What a row costs: particles × (steps + 1), and a thousand more for a picture."""
-        return self.model.work_per_row(0 if self.known else self.steps)
+        """The work of one row."""
+        return work_per_row(self.model, 0 if self.known else self.steps)
 
     @cached_property
     def cost(self) -> int:

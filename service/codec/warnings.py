@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmaml.extrapolation import FAR_DISTANCE
 from model_store import Column, Model
-from model_store.columns import FAR, outside
+from model_store.columns import distance_outside
 from service.codec.support_set import SupportSet
 
 SHOWN = 8
@@ -24,8 +25,8 @@ def warnings_of(model: Model, shown: SupportSet, asked: Mapping[str, NDArray[Any
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
     if model.manifest.inputs:
-        inputs = model.manifest.inputs, model.input_ends
-        outputs = model.manifest.outputs, model.output_ends
+        inputs = model.manifest.inputs, model.input_range
+        outputs = model.manifest.outputs, model.output_range
         for what, rows in asked.items():
             if far := _far(*inputs, rows, f"{what} rows"):
                 warnings.append(f"{far}; there the answer returns to the model's prior")
@@ -49,6 +50,6 @@ def on_the_fit(support_nll: tuple[float, float] | None) -> list[str]:
 def _far(columns: Sequence[Column], ends: NDArray[Any], values: NDArray[Any], what: str) -> str:
     if bool(((values >= ends[0]) & (values <= ends[1])).all()):
         return ""
-    far = int(np.count_nonzero(outside(columns, values) > FAR))
+    far = int(np.count_nonzero(distance_outside(columns, values) > FAR_DISTANCE))
     spans = ", ".join(f"{each.name} in [{each.lower:g}, {each.upper:g}]" for each in columns[:SHOWN])
     return f"{far} of {len(values)} {what} are far from what training saw ({spans})" if far else ""

@@ -95,14 +95,14 @@ def believe(
         joint: the belief also carries what covariances between rows need.
         rounds: of the search for quantiles; then nothing depends on the numbers (no host synchronisation).
     """
-    look = rounds is None
+    skip_inside = rounds is None
     if support is None:
         nll_after = query_x.new_zeros(len(query_x))
-        belief = model.predict(posterior, query_x, joint, look)
+        belief = model.predict(posterior, query_x, joint, skip_inside)
     else:
         # The support rows are predicted beside the query rows: one pass also scores their labels.
         shown = support.x.shape[1]
-        belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, look)
+        belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, skip_inside)
         nll_after = _nll(model, belief.part(slice(None), slice(shown)), support)
         belief = belief.part(slice(None), slice(shown, None))
     belief = model.in_callers_units(belief)

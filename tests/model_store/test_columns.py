@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model_store import Column, OutsideDomain
-from model_store.columns import outside, restored, standardised
+from model_store.columns import distance_outside, restored, standardised
 
 
 def test_a_fitted_column_has_mean_zero_and_unit_variance_on_its_own_scale():
@@ -38,6 +38,6 @@ def test_constant_columns_are_refused():
 def test_distance_is_measured_on_the_column_s_scale_and_the_farthest_column_counts():
     size = Column(name="s", transform="log2", lower=16, upper=256)  # four doublings wide
     rows = np.array([[8.0], [16.0], [100.0], [256.0], [1024.0]])
-    assert outside([size], rows) == pytest.approx([0.25, 0, 0, 0, 0.5])
+    assert distance_outside([size], rows) == pytest.approx([0.25, 0, 0, 0, 0.5])
     both = [size, Column(name="t", lower=0, upper=10)]
-    assert outside(both, np.array([[8.0, 15.0], [8.0, 5.0]])) == pytest.approx([0.5, 0.25])
+    assert distance_outside(both, np.array([[8.0, 15.0], [8.0, 5.0]])) == pytest.approx([0.5, 0.25])

@@ -22,7 +22,7 @@ from service.compute.device import DeviceFailed
 from service.engine.queue import Queue
 from service.engine.worker import Worker
 from service.engine.worker_pool import HALVINGS, LEAST, MUCH, WorkerPool, shared_out
-from service.job import PostedSupport
+from service.job import PostedSupport, work_per_row
 from service.ops.cpus import cores
 from service.settings import Settings
 from tests.faults.conftest import BODY, serving
@@ -107,7 +107,7 @@ def test_few_tasks_stay_together(worker_pool, jobs):
 
 
 def test_few_large_tasks_go_to_a_process_each(model):
-    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    rows = MUCH // work_per_row(model, model.learner.steps) + 1
     assert shared_out([job(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
     assert shared_out([job(model, 0, 2 * rows)], 8) == [[0]]
     sizes = [10, *[100 * rows] * 7]  # a small one beside them leaves none of the processes idle
@@ -123,7 +123,7 @@ def test_a_batch_holds_as_much_for_each_process_or_a_larger_task(model, processe
             queue.add(job(model, 0, rows, seed))
         return [waiting.job for waiting in queue.next_batch()]
 
-    rows = MUCH // model.work_per_row(model.learner.steps) + 1
+    rows = MUCH // work_per_row(model, model.learner.steps) + 1
     jobs = asyncio.run(batch_of(40, rows, 4 * job(model, 0, rows).cost))
     assert len(jobs) == 4 * processes
     assert max(map(len, shared_out(jobs, processes))) == 4
