@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from pydantic_core import ErrorDetails
@@ -13,7 +13,40 @@ MAX_ERRORS, MAX_DETAIL, MAX_POINTER = 20, 300, 200
 """Entries of `errors`; characters of their details and pointers (a reply's own detail has twice as many)."""
 
 
-KINDS: dict[str, tuple[int, str]] = {
+Kind = Literal[
+    "not-json",
+    "not-safetensors",
+    "bad-encoding",
+    "bad-http",
+    "unauthorized",
+    "origin-not-allowed",
+    "no-such-route",
+    "unknown-model",
+    "unknown-posterior",
+    "method-not-allowed",
+    "not-acceptable",
+    "too-slow",
+    "other-model",
+    "other-settings",
+    "posterior-gone",
+    "body-too-large",
+    "picture-too-large",
+    "posterior-too-large",
+    "task-too-large",
+    "unsupported-media-type",
+    "invalid-request",
+    "diverged",
+    "queue-full",
+    "rate-limited",
+    "too-many-connections",
+    "headers-too-large",
+    "internal",
+    "not-ready",
+    "engine-failed",
+    "expired",
+    "http-error",
+]
+KINDS: dict[Kind, tuple[int, str]] = {
     "not-json": (400, "The body is not JSON."),
     "not-safetensors": (400, "The body is not in the safetensors format."),
     "bad-encoding": (400, "The body is not what its Content-Encoding says."),
@@ -66,7 +99,7 @@ class FieldError(BaseModel):
 class RequestError(BmamlError):
     """A request that cannot be answered: one of `KINDS`, and what to say about it."""
 
-    kind: str
+    kind: Kind
     detail: str
     errors: Sequence[FieldError] = ()
     retry_after_s: int | None = None

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from bmaml.errors import BmamlError
 from service.errors import RequestError
+
+log = logging.getLogger("service.keys")
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -89,6 +92,33 @@ def read_keys(listed: str, file: Path | None) -> Keys:
     if not more.owners:
         raise BadKeys(f"{file} holds no key: take it out of the settings to let everybody ask")
     return Keys(keys.owners + more.owners)
+
+
+class KeyRing:
+    """The keys of the settings, read again while the service runs.
+
+    Raises:
+        BadKeys: as `read_keys`.
+    """
+
+    def __init__(self, listed: str, file: Path | None) -> None:
+        self._listed, self._file = listed, file
+        self._keys = read_keys(listed, file)
+
+    def caller(self, authorization: str) -> str:
+        """As `Keys.caller`, with the keys as they were last read."""
+        return self._keys.caller(authorization)
+
+    def refresh(self) -> None:
+        """Read the keys again; where they cannot be read, they stay as they were."""
+        try:
+            keys = read_keys(self._listed, self._file)
+        except BadKeys as error:
+            log.error("the keys stay as they were: %s", error)
+            return
+        if keys != self._keys:
+            self._keys = keys
+            log.info("%d keys", len(keys.owners))
 
 
 @dataclass

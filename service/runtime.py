@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,14 +15,15 @@ from service.codec.decode import Decoder
 from service.codec.images import DecodingThreads
 from service.compute.batch import answer_batch, compute
 from service.compute.cuda_graphs import Graphs
-from service.compute.device import DeviceFailed, check, device_for
+from service.compute.device import check, device_for
 from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.engine.worker_pool import WorkerPool
 from service.errors import RequestError
+from service.housekeeping import Housekeeping
 from service.job import Job
-from service.keys import BadKeys, RateLimit, read_keys
+from service.keys import KeyRing, RateLimit
 from service.ops.cpus import cores
 from service.ops.memory import FreedMemory, give_back
 from service.ops.metrics import Metrics
@@ -68,21 +68,18 @@ class Runtime:
             self._check,
             partial(compute, graphs=graphs) if worker_pool is None else worker_pool.answer,
         )
-        self._slacks = [FreedMemory(os.getpid(), give_back)]
-        answer: Callable[[list[Job]], object] = answer_batch
-        if graphs is not None:
-            answer = partial(answer_batch, graphs=graphs)
+        warm: Callable[[list[Job]], object] = partial(answer_batch, graphs=graphs)
+        freed = [FreedMemory(os.getpid(), give_back)]
         if worker_pool is not None:
             self.metrics.watch_workers([worker.pid for worker in worker_pool.workers])
-            self._slacks += [FreedMemory(worker.pid, worker.give_back) for worker in worker_pool.workers]
-            answer = partial(worker_pool.answer_each, threads=threads)
-        self.registry = Registry(settings, self.posteriors, self.metrics, answer)
-        self.keys = read_keys(settings.keys.get_secret_value(), settings.keys_file)
+            freed += [FreedMemory(worker.pid, worker.give_back) for worker in worker_pool.workers]
+            warm = partial(worker_pool.answer_each, threads=threads)
+        self.registry = Registry(settings, self.posteriors, self.metrics, warm)
+        self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
+        self.housekeeping = Housekeeping(settings.reload_s, self.posteriors, self.registry, self.keys, freed)
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
         self.tracing = tracing()
         self.draining = False
-        self._watcher: threading.Thread | None = None
-        self._stopping = threading.Event()
         self._loaded = False
         self._failure: str | None = None
         self._verdict: bool | None = None  # whether it had failed, once it was stopped
@@ -113,7 +110,7 @@ class Runtime:
             return self._failure
         if self.failed:
             return "the device does not answer any more"
-        if self.draining or self._stopping.is_set():
+        if self.draining or self.housekeeping.stopping:
             return "shutting down"
         if not self._loaded:
             return "loading models"
@@ -154,10 +151,9 @@ class Runtime:
         try:
             self.registry.device = device_for(self.settings.device)
             self._check()
-            self._give_back(self.registry.refresh())
+            self.housekeeping.refresh()
             self.engine.start()
-            self._watcher = threading.Thread(target=self._watch, name="store", daemon=True)
-            self._watcher.start()
+            self.housekeeping.start()
             self._loaded = True
         except Exception as error:
             self._failure = str(error) if isinstance(error, BmamlError) else "the service could not start"
@@ -173,9 +169,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Finish what was accepted."""
-        self._stopping.set()
-        if self._watcher is not None:
-            self._watcher.join(self.settings.drain_s)
+        self.housekeeping.stop(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
         self._verdict = self.failed  # what is ended now has not failed
         if self._worker_pool is not None:
@@ -183,40 +177,6 @@ class Runtime:
         self.decoding_threads.stop()
         if self.tracing is not None:
             self.tracing.stop()
-
-    def _watch(self) -> None:
-        """Look at the store and the keys again and again; a failure to look is no reason to stop."""
-        while not self._stopping.wait(self.settings.reload_s):
-            self.posteriors.sweep()
-            # What was adapted while its version was dropped has been kept after it.
-            for sha in self.posteriors.models() - set(self.catalogue.served()):
-                self.posteriors.drop_model(sha)
-            try:
-                changed = self.registry.refresh()
-                self.registry.shelve_idle()
-                self._give_back(changed)
-            except Exception:
-                log.exception("cannot look at the store")
-            self._look_at_keys()
-
-    def _give_back(self, changed: bool) -> None:
-        """Let the processes return what they have freed: after a reload what warming up needed, too."""
-        try:
-            for slack in self._slacks:
-                slack.look(time.monotonic(), changed)
-        except DeviceFailed:
-            log.warning("the process that computes has ended, and returns no memory any more")
-
-    def _look_at_keys(self) -> None:
-        """Take the keys as they are now; where they cannot be read, they stay as they were."""
-        try:
-            keys = read_keys(self.settings.keys.get_secret_value(), self.settings.keys_file)
-        except BadKeys as error:
-            log.error("the keys stay as they were: %s", error)
-            return
-        if keys != self.keys:
-            self.keys = keys
-            log.info("%d keys", len(keys.owners))
 
     def _check(self) -> None:
         if self._worker_pool is None:

@@ -22,11 +22,11 @@ from safetensors.numpy import save
 from starlette.requests import Request
 
 from service.errors import RequestError, field_errors, invalid, invalid_at
-from service.schemas.values import UNION_TAGS, BinaryTensor
+from service.schemas.values import UNION_TAGS, BinaryTensor, DType
 
 JSON, BINARY = "application/json", "application/vnd.safetensors"
 TENSORS = ("support.x", "support.y", "query.x", "pool.x", "target.x")
-DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
+DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -16,12 +16,10 @@ from service.compute.acquisitions import CAPABILITIES
 from service.engine.posterior_cache import Entry, PosteriorCache
 from service.errors import FieldError, RequestError, invalid, invalid_at
 from service.job import Array, Job, PredictionSpec, SelectionSpec
-from service.schemas.requests import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
+from service.schemas.requests import DEFAULT_TTL_S, AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
 from service.settings import Settings
 
 Request = AdaptPredictRequest | UncertaintyRequest | PosteriorRequest
-TTL_S = 600.0
-"""How long a posterior is kept that a request with a posterior and more rows gives."""
 
 
 class Decoder:
@@ -128,7 +126,7 @@ class Decoder:
         said: Mapping[str, NDArray[Any]],
     ) -> Job:
         keep = request.keep is not None or before is not None
-        ttl = TTL_S if before is not None and request.support is not None else 0.0
+        ttl = DEFAULT_TTL_S if before is not None and request.support is not None else 0.0
         job = Job(
             model=model,
             support_x=shown.x.standardised,

@@ -19,13 +19,6 @@ from service.errors import FieldError, invalid, invalid_at
 from service.job import Array
 from service.schemas.values import BinaryTensor, EncodedImages, EncodedTensor, LabelValues, Values
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype("<f4"),
-    "float64": np.dtype("<f8"),
-    "int64": np.dtype("<i8"),
-    "uint8": np.dtype("u1"),
-}
-
 
 def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0) -> Array:
     """Numbers `[row, column]`.
@@ -119,7 +112,7 @@ def labels_of(values: LabelValues, pointer: str) -> Sequence[float | str | list[
 
 
 def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
-    dtype = DTYPES[values.dtype]
+    dtype: np.dtype[Any] = np.dtype(values.dtype).newbyteorder("<")
     if isinstance(values, BinaryTensor):
         return _shaped(values.content, dtype, values.shape, pointer)
     try:

@@ -1,22 +1,53 @@
-"""The outermost layer: every request gets an id, what leaves carries it, and is told of once."""
+"""The layers around the routes, in the order in which they act on a request."""
 
 import asyncio
 import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.engine.queue import Queue
 from service.errors import CallerLeft, RequestError
 from service.http import problems
+from service.keys import KeyRing, RateLimit
+from service.ops.metrics import Metrics
+from service.registry.registry import Registry
 from service.runtime import Runtime
+from service.schemas.requests import REQUESTS
 
 access_log = logging.getLogger("service.access")
-error_log = logging.getLogger("service.boundary")
+error_log = logging.getLogger("service.errors")
+
+
+def layers(runtime: Runtime) -> list[Middleware]:
+    """Every layer, the outermost first."""
+    settings = runtime.settings
+    origins = [each.strip() for each in settings.cors_origins.split(",") if each.strip()]
+    cors = [Middleware(Cors, origins=origins)] if origins else []
+    return [
+        Middleware(RequestContext, runtime=runtime),
+        *cors,
+        Middleware(Authentication, keys=runtime.keys, rate_limit=runtime.rate_limit),
+        Middleware(
+            LoadShedding,
+            queue=runtime.queue,
+            registry=runtime.registry,
+            metrics=runtime.metrics,
+            deadline_ms=settings.deadline_ms,
+            read_s=settings.read_s,
+        ),
+    ]
+
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 HEADERS = (
@@ -24,19 +55,19 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 )
-"""Of every reply."""
+"""Headers of every reply."""
 PRIVATE = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Of every reply that does not say otherwise: it is data, for this caller alone."""
-GONE = 499
-"""In the log and the metrics, the status of a request whose caller left before the answer."""
+"""Headers of every reply that does not set them itself: it is data, for this caller alone."""
+CALLER_LEFT = 499
+"""The status, in the log and the metrics, of a request whose caller left before the answer."""
 
 
 @dataclass
 class RequestContext:
-    """Gives every request an id, and every reply the headers that all of them carry."""
+    """The outermost layer: request id, common headers, metrics, one log line, a problem for every failure."""
 
     app: ASGIApp
     runtime: Runtime
@@ -53,44 +84,44 @@ class RequestContext:
         state["caller"] = ""
         status = 0
 
-        async def sent(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._dress(message, state, started)
+                self._add_headers(message, state, started)
             await send(message)
 
         try:
-            await self.app(scope, receive, sent)
+            await self.app(scope, receive, with_headers)
         except (CallerLeft, ClientDisconnect):
-            status = GONE
+            status = CALLER_LEFT
         except asyncio.CancelledError:
             if status or not self.runtime.draining:
                 raise
             late = RequestError("not-ready", "the service shuts down and ran out of time", retry_after_s=1)
-            await problems.response(late, state)(scope, receive, sent)
+            await problems.response(late, state)(scope, receive, with_headers)
         except RequestError as error:
-            await problems.response(error, state)(scope, receive, sent)
+            await problems.response(error, state)(scope, receive, with_headers)
         except Exception:
-            # Nothing of it may reach the caller; the log has it whole.
+            # The caller learns nothing of the cause; the log has it whole.
             error_log.exception("request %s failed", state["request_id"])
             if status:
                 raise
-            await problems.response(problems.internal(), state)(scope, receive, sent)
+            await problems.response(problems.internal(), state)(scope, receive, with_headers)
         finally:
             elapsed = time.perf_counter() - started
-            fields = self._account(scope, state, status or GONE, elapsed)
+            fields = self._account(scope, state, status or CALLER_LEFT, elapsed)
             if self.runtime.tracing is not None:
-                fields["trace_id"] = self._traced(headers, fields, began_ns, elapsed, state.get("timing", {}))
+                fields["trace_id"] = self._trace(headers, fields, began_ns, elapsed, state.get("timing", {}))
             access_log.info("request", extra={"fields": fields})
 
-    def _dress(self, message: Message, state: dict[str, Any], started: float) -> None:
-        """Add what all replies carry."""
+    def _add_headers(self, message: Message, state: dict[str, Any], started: float) -> None:
+        """Add the headers that all replies carry."""
         headers = list(message["headers"])
-        said = {name for name, _ in headers}
+        present = {name for name, _ in headers}
         elapsed = 1000 * (time.perf_counter() - started)
         timing = state.get("server_timing", f"total;dur={elapsed:.3f}")
-        headers += [each for each in (*HEADERS, *PRIVATE) if each[0] not in said]
+        headers += [each for each in (*HEADERS, *PRIVATE) if each[0] not in present]
         headers.append((b"x-request-id", state["request_id"].encode()))
         headers.append((b"server-timing", timing.encode()))
         if self.runtime.draining:
@@ -98,9 +129,10 @@ class RequestContext:
         message["headers"] = headers
 
     def _account(self, scope: Scope, state: dict[str, Any], status: int, elapsed: float) -> dict[str, Any]:
-        """The metrics; and the fields of the request's one line in the log."""
-        found = scope.get("route")
-        route = getattr(found, "path", None) or (scope["path"] if scope["path"] in PATHS else "unmatched")
+        """Update the metrics; return the fields of the request's line in the log."""
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:  # refused before it was routed
+            route = scope["path"] if scope["path"] in REQUESTS else "unmatched"
         metrics = self.runtime.metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.request_seconds.labels(route).observe(elapsed)
@@ -117,14 +149,15 @@ class RequestContext:
             **state.get("log", {}),
         }
 
-    def _traced(
+    def _trace(
         self,
         headers: dict[bytes, bytes],
         fields: dict[str, Any],
         began_ns: int,
         elapsed: float,
-        parts: dict[str, float],
+        phases: dict[str, float],
     ) -> str:
+        """Record the request as a span; return the id of its trace."""
         assert self.runtime.tracing is not None
         attributes = {
             "http.request.method": fields["method"],
@@ -133,14 +166,70 @@ class RequestContext:
             "bmaml.request_id": fields["request_id"],
         }
         return self.runtime.tracing.record(
-            headers, attributes, began_ns, began_ns + round(1e9 * elapsed), parts
+            headers, attributes, began_ns, began_ns + round(1e9 * elapsed), phases
         )
 
 
-PATHS = frozenset({"/adapt-predict", "/uncertainty", "/posteriors"})
+class Cors(CORSMiddleware):
+    """Starlette's CORS layer, whose refusals are problems like all others."""
+
+    EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
+    """Headers that pages of other hosts may read."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=self.EXPOSED,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The reply to a browser's preflight request.
+
+        Raises:
+            RequestError: 403 for another origin, method or header than is allowed.
+        """
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            raise RequestError("origin-not-allowed", "pages of this origin may not ask this")
+        return response
+
+
+OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
+"""Paths without a key: they tell nothing that belongs to a caller."""
+OPEN_BELOW = ("/playground/",)
+
+
+@dataclass
+class Authentication:
+    """Checks bearer keys and rate limits, and replies with its refusals and those of the layers within."""
+
+    app: ASGIApp
+    keys: KeyRing
+    rate_limit: RateLimit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope["state"]
+        try:
+            if scope["path"] not in OPEN and not scope["path"].startswith(OPEN_BELOW):
+                given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+                state["caller"] = self.keys.caller(given)
+                if state["caller"]:
+                    self.rate_limit.take(state["caller"])
+            await self.app(scope, receive, send)
+        except RequestError as error:
+            await problems.response(error, state)(scope, receive, send)
+
+
 PRESSURE_S = 0.1
-"""Seconds of work that wait before anybody is refused unread."""
-LOOKED_AT = 2048
+"""Seconds of queued work from which requests are refused unread."""
+SEARCHED_BYTES = 2048
 """Bytes at each end of a body that are searched."""
 MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
 NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
@@ -149,73 +238,55 @@ DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
 
 @dataclass
 class LoadShedding:
-    """Refuses early, or passes on."""
+    """Refuses, while the queue is long, requests that could not start in time, before they are parsed.
+
+    Parsing and checking a request takes a good part of the time that answering it takes. A service that
+    did both for what it then refuses would answer less the more it is asked. So the bytes are searched
+    for the name of the model and the deadline alone; a request in which they are not found goes on, and
+    the queue decides.
+    """
 
     app: ASGIApp
-    runtime: Runtime
+    queue: Queue
+    registry: Registry
+    metrics: Metrics
+    deadline_ms: int
+    read_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request.
+        """Serve one request.
 
         Raises:
             RequestError: 429 where it could not be started before its deadline.
         """
-        asks = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS
-        if not asks or self.runtime.queue.seconds < PRESSURE_S:
+        adapts = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in REQUESTS
+        if not adapts or self.queue.seconds < PRESSURE_S:
             await self.app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(self.runtime.settings.read_s):
+            async with asyncio.timeout(self.read_s):
                 first: Message | None = await receive()
         except TimeoutError:
             raise RequestError("too-slow", "the body did not arrive in time") from None
         assert first is not None
         self._check(first.get("body", b""))
 
-        async def rest() -> Message:
+        async def replayed() -> Message:
             nonlocal first
             message, first = first, None
             return await receive() if message is None else message
 
-        await self.app(scope, rest, send)
+        await self.app(scope, replayed, send)
 
     def _check(self, body: bytes) -> None:
-        ends = body if len(body) <= 2 * LOOKED_AT else body[:LOOKED_AT] + b"\n" + body[-LOOKED_AT:]
-        if NAMED.search(ends):
-            return  # it may be of a version that has a lane of its own
-        named, wanted = MODEL.search(ends), DEADLINE.search(ends)
-        versions = self.runtime.catalogue.models.get(named[1].decode()) if named else None
+        short = len(body) <= 2 * SEARCHED_BYTES
+        searched = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
+        if NAMED.search(searched):
+            return  # perhaps of a version with a lane of its own
+        named, wanted = MODEL.search(searched), DEADLINE.search(searched)
+        versions = self.registry.catalogue.models.get(named[1].decode()) if named else None
         if versions:
-            within_ms = int(wanted[1]) if wanted else self.runtime.settings.deadline_ms
-            # What the event loop is behind, the request has waited already, unseen.
-            within_s = within_ms / 1000 - self.runtime.metrics.lag_s
-            self.runtime.queue.check(versions[max(versions)].sha256, within_s)
-
-
-OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
-"""Paths that ask for no key: they tell nothing that belongs to a caller."""
-OPEN_BELOW = ("/playground/",)
-
-
-@dataclass
-class Authentication:
-    """Asks for keys and counts requests; what is refused on the way in is answered here."""
-
-    app: ASGIApp
-    runtime: Runtime
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        state: dict[str, Any] = scope["state"]
-        try:
-            if scope["path"] not in OPEN and not scope["path"].startswith(OPEN_BELOW):
-                given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-                state["caller"] = self.runtime.keys.caller(given)
-                if state["caller"]:
-                    self.runtime.rate_limit.take(state["caller"])
-            await self.app(scope, receive, send)
-        except RequestError as error:
-            await problems.response(error, state)(scope, receive, send)
+            within_ms = int(wanted[1]) if wanted else self.deadline_ms
+            # The request has already waited, unseen, for as long as the event loop is late.
+            within_s = within_ms / 1000 - self.metrics.lag_s
+            self.queue.check(versions[max(versions)].sha256, within_s)

@@ -7,10 +7,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.http.problems import Problem
-from service.schemas.requests import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
+from service.schemas.requests import REQUESTS
 
-UNSEEN = (AdaptPredictRequest, UncertaintyRequest, PosteriorRequest, Problem)
-"""Bodies that are parsed from their bytes, and problems."""
 ID = {"id": "$response.body#/posterior/id"}
 LINKS = {
     "LookAtPosterior": {"operationId": "posterior", "parameters": ID},
@@ -26,17 +24,17 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=[]
     )
-    modes = [(model, "validation") for model in UNSEEN]
+    modes = [(model, "validation") for model in (*REQUESTS.values(), Problem)]
     _, found = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components = schema["components"]
     components["schemas"] |= found["$defs"]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for methods in schema["paths"].values():
-        for operation in methods.values():
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
             responses = operation["responses"]
             if "401" in responses:  # a key, or nothing where the service asks for none
                 operation["security"] = [{"key": []}, {}]
-            if operation["operationId"] in ("adapt_predict", "uncertainty", "keep_posterior"):
+            if method == "post" and path in REQUESTS:
                 responses["200"]["links"] = LINKS
                 binary = {"schema": {"type": "string", "format": "binary"}}
                 responses["200"]["content"]["application/vnd.safetensors"] = binary

@@ -11,7 +11,16 @@ from starlette.exceptions import HTTPException
 from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from model_store import InvalidName, UnknownModel
-from service.errors import KINDS, MAX_DETAIL, MAX_ERRORS, FieldError, RequestError, field_errors, invalid
+from service.errors import (
+    KINDS,
+    MAX_DETAIL,
+    MAX_ERRORS,
+    FieldError,
+    Kind,
+    RequestError,
+    field_errors,
+    invalid,
+)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_REPLY = 4096
@@ -49,7 +58,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BmamlError)
     async def known(request: Request, error: BmamlError) -> Response:
-        return _reply(request, told(error))
+        return _reply(request, request_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
@@ -58,13 +67,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routed(request: Request, error: HTTPException) -> Response:
-        kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
+        kinds: dict[int, Kind] = {404: "no-such-route", 405: "method-not-allowed"}
+        kind = kinds.get(error.status_code, "http-error")
         problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=error.headers or {})
         return _reply(request, problem, error.status_code)
 
 
-def told(error: BmamlError) -> RequestError:
-    """What the caller is told of it."""
+def request_error(error: BmamlError) -> RequestError:
+    """An error of the method or the store as the caller is told of it."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, UnknownModel | InvalidName):

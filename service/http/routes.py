@@ -14,8 +14,8 @@ from service.http.exchange import Exchange, ready
 from service.http.problems import described
 from service.schemas.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.schemas.requests import (
-    LONGEST_MS,
     MAX_BATCH,
+    MAX_DEADLINE_MS,
     MAX_LEVELS,
     MAX_TTL_S,
     AdaptPredictRequest,
@@ -155,7 +155,7 @@ async def limits(request: Request) -> Limits:
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,
-        longest_deadline_ms=LONGEST_MS,
+        longest_deadline_ms=MAX_DEADLINE_MS,
         ttl_s=MAX_TTL_S,
         posterior_bytes=settings.max_posterior_bytes,
         picture_pixels=settings.max_picture_pixels,

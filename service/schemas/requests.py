@@ -7,16 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from bmaml.learners import MAX_STEPS
 from service.schemas.values import Labels, X
 
+DEFAULT_TTL_S = 600.0
+"""Seconds that a posterior is kept where the request names none."""
 MAX_LEVELS, MAX_BATCH, MAX_TTL_S = 100, 1000, 86_400
 """Quantile levels of one prediction; rows of one batch to label; seconds that a posterior may be kept."""
-LONGEST_MS = 600_000
+MAX_DEADLINE_MS = 600_000
 """The longest deadline that a request may name."""
-LEAST_TAIL = 1e-12
+MIN_TAIL = 1e-12
 """What a quantile level leaves on either side: less has no place in the numbers of an answer."""
 
 Name = Annotated[str, Field(strict=True, max_length=200)]
 Identifier = Name | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-Level = Annotated[float, Field(strict=True, ge=LEAST_TAIL, le=1 - LEAST_TAIL, allow_inf_nan=False)]
+Level = Annotated[float, Field(strict=True, ge=MIN_TAIL, le=1 - MIN_TAIL, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
@@ -57,7 +59,7 @@ class Adapt(_Request):
 class Keep(_Request):
     """Keep what adaptation gave, to be asked again under the id in the answer."""
 
-    ttl_s: Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = 600.0
+    ttl_s: Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = DEFAULT_TTL_S
 
 
 class _Adapting(_Request):
@@ -73,7 +75,7 @@ class _Adapting(_Request):
     )
     adapt: Adapt = Adapt()
     keep: Keep | None = Field(default=None, description="null: forget the posterior after the answer")
-    deadline_ms: Annotated[int, Field(strict=True, ge=1, le=LONGEST_MS)] | None = Field(
+    deadline_ms: Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)] | None = Field(
         default=None, description="how long the request may wait for the device"
     )
 
@@ -153,3 +155,11 @@ class UncertaintyRequest(_Adapting):
     )
     batch: BatchChoice = BatchChoice()
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")
+
+
+REQUESTS: dict[str, type[AdaptPredictRequest | UncertaintyRequest | PosteriorRequest]] = {
+    "/adapt-predict": AdaptPredictRequest,
+    "/uncertainty": UncertaintyRequest,
+    "/posteriors": PosteriorRequest,
+}
+"""The body of every request for adaptation, by the path that it is posted to."""

@@ -15,12 +15,15 @@ ClassName = Annotated[str, Field(strict=True, max_length=200)]
 ClassNames = TypeAliasType("ClassNames", Annotated[list[ClassName], FailFast()])
 
 
+DType = Literal["float32", "float64", "int64", "uint8"]
+
+
 class EncodedTensor(BaseModel):
     """Little-endian numbers in row-major order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dtype: Literal["float32", "float64", "int64", "uint8"]
+    dtype: DType
     shape: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1, max_length=4)]
     base64: str = Field(strict=True)
 

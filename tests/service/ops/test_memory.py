@@ -120,7 +120,7 @@ def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     worker = Worker("spawn")
     try:
         runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), WorkerPool([worker]))
-        for slack in runtime._slacks:
+        for slack in runtime.housekeeping.freed_memory:
             monkeypatch.setattr(
                 slack, "look", lambda now, changed, pid=slack._pid: looks.append((pid, changed))
             )

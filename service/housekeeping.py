@@ -1,0 +1,83 @@
+"""The thread that looks again and again: at kept posteriors, the store, the keys, and freed memory."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from service.compute.device import DeviceFailed
+from service.engine.posterior_cache import PosteriorCache
+from service.keys import KeyRing
+from service.ops.memory import FreedMemory
+from service.registry.registry import Registry
+
+log = logging.getLogger("service.housekeeping")
+
+
+class Housekeeping:
+    """Keeps what is served, kept and held up to date.
+
+    Args:
+        interval_s: between two rounds.
+        freed_memory: of every process of the service.
+    """
+
+    def __init__(
+        self,
+        interval_s: float,
+        posteriors: PosteriorCache,
+        registry: Registry,
+        keys: KeyRing,
+        freed_memory: Sequence[FreedMemory],
+    ) -> None:
+        self._interval_s, self._posteriors, self._registry, self._keys = (
+            interval_s,
+            posteriors,
+            registry,
+            keys,
+        )
+        self.freed_memory = tuple(freed_memory)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        self._thread.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stopping.is_set()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread; a round under way is finished, within the timeout."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def refresh(self) -> None:
+        """Look at the store, and return the memory that loading and warming up freed.
+
+        Raises:
+            Exception: whatever the store or the device fails with.
+        """
+        changed = self._registry.refresh()
+        self._registry.shelve_idle()
+        try:
+            for process in self.freed_memory:
+                process.look(time.monotonic(), changed)
+        except DeviceFailed:
+            log.warning("a worker process has ended and returns no memory any more")
+
+    def _run(self) -> None:
+        """One round after another; a failure to look does not stop the thread."""
+        while not self._stopping.wait(self._interval_s):
+            self._posteriors.sweep()
+            # A batch under way may keep a posterior after its version was dropped.
+            for sha256 in self._posteriors.models() - set(self._registry.catalogue.served()):
+                self._posteriors.drop_model(sha256)
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("cannot look at the store")
+            self._keys.refresh()
