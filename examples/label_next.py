@@ -1,9 +1,9 @@
-"""Label pictures in the order in which they teach the model most, through the service.
+"""Label images in the order of their information, by active learning with the service.
 
     python examples/label_next.py FOLDER --model grocery [--url http://127.0.0.1:8000] [--rounds 20]
 
-FOLDER holds a folder per class with one labelled picture or more, and `unlabelled/`. Each round asks the
-service which unlabelled picture to label next, asks you for its class, and moves it into that folder.
+FOLDER holds a folder per class with at least one labelled image, and `unlabelled/`. Each round asks the
+service which unlabelled image to label next, asks you for its class, and moves it into that folder.
 """
 
 import argparse
@@ -15,25 +15,25 @@ POOL = "unlabelled"
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder, in order."""
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def contents(paths: list[Path]) -> list[bytes]:
-    """Their files."""
+    """The bytes of files."""
     return [path.read_bytes() for path in paths]
 
 
-def next_picture(client: Client, folder: Path, model: str) -> tuple[Path, float]:
-    """The unlabelled picture of the highest entropy after adapting to the labelled ones, and that entropy."""
+def next_image(client: Client, folder: Path, model: str) -> tuple[Path, float]:
+    """The unlabelled image with the highest predictive entropy, and its entropy in nats."""
     classes = [each for each in sorted(folder.iterdir()) if each.is_dir() and each.name != POOL]
-    shown = [(path, each.name) for each in classes for path in pictures(each)]
-    pool = pictures(folder / POOL)
+    labelled = [(path, each.name) for each in classes for path in image_files(each)]
+    pool = image_files(folder / POOL)
     choice = client.uncertainty(
         model,
-        contents([path for path, _ in shown]),
-        [name for _, name in shown],
+        contents([path for path, _ in labelled]),
+        [name for _, name in labelled],
         pool=contents(pool),
         acquisition="entropy",
     )
@@ -42,7 +42,7 @@ def next_picture(client: Client, folder: Path, model: str) -> tuple[Path, float]
 
 
 def main() -> None:
-    """Ask, move, repeat."""
+    """Ask for classes and move files, round by round."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,9 +53,9 @@ def main() -> None:
     options = parser.parse_args()
     with Client(options.url) as client:
         for _ in range(options.rounds):
-            if not pictures(options.folder / POOL):
+            if not image_files(options.folder / POOL):
                 break
-            path, entropy = next_picture(client, options.folder, options.model)
+            path, entropy = next_image(client, options.folder, options.model)
             name = input(f"{path} (entropy {entropy:.2f} nats) is a: ").strip()
             (options.folder / name).mkdir(exist_ok=True)
             path.rename(options.folder / name / path.name)

@@ -1,6 +1,6 @@
-"""The service from Python: arrays and data frames in, typed answers and errors in sentences out.
+"""Python client of bmaml-service: it takes arrays and data frames, and returns typed answers.
 
-Needs httpx and numpy alone. `bmaml_client.estimators` has scikit-learn's interface.
+It needs httpx, numpy and safetensors. `bmaml_client.estimators` has scikit-learn's interface.
 """
 
 from bmaml_client.answers import (

@@ -1,4 +1,4 @@
-"""The service's choice of what to label next, as a query strategy of scikit-activeml."""
+"""A query strategy of scikit-activeml that asks the service which rows to label next."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from sklearn.utils import check_random_state
 
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 
-SEEDS = 2**31 - 1
+SEED_BOUND = 2**31 - 1
+"""Upper bound, exclusive, of the seeds that are drawn."""
 
 
 class ServiceQuery(SingleAnnotatorPoolQueryStrategy):
-    """Asks a model for the rows whose labels would teach it most.
+    """Selects the rows whose labels are most informative to a model.
 
-    Rows with a label are what the model is adapted to, the others its pool. A batch is chosen together:
-    its rows do not say the same thing twice.
+    Rows with a label are the support set, the others the pool. The rows of a batch are selected jointly.
 
     Args:
         estimator: a `BMAMLRegressor` or a `BMAMLClassifier`, fitted or not; it is cloned.
-        acquisition, strategy: names that the service knows; None and `auto` leave them to it.
-        target: rows where the predictions should get better.
+        acquisition, strategy: names that the service knows; None and `auto` are its defaults.
+        target: rows on which the predictions should improve.
         missing_label, random_state: as everywhere in scikit-activeml.
     """
 
@@ -50,28 +50,28 @@ class ServiceQuery(SingleAnnotatorPoolQueryStrategy):
         batch_size: int = 1,
         return_utilities: bool = False,
     ) -> Any:
-        """The places of the rows to label next, and with `return_utilities` every row's score.
+        """Indices of the rows to label next, and with `return_utilities` the score of every row.
 
         Args:
-            X, y: rows, and their labels where they have one; else `missing_label`.
-            candidates: None are the rows without a label; or places in X; or rows of their own.
-            batch_size: how many.
+            X, y: rows and their labels; a row without a label has `missing_label`.
+            candidates: None stands for the rows without a label; or indices in X; or other rows.
+            batch_size: rows to select.
 
         Returns:
-            `[batch]` places in X, or among `candidates` where those are rows; and
-            `[batch, row]` utilities, which are NaN where a row is no candidate or is chosen before. The
-            service scores a pool once: a batch's later picks also weigh what the earlier ones tell.
+            `[batch]` indices in X, or in `candidates` where those are rows; and `[batch, row]` utilities.
+            A utility is NaN where the row is no candidate or is already selected. The service scores a
+            pool once: utilities leave out the overlap with earlier picks, which the selection counts.
 
         Raises:
-            ValueError: no row has a label, where the estimator needs one.
-            ClientError: the service refuses, or cannot be asked.
+            ValueError: no row has a label, and the estimator needs one.
+            ClientError: the service refuses the request, or does not answer.
         """
         rows, labels, candidates, size, return_utilities = self._validate_data(
             X, y, candidates, batch_size, return_utilities, reset=True
         )
         pool, places = self._transform_candidates(candidates, rows, labels)
         known = is_labeled(labels, self.missing_label_)
-        seed = int(check_random_state(self.random_state_).randint(SEEDS))
+        seed = int(check_random_state(self.random_state_).randint(SEED_BOUND))
         fitted = clone(self.estimator).set_params(random_state=seed).fit(rows[known], labels[known])
         chosen = fitted.choose(
             pool, size, target=self.target, acquisition=self.acquisition, strategy=self.strategy
@@ -82,6 +82,6 @@ class ServiceQuery(SingleAnnotatorPoolQueryStrategy):
         scores = np.full(len(pool if places is None else rows), np.nan)
         scores[slice(None) if places is None else places] = chosen.scores
         utilities = np.tile(scores, (len(picked), 1))
-        for turn, place in enumerate(picked):
-            utilities[turn + 1 :, place] = np.nan
+        for rank, place in enumerate(picked):
+            utilities[rank + 1 :, place] = np.nan
         return picked, utilities

@@ -1,6 +1,6 @@
-"""What the service answers, as frozen dataclasses with arrays.
+"""Answers of the service, as frozen dataclasses with arrays.
 
-Arrays hold doubles, but the service sends single precision: about seven digits.
+Arrays are doubles, but the service sends single precision: about seven digits.
 """
 
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml_client.inputs import Shown
+from bmaml_client.inputs import Support
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which version answered."""
+    """The version that answered."""
 
     name: str
     version: int
@@ -27,15 +27,15 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Adapted particles that the service keeps, and the rows they were adapted to.
+    """Adapted particles that the service keeps.
 
-    Give it in place of x and y to ask again. Should the service have dropped it, the client sends the
-    rows again, once.
+    Pass it as `posterior` in place of x and y. The client sends the rows again, once, where the service
+    has dropped the particles.
 
     Attributes:
-        rows: labelled rows it has seen.
-        cache: `hit` where the particles were there already.
-        shown: the rows, where this client sent all of them.
+        rows: labelled rows that the particles have seen.
+        cache: `hit` where the service had the particles already.
+        support: the rows; None where this client did not send all of them.
     """
 
     id: str
@@ -43,12 +43,12 @@ class Posterior:
     expires_at: datetime
     cache: str
     model: ModelRef
-    shown: Shown | None = field(default=None, repr=False, compare=False)
+    support: Support | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class PosteriorCard:
-    """What the service says of a kept posterior."""
+    """Description of a kept posterior."""
 
     id: str
     model: ModelRef
@@ -69,7 +69,13 @@ class SupportNll:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How an answer came about."""
+    """Diagnostics of the adaptation.
+
+    Attributes:
+        effective_particles: 1 / Σ wᵢ² of the particles' weights w.
+        support_nll: None for an empty support set.
+        warnings: sentences.
+    """
 
     particles: int
     effective_particles: float
@@ -93,10 +99,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
-    """What every answer says.
+    """Fields of every answer.
 
     Attributes:
-        posterior: where the adapted particles are kept; None unless they are.
+        posterior: the kept particles; None where none were asked for.
     """
 
     request_id: str
@@ -108,7 +114,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Variance:
-    """Total is aleatoric (noise no label removes) plus epistemic (what labels could remove)."""
+    """Variance: total is aleatoric (noise) plus epistemic (removable by labels)."""
 
     total: Array
     aleatoric: Array
@@ -117,7 +123,7 @@ class Variance:
 
 @dataclass(frozen=True, eq=False)
 class Quantiles:
-    """values[i, row] is the quantile at levels[i]."""
+    """Quantiles: values[i, row] at levels[i]."""
 
     levels: tuple[float, ...]
     values: Array
@@ -134,7 +140,7 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class ParticleMoments:
-    """Each hypothesis' own prediction, the weightiest first: mean[particle, row], std, weight[particle]."""
+    """Predictions of each particle, by falling weight: mean[particle, row], std alike, weight[particle]."""
 
     mean: Array
     std: Array
@@ -143,7 +149,7 @@ class ParticleMoments:
 
 @dataclass(frozen=True, eq=False)
 class Prediction(Answer):
-    """Numbers: one entry per query row, or one row of outputs for models with several."""
+    """Predicted numbers: one entry per query row, or one row of outputs for models with several."""
 
     mean: Array
     std: Array
@@ -155,7 +161,7 @@ class Prediction(Answer):
 
 @dataclass(frozen=True, eq=False)
 class Entropy:
-    """In nats: total is expected (aleatoric) plus mutual information (epistemic)."""
+    """Entropy in nats: total is expected (aleatoric) plus mutual information (epistemic)."""
 
     total: Array
     expected: Array
@@ -164,7 +170,7 @@ class Entropy:
 
 @dataclass(frozen=True, eq=False)
 class ParticleProbabilities:
-    """Each particle's own answer: probabilities[particle, row, class], weight[particle]."""
+    """Predictions of each particle: probabilities[particle, row, class], weight[particle]."""
 
     probabilities: Array
     weight: Array
@@ -172,14 +178,14 @@ class ParticleProbabilities:
 
 @dataclass(frozen=True, eq=False)
 class ClassPrediction(Answer):
-    """Classes: one entry per query row.
+    """Predicted classes: one entry per query row.
 
     Attributes:
-        classes: those of the support set, sorted, as they were sent.
+        classes: labels of the support set as they were sent, sorted.
         probabilities: `[row, class]`.
         label: the most probable class of each row.
-        margin: its lead over the next.
-        variation_ratio: the weight of the particles that name another class.
+        margin: its probability less that of the second.
+        variation_ratio: the weight of the particles that predict another class.
     """
 
     classes: tuple[Any, ...]
@@ -193,7 +199,7 @@ class ClassPrediction(Answer):
 
 @dataclass(frozen=True)
 class Selected:
-    """A row to label; `gain` is what it adds to those chosen before it."""
+    """A row to label; `gain` is its contribution beyond the rows selected before it."""
 
     rank: int
     id: Any
@@ -207,7 +213,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Batch:
-    """How the rows were chosen; from `saturated_at` picks on for diversity alone."""
+    """Strategies that selected the rows; rows from rank `saturated_at` on were selected for diversity."""
 
     strategies_used: tuple[str, ...]
     saturated_at: int | None
@@ -216,10 +222,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Choice(Answer):
-    """What to label next.
+    """The rows of a pool to label next.
 
     Attributes:
-        scores: of every row of the pool; higher is more informative.
+        scores: of every row of the pool; a higher score is more informative.
         units: of the scores.
     """
 
@@ -232,10 +238,10 @@ class Choice(Answer):
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """Rows of the pool, the best first."""
+        """Indices of the selected rows in the pool, the most informative first."""
         return np.array([each.index for each in self.selected], dtype=np.int64)
 
     @property
     def ids(self) -> tuple[Any, ...]:
-        """The caller's ids of those rows."""
+        """The caller's ids of the selected rows."""
         return tuple(each.id for each in self.selected)

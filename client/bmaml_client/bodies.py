@@ -1,7 +1,7 @@
-"""Requests to bytes and bytes to replies: JSON, or tensors beside JSON as `application/vnd.safetensors`.
+"""Request and reply bodies: JSON, or tensors beside JSON in the safetensors format.
 
-The format is eight bytes of length, a JSON header, and the raw numbers; it is written and read here so
-that the client needs nothing but numpy.
+In safetensors, tensors have dotted names such as `support.x`. The rest of the body is JSON, in the
+metadata under `request` or `response`.
 """
 
 import base64
@@ -11,53 +11,49 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from bmaml_client.errors import BadReply, InvalidInput
-from bmaml_client.inputs import Files
+from bmaml_client.inputs import ImageFiles
 
 JSON, BINARY = "application/json", "application/vnd.safetensors"
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-    "I64": np.dtype("<i8"),
-    "U8": np.dtype("u1"),
-}
-NAMES = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
-BINARY_FROM = 16 << 10
-"""Bytes of numbers from which a body is sent as safetensors."""
+MIN_BINARY_BYTES = 16 << 10
+"""Bytes of arrays from which a body is sent as safetensors."""
 
 
-def encoded(document: Mapping[str, Any], binary: bool | None) -> tuple[bytes, str]:
-    """A request with arrays and files at its ends, as bytes, and their media type.
+def encode(document: Mapping[str, Any], binary: bool | None) -> tuple[bytes, str]:
+    """Encode a request: its bytes and their media type.
 
     Args:
+        document: nested mappings; their leaves may be arrays and image files.
         binary: whether to send safetensors; None decides by size.
 
     Raises:
-        InvalidInput: a number that JSON does not have.
+        InvalidInput: JSON has no such value.
     """
     if binary is None:
-        binary = sum(array.nbytes for array in _arrays(document)) >= BINARY_FROM
+        binary = sum(array.nbytes for array in _arrays(document)) >= MIN_BINARY_BYTES
     if not binary:
-        return _dumped(_json(document)), JSON
+        return _dump(_json_value(document)), JSON
     tensors: dict[str, NDArray[Any]] = {}
-    rest = _json(_without_tensors(document, tensors))
-    return _safetensors(tensors, {"request": _dumped(rest).decode()}), BINARY
+    rest = _json_value(_take_tensors(document, tensors))
+    return save(tensors, metadata={"request": _dump(rest).decode()}), BINARY
 
 
-def decoded(content: bytes, kind: str) -> Any:
-    """A reply, with arrays where it came as safetensors.
+def decode(content: bytes, media_type: str) -> Any:
+    """Decode a reply; its numbers are arrays where it came as safetensors.
 
     Raises:
-        BadReply: it is neither of the two, or not what it says it is.
+        BadReply: the media type is neither of the two, or the content does not follow it.
     """
-    kind = kind.partition(";")[0].strip().lower()
+    kind = media_type.partition(";")[0].strip().lower()
     try:
         if kind == BINARY:
-            return _from_safetensors(content)
+            return _decode_safetensors(content)
         if kind == JSON or kind.endswith("+json"):
             return json.loads(content)
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError):
         raise BadReply(f"the reply says it is {kind} and cannot be read as that") from None
     raise BadReply(f"the reply is {kind or 'of no type'}, not {JSON}: is this the service's address?")
 
@@ -70,68 +66,49 @@ def _arrays(node: Any) -> Iterator[NDArray[Any]]:
         yield node
 
 
-def _json(node: Any) -> Any:
-    """Arrays as lists, bytes as numbers in base64, files in base64."""
+def _json_value(node: Any) -> Any:
+    """Arrays as lists, arrays of bytes in base64, files in base64."""
     if isinstance(node, Mapping):
-        return {key: _json(value) for key, value in node.items()}
-    if isinstance(node, Files):
+        return {key: _json_value(value) for key, value in node.items()}
+    if isinstance(node, ImageFiles):
         return {"images": [base64.b64encode(each).decode() for each in node.contents]}
     if not isinstance(node, np.ndarray):
         return node
-    if node.dtype == np.uint8 and node.size:  # as numbers they would be read as values in [0, 1]
+    if node.dtype == np.uint8 and node.size:  # a list of them would be read as values in [0, 1]
         content = base64.b64encode(np.ascontiguousarray(node).tobytes()).decode()
         return {"dtype": "uint8", "shape": list(node.shape), "base64": content}
     return node.tolist()
 
 
-def _dumped(value: Any) -> bytes:
+def _dump(value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"the request cannot be written as JSON: {error}") from None
 
 
-def _without_tensors(node: Any, tensors: dict[str, NDArray[Any]], path: str = "") -> Any:
-    """The node without its arrays, which go to `tensors` under their dotted names; empty ones stay."""
+def _take_tensors(node: Any, tensors: dict[str, NDArray[Any]], path: str = "") -> Any:
+    """The node without its arrays, which go to `tensors` under their dotted names; empty arrays stay."""
     if not isinstance(node, Mapping):
         return node
-    kept = {}
+    rest = {}
     for key, value in node.items():
         if isinstance(value, np.ndarray) and value.size:
-            tensors[f"{path}{key}"] = value
+            tensors[f"{path}{key}"] = np.ascontiguousarray(value)
         else:
-            kept[key] = _without_tensors(value, tensors, f"{path}{key}.")
-    return kept
+            rest[key] = _take_tensors(value, tensors, f"{path}{key}.")
+    return rest
 
 
-def _safetensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    chunks, end = [], 0
+def _decode_safetensors(content: bytes) -> dict[str, Any]:
+    tensors = load(content)
+    # The library checks the whole format and gives no metadata of bytes: they are in the header.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    reply: dict[str, Any] = json.loads(header["__metadata__"]["response"])
     for name, array in tensors.items():
-        dtype = NAMES[array.dtype.kind, array.dtype.itemsize]
-        chunk = array.astype(DTYPES[dtype], copy=False).tobytes()
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(array.shape),
-            "data_offsets": [end, end + len(chunk)],
-        }
-        chunks.append(chunk)
-        end += len(chunk)
-    told = json.dumps(header).encode()
-    told += b" " * (-len(told) % 8)
-    return len(told).to_bytes(8, "little") + told + b"".join(chunks)
-
-
-def _from_safetensors(content: bytes) -> dict[str, Any]:
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    reply: dict[str, Any] = json.loads(header.pop("__metadata__")["response"])
-    for name, told in header.items():
-        first, last = told["data_offsets"]
-        array = np.frombuffer(content[start + first : start + last], DTYPES[told["dtype"]])
         *parents, leaf = name.split(".")
-        place = reply
+        node = reply
         for each in parents:
-            place = place.setdefault(each, {})
-        place[leaf] = array.reshape(told["shape"])
+            node = node.setdefault(each, {})
+        node[leaf] = array
     return reply

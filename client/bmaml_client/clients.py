@@ -10,7 +10,7 @@ import httpx
 
 from bmaml_client import lookups, operations
 from bmaml_client.errors import InvalidInput
-from bmaml_client.flow import Call, Manner, Talk, Turn, Wait, checked
+from bmaml_client.flow import Call, Flow, FlowRun, Requester, Wait, header_value
 from bmaml_client.retries import Retries
 
 P = ParamSpec("P")
@@ -21,15 +21,15 @@ URL = "http://127.0.0.1:8000"
 RETRIES = Retries()
 
 
-class Asked(Generic[P, T]):
-    """A talk as a method: of `Client` it returns the result, of `AsyncClient` an awaitable of it."""
+class FlowMethod(Generic[P, T]):
+    """A flow as a method: `Client` returns its result, `AsyncClient` an awaitable of the result."""
 
-    def __init__(self, talk: Callable[Concatenate[Manner, P], Talk[T]]) -> None:
-        self._talk = talk
-        self.__doc__ = talk.__doc__
+    def __init__(self, flow: Callable[Concatenate[Requester, P], Flow[T]]) -> None:
+        self._flow = flow
+        self.__doc__ = flow.__doc__
 
     @overload
-    def __get__(self, client: None, owner: type[Any]) -> Callable[Concatenate[Manner, P], Talk[T]]: ...
+    def __get__(self, client: None, owner: type[Any]) -> Callable[Concatenate[Requester, P], Flow[T]]: ...
 
     @overload
     def __get__(self, client: "Client", owner: type[Any]) -> Callable[P, T]: ...
@@ -39,28 +39,28 @@ class Asked(Generic[P, T]):
 
     def __get__(self, client: Any, owner: type[Any]) -> Any:
         if client is None:
-            return self._talk
+            return self._flow
 
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.ask(self._talk(client.manner, *args, **kwargs))
+            return client.run(self._flow(client.requester, *args, **kwargs))
 
-        method.__name__, method.__doc__ = self._talk.__name__, self._talk.__doc__
+        method.__name__, method.__doc__ = self._flow.__name__, self._flow.__doc__
         return method
 
 
-class _Methods:
-    """What both clients can ask; `operations` and `lookups` describe each."""
+class _BaseClient:
+    """Methods and settings of both clients; `operations` and `lookups` define the methods."""
 
-    adapt_predict = Asked(operations.adapt_predict)
-    uncertainty = Asked(operations.uncertainty)
-    keep = Asked(operations.keep)
-    posterior = Asked(lookups.posterior)
-    forget = Asked(lookups.forget)
-    models = Asked(lookups.models)
-    model = Asked(lookups.model)
-    version = Asked(lookups.version)
-    limits = Asked(lookups.limits)
-    ready = Asked(lookups.ready)
+    adapt_predict = FlowMethod(operations.adapt_predict)
+    uncertainty = FlowMethod(operations.uncertainty)
+    keep = FlowMethod(operations.keep)
+    posterior = FlowMethod(lookups.posterior)
+    forget = FlowMethod(lookups.forget)
+    models = FlowMethod(lookups.models)
+    model = FlowMethod(lookups.model)
+    version = FlowMethod(lookups.version)
+    limits = FlowMethod(lookups.limits)
+    ready = FlowMethod(lookups.ready)
 
     def __init__(
         self,
@@ -74,32 +74,34 @@ class _Methods:
         try:
             url = httpx.URL(base_url)
         except httpx.InvalidURL as error:
-            raise InvalidInput(f"{base_url!r} is no address: {error}") from None
+            raise InvalidInput(f"{base_url!r} is not an address: {error}") from None
         if url.scheme not in ("http", "https") or not url.host:
-            raise InvalidInput(f"{base_url!r} is no address: it starts with http:// or https://")
+            raise InvalidInput(f"{base_url!r} is not an address: it starts with http:// or https://")
         self.base_url = base_url
-        self.manner = Manner(
+        self.requester = Requester(
             Retries(count=retries) if isinstance(retries, int) else retries, binary, draw, clock
         )
-        self._headers = {} if key is None else {"authorization": f"Bearer {checked('key', key.strip())}"}
+        self._headers = {} if key is None else {"authorization": f"Bearer {header_value('key', key.strip())}"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r})"
 
 
-class Client(_Methods):
-    """The service at an address. Threads may share one; close it, or use it in a `with` statement.
+class Client(_BaseClient):
+    """A client of the service at an address.
+
+    Threads may share it. Close it, or use it in a `with` statement.
 
     Args:
-        base_url: where the service is.
+        base_url: the service's address.
         key: sent as `Authorization: Bearer`.
         timeout: seconds to wait for a connection, and for each part of an answer.
-        retries: how often and for how long to try again, or only how often.
+        retries: how often and for how long requests are repeated, or only how often.
         binary: whether bodies are safetensors rather than JSON; None decides by size.
         transport, sleep, draw, clock: for tests, and for services that are not reached over a network.
 
     Raises:
-        InvalidInput: an address that is none.
+        InvalidInput: the address or the key is not valid.
     """
 
     def __init__(
@@ -121,18 +123,22 @@ class Client(_Methods):
             base_url=base_url, headers=self._headers, timeout=timeout, transport=transport
         )
 
-    def ask(self, talk: Talk[T]) -> T:
-        """Do what a talk asks for, until it returns."""
-        turn = Turn(talk, self.base_url)
-        while turn.wants is not None:
+    def run(self, flow: Flow[T]) -> T:
+        """Run a flow to its end and return its result.
+
+        Raises:
+            ClientError: the flow failed.
+        """
+        running = FlowRun(flow, self.base_url)
+        while running.step is not None:
             try:
-                turn.done(self._do(turn.wants))
+                running.done(self._do(running.step))
             except httpx.TransportError as error:
-                turn.failed(error)
-        return turn.result
+                running.failed(error)
+        return running.result
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
     def _do(self, step: Call | Wait) -> httpx.Response | None:
@@ -148,8 +154,8 @@ class Client(_Methods):
         self.close()
 
 
-class AsyncClient(_Methods):
-    """The same for coroutines: every method returns an awaitable, and `async with` closes it."""
+class AsyncClient(_BaseClient):
+    """The asynchronous client: its methods return awaitables, and `async with` closes it."""
 
     def __init__(
         self,
@@ -170,18 +176,22 @@ class AsyncClient(_Methods):
             base_url=base_url, headers=self._headers, timeout=timeout, transport=transport
         )
 
-    async def ask(self, talk: Talk[T]) -> T:
-        """Do what a talk asks for, until it returns."""
-        turn = Turn(talk, self.base_url)
-        while turn.wants is not None:
+    async def run(self, flow: Flow[T]) -> T:
+        """Run a flow to its end and return its result.
+
+        Raises:
+            ClientError: the flow failed.
+        """
+        running = FlowRun(flow, self.base_url)
+        while running.step is not None:
             try:
-                turn.done(await self._do(turn.wants))
+                running.done(await self._do(running.step))
             except httpx.TransportError as error:
-                turn.failed(error)
-        return turn.result
+                running.failed(error)
+        return running.result
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _do(self, step: Call | Wait) -> httpx.Response | None:

@@ -1,4 +1,4 @@
-"""One client for everybody in a process who asks the same service in the same way."""
+"""Clients that a process shares: one for each service, store, key and timeout."""
 
 import atexit
 import os
@@ -15,27 +15,31 @@ _lock = threading.Lock()
 
 
 def connection(service: str | None, store: str | Path | None, key: str | None, timeout_s: float) -> Client:
-    """The client of a service at an address, or of a store's models in this process where there is none.
+    """The shared client of a service, or of a store's models in this process.
 
-    It is made when it is first asked for and closed at exit.
+    The first call creates the client; it is closed at exit.
+
+    Args:
+        service: the service's address; None stands for this process.
+        store: the folder of published versions for this process; None is the default store.
 
     Raises:
         CannotServe: the store's models cannot be served.
-        InvalidInput: the address is none.
+        InvalidInput: the address is not valid.
     """
-    found = _key(service, store, key, timeout_s)
+    settings = _key(service, store, key, timeout_s)
     with _lock:
-        if found not in _clients:
-            _clients[found] = (
+        if settings not in _clients:
+            _clients[settings] = (
                 Client(service, key, timeout=timeout_s)
                 if service is not None
                 else Client(URL, key, timeout=timeout_s, transport=shared(store))
             )
-        return _clients[found]
+        return _clients[settings]
 
 
 def disconnect(service: str | None, store: str | Path | None, key: str | None, timeout_s: float) -> None:
-    """Close that client, and end the service in this process; a later `connection` makes them anew."""
+    """Close the shared client and stop its service in this process; `connection` creates them again."""
     with _lock:
         client = _clients.pop(_key(service, store, key, timeout_s), None)
     if client is not None:
@@ -45,7 +49,7 @@ def disconnect(service: str | None, store: str | Path | None, key: str | None, t
 
 
 def _key(service: str | None, store: str | Path | None, key: str | None, timeout_s: float) -> Key:
-    # After a fork the threads and sockets are the parent's: the child makes its own.
+    # Threads and sockets do not survive a fork: the child creates its own.
     folder = None if store is None or service is not None else Path(store).resolve()
     return os.getpid(), service, folder, key, timeout_s
 

@@ -1,22 +1,22 @@
-"""What can go wrong between a caller and the service, in sentences."""
+"""Errors of the client, each with a message that says what to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_SHOWN = 5
-"""Findings that a message repeats; `errors` has all of them."""
+MAX_FIELD_ERRORS_SHOWN = 5
+"""Field errors that a message repeats; `errors` has all of them."""
 
 
 class ClientError(Exception):
-    """Everything that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class InvalidInput(ClientError, ValueError):
-    """Rows, labels or settings that could not be sent at all."""
+    """Rows, labels or settings cannot be sent."""
 
 
 class Unreachable(ClientError, ConnectionError):
-    """No answer came: nothing listens there, or the connection broke."""
+    """No answer came: nothing listens at the address, or the connection broke."""
 
 
 class TimedOut(ClientError, TimeoutError):
@@ -24,15 +24,16 @@ class TimedOut(ClientError, TimeoutError):
 
 
 class BadReply(ClientError):
-    """Something answered that does not speak this interface."""
+    """The reply does not follow the service's interface."""
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing that is wrong with a request.
+    """One invalid field of a request.
 
     Attributes:
         pointer: JSON pointer to the value, such as `/query/x/3`.
+        detail: one sentence.
     """
 
     pointer: str
@@ -40,15 +41,15 @@ class FieldError:
 
 
 class Refused(ClientError):
-    """The service said no; the subclass says why.
+    """The service refused the request; the subclass says why.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         slug: the last part of the problem's `type`, such as `unknown-model`.
         detail: one sentence.
-        errors: what is wrong where.
-        request_id: under which the service's log has it.
-        retry_after_s: seconds after which to come back, where the service said so.
+        errors: the invalid fields.
+        request_id: the request's id in the service's log.
+        retry_after_s: seconds to wait before the next attempt; None where the service gave no time.
     """
 
     def __init__(
@@ -65,71 +66,73 @@ class Refused(ClientError):
         self.errors, self.request_id, self.retry_after_s = tuple(errors), request_id, retry_after_s
 
     def __str__(self) -> str:
-        found = [f"{each.pointer or 'the body'}: {each.detail}" for each in self.errors[:MOST_SHOWN]]
-        if len(self.errors) > MOST_SHOWN:
-            found.append(f"and {len(self.errors) - MOST_SHOWN} more")
-        told = f"{self.detail} ({'; '.join(found)})" if found else self.detail
-        return f"{told} [{self.status} {self.slug}, request {self.request_id or 'without an id'}]"
+        fields = [
+            f"{each.pointer or 'the body'}: {each.detail}" for each in self.errors[:MAX_FIELD_ERRORS_SHOWN]
+        ]
+        if len(self.errors) > MAX_FIELD_ERRORS_SHOWN:
+            fields.append(f"and {len(self.errors) - MAX_FIELD_ERRORS_SHOWN} more")
+        message = f"{self.detail} ({'; '.join(fields)})" if fields else self.detail
+        return f"{message} [{self.status} {self.slug}, request {self.request_id or 'without an id'}]"
 
 
 class InvalidRequest(Refused, ValueError):
-    """400, 406, 413, 415, 422: the request cannot be answered as it is."""
+    """The service cannot answer this request: 400, 406, 413, 415, 422."""
 
 
 class Diverged(InvalidRequest):
-    """422 diverged: adapting to these rows left the finite numbers."""
+    """Adapting to these rows gave numbers that are not finite: 422 `diverged`."""
 
 
 class TooLarge(InvalidRequest):
-    """413: more bytes, pixels or rows than `limits` allows."""
+    """The request has more bytes, pixels or rows than `limits` allows: 413."""
 
 
 class Unauthorised(Refused, PermissionError):
-    """401, 403: a key is missing, wrong, or not allowed to do this."""
+    """The key is missing, wrong, or not allowed to do this: 401, 403."""
 
 
 class NotFound(Refused, LookupError):
-    """404: no such model, version, posterior or route."""
+    """The model, version, posterior or route does not exist: 404."""
 
 
 class UnknownModel(NotFound):
-    """404 unknown-model: no such model or version."""
+    """The model or version does not exist: 404 `unknown-model`."""
 
 
 class UnknownPosterior(NotFound):
-    """404 unknown-posterior: an id that this service did not issue to this caller."""
+    """The service did not issue this posterior's id to this caller: 404 `unknown-posterior`."""
 
 
 class Conflict(Refused):
-    """409: the posterior belongs to another model or to other settings."""
+    """The posterior belongs to another model or to other settings: 409."""
 
 
 class PosteriorGone(Refused):
-    """410: the posterior expired, was evicted or forgotten; its rows have to be sent again."""
+    """The posterior expired, was evicted or was deleted: 410. Send its rows again."""
 
 
 class TooBusy(Refused):
-    """429: too much work is waiting, or too many requests came; `retry_after_s` says when to come back."""
+    """The queue or the rate limit is full: 429. `retry_after_s` says how long to wait."""
 
 
 class NotReady(Refused):
-    """503: the service starts, stops, or its engine is gone."""
+    """The service starts, stops, or has lost its engine: 503."""
 
 
 class DeadlinePassed(Refused):
-    """504: the deadline passed before the work was started."""
+    """The deadline passed before the work was started: 504."""
 
 
 class ServiceFailed(Refused):
-    """500 and what is like it: the service's fault."""
+    """The service failed: 500 and other statuses from 500 on."""
 
 
-BY_SLUG: dict[str, type[Refused]] = {
+ERRORS_BY_SLUG: dict[str, type[Refused]] = {
     "diverged": Diverged,
     "unknown-model": UnknownModel,
     "unknown-posterior": UnknownPosterior,
 }
-BY_STATUS: dict[int, type[Refused]] = {
+ERRORS_BY_STATUS: dict[int, type[Refused]] = {
     401: Unauthorised,
     403: Unauthorised,
     404: NotFound,
@@ -142,8 +145,8 @@ BY_STATUS: dict[int, type[Refused]] = {
 }
 
 
-def kind_of(status: int, slug: str) -> type[Refused]:
-    """Which error a problem is."""
-    if slug in BY_SLUG:
-        return BY_SLUG[slug]
-    return BY_STATUS.get(status, ServiceFailed if status >= 500 else InvalidRequest)
+def error_class(status: int, slug: str) -> type[Refused]:
+    """The class of error for a status and a problem's slug."""
+    if slug in ERRORS_BY_SLUG:
+        return ERRORS_BY_SLUG[slug]
+    return ERRORS_BY_STATUS.get(status, ServiceFailed if status >= 500 else InvalidRequest)

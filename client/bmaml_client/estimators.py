@@ -1,4 +1,4 @@
-"""Published models as scikit-learn estimators, over a service or in this process.
+"""Published models as scikit-learn estimators, served or in this process.
 
 BMAMLRegressor("sinusoid", service="http://127.0.0.1:8000").fit(X, y).predict(X_new, return_std=True)
 """
@@ -13,11 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from bmaml_client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
-from bmaml_client.base_estimator import Estimator, width_of
+from bmaml_client.base_estimator import Estimator, column_count
 
 
 class BMAMLRegressor(RegressorMixin, Estimator):
-    """Numbers from a few labelled rows, with honest uncertainty; see `Estimator` for the parameters."""
+    """Few-shot regression with uncertainty; `Estimator` describes the parameters."""
 
     _kind = "regression"
 
@@ -25,32 +25,32 @@ class BMAMLRegressor(RegressorMixin, Estimator):
         """Adapt the model to labelled rows.
 
         Raises:
-            ValueError: what scikit-learn or the service refuses, with its reason.
-            ClientError: the service cannot be asked.
+            ValueError: scikit-learn or the service refuses the rows or labels.
+            ClientError: the service does not answer, or refuses for another reason.
         """
-        rows, labels = self._checked(X, y, y_numeric=True, multi_output=True)
+        rows, labels = self._validated(X, y, y_numeric=True, multi_output=True)
         if labels.ndim == 1 or labels.shape[1] == 1:
             labels = column_or_1d(labels, warn=True)
-        return self._adapt(rows, labels, self._card(width_of(rows)))
+        return self._adapt(rows, labels, self._card(column_count(rows)))
 
     def predict(self, X: Any, return_std: bool = False) -> Any:  # noqa: N803
-        """The mean of each row, and with `return_std` also its standard deviation, noise included."""
+        """The mean of each row; with `return_std` also its standard deviation, noise included."""
         parts = [(answer.mean, answer.std) for answer in self._numbers(X)]
         mean, std = (np.concatenate(each) for each in zip(*parts, strict=True))
         return (mean, std) if return_std else mean
 
     def predict_interval(self, X: Any, level: float = 0.9) -> Array:  # noqa: N803
-        """`[row, (lower, upper)]`: the central interval that holds `level` of the probability."""
+        """The central interval that holds `level` of the probability, `[row, (lower, upper)]`."""
         found = [answer.interval for answer in self._numbers(X, interval=level)]
         return np.concatenate([np.stack([each.lower, each.upper], axis=-1) for each in found])
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Array:  # noqa: N803
-        """`[row, level]`: quantiles of the mixture itself, not of a normal with its moments."""
+        """Quantiles of the predictive mixture, `[row, level]`."""
         found = [answer.quantiles.values for answer in self._numbers(X, quantiles=list(levels))]
         return np.concatenate([np.moveaxis(each, 0, -1) for each in found])
 
     def predict_variance(self, X: Any) -> Variance:  # noqa: N803
-        """Total variance, and its parts: noise that no label removes, and what labels could remove."""
+        """The variance of each row: total, aleatoric (noise) and epistemic (removable by labels)."""
         found = [answer.variance for answer in self._numbers(X)]
         return Variance(
             total=np.concatenate([each.total for each in found]),
@@ -63,10 +63,10 @@ class BMAMLRegressor(RegressorMixin, Estimator):
 
 
 class BMAMLClassifier(ClassifierMixin, Estimator):
-    """Classes of pictures from a few labelled ones; see `Estimator` for the parameters.
+    """Few-shot classification of images; `Estimator` describes the parameters.
 
-    X is an array of pictures `[picture, height, width(, 3)]` (bytes, or numbers in [0, 1]), a list of PNG
-    or JPEG files, or a table from which `to_pictures` makes pictures.
+    X is an array of images `[image, height, width(, 3)]` (bytes, or numbers in [0, 1]), a list of PNG
+    or JPEG files, or a table that `to_images` converts to images.
 
     Attributes:
         classes_: the labels, sorted.
@@ -75,17 +75,17 @@ class BMAMLClassifier(ClassifierMixin, Estimator):
     _kind = "classification"
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
-        """Adapt the model to labelled pictures.
+        """Adapt the model to labelled images.
 
         Raises:
-            ValueError: what scikit-learn or the service refuses, with its reason.
-            ClientError: the service cannot be asked.
+            ValueError: scikit-learn or the service refuses the rows or labels.
+            ClientError: the service does not answer, or refuses for another reason.
         """
-        rows, labels = self._checked(X, y)
+        rows, labels = self._validated(X, y)
         check_classification_targets(labels)
-        # Labels of any type become the integers that the service takes.
+        # The service takes integers: labels of any type become their indices.
         self.classes_, places = np.unique(labels, return_inverse=True)
-        return self._adapt(rows, places.astype(np.int64), self._card(width_of(rows)))
+        return self._adapt(rows, places.astype(np.int64), self._card(column_count(rows)))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """The most probable class of each row."""
@@ -94,13 +94,13 @@ class BMAMLClassifier(ClassifierMixin, Estimator):
         return labels
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803
-        """`[row, class]`, in the order of `classes_`."""
+        """The probability of each class, `[row, class]`, in the order of `classes_`."""
         found = np.concatenate([answer.probabilities for answer in self._classes(X)])
-        probabilities: Array = found / found.sum(axis=1, keepdims=True)  # to one in double precision
+        probabilities: Array = found / found.sum(axis=1, keepdims=True)  # the sum is one in double precision
         return probabilities
 
     def predict_entropy(self, X: Any) -> Entropy:  # noqa: N803
-        """In nats: total, expected (aleatoric) and mutual information (epistemic)."""
+        """The entropy of each row in nats: total, expected (aleatoric), mutual information (epistemic)."""
         found = [answer.entropy for answer in self._classes(X)]
         return Entropy(
             total=np.concatenate([each.total for each in found]),

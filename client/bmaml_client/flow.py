@@ -1,8 +1,8 @@
-"""One request and its reply without any input or output: what to send, when to wait, what an answer means.
+"""The exchange of requests and replies without input or output: what is sent, and when it is repeated.
 
-A talk is a generator. It yields a `Call` and is sent the `Reply` (or has the transport's error thrown
-in), or yields a `Wait` and is sent nothing; what it returns is the result. `Client` and `AsyncClient`
-differ only in how they do what a talk asks for.
+A flow is a generator. It yields a `Call` and receives the `Reply`, or yields a `Wait` and receives None;
+transport errors are thrown into it. Its return value is the result. `Client` and `AsyncClient` differ
+only in the transport that they run a flow on.
 """
 
 import time
@@ -21,17 +21,17 @@ from bmaml_client.errors import (
     Refused,
     TimedOut,
     Unreachable,
-    kind_of,
+    error_class,
 )
-from bmaml_client.parsing import read
-from bmaml_client.retries import AGAIN, Retries, seconds_of
+from bmaml_client.parsing import parse
+from bmaml_client.retries import RETRIED_STATUSES, Retries, parse_retry_after
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to be sent."""
+    """A request to send."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """A reply that was received."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,55 +50,56 @@ class Reply:
 
 @dataclass(frozen=True)
 class Wait:
-    """Seconds to let pass."""
+    """A pause before the next call."""
 
     seconds: float
 
 
-Talk = Generator[Call | Wait, Reply | None, T]
+Flow = Generator[Call | Wait, Reply | None, T]
 
 
-class Turn(Generic[T]):
-    """A talk under way.
+class FlowRun(Generic[T]):
+    """A flow and its current step.
 
     Attributes:
-        wants: what is to be done next; None once the talk has returned.
-        result: what it returned.
+        step: the call or pause to do next; None once the flow has returned.
+        result: the flow's return value; set once `step` is None.
     """
 
-    wants: Call | Wait | None
+    step: Call | Wait | None
     result: T
 
-    def __init__(self, talk: Talk[T], url: str) -> None:
-        self._talk, self._url = talk, url
-        self._go_on(lambda: next(talk))
+    def __init__(self, flow: Flow[T], url: str) -> None:
+        self._flow, self._url = flow, url
+        self._advance(lambda: next(flow))
 
     def done(self, response: httpx.Response | None) -> None:
-        """What was wanted has been done; a wait has no response."""
+        """Continue after the step; the response of a pause is None."""
         reply = None
         if response is not None:
             reply = Reply(response.status_code, response.headers, response.content)
-        self._go_on(lambda: self._talk.send(reply))
+        self._advance(lambda: self._flow.send(reply))
 
     def failed(self, error: httpx.TransportError) -> None:
-        """It could not be done."""
-        self._go_on(lambda: self._talk.throw(broken(error, self._url)))
+        """Continue after a call that the transport could not do."""
+        self._advance(lambda: self._flow.throw(error_of_transport(error, self._url)))
 
-    def _go_on(self, step: Callable[[], Call | Wait]) -> None:
+    def _advance(self, resume: Callable[[], Call | Wait]) -> None:
         try:
-            self.wants = step()
+            self.step = resume()
         except StopIteration as end:
-            self.wants, self.result = None, end.value
+            self.step, self.result = None, end.value
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a client asks.
+class Requester:
+    """Settings with which a client sends its requests.
 
     Attributes:
+        retries: how often a request is repeated.
         binary: whether bodies are safetensors; None decides by size.
-        draw: uniform numbers in [0, 1), of the waits.
-        clock: seconds.
+        draw: gives uniform numbers in [0, 1), for the pauses.
+        clock: gives seconds.
     """
 
     retries: Retries
@@ -106,18 +107,18 @@ class Manner:
     draw: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
         document: Mapping[str, Any] | None = None,
         request_id: str | None = None,
-    ) -> Talk[Any]:
-        """The decoded reply, after as many attempts as it takes; None where there is no body.
+    ) -> Flow[Any]:
+        """Send a request, with retries, and return the decoded reply; None for an empty one.
 
         Raises:
-            Refused: the service says no, and is not expected to say otherwise soon.
-            Unreachable, TimedOut, BadReply: as they are named.
+            Refused: the service refuses the request, and no retry is left or would help.
+            Unreachable, TimedOut, BadReply: the attempts failed in this way.
         """
         began, retry = self.clock(), 0
         call = self._call(method, path, document, request_id)
@@ -125,20 +126,18 @@ class Manner:
             error: ClientError
             try:
                 reply = yield call
-            except Unreachable as broken:
-                error, after = broken, None
+            except Unreachable as unreachable:
+                error, after = unreachable, None
             else:
                 assert reply is not None
                 if reply.status < 300:
-                    return (
-                        bodies.decoded(reply.content, reply.headers.get("content-type", ""))
-                        if (reply.content)
-                        else None
-                    )
-                refusal = refused(reply)
-                if refusal.status not in AGAIN:
-                    raise refusal
-                error, after = refusal, refusal.retry_after_s
+                    if not reply.content:
+                        return None
+                    return bodies.decode(reply.content, reply.headers.get("content-type", ""))
+                refused = error_of_reply(reply)
+                if refused.status not in RETRIED_STATUSES:
+                    raise refused
+                error, after = refused, refused.retry_after_s
             retry += 1
             pause = self.retries.pause(retry, self.clock() - began, after, self.draw)
             if pause is None:
@@ -151,50 +150,51 @@ class Manner:
         headers = {"accept": bodies.JSON}
         content = b""
         if document is not None:
-            content, kind = bodies.encoded(document, self.binary)
-            headers = {"accept": kind, "content-type": kind}
+            content, media_type = bodies.encode(document, self.binary)
+            headers = {"accept": media_type, "content-type": media_type}
         if request_id is not None:
-            headers["x-request-id"] = checked("request_id", request_id)
+            headers["x-request-id"] = header_value("request_id", request_id)
         return Call(method, path, headers, content)
 
 
-def checked(name: str, value: str) -> str:
-    """What goes into a header.
+def header_value(name: str, value: str) -> str:
+    """The value, checked for use in a header.
 
     Raises:
-        InvalidInput: it cannot be sent there. The value, which may be a secret, is not told.
+        InvalidInput: a header cannot hold it. The message leaves the value out: it may be a secret.
     """
     if not (value.isascii() and value.isprintable()):
         raise InvalidInput(f"{name} has characters other than printable ASCII")
     return value
 
 
-def refused(reply: Reply) -> Refused:
-    """The error that a problem+json tells of; for other bodies, what the status says.
+def error_of_reply(reply: Reply) -> Refused:
+    """The error that a reply of status 400 or more describes, by its problem body or its status alone.
 
     Raises:
-        BadReply: something that is no failure of this interface, such as a redirection.
+        BadReply: the status is below 400, such as that of a redirection.
     """
     if reply.status < 400:
         raise BadReply(f"the service answered {reply.status}: is this its address?")
     try:
-        said = bodies.decoded(reply.content, reply.headers.get("content-type", ""))
-        slug = str(said["type"]).rpartition(":")[2]
-        detail, errors = str(said["detail"]), [read(FieldError, each) for each in said.get("errors", ())]
-        request_id = str(said.get("request_id", ""))
-    except (BadReply, KeyError, TypeError, AttributeError):  # a proxy's words, not the service's
+        problem = bodies.decode(reply.content, reply.headers.get("content-type", ""))
+        slug = str(problem["type"]).rpartition(":")[2]
+        detail = str(problem["detail"])
+        errors = [parse(FieldError, each) for each in problem.get("errors", ())]
+        request_id = str(problem.get("request_id", ""))
+    except (BadReply, KeyError, TypeError, AttributeError):  # a proxy answered, not the service
         slug, detail, errors = "http-error", f"status {reply.status} without an explanation", []
         request_id = reply.headers.get("x-request-id", "")
-    after = seconds_of(reply.headers.get("retry-after"))
-    return kind_of(reply.status, slug)(reply.status, slug, detail, errors, request_id, after)
+    after = parse_retry_after(reply.headers.get("retry-after"))
+    return error_class(reply.status, slug)(reply.status, slug, detail, errors, request_id, after)
 
 
-def broken(error: httpx.TransportError, url: str) -> ClientError:
-    """What a transport's error means to the caller."""
+def error_of_transport(error: httpx.TransportError, url: str) -> ClientError:
+    """The client's error for a transport's."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(
             f"nothing answers at {url}: {error or type(error).__name__}. Is the service running?"
         )
     if isinstance(error, httpx.TimeoutException):
-        return TimedOut(f"{url} took the request and did not answer in time; `timeout` gives it more")
+        return TimedOut(f"{url} took the request and did not answer in time; a larger `timeout` waits longer")
     return Unreachable(f"the connection to {url} broke: {error or type(error).__name__}")

@@ -1,7 +1,7 @@
-"""The service without a server: its app on an event loop in a thread of this process.
+"""The service in this process: its app runs on an event loop in a thread, without a network.
 
-Answers, bounds and errors are those of the service because it is the service; only the network is left
-out. This is the one part of the client that needs torch and FastAPI, and it loads them when it is opened.
+This module needs the extra `local`: `InProcess` imports the package `service`, and thereby torch, when it
+is created. Answers, limits and errors are those of the served app.
 """
 
 import asyncio
@@ -20,27 +20,35 @@ URL = "http://in-process"
 
 
 class CannotServe(ClientError):
-    """The store holds nothing that can be served, or there is no such store."""
+    """The store has no version that can be served, or the service is not installed."""
 
 
 class InProcess(httpx.BaseTransport):
-    """Requests to a store's models, answered in this process.
+    """A transport of httpx to a service in this process.
 
     Args:
         store: the folder of published versions; None is the one that `BMAML_STORE` names, or the shipped
-            one. Other settings of the service are read from the environment, as ever.
+            one. The service reads its other settings from the environment.
 
     Raises:
-        CannotServe: the service does not start.
+        CannotServe: the service is not installed or does not start.
     """
 
     def __init__(self, store: Path | None = None) -> None:
-        from service.app import create_app
-        from service.settings import Settings
+        try:
+            from service.app import create_app
+            from service.settings import Settings
+        except ImportError as error:
+            if error.name is None or error.name.partition(".")[0] != "service":
+                raise
+            raise CannotServe(
+                "models in this process need bmaml-service: pip install 'bmaml-client[local]', and no other "
+                "package named service on the path; or give the address of a service"
+            ) from error
 
-        # Who is in the process needs no key, and nobody else can ask.
-        alone: dict[str, Any] = {"keys": "", "keys_file": None, "probe_port": None, "rate_per_s": 0.0}
-        app = create_app(Settings(**alone) if store is None else Settings(store=store, **alone))
+        # Keys, rate limits and probes are for callers from outside, which cannot reach this service.
+        internal: dict[str, Any] = {"keys": "", "keys_file": None, "probe_port": None, "rate_per_s": 0.0}
+        app = create_app(Settings(**internal) if store is None else Settings(store=store, **internal))
         self._runtime = app.state.runtime
         self._runtime.start()
         if (why := self._runtime.why_not_ready) is not None:
@@ -52,28 +60,28 @@ class InProcess(httpx.BaseTransport):
         self._thread.start()
         self._open = True
         self._closing = threading.Lock()
-        self._asked: set[Future[httpx.Response]] = set()
+        self._pending: set[Future[httpx.Response]] = set()
 
     @property
     def running(self) -> bool:
-        """Whether it still answers."""
+        """Whether the service still answers."""
         return self._open
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """One request.
+        """Answer a request.
 
         Raises:
-            httpx.ReadTimeout: no answer in time.
-            httpx.ConnectError: it is closed.
+            httpx.ReadTimeout: no answer came in time.
+            httpx.ConnectError: the service has been stopped.
         """
-        # Only a body that is read already can go from one kind of client to the other.
+        # A body that is not read yet belongs to the synchronous client and cannot be read by the app.
         whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
         with self._closing:
             if not self._open:
                 raise httpx.ConnectError("the service in this process has been closed", request=request)
             answer = asyncio.run_coroutine_threadsafe(self._answer(whole), self._loop)
-            self._asked.add(answer)
-        answer.add_done_callback(self._asked.discard)
+            self._pending.add(answer)
+        answer.add_done_callback(self._pending.discard)
         try:
             return answer.result(request.extensions.get("timeout", {}).get("read"))
         except TimeoutError:
@@ -81,15 +89,15 @@ class InProcess(httpx.BaseTransport):
             raise httpx.ReadTimeout("no answer in time", request=request) from None
 
     def close(self) -> None:
-        """Nothing: clients come and go, and share it. `stop` ends it."""
+        """Do nothing: several clients share the transport. `stop` ends it."""
 
     def stop(self) -> None:
-        """Finish what was accepted and end the threads; twice is no failure."""
+        """Finish the accepted requests and end the threads; stopping again is no error."""
         with self._closing:
             if not self._open:
                 return
             self._open = False
-        wait(list(self._asked))
+        wait(list(self._pending))
         self._runtime.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -106,12 +114,12 @@ _lock = threading.Lock()
 
 
 def shared(store: str | Path | None = None) -> InProcess:
-    """The one of this store in this process, opened when it is first asked for, ended at exit.
+    """The shared transport of a store; the first call starts its service, which stops at exit.
 
     Raises:
-        CannotServe: the service does not start.
+        CannotServe: the service is not installed or does not start.
     """
-    # After a fork the threads are gone: the child opens its own.
+    # Threads do not survive a fork: the child starts its own.
     key = (os.getpid(), None if store is None else Path(store).resolve())
     with _lock:
         if key not in _shared or not _shared[key].running:
@@ -120,7 +128,7 @@ def shared(store: str | Path | None = None) -> InProcess:
 
 
 def stop_shared(store: str | Path | None = None) -> None:
-    """End the one of this store, where there is one; the next `shared` opens it anew."""
+    """Stop the shared service of a store, if it runs; the next `shared` starts another."""
     with _lock:
         found = _shared.pop((os.getpid(), None if store is None else Path(store).resolve()), None)
     if found is not None:

@@ -1,63 +1,97 @@
-"""What can be looked up or dropped, as talks: models, bounds, readiness, kept posteriors."""
+"""Flows that look something up or delete it: models, limits, readiness, kept posteriors."""
 
 from dataclasses import replace
 from urllib.parse import quote
 
 from bmaml_client.answers import Posterior, PosteriorCard
 from bmaml_client.errors import NotReady, Unreachable
-from bmaml_client.flow import Manner, Talk
+from bmaml_client.flow import Flow, Requester
 from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
-from bmaml_client.parsing import read
+from bmaml_client.parsing import parse
 from bmaml_client.retries import Retries
 
 
 def posterior(
-    manner: Manner, posterior: Posterior | str, *, request_id: str | None = None
-) -> Talk[PosteriorCard]:
-    """What the service says of a kept posterior."""
-    said = yield from manner.ask("GET", f"/posteriors/{_segment(id_of(posterior))}", request_id=request_id)
-    return read(PosteriorCard, said)
+    requester: Requester, posterior: Posterior | str, *, request_id: str | None = None
+) -> Flow[PosteriorCard]:
+    """Describe a kept posterior.
+
+    Raises:
+        PosteriorGone, UnknownPosterior: the service does not have it.
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
+    path = f"/posteriors/{_segment(posterior_id(posterior))}"
+    return parse(PosteriorCard, (yield from requester.request("GET", path, request_id=request_id)))
 
 
-def forget(manner: Manner, posterior: Posterior | str, *, request_id: str | None = None) -> Talk[None]:
-    """Have the service forget a posterior; twice is no failure."""
-    yield from manner.ask("DELETE", f"/posteriors/{_segment(id_of(posterior))}", request_id=request_id)
+def forget(requester: Requester, posterior: Posterior | str, *, request_id: str | None = None) -> Flow[None]:
+    """Delete a kept posterior; deleting it again is no error.
+
+    Raises:
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
+    path = f"/posteriors/{_segment(posterior_id(posterior))}"
+    yield from requester.request("DELETE", path, request_id=request_id)
 
 
-def models(manner: Manner, *, request_id: str | None = None) -> Talk[ModelList]:
-    """Every model by name."""
-    return read(ModelList, (yield from manner.ask("GET", "/models", request_id=request_id)))
+def models(requester: Requester, *, request_id: str | None = None) -> Flow[ModelList]:
+    """List every model by name.
+
+    Raises:
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
+    return parse(ModelList, (yield from requester.request("GET", "/models", request_id=request_id)))
 
 
-def model(manner: Manner, name: str, *, request_id: str | None = None) -> Talk[ModelSummary]:
-    """One model and its versions."""
-    said = yield from manner.ask("GET", f"/models/{_segment(name)}", request_id=request_id)
-    return read(ModelSummary, said)
+def model(requester: Requester, name: str, *, request_id: str | None = None) -> Flow[ModelSummary]:
+    """Describe a model and list its versions.
+
+    Raises:
+        UnknownModel: the service has no model of this name.
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
+    path = f"/models/{_segment(name)}"
+    return parse(ModelSummary, (yield from requester.request("GET", path, request_id=request_id)))
 
 
-def version(manner: Manner, name: str, version: int, *, request_id: str | None = None) -> Talk[VersionCard]:
-    """The model card of one version."""
+def version(
+    requester: Requester, name: str, version: int, *, request_id: str | None = None
+) -> Flow[VersionCard]:
+    """Return the model card of one version.
+
+    Raises:
+        UnknownModel: the service has no such model or version.
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
     path = f"/models/{_segment(name)}/versions/{int(version)}"
-    return read(VersionCard, (yield from manner.ask("GET", path, request_id=request_id)))
+    return parse(VersionCard, (yield from requester.request("GET", path, request_id=request_id)))
 
 
-def limits(manner: Manner, *, request_id: str | None = None) -> Talk[Limits]:
-    """Every bound the service enforces."""
-    return read(Limits, (yield from manner.ask("GET", "/limits", request_id=request_id)))
+def limits(requester: Requester, *, request_id: str | None = None) -> Flow[Limits]:
+    """Return the limits that the service enforces.
+
+    Raises:
+        ClientError: the request failed; see `bmaml_client.errors`.
+    """
+    return parse(Limits, (yield from requester.request("GET", "/limits", request_id=request_id)))
 
 
-def ready(manner: Manner, *, request_id: str | None = None) -> Talk[bool]:
-    """Whether the service would answer now; it is asked once."""
-    once = replace(manner, retries=Retries(count=0))
+def ready(requester: Requester, *, request_id: str | None = None) -> Flow[bool]:
+    """Return whether the service is ready to answer, without retries.
+
+    Raises:
+        ClientError: the request failed otherwise than by 503 or an unreachable service.
+    """
+    once = replace(requester, retries=Retries(count=0))
     try:
-        yield from once.ask("GET", "/readyz", request_id=request_id)
+        yield from once.request("GET", "/readyz", request_id=request_id)
     except (NotReady, Unreachable):
         return False
     return True
 
 
-def id_of(posterior: Posterior | str) -> str:
-    """The id of a posterior, or of one that is named by it."""
+def posterior_id(posterior: Posterior | str) -> str:
+    """The id of a posterior, given by its handle or by the id itself."""
     return posterior.id if isinstance(posterior, Posterior) else posterior
 
 

@@ -1,4 +1,4 @@
-"""What the service says of its models and its bounds."""
+"""Descriptions of the service's models and of its limits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Column:
-    """One input or output: its name, its scale, and what training saw, in the caller's units."""
+    """An input or output: name, transform, and the range of training in the caller's units."""
 
     name: str
     transform: str
@@ -15,8 +15,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The pictures a model takes: channels, pixels along a side, whether they are drawings."""
+class ImageInput:
+    """The images that a model takes: channels, pixels along a side, and whether they are drawings."""
 
     channels: int
     size: int
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model and its versions, oldest first."""
+    """A model by name, with its versions, oldest first."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class RefusedVersion:
-    """A version in the store that cannot be served, and why."""
+    """A version in the store that the service cannot serve, and the reason."""
 
     name: str
     version: int
@@ -47,7 +47,7 @@ class RefusedVersion:
 
 @dataclass(frozen=True)
 class ModelList:
-    """Everything that can be asked for by name, and what had to be refused."""
+    """The models that the service serves, and the versions that it refuses."""
 
     models: tuple[ModelSummary, ...]
     refused: tuple[RefusedVersion, ...]
@@ -64,7 +64,7 @@ class VersionCard:
     description: str
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...]
-    image: Picture | None
+    image: ImageInput | None
     classes: int | None
     learner: str
     particles: int
@@ -77,7 +77,7 @@ class VersionCard:
 
 @dataclass(frozen=True)
 class Limits:
-    """Every bound the service enforces; acquisitions and strategies are by kind of model."""
+    """The limits that the service enforces; acquisitions and strategies are by kind of model."""
 
     body_bytes: int
     header_bytes: int

@@ -1,4 +1,4 @@
-"""What is adapted to labelled rows, as talks: predictions, choices, kept posteriors."""
+"""Flows that adapt a model to labelled rows: predictions, choices, kept posteriors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,17 +6,26 @@ from typing import Any
 
 from bmaml_client.answers import Choice, ClassPrediction, ModelRef, Posterior, Prediction
 from bmaml_client.errors import InvalidInput, PosteriorGone, UnknownPosterior
-from bmaml_client.flow import Manner, Talk
-from bmaml_client.inputs import Labels, Rows, Shown, joined, joined_labels, labels_of, named, rows_of
-from bmaml_client.lookups import id_of, model, version
-from bmaml_client.parsing import read
+from bmaml_client.flow import Flow, Requester
+from bmaml_client.inputs import (
+    Labels,
+    Rows,
+    Support,
+    concatenate_labels,
+    concatenate_rows,
+    has_column_names,
+    to_labels,
+    to_rows,
+)
+from bmaml_client.lookups import model, posterior_id, version
+from bmaml_client.parsing import parse
 
-TTL_S = 600.0
-"""How long a posterior is kept where the caller does not say."""
+DEFAULT_TTL_S = 600.0
+"""Seconds that the service keeps a posterior by default."""
 
 
 def adapt_predict(
-    manner: Manner,
+    requester: Requester,
     model: str,
     x: Any = None,
     y: Any = None,
@@ -32,47 +41,46 @@ def adapt_predict(
     seed: int = 0,
     deadline_ms: int | None = None,
     request_id: str | None = None,
-) -> Talk[Prediction | ClassPrediction]:
-    """Adapt a model to labelled rows and predict others.
+) -> Flow[Prediction | ClassPrediction]:
+    """Adapt a model to labelled rows and predict the query rows.
 
-    Rows are anything like an array `[row, column]`, data frames (columns by the model's names), arrays of
-    pictures, or lists of PNG and JPEG bytes. Labels are numbers, strings or integers.
+    Rows are array-likes `[row, column]`, data frames (matched by column names), arrays of images, or
+    lists of PNG and JPEG bytes. Labels are numbers, strings or integers.
 
     Args:
         model: its name.
-        x, y: labelled rows; both may be empty. With a posterior: rows to be added to those it has seen.
+        x, y: labelled rows; both may be empty. With a posterior they are added to its rows.
         query: the rows to predict.
         version: None is the newest.
         posterior: a kept one, in place of x and y.
-        quantiles: levels inside (0, 1).
+        quantiles: levels in (0, 1).
         interval: probability of the central interval.
-        particles: also answer each hypothesis.
-        keep_s: seconds to keep the adapted particles; the answer's `posterior` can be asked again.
-        steps: inner steps; None is what the model was trained with.
-        seed: of learners that draw.
-        deadline_ms: how long the request may wait for the device.
-        request_id: up to 64 letters, digits, `.`, `_` and `-`; the service's log has it.
+        particles: whether to return the predictions of each particle.
+        keep_s: seconds to keep the adapted particles, which the answer's `posterior` then names.
+        steps: inner steps; None is the number that the model was trained with.
+        seed: for learners that draw.
+        deadline_ms: milliseconds that the request may wait for the device.
+        request_id: up to 64 letters, digits, `.`, `_` and `-`, for the service's log.
 
     Raises:
-        InvalidInput: what cannot be sent.
-        ClientError: what came back; see `bmaml_client.errors`.
+        InvalidInput: an argument cannot be sent.
+        ClientError: the request failed; see `bmaml_client.errors`.
     """
     if query is None:
         raise InvalidInput("query is missing: which rows are to be predicted?")
-    names = yield from _names(manner, model, version, x, query)
-    said, shown = _support(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
-    said["query"] = {"x": rows_of(query, names, "query")}
+    names = yield from _input_names(requester, model, version, x, query)
+    body, rows = _adaptation(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
+    body["query"] = {"x": to_rows(query, names, "query")}
     if len(quantiles):
-        said["quantiles"] = [float(level) for level in quantiles]
-    said |= {"interval": float(interval), "particles": bool(particles)}
-    reply = yield from _adapting(manner, "/adapt-predict", said, posterior, shown, request_id)
-    numbers = "mean" in reply["prediction"]
-    flat = {**reply, **reply["prediction"]}
-    return read(Prediction, flat) if numbers else read(ClassPrediction, flat)
+        body["quantiles"] = [float(level) for level in quantiles]
+    body |= {"interval": float(interval), "particles": bool(particles)}
+    reply = yield from _post(requester, "/adapt-predict", body, posterior, rows, request_id)
+    fields = {**reply, **reply["prediction"]}
+    return parse(Prediction, fields) if "mean" in fields else parse(ClassPrediction, fields)
 
 
 def uncertainty(
-    manner: Manner,
+    requester: Requester,
     model: str,
     x: Any = None,
     y: Any = None,
@@ -91,71 +99,80 @@ def uncertainty(
     seed: int = 0,
     deadline_ms: int | None = None,
     request_id: str | None = None,
-) -> Talk[Choice]:
-    """Adapt a model to labelled rows and say which rows of a pool to label next.
+) -> Flow[Choice]:
+    """Adapt a model to labelled rows and select the rows of a pool to label next.
 
     Args:
         model, x, y, version, posterior, keep_s, steps, deadline_ms, request_id: as for `adapt_predict`.
-        pool: rows to choose from.
-        ids: the caller's names for them, unique; by default their places.
-        target: rows where the predictions should get better.
-        acquisition: by default `epig` with a target, else `epistemic_variance` (`entropy` of classes).
-        size, strategy: how many rows, and how to keep them from saying the same thing.
-        exclude: ids that must not be chosen.
-        seed: decides ties and draws.
+        pool: rows to select from.
+        ids: the caller's ids of the pool's rows, unique; by default their indices.
+        target: rows on which the predictions should improve.
+        acquisition: by default `epig` with a target, else `epistemic_variance` (`entropy` for classes).
+        size: rows to select.
+        strategy: how a batch avoids redundant rows.
+        exclude: ids that are not selected.
+        seed: for ties, and for learners that draw.
+
+    Raises:
+        InvalidInput: an argument cannot be sent.
+        ClientError: the request failed; see `bmaml_client.errors`.
     """
     if pool is None:
         raise InvalidInput("pool is missing: which rows are there to choose from?")
-    names = yield from _names(manner, model, version, x, pool, target)
-    said, shown = _support(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
-    said["pool"] = {"x": rows_of(pool, names, "pool")}
+    names = yield from _input_names(requester, model, version, x, pool, target)
+    body, rows = _adaptation(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
+    body["pool"] = {"x": to_rows(pool, names, "pool")}
     if ids is not None:
-        said["pool"]["ids"] = [_plain(each) for each in ids]
+        body["pool"]["ids"] = [_plain(each) for each in ids]
     if target is not None:
-        said["target"] = {"x": rows_of(target, names, "target")}
+        body["target"] = {"x": to_rows(target, names, "target")}
     if acquisition is not None:
-        said["acquisition"] = acquisition
-    said["batch"] = {"size": int(size), "strategy": strategy, "seed": int(seed)}
-    said["exclude"] = [_plain(each) for each in exclude]
-    reply = yield from _adapting(manner, "/uncertainty", said, posterior, shown, request_id)
-    return read(Choice, reply)
+        body["acquisition"] = acquisition
+    body["batch"] = {"size": int(size), "strategy": strategy, "seed": int(seed)}
+    body["exclude"] = [_plain(each) for each in exclude]
+    return parse(Choice, (yield from _post(requester, "/uncertainty", body, posterior, rows, request_id)))
 
 
 def keep(
-    manner: Manner,
+    requester: Requester,
     model: str,
     x: Any = None,
     y: Any = None,
     *,
     version: int | None = None,
     posterior: Posterior | str | None = None,
-    keep_s: float = TTL_S,
+    keep_s: float = DEFAULT_TTL_S,
     steps: int | None = None,
     seed: int = 0,
     deadline_ms: int | None = None,
     request_id: str | None = None,
-) -> Talk[Posterior]:
-    """Adapt a model to labelled rows and keep the particles in the service, without asking anything yet.
+) -> Flow[Posterior]:
+    """Adapt a model to labelled rows and keep the particles in the service, without a prediction.
 
-    The same rows have the same id and are adapted to once.
+    The same rows have the same id, and the service adapts to them once. The arguments are those of
+    `adapt_predict`.
+
+    Raises:
+        InvalidInput: an argument cannot be sent.
+        ClientError: the request failed; see `bmaml_client.errors`.
     """
-    names = yield from _names(manner, model, version, x)
-    said, shown = _support(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
-    reply = yield from _adapting(manner, "/posteriors", said, posterior, shown, request_id)
+    names = yield from _input_names(requester, model, version, x)
+    body, rows = _adaptation(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
+    reply = yield from _post(requester, "/posteriors", body, posterior, rows, request_id)
     kept: Posterior = reply["posterior"]
     return kept
 
 
-def _names(manner: Manner, name: str, number: int | None, *values: Any) -> Talk[tuple[str, ...]]:
-    """The model's inputs, where a data frame makes it matter."""
-    if not any(named(each) for each in values):
+def _input_names(requester: Requester, name: str, number: int | None, *values: Any) -> Flow[tuple[str, ...]]:
+    """The model's inputs, which data frames are matched to; empty where no value is a data frame."""
+    if not any(has_column_names(each) for each in values):
         return ()
     if number is None:
-        return (yield from model(manner, name)).inputs
-    return tuple(column.name for column in (yield from version(manner, name, number)).inputs)
+        return (yield from model(requester, name)).inputs
+    return tuple(column.name for column in (yield from version(requester, name, number)).inputs)
 
 
-def _support(
+def _adaptation(
     model: str,
     x: Any,
     y: Any,
@@ -167,76 +184,77 @@ def _support(
     seed: int,
     deadline_ms: int | None,
 ) -> tuple[dict[str, Any], tuple[Rows, Labels] | None]:
-    """The part of a request that all have, and the rows it shows."""
+    """The fields that all requests share, and the labelled rows among them."""
     if (x is None) != (y is None):
         raise InvalidInput("x and y go together: rows and their labels")
     if x is None and posterior is None:
         raise InvalidInput("show labelled rows (x and y, which may be empty) or name a posterior")
-    said: dict[str, Any] = {"model": model}
-    shown = None
+    body: dict[str, Any] = {"model": model}
+    rows = None
     if x is not None:
-        shown = rows_of(x, names, "x"), labels_of(y)
-        if len(shown[0]) != len(shown[1]):
-            raise InvalidInput(f"{len(shown[1])} labels for {len(shown[0])} rows of x")
-        said["support"] = {"x": shown[0], "y": shown[1]}
+        rows = to_rows(x, names, "x"), to_labels(y)
+        if len(rows[0]) != len(rows[1]):
+            raise InvalidInput(f"{len(rows[1])} labels for {len(rows[0])} rows of x")
+        body["support"] = {"x": rows[0], "y": rows[1]}
     if posterior is not None:
-        said["posterior"] = id_of(posterior)
+        body["posterior"] = posterior_id(posterior)
     else:
-        said["adapt"] = {"steps": steps, "seed": int(seed)}
+        body["adapt"] = {"steps": steps, "seed": int(seed)}
     if version is not None:
-        said["version"] = int(version)
+        body["version"] = int(version)
     if keep_s is not None:
-        said["keep"] = {"ttl_s": float(keep_s)}
+        body["keep"] = {"ttl_s": float(keep_s)}
     if deadline_ms is not None:
-        said["deadline_ms"] = int(deadline_ms)
-    return said, shown
+        body["deadline_ms"] = int(deadline_ms)
+    return body, rows
 
 
-def _adapting(
-    manner: Manner,
+def _post(
+    requester: Requester,
     path: str,
-    said: dict[str, Any],
+    body: dict[str, Any],
     posterior: Posterior | str | None,
-    shown: tuple[Rows, Labels] | None,
+    rows: tuple[Rows, Labels] | None,
     request_id: str | None,
-) -> Talk[dict[str, Any]]:
-    """The reply, with a handle of its posterior; rows that the service has dropped are sent again, once."""
-    before = posterior.shown if isinstance(posterior, Posterior) else None
+) -> Flow[dict[str, Any]]:
+    """The decoded reply, with a handle for its posterior.
+
+    A request whose posterior the service has dropped is sent once more, with the posterior's rows.
+    """
+    earlier = posterior.support if isinstance(posterior, Posterior) else None
     try:
-        reply = yield from manner.ask("POST", path, said, request_id)
+        reply = yield from requester.request("POST", path, body, request_id)
     except (PosteriorGone, UnknownPosterior):
-        # Gone from the cache, or unknown because the service was started anew with another secret.
-        if before is None:
+        # Gone from the cache, or unknown because a restarted service has another secret.
+        if earlier is None:
             raise
-        again = {"keep": {"ttl_s": before.ttl_s}, **said, **_rows(_all(before, shown))}
-        again |= {"version": before.version, "adapt": {"steps": before.steps, "seed": before.seed}}
+        whole = _extended(earlier, rows)
+        again = {"keep": {"ttl_s": earlier.ttl_s}, **body, "support": {"x": whole.x, "y": whole.y}}
+        again |= {"version": earlier.version, "adapt": {"steps": earlier.steps, "seed": earlier.seed}}
         del again["posterior"]
-        reply = yield from manner.ask("POST", path, again, request_id)
-    told = reply.get("posterior")
-    if told is None:
+        reply = yield from requester.request("POST", path, again, request_id)
+    if reply.get("posterior") is None:
         return dict(reply)
-    reference = read(ModelRef, reply["model"])
-    everything = None
-    if posterior is None and shown is not None:
-        adapt, keep = said["adapt"], said.get("keep", {"ttl_s": TTL_S})
-        everything = Shown(*shown, reference.version, adapt["steps"], adapt["seed"], keep["ttl_s"])
-    elif before is not None:
-        everything = _all(before, shown)
-    handle = read(Posterior, {**told, "model": reference, "shown": everything})
+    reference = parse(ModelRef, reply["model"])
+    support = None
+    if posterior is None and rows is not None:
+        adapt, ttl_s = body["adapt"], body.get("keep", {"ttl_s": DEFAULT_TTL_S})["ttl_s"]
+        support = Support(*rows, reference.version, adapt["steps"], adapt["seed"], ttl_s)
+    elif earlier is not None:
+        support = _extended(earlier, rows)
+    handle = parse(Posterior, {**reply["posterior"], "model": reference, "support": support})
     return {**reply, "posterior": handle}
 
 
-def _all(before: Shown, more: tuple[Rows, Labels] | None) -> Shown:
-    if more is None:
-        return before
-    return replace(before, x=joined(before.x, more[0]), y=joined_labels(before.y, more[1]))
-
-
-def _rows(shown: Shown) -> dict[str, Any]:
-    return {"support": {"x": shown.x, "y": shown.y}}
+def _extended(support: Support, rows: tuple[Rows, Labels] | None) -> Support:
+    """The support set with these rows added."""
+    if rows is None:
+        return support
+    x, y = rows
+    return replace(support, x=concatenate_rows(support.x, x), y=concatenate_labels(support.y, y))
 
 
 def _plain(each: Any) -> str | int:
-    """A string or an integer, where it came as numpy's."""
+    """A Python string or integer, converted from numpy's."""
     plain: str | int = each.item() if hasattr(each, "item") else each
     return plain

@@ -1,4 +1,4 @@
-"""Decoded replies as the dataclasses that describe them."""
+"""Replies to dataclasses: the fields' annotations say how each value is read."""
 
 import dataclasses
 import functools
@@ -15,50 +15,53 @@ from bmaml_client.errors import BadReply
 T = TypeVar("T")
 
 
-def read(kind: type[T], said: Any, where: str = "") -> T:
-    """`kind` as it was said; fields that this version does not know are passed over.
+def parse(kind: type[T], value: Any, path: str = "") -> T:
+    """A dataclass `kind` from a decoded JSON object; unknown fields are ignored.
+
+    Args:
+        path: where the object lies in the reply, for messages.
 
     Raises:
-        BadReply: a field is missing, or is not what it should be.
+        BadReply: a field is missing, or has another type.
     """
-    value: T = _read(kind, said, where)
+    parsed: T = _parse(kind, value, path)
+    return parsed
+
+
+def _parse(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else _parse_object(kind, value, path)  # type: ignore[arg-type]
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (kind,) = (each for each in inner if each is not types.NoneType)
+        return _parse(kind, value, path)
+    try:
+        if origin is np.ndarray:
+            return np.asarray(value, np.float32).astype(np.float64)
+        if origin is tuple:
+            return tuple(_parse(inner[0], each, path) for each in value)
+        if kind is datetime:
+            return datetime.fromisoformat(value)
+        if kind in (int, float, str):
+            return kind(value)
+    except (TypeError, ValueError):
+        raise BadReply(f"the reply's {path} has another type than expected") from None
     return value
 
 
-def _read(kind: Any, said: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if isinstance(said, kind):  # type: ignore[arg-type]
-            return said
-        if not isinstance(said, Mapping):
-            raise BadReply(f"the reply's {where or 'body'} is not an object")
-        hints = _hints(kind)  # type: ignore[arg-type]
-        values = {}
-        for each in dataclasses.fields(kind):
-            path = f"{where}/{each.name}"
-            if each.name not in said:
-                if each.default is dataclasses.MISSING:
-                    raise BadReply(f"the reply has no {path}: is the service of another version?")
-                continue
-            values[each.name] = _read(hints[each.name], said[each.name], path)
-        return kind(**values)  # type: ignore[operator]
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if said is None:
-            return None
-        (kind,) = (each for each in inner if each is not types.NoneType)
-        return _read(kind, said, where)
-    try:
-        if origin is np.ndarray:
-            return np.asarray(said, np.float32).astype(np.float64)
-        if origin is tuple:
-            return tuple(_read(inner[0], each, where) for each in said)
-        if kind is datetime:
-            return datetime.fromisoformat(said)
-        if kind in (int, float, str):
-            return kind(said)
-    except (TypeError, ValueError):
-        raise BadReply(f"the reply's {where} is not what it should be") from None
-    return said
+def _parse_object(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise BadReply(f"the reply's {path or 'body'} is not an object")
+    types_of_fields = _field_types(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.name in value:
+            found[field.name] = _parse(types_of_fields[field.name], value[field.name], f"{path}/{field.name}")
+        elif field.default is dataclasses.MISSING:
+            raise BadReply(f"the reply has no {path}/{field.name}: is the service of another version?")
+    return kind(**found)
 
 
-_hints = functools.cache(typing.get_type_hints)
+_field_types = functools.cache(typing.get_type_hints)

@@ -1,25 +1,24 @@
-"""When to ask again, and after how long: exponential backoff with full jitter, within bounds."""
+"""Retries: exponential backoff with full jitter, bounded in number and in time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-AGAIN = frozenset({429, 503})
-"""Statuses that pass: a full queue, a rate limit, a start. A deadline that passed (504) may pass again."""
+RETRIED_STATUSES = frozenset({429, 503})
+"""Temporary refusals: a full queue, a rate limit, a start. A passed deadline (504) may pass again."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and for how long to try.
+    """How often, and for how long, a request is repeated.
 
-    Before the n-th retry the client waits a uniformly drawn time between 0 and
-    min(`cap_s`, `base_s` · 2ⁿ⁻¹), after what `Retry-After` asks for. Every request can be repeated: none
-    changes anything that a second one would change again.
+    The client waits before retry n: `Retry-After`, plus a time drawn uniformly from 0 to
+    min(`cap_s`, `base_s` · 2ⁿ⁻¹). Every request of the service is idempotent.
 
     Attributes:
         count: retries after the first attempt.
-        total_s: seconds in all; a wait that would end later is not begun.
+        total_s: seconds in all; the client does not begin a wait that would end later.
         base_s, cap_s: seconds.
     """
 
@@ -31,9 +30,13 @@ class Retries:
     def pause(
         self, retry: int, elapsed_s: float, retry_after_s: float | None, draw: Callable[[], float]
     ) -> float | None:
-        """Seconds before retry number `retry` (from 1), or None where there is to be none.
+        """Seconds to wait before a retry; None where the request is not repeated.
 
-        `draw` gives numbers uniform in [0, 1).
+        Args:
+            retry: its number, from 1.
+            elapsed_s: seconds since the first attempt began.
+            retry_after_s: seconds that the service asked for.
+            draw: gives numbers uniform in [0, 1).
         """
         if retry > self.count:
             return None
@@ -42,11 +45,11 @@ class Retries:
         return wait if elapsed_s + wait <= self.total_s else None
 
 
-def seconds_of(retry_after: str | None, now: datetime | None = None) -> float | None:
-    """A `Retry-After` header, a number or a date, in seconds from now; None for anything else."""
-    if retry_after is None:
+def parse_retry_after(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds from now of a `Retry-After` header, a number or a date; None for anything else."""
+    if header is None:
         return None
-    text = retry_after.strip()
+    text = header.strip()
     if text.isascii() and text.isdigit():
         return float(text)
     try:

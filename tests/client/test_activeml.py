@@ -68,7 +68,7 @@ def test_a_batch_is_not_larger_than_the_pool(strategy):
         assert len(strategy.query(X, Y, batch_size=20)) == 10
 
 
-def test_classes_and_pictures_have_it_too(small):
+def test_classes_and_images_have_it_too(small):
     images = pictures(2, 4).reshape(8, 16, 16)
     labels = np.array(["a", "nan", "nan", "nan", "b", "nan", "nan", "nan"])
     classifier = BMAMLClassifier("shapes", service=small.url)

@@ -76,7 +76,7 @@ def test_several_outputs_give_a_row_of_outputs_for_each_row(client):
 
 
 @pytest.mark.parametrize("labels", [["cat", "dog"], [7, 3]])
-def test_classes_come_back_as_they_were_sent_and_pictures_go_as_arrays_or_files(client, labels):
+def test_classes_come_back_as_they_were_sent_and_images_go_as_arrays_or_files(client, labels):
     images = pictures(2, 3)
     shown, asked = images[:, 0], images[:, 1:].reshape(4, 16, 16)
     answer = client.adapt_predict("shapes", shown, np.array(labels), asked, particles=True)
@@ -93,7 +93,7 @@ def test_classes_come_back_as_they_were_sent_and_pictures_go_as_arrays_or_files(
     np.testing.assert_allclose(scaled.probabilities, answer.probabilities, rtol=1e-4, atol=1e-6)
 
 
-def test_colour_pictures_have_a_last_axis_of_three(client):
+def test_colour_images_have_a_last_axis_of_three(client):
     images = pictures(2, 2, channels=3)
     answer = client.adapt_predict("colours", images[:, 0], ["a", "b"], images[:, 1])
     assert answer.probabilities.shape == (2, 2)
@@ -157,9 +157,13 @@ def test_json_safetensors_and_in_process_agree(client, small, small_store, rows)
 
 
 def test_both_clients_have_the_same_methods_and_signatures():
-    names = {name for name in dir(Client) if not name.startswith("_")} - {"ask", "close"}
+    names = {name for name in dir(Client) if not name.startswith("_")} - {"run", "close"}
     assert {"adapt_predict", "uncertainty", "keep", "posterior", "forget"} <= names
-    assert names == {name for name in dir(AsyncClient) if not name.startswith("_")} - {"ask", "close"}
+    assert names == {name for name in dir(AsyncClient) if not name.startswith("_")} - {
+        "run",
+        "requester",
+        "close",
+    }
     for name in names:
         one, other = getattr(Client, name), getattr(AsyncClient, name)
         assert inspect.signature(one) == inspect.signature(other)
@@ -227,9 +231,9 @@ def test_where_nothing_listens_the_error_names_the_address():
 
 
 def test_what_is_no_address_is_refused_before_anything_is_sent():
-    with pytest.raises(InvalidInput, match="no address"):
+    with pytest.raises(InvalidInput, match="not an address"):
         Client("localhost:8000")
-    with pytest.raises(InvalidInput, match="no address"):
+    with pytest.raises(InvalidInput, match="not an address"):
         Client("http://host:port")
 
 

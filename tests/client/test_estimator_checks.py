@@ -1,7 +1,7 @@
 """scikit-learn's own checks, on small untrained models of every width that they use.
 
-Every check that cannot hold is named with the reason. A table of numbers becomes pictures of bars for the
-classifier, because all models that tell classes apart are of pictures.
+Every check that cannot hold is named with the reason. A table of numbers becomes images of bars for the
+classifier, because all models that tell classes apart are of images.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ FAILS = {
 
 
 class Bars:
-    """Pictures of rows: a bar a column, as long as its number is large.
+    """Images of rows: a bar a column, as long as its number is large.
 
     An object and no function: the names of tests hold its `repr`, which must be the same in every process.
     """
@@ -61,7 +61,7 @@ def expected(_):
 @parametrize_with_checks(
     [
         BMAMLRegressor({width: f"of-{width}" for width in WIDTHS}),
-        BMAMLClassifier("bars", to_pictures=Bars()),
+        BMAMLClassifier("bars", to_images=Bars()),
     ],
     expected_failed_checks=expected,
 )

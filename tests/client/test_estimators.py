@@ -112,7 +112,7 @@ def test_classes_of_any_type_come_back(where, names):
     assert 0 <= fitted.score(asked, np.repeat(names, 2)) <= 1
 
 
-def test_files_of_pictures_are_taken_as_they_are(where):
+def test_files_of_images_are_taken_as_they_are(where):
     images = pictures(2, 2)
     files = [base64.b64decode(png(each)) for each in images.reshape(4, 16, 16)]
     labels = ["a", "a", "b", "b"]

@@ -7,16 +7,17 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load, save
 
-from bmaml_client import InvalidInput
-from bmaml_client.bodies import JSON, decoded, encoded
-from bmaml_client.inputs import Files, joined, labels_of, order_of, rows_of
+from bmaml_client import BadReply, InvalidInput
+from bmaml_client.bodies import BINARY, JSON, decode, encode
+from bmaml_client.inputs import ImageFiles, column_order, concatenate_rows, to_labels, to_rows
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("bmaml_client", ["torch", "fastapi", "pydantic", "safetensors", "PIL", "sklearn", "pandas"]),
+        ("bmaml_client", ["torch", "fastapi", "pydantic", "PIL", "sklearn", "pandas"]),
         ("bmaml_client.in_process", ["torch", "fastapi", "pydantic", "sklearn"]),
         ("bmaml_client.estimators", ["torch", "fastapi", "pydantic", "bmaml", "model_store"]),
     ],
@@ -50,10 +51,10 @@ def test_a_frame_that_lacks_a_column_is_refused_by_name(client):
 
 
 def test_names_that_say_nothing_to_the_model_go_by_place():
-    assert order_of(["a", "b"], ["x", "size"]) is None
-    assert order_of(["size", "a", "x"], ["x", "size"]) == [2, 0]
+    assert column_order(["a", "b"], ["x", "size"]) is None
+    assert column_order(["size", "a", "x"], ["x", "size"]) == [2, 0]
     with pytest.raises(InvalidInput, match="more than once"):
-        order_of(["x", "x", "size"], ["x", "size"])
+        column_order(["x", "x", "size"], ["x", "size"])
 
 
 INPUTS = ("size", "material=steel", "material=tin", "wet=False", "wet=True")
@@ -62,10 +63,10 @@ INPUTS = ("size", "material=steel", "material=tin", "wet=False", "wet=True")
 @pytest.mark.parametrize("frame", [pd.DataFrame, lambda content: pd.DataFrame(content).convert_dtypes()])
 def test_a_column_of_texts_stands_for_one_input_per_value(frame):
     content = {"wet": [True, False], "note": ["a", "b"], "material": ["tin", "steel"], "size": [0.5, 2.0]}
-    rows = rows_of(frame(content), INPUTS, "x")
+    rows = to_rows(frame(content), INPUTS, "x")
     np.testing.assert_array_equal(rows, [[0.5, 0, 1, 0, 1], [2.0, 1, 0, 1, 0]])
     spelled = pd.DataFrame([[0.5, 0, 1, 0, 1], [2.0, 1, 0, 1, 0]], columns=list(INPUTS))
-    np.testing.assert_array_equal(rows_of(spelled, INPUTS, "x"), rows)
+    np.testing.assert_array_equal(to_rows(spelled, INPUTS, "x"), rows)
 
 
 @pytest.mark.parametrize(
@@ -83,41 +84,41 @@ def test_a_column_of_texts_stands_for_one_input_per_value(frame):
 def test_a_text_that_training_did_not_see_is_refused_by_name(value, told):
     content = {"wet": [True, False], "material": ["tin", value], "size": [0.5, 2.0]}
     with pytest.raises(InvalidInput, match=re.escape(told)):
-        rows_of(pd.DataFrame(content), INPUTS, "query")
+        to_rows(pd.DataFrame(content), INPUTS, "query")
 
 
 def test_the_models_own_columns_go_before_those_of_texts():
     frame = pd.DataFrame([[0.5, 0, 1, 0, 1, 7.0]], columns=[*INPUTS, "material"])
-    np.testing.assert_array_equal(rows_of(frame, INPUTS, "x"), [[0.5, 0, 1, 0, 1]])
+    np.testing.assert_array_equal(to_rows(frame, INPUTS, "x"), [[0.5, 0, 1, 0, 1]])
     some = pd.DataFrame({"size": [0.5], "material=steel": [1], "material": ["tin"], "wet": [True]})
-    np.testing.assert_array_equal(rows_of(some, INPUTS, "x"), [[0.5, 1, 1, 0, 1]])
+    np.testing.assert_array_equal(to_rows(some, INPUTS, "x"), [[0.5, 1, 1, 0, 1]])
 
 
 def test_texts_may_be_numbers_beside_any_other_column():
     frame = pd.DataFrame({"code": [1, 22], "size": [0.5, 2.0]})
     np.testing.assert_array_equal(
-        rows_of(frame, ("size", "code=1", "code=22", "code=2"), "x"), [[0.5, 1, 0, 0], [2.0, 0, 1, 0]]
+        to_rows(frame, ("size", "code=1", "code=22", "code=2"), "x"), [[0.5, 1, 0, 0], [2.0, 0, 1, 0]]
     )
 
 
 def test_a_frame_of_texts_may_have_no_rows_and_must_have_every_column():
     frame = pd.DataFrame({"size": [], "material": [], "wet": []})
-    assert rows_of(frame, INPUTS, "x").shape == (0, 5)
+    assert to_rows(frame, INPUTS, "x").shape == (0, 5)
     with pytest.raises(InvalidInput, match="x lacks the columns size; the model takes"):
-        rows_of(frame.drop(columns="size"), INPUTS, "x")
+        to_rows(frame.drop(columns="size"), INPUTS, "x")
     twice = pd.DataFrame([["tin", "tin", True, 1.0]], columns=["material", "material", "wet", "size"])
     with pytest.raises(InvalidInput, match="the columns material more than once"):
-        rows_of(twice, INPUTS, "x")
+        to_rows(twice, INPUTS, "x")
 
 
 def test_a_name_that_only_starts_alike_stands_for_nothing():
     frame = pd.DataFrame({"size": [0.5], "mat": ["tin"], "wet": [True]})
     with pytest.raises(InvalidInput, match="x lacks the columns material=steel, material=tin"):
-        rows_of(frame, INPUTS, "x")
+        to_rows(frame, INPUTS, "x")
 
 
 def test_a_series_is_a_column():
-    assert rows_of(pd.Series([1, 2, 3]), (), "x").shape == (3, 1)
+    assert to_rows(pd.Series([1, 2, 3]), (), "x").shape == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_series_is_a_column():
     ],
 )
 def test_numbers_keep_their_precision_or_gain_some(value, dtype):
-    assert rows_of(value, (), "x").dtype == np.dtype(dtype)
+    assert to_rows(value, (), "x").dtype == np.dtype(dtype)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_numbers_keep_their_precision_or_gain_some(value, dtype):
 )
 def test_what_cannot_be_sent_is_refused_in_a_sentence(value, why):
     with pytest.raises(InvalidInput, match=why):
-        rows_of(value, (), "x")
+        to_rows(value, (), "x")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_what_cannot_be_sent_is_refused_in_a_sentence(value, why):
     ],
 )
 def test_labels_are_strings_integers_or_numbers(value, sent):
-    found = labels_of(value)
+    found = to_labels(value)
     assert (found if isinstance(found, list) else found.tolist()) == sent
 
 
@@ -182,7 +183,7 @@ def test_labels_are_strings_integers_or_numbers(value, sent):
 )
 def test_other_labels_are_refused(value):
     with pytest.raises(InvalidInput):
-        labels_of(value)
+        to_labels(value)
 
 
 def test_rows_and_labels_must_be_as_many(client):
@@ -201,17 +202,35 @@ def test_rows_and_labels_must_be_as_many(client):
 
 
 def test_files_and_arrays_do_not_mix():
-    files = rows_of([b"one", bytearray(b"two")], (), "x")
-    assert joined(files, Files((b"three",))).contents == (b"one", b"two", b"three")
+    files = to_rows([b"one", bytearray(b"two")], (), "x")
+    assert concatenate_rows(files, ImageFiles((b"three",))).contents == (b"one", b"two", b"three")
     with pytest.raises(InvalidInput):
-        joined(files, np.zeros((1, 4, 4)))
+        concatenate_rows(files, np.zeros((1, 4, 4)))
 
 
 def test_small_bodies_are_json_and_large_ones_are_not():
     few, many = np.zeros((10, 2)), np.zeros((2000, 2))
-    assert encoded({"query": {"x": few}}, None)[1] == JSON
-    content, kind = encoded({"model": "m", "query": {"x": many}, "support": {"x": [], "y": ["a"]}}, None)
-    assert kind == "application/vnd.safetensors"
+    assert encode({"query": {"x": few}}, None)[1] == JSON
+    content, kind = encode({"model": "m", "query": {"x": many}, "support": {"x": [], "y": ["a"]}}, None)
+    assert kind == BINARY == "application/vnd.safetensors"
     assert len(content) < many.nbytes + 400
-    with pytest.raises(Exception, match="cannot be read as that"):
-        decoded(content[:20], kind)
+    with pytest.raises(BadReply, match="cannot be read as that"):
+        decode(content[:20], kind)
+
+
+def test_tensors_of_any_layout_and_byte_order_arrive_with_their_values():
+    table = np.arange(6.0).reshape(2, 3)
+    body = {"support": {"x": table[:, ::2], "y": table.T.astype(">f8")}, "query": {"x": np.zeros((0, 3))}}
+    content, kind = encode(body, True)
+    assert kind == BINARY
+    found = load(content)
+    assert set(found) == {"support.x", "support.y"}
+    np.testing.assert_array_equal(found["support.x"], table[:, ::2])
+    np.testing.assert_array_equal(found["support.y"], table.T)
+
+
+@pytest.mark.parametrize("metadata", [None, {"request": "{}"}, {"response": "["}])
+def test_tensors_without_the_rest_of_a_reply_are_no_reply(metadata):
+    content = save({"scores": np.zeros(3, np.float32)}, metadata=metadata)
+    with pytest.raises(BadReply, match="cannot be read as that"):
+        decode(content, BINARY)

@@ -51,7 +51,7 @@ def test_an_id_alone_cannot_be_sent_again(client):
 def test_rows_added_to_a_forgotten_posterior_are_sent_with_it(client):
     kept = client.keep("tiny", X[:2], Y[:2])
     more = client.adapt_predict("tiny", X[2:], Y[2:], QUERY, posterior=kept).posterior
-    assert (more.rows, len(more.shown)) == (3, 3)
+    assert (more.rows, len(more.support)) == (3, 3)
     client.forget(kept)
     client.forget(more)
     again = client.adapt_predict("tiny", X[2:], Y[2:], QUERY, posterior=kept)
@@ -60,7 +60,7 @@ def test_rows_added_to_a_forgotten_posterior_are_sent_with_it(client):
     assert client.adapt_predict("tiny", query=QUERY, posterior=more).posterior.id == more.id
 
 
-def test_classes_and_pictures_are_remembered_too(client):
+def test_classes_and_images_are_remembered_too(client):
     images = pictures(3, 2)
     kept = client.keep("shapes", images[:2, 0], ["a", "b"])
     more = client.adapt_predict("shapes", images[2:, 0], ["c"], images[:, 1], posterior=kept)

@@ -22,7 +22,7 @@ from bmaml_client import (
     Unauthorised,
     Unreachable,
 )
-from bmaml_client.retries import seconds_of
+from bmaml_client.retries import parse_retry_after
 
 URL = "http://somewhere"
 
@@ -148,7 +148,7 @@ def test_every_attempt_carries_the_key_and_the_callers_id():
     client.models(request_id="mine")
     assert [each.headers["authorization"] for each in script.seen] == ["Bearer secret-key"] * 2
     assert [each.headers["x-request-id"] for each in script.seen] == ["mine"] * 2
-    assert "secret" not in repr(client) + repr(vars(client.manner))
+    assert "secret" not in repr(client) + repr(vars(client.requester))
 
 
 def test_a_service_may_lie_below_a_path():
@@ -176,8 +176,8 @@ def test_the_asynchronous_client_waits_the_same():
 
 def test_retry_after_is_a_number_or_a_date():
     now = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    assert seconds_of("12") == 12
-    assert seconds_of("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
-    assert seconds_of("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
-    assert seconds_of("soon") is None
-    assert seconds_of(None) is None
+    assert parse_retry_after("12") == 12
+    assert parse_retry_after("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
+    assert parse_retry_after("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
+    assert parse_retry_after("soon") is None
+    assert parse_retry_after(None) is None

@@ -1,1 +1,1 @@
-"""A machine learning backend for Label Studio that asks our service, through its client."""
+"""A machine learning backend for Label Studio: it answers with a model of bmaml-service."""

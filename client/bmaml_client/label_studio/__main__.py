@@ -1,4 +1,4 @@
-"""`bmaml-label-studio`: a backend for Label Studio; every setting is an environment variable."""
+"""The command `bmaml-label-studio`: a backend for Label Studio, set by environment variables."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from bmaml_client.label_studio.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong. Takes no arguments but --help."""
+    """Serve until SIGTERM or SIGINT; return 2 where a setting is invalid. The only option is --help."""
     prefix = Settings.model_config["env_prefix"]
     names = ", ".join(f"{prefix}{name.upper()}" for name in Settings.model_fields)
     parser = argparse.ArgumentParser(
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return 2
     logging.basicConfig(level=settings.log_level.upper(), force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request is enough
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # uvicorn logs each request already
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None)
     return 0
 

@@ -1,4 +1,4 @@
-"""What has been labelled, project by project, in one SQLite file: rows as they are sent, and labels."""
+"""Annotations by project, in one SQLite file: rows in the form that is sent, and labels."""
 
 import json
 import sqlite3
@@ -18,58 +18,58 @@ CREATE TABLE IF NOT EXISTS revision (project TEXT PRIMARY KEY, number INTEGER NO
 
 
 class Annotations:
-    """The newest annotation of every task. One thread at a time may use it."""
+    """The annotations of all projects. It is not safe for use from several threads at once."""
 
     def __init__(self, path: Path | str) -> None:
         self._database = sqlite3.connect(path, check_same_thread=False)
         self._database.executescript(SCHEMA)
 
     def put(self, project: str, annotation: str, task: str, row: bytes, label: Label) -> None:
-        """Remember an annotation, in place of what it said before."""
+        """Store an annotation, in place of its earlier version."""
         with self._database:
-            self._drop(project, "id", [annotation])
+            self._delete(project, "id", [annotation])
             self._add(project, annotation, task, row, label)
-            self._turn(project)
+            self._increment_revision(project)
 
-    def replace(self, project: str, found: Iterable[tuple[str, str, bytes, Label]]) -> int:
-        """Remember these annotations (id, task, row, label) of a project and no others; how many they are."""
-        some = list(found)
+    def replace(self, project: str, annotations: Iterable[tuple[str, str, bytes, Label]]) -> int:
+        """Store annotations (id, task, row, label) in place of all the project's; return their number."""
+        stored = list(annotations)
         with self._database:
             self._database.execute("DELETE FROM annotation WHERE project = ?", (project,))
-            for each in some:
+            for each in stored:
                 self._add(project, *each)
-            self._turn(project)
-        return len(some)
+            self._increment_revision(project)
+        return len(stored)
 
-    def drop(self, project: str, annotations: Iterable[str]) -> None:
-        """Forget annotations; those that are not there are no failure."""
+    def delete(self, project: str, annotations: Iterable[str]) -> None:
+        """Delete annotations by their ids; unknown ids are no error."""
         with self._database:
-            self._drop(project, "id", annotations)
-            self._turn(project)
+            self._delete(project, "id", annotations)
+            self._increment_revision(project)
 
-    def drop_tasks(self, project: str, tasks: Iterable[str]) -> None:
-        """Forget all annotations of tasks."""
+    def delete_tasks(self, project: str, tasks: Iterable[str]) -> None:
+        """Delete all annotations of tasks."""
         with self._database:
-            self._drop(project, "task", tasks)
-            self._turn(project)
+            self._delete(project, "task", tasks)
+            self._increment_revision(project)
 
     def revision(self, project: str) -> int:
-        """A number that grows with every change; 0 before the first."""
-        found = self._database.execute("SELECT number FROM revision WHERE project = ?", (project,)).fetchone()
-        return 0 if found is None else int(found[0])
+        """The number of changes of a project's annotations so far."""
+        row = self._database.execute("SELECT number FROM revision WHERE project = ?", (project,)).fetchone()
+        return 0 if row is None else int(row[0])
 
-    def labelled(self, project: str, most: int) -> list[tuple[bytes, Label]]:
-        """The newest annotation of each task, oldest first; of more than `most` the newest."""
-        found = self._database.execute(
+    def newest(self, project: str, limit: int) -> list[tuple[bytes, Label]]:
+        """Row and label of each task's newest annotation: the `limit` newest of them, oldest first."""
+        rows = self._database.execute(
             "SELECT row, label FROM annotation WHERE number IN"
             " (SELECT MAX(number) FROM annotation WHERE project = ? GROUP BY task)"
             " ORDER BY number DESC LIMIT ?",
-            (project, most),
+            (project, limit),
         ).fetchall()
-        return [(bytes(row), json.loads(label)) for row, label in reversed(found)]
+        return [(bytes(row), json.loads(label)) for row, label in reversed(rows)]
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._database.close()
 
     def _add(self, project: str, annotation: str, task: str, row: bytes, label: Label) -> None:
@@ -78,12 +78,12 @@ class Annotations:
             (project, annotation, task, row, json.dumps(label)),
         )
 
-    def _drop(self, project: str, column: str, values: Iterable[str]) -> None:
+    def _delete(self, project: str, column: str, values: Iterable[str]) -> None:
         self._database.executemany(
             f"DELETE FROM annotation WHERE project = ? AND {column} = ?", [(project, each) for each in values]
         )
 
-    def _turn(self, project: str) -> None:
+    def _increment_revision(self, project: str) -> None:
         self._database.execute(
             "INSERT INTO revision VALUES (?, 1) ON CONFLICT (project) DO UPDATE SET number = number + 1",
             (project,),

@@ -1,4 +1,4 @@
-"""Predictions for tasks, and learning from annotations."""
+"""The backend: predictions for tasks, and adaptation to annotations."""
 
 import asyncio
 import json
@@ -19,9 +19,9 @@ from bmaml_client import (
     UnknownPosterior,
 )
 from bmaml_client.label_studio.annotations import Annotations
-from bmaml_client.label_studio.images import Unreadable, shrunk
-from bmaml_client.label_studio.labelling import Label, Labelling, NotSupported
-from bmaml_client.label_studio.protocol import AnnotatedTask, Event, Task, key_of
+from bmaml_client.label_studio.images import shrink
+from bmaml_client.label_studio.labelling import Label, Labelling, NotSupported, UnreadableTask
+from bmaml_client.label_studio.protocol import AnnotatedTask, Event, Task, project_key
 from bmaml_client.label_studio.studio import Studio, StudioError
 from bmaml_client.model_info import VersionCard
 
@@ -37,17 +37,20 @@ EVENTS = (
     "PROJECT_DELETED",
     "START_TRAINING",
 )
-"""That teach something."""
-FETCHES = 8
-"""Pictures that are fetched at once."""
+"""Events that change annotations."""
+CONCURRENT_FETCHES = 8
+"""Images that are fetched from Label Studio at once."""
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A project's particles in the service, and the state of its annotations that they have seen.
+class ProjectPosterior:
+    """A project's kept posterior, and the revision of its annotations that the posterior has seen.
 
     Attributes:
-        labels: how many different ones.
+        revision: of the annotations.
+        version: of the model.
+        posterior: None before the first label.
+        labels: number of distinct labels.
     """
 
     revision: int
@@ -55,18 +58,22 @@ class Adapted:
     posterior: Posterior | None
     labels: int
 
-    def speaks(self, labelling: Labelling) -> bool:
-        """Whether it has seen enough: two classes, or for numbers nothing at all (that is the prior)."""
+    def can_predict(self, labelling: Labelling) -> bool:
+        """Whether it can predict: numbers always (from the prior), classes once two have been labelled."""
         return labelling.kind == "regression" or self.labels > 1
 
 
 class Backend:
-    """What Label Studio asks of a backend.
+    """The operations that Label Studio asks of a backend.
 
-    A prediction's score is a certainty in [0, 1], because Label Studio shows the tasks of the lowest score
-    first where it samples by uncertainty. For classes it is 1 − H / log(classes) with the entropy H, for
-    numbers 1 / (1 + s / range) with the epistemic standard deviation s and the range of training. Both
-    order tasks as the service's default acquisitions do.
+    A prediction's score is a certainty in [0, 1]: Label Studio's uncertainty sampling shows the lowest
+    score first. For classes the score is 1 − H / log(classes), with the entropy H in nats. For numbers it
+    is 1 / (1 + s / range), with the epistemic standard deviation s and the range of training. Both order
+    tasks as the service's default acquisitions do.
+
+    Args:
+        model: name of the model that answers.
+        batch: rows of one request to the service.
     """
 
     def __init__(
@@ -74,36 +81,37 @@ class Backend:
     ) -> None:
         self._model, self._client, self._studio = model, client, studio
         self._annotations, self._batch = annotations, batch
-        self._adapted: dict[str, Adapted] = {}
+        self._posteriors: dict[str, ProjectPosterior] = {}
         self._adapting = asyncio.Lock()
-        self._fetching = asyncio.Semaphore(FETCHES)
+        self._fetching = asyncio.Semaphore(CONCURRENT_FETCHES)
 
-    async def version(self, project: str, config: str) -> str:
-        """What predictions of now are named: it changes with every label.
+    async def prediction_name(self, project: str, config: str) -> str:
+        """The name of the project's current predictions, `model@version+revision`.
 
         Raises:
             NotSupported: the model does not fit the project.
-            ClientError: the service refuses, or cannot be asked.
+            ClientError: the service refuses the request, or does not answer.
         """
-        card = await self._card(Labelling.of(config))
-        return self._named(card, project)
+        card = await self._card(Labelling.parse(config))
+        return self._prediction_name(card, project)
 
     async def predict(
         self, project: str, config: str, tasks: Sequence[Task]
     ) -> tuple[list[dict[str, Any]], str]:
-        """A prediction for every task, in order, and what they are named.
+        """A prediction for every task, in order, and the name of the predictions.
 
-        A task whose data cannot be read has an empty result, no score, and says why under `error`; so have
-        all tasks before two classes have been labelled, with the score 0 and without an error.
+        A task whose data cannot be read has an empty result, no score, and the reason under `error`.
+        Before two classes have been labelled every result is empty, with the score 0.
 
         Raises:
-            NotSupported, ClientError: as `version`.
+            NotSupported, ClientError: as `prediction_name`.
         """
-        labelling = Labelling.of(config)
+        labelling = Labelling.parse(config)
         card = await self._card(labelling)
         rows = await asyncio.gather(*(self._row(labelling, card, each.data) for each in tasks))
-        said = await self._answered(project, labelling, card, [row for row in rows if isinstance(row, bytes)])
-        name, answers = self._named(card, project), iter(said)
+        readable = [row for row in rows if isinstance(row, bytes)]
+        answers = iter(await self._answers(project, labelling, card, readable))
+        name = self._prediction_name(card, project)
         results: list[dict[str, Any]] = []
         for row in rows:
             if isinstance(row, bytes):
@@ -115,38 +123,38 @@ class Backend:
         return results, name
 
     async def learn(self, event: Event) -> bool:
-        """Take an event of Label Studio; False where it is none that teaches anything.
+        """Take an event of Label Studio; return whether it is one that changes annotations.
 
         Raises:
-            NotSupported: the project is none of ours, or the event lacks what its action needs.
-            StudioError, Unreadable: an annotated task cannot be read.
-            ClientError: the service refuses, or cannot be asked.
+            NotSupported: the model does not fit the project, or the event lacks a field.
+            StudioError, UnreadableTask: an annotated task cannot be read.
+            ClientError: the service refuses the request, or does not answer.
         """
         if event.action not in EVENTS:
             return False
         if event.project is None:
             raise NotSupported("the event names no project: let the webhook send its payload")
-        project = key_of(event.project.id)
+        project = project_key(event.project.id)
         if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
-            await self._annotated(project, event.project.label_config, event)
+            await self._store(project, event.project.label_config, event)
         elif event.action == "START_TRAINING":
             tasks = await self._studio.annotated(project)
             await self.learn_all(project, event.project.label_config, tasks)
         elif event.action == "PROJECT_DELETED":
             self._annotations.replace(project, [])
         else:
-            gone = [event.annotation] if event.annotation is not None else event.annotations
-            self._annotations.drop(project, [str(each.id) for each in gone])
-            self._annotations.drop_tasks(project, [str(each.id) for each in event.tasks])
+            deleted = [event.annotation] if event.annotation is not None else event.annotations
+            self._annotations.delete(project, [str(each.id) for each in deleted])
+            self._annotations.delete_tasks(project, [str(each.id) for each in event.tasks])
         return True
 
     async def learn_all(self, project: str, config: str, tasks: Sequence[AnnotatedTask]) -> None:
-        """Take these annotations in place of those known so far.
+        """Replace the project's annotations by those of these tasks.
 
         Raises:
-            NotSupported, Unreadable, StudioError, ClientError: as `learn`.
+            NotSupported, UnreadableTask, StudioError, ClientError: as `learn`.
         """
-        labelling = Labelling.of(config)
+        labelling = Labelling.parse(config)
         card = await self._card(labelling)
         found: list[tuple[str, str, bytes, Label]] = []
         for task in tasks:
@@ -158,13 +166,13 @@ class Backend:
         count = self._annotations.replace(project, found)
         log.info("project %s: %d annotations", project, count)
 
-    async def _annotated(self, project: str, config: str, event: Event) -> None:
-        labelling, annotation = Labelling.of(config), event.annotation
+    async def _store(self, project: str, config: str, event: Event) -> None:
+        labelling, annotation = Labelling.parse(config), event.annotation
         if annotation is None:
             raise NotSupported("the event has no annotation: let the webhook send its payload")
         label = None if annotation.was_cancelled else labelling.label(annotation.result)
         if label is None:
-            self._annotations.drop(project, [str(annotation.id)])
+            self._annotations.delete(project, [str(annotation.id)])
             return
         number = annotation.task if event.task is None or event.task.id is None else event.task.id
         if number is None:
@@ -187,80 +195,84 @@ class Backend:
     ) -> bytes | Exception:
         try:
             return await self._read(labelling, card, data)
-        except (StudioError, Unreadable) as error:
+        except (StudioError, UnreadableTask) as error:
             log.warning("a task cannot be read: %s", error)
             return error
 
     async def _read(self, labelling: Labelling, card: VersionCard, data: Mapping[str, Any]) -> bytes:
-        """A task's data as a row: a picture's file, or the model's inputs in their order."""
+        """A task's data as a row: an image file, or the model's inputs in their order as JSON."""
         if labelling.kind == "classification":
             async with self._fetching:
-                content = await self._studio.picture(data.get(labelling.source))
-            return await asyncio.to_thread(shrunk, content)
+                content = await self._studio.image(data.get(labelling.image_key))
+            return await asyncio.to_thread(shrink, content)
         numbers = []
         for column in card.inputs:
-            try:  # tables that were imported from text hold numbers as strings
+            try:  # tables imported from text have numbers as strings
                 number = float(data[column.name])
             except (KeyError, TypeError, ValueError):
                 number = math.nan
             if not math.isfinite(number):
-                raise Unreadable(f"the task's data have no number {column.name!r}")
+                raise UnreadableTask(f"the task's data have no number {column.name!r}")
             numbers.append(number)
         return json.dumps(numbers).encode()
 
-    def _named(self, card: VersionCard, project: str) -> str:
+    def _prediction_name(self, card: VersionCard, project: str) -> str:
         return f"{card.name}@{card.version}+{self._annotations.revision(project)}"
 
-    async def _answered(
+    async def _answers(
         self, project: str, labelling: Labelling, card: VersionCard, rows: Sequence[bytes]
     ) -> list[tuple[Label | None, float]]:
-        """Label and certainty of each row, by the service."""
-        said: list[tuple[Label | None, float]] = []
+        """Label and certainty of each row."""
+        answers: list[tuple[Label | None, float]] = []
         for start in range(0, len(rows), self._batch):
-            part = _sent(labelling, rows[start : start + self._batch])
+            query = _request_rows(labelling, rows[start : start + self._batch])
             adapted = await self._adapt(project, labelling, card)
-            if not adapted.speaks(labelling):
+            if not adapted.can_predict(labelling):
                 return [(None, 0.0)] * len(rows)
             try:
-                answer = await self._ask(adapted, part)
+                answer = await self._ask(adapted, query)
             except (PosteriorGone, UnknownPosterior):  # dropped by the service: adapt once more
-                self._adapted.pop(project, None)
-                answer = await self._ask(await self._adapt(project, labelling, card), part)
-            said += _said(answer, card)
-        return said
+                self._posteriors.pop(project, None)
+                answer = await self._ask(await self._adapt(project, labelling, card), query)
+            answers += _labels_and_scores(answer, card)
+        return answers
 
-    async def _ask(self, adapted: Adapted, part: Any) -> Prediction | ClassPrediction:
-        shown: dict[str, Any] = {"x": [], "y": []}
+    async def _ask(self, adapted: ProjectPosterior, query: Any) -> Prediction | ClassPrediction:
+        support: dict[str, Any] = {"x": [], "y": []}
         if adapted.posterior is not None:
-            # By its id alone: all rows at once may be more than a request may hold.
-            shown = {"posterior": adapted.posterior.id}
-        return await self._client.adapt_predict(self._model, query=part, version=adapted.version, **shown)
+            # The id alone: all rows together may exceed the limits of a request.
+            support = {"posterior": adapted.posterior.id}
+        return await self._client.adapt_predict(self._model, query=query, version=adapted.version, **support)
 
-    async def _adapt(self, project: str, labelling: Labelling, card: VersionCard) -> Adapted:
-        """The project's particles, adapted to all labels so far, a batch of rows at a time."""
+    async def _adapt(self, project: str, labelling: Labelling, card: VersionCard) -> ProjectPosterior:
+        """The posterior of all the project's labels, adapted a batch of rows at a time."""
         async with self._adapting:
             revision = self._annotations.revision(project)
-            known = self._adapted.get(project)
+            known = self._posteriors.get(project)
             if known is not None and (known.revision, known.version) == (revision, card.version):
                 return known
-            most = (await self._client.limits()).support_rows
-            labelled = self._annotations.labelled(project, most)
+            limit = (await self._client.limits()).support_rows
+            labelled = self._annotations.newest(project, limit)
             posterior: Posterior | None = None
             for start in range(0, len(labelled), self._batch):
                 part = labelled[start : start + self._batch]
-                x, y = _sent(labelling, [row for row, _ in part]), [label for _, label in part]
-                before = None if posterior is None else posterior.id
-                posterior = await self._client.keep(self._model, x, y, version=card.version, posterior=before)
+                x, y = _request_rows(labelling, [row for row, _ in part]), [label for _, label in part]
+                known_id = None if posterior is None else posterior.id
+                posterior = await self._client.keep(
+                    self._model, x, y, version=card.version, posterior=known_id
+                )
             labels = len({label for _, label in labelled})
-            self._adapted[project] = Adapted(revision, card.version, posterior, labels)
-            return self._adapted[project]
+            self._posteriors[project] = ProjectPosterior(revision, card.version, posterior, labels)
+            return self._posteriors[project]
 
 
-def _sent(labelling: Labelling, rows: Sequence[bytes]) -> Any:
+def _request_rows(labelling: Labelling, rows: Sequence[bytes]) -> Any:
     return list(rows) if labelling.kind == "classification" else [json.loads(row) for row in rows]
 
 
-def _said(answer: Prediction | ClassPrediction, card: VersionCard) -> list[tuple[Label | None, float]]:
+def _labels_and_scores(
+    answer: Prediction | ClassPrediction, card: VersionCard
+) -> list[tuple[Label | None, float]]:
     if isinstance(answer, ClassPrediction):
         certainty = 1 - answer.entropy.total / math.log(len(answer.classes))
         return list(zip(answer.label, certainty.clip(0, 1).tolist(), strict=True))

@@ -1,41 +1,44 @@
-"""Pictures of any format and size, as small files that the service takes."""
+"""Images of any format and size, converted to small files that the service takes."""
 
 import io
 
 from PIL import Image, UnidentifiedImageError
 
-SIDE = 256
-"""Pixels along the longer side of what is sent: models see far fewer."""
-SMALL = 32 << 10
-"""Bytes of a PNG or JPEG file that is sent as it is."""
-MOST_PIXELS = 100_000_000
+from bmaml_client.label_studio.labelling import UnreadableTask
+
+MAX_SIDE = 256
+"""Pixels along the longer side of a sent image; models see far fewer."""
+SMALL_FILE_BYTES = 32 << 10
+"""Largest PNG or JPEG file that is sent unchanged."""
+MAX_PIXELS = 100_000_000
+"""Of an image that is decoded."""
 
 
-class Unreadable(ValueError):
-    """Bytes that are no picture, or one of too many pixels."""
-
-
-def shrunk(content: bytes) -> bytes:
-    """A PNG or JPEG file that shows the same.
+def shrink(content: bytes) -> bytes:
+    """The image as a small PNG or JPEG file.
 
     Raises:
-        Unreadable: it is no picture that Pillow reads, or it has more than a hundred million pixels.
+        UnreadableTask: Pillow cannot read the image, or it has more than `MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise Unreadable(f"the picture has {opened.width} × {opened.height} pixels")
-            if len(content) <= SMALL and opened.format in ("PNG", "JPEG") and max(opened.size) <= 4 * SIDE:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UnreadableTask(f"the image has {opened.width} × {opened.height} pixels")
+            if (
+                len(content) <= SMALL_FILE_BYTES
+                and opened.format in ("PNG", "JPEG")
+                and max(opened.size) <= 4 * MAX_SIDE
+            ):
                 return content
-            opened.draft("RGB", (SIDE, SIDE))
-            clear = "A" in opened.getbands() or "transparency" in opened.info
-            picture = opened.convert("RGBA" if clear else "RGB")
+            opened.draft("RGB", (MAX_SIDE, MAX_SIDE))
+            transparent = "A" in opened.getbands() or "transparency" in opened.info
+            image = opened.convert("RGBA" if transparent else "RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
-        raise Unreadable("not a readable picture") from None
-    picture.thumbnail((SIDE, SIDE))
+        raise UnreadableTask("not a readable image") from None
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
-    if clear:
-        picture.save(file, "PNG")
+    if transparent:
+        image.save(file, "PNG")
     else:
-        picture.save(file, "JPEG", quality=92)
+        image.save(file, "JPEG", quality=92)
     return file.getvalue()

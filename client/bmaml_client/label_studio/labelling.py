@@ -1,4 +1,4 @@
-"""What a project's labelling configuration asks for, and labels in Label Studio's form."""
+"""A project's labelling configuration, and labels in Label Studio's form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,37 +6,41 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 MAX_CONFIG = 1 << 20
-"""Characters of a configuration that is read at all."""
+"""Characters of the longest configuration that is parsed."""
 
 Label = str | float
 
 
 class NotSupported(ValueError):
-    """A project that no model of ours can answer, and why."""
+    """The backend cannot answer this project; the message says why."""
+
+
+class UnreadableTask(ValueError):
+    """The backend cannot read a task's data; the message says why."""
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """The one control of a configuration that is answered.
+    """The control tag of a labelling configuration.
 
     Attributes:
-        kind: of the model that fits.
-        control: the tag that holds the label.
-        shown: the tag that the label is about.
-        source: where a task's data has the picture; empty where the data are numbers.
+        kind: the kind of model that can answer.
+        control: name of the control tag, which holds the label.
+        target: name of the object tag, which the label describes.
+        image_key: key of the image in a task's data; empty for numbers.
     """
 
     kind: Literal["classification", "regression"]
     control: str
-    shown: str
-    source: str
+    target: str
+    image_key: str
 
     @classmethod
-    def of(cls, config: str) -> "Labelling":
-        """The labelling that a configuration describes: `Choices` of an `Image`, or a `Number`.
+    def parse(cls, config: str) -> "Labelling":
+        """Parse a configuration with `Choices` of an `Image`, or with a `Number`.
 
         Raises:
-            NotSupported: it is no XML, has neither or both, or lets several choices be made at once.
+            NotSupported: it is not XML, has neither or both, or allows several choices at once.
         """
         if len(config) > MAX_CONFIG:
             raise NotSupported("the labelling configuration is too long")
@@ -50,18 +54,18 @@ class Labelling:
                 f"one Choices or Number tag is answered; this configuration has {len(controls)}"
             )
         control = controls[0]
-        name, about = control.get("name", ""), control.get("toName", "")
+        name, target = control.get("name", ""), control.get("toName", "")
         if control.tag == "Number":
-            return cls("regression", name, about, "")
+            return cls("regression", name, target, "")
         if control.get("choice", "single").startswith("multiple"):
-            raise NotSupported('Choices with choice="multiple" are not answered: a picture has one class')
-        shown = [each for each in root.iter("Image") if each.get("name") == about]
-        if len(shown) != 1 or not shown[0].get("value", "").startswith("$"):
+            raise NotSupported('Choices with choice="multiple" are not answered: an image has one class')
+        images = [each for each in root.iter("Image") if each.get("name") == target]
+        if len(images) != 1 or not images[0].get("value", "").startswith("$"):
             raise NotSupported('Choices are answered where toName leads to an Image with value="$…"')
-        return cls("classification", name, about, shown[0].get("value", "")[1:])
+        return cls("classification", name, target, images[0].get("value", "")[1:])
 
     def label(self, result: Sequence[Mapping[str, Any]]) -> Label | None:
-        """The label in an annotation's result; None where there is none."""
+        """The label in an annotation's result; None where it has none."""
         for item in result:
             value = item.get("value", {})
             if item.get("from_name") != self.control:
@@ -73,10 +77,10 @@ class Labelling:
         return None
 
     def result(self, label: Label) -> list[dict[str, Any]]:
-        """A label as the result of a prediction."""
-        said: dict[str, Any] = (
+        """A label as a prediction's result."""
+        region: dict[str, Any] = (
             {"type": "choices", "value": {"choices": [label]}}
             if self.kind == "classification"
             else {"type": "number", "value": {"number": label}}
         )
-        return [{"from_name": self.control, "to_name": self.shown, **said}]
+        return [{"from_name": self.control, "to_name": self.target, **region}]

@@ -1,4 +1,4 @@
-"""The bodies that Label Studio posts, as far as they are read; everything else in them is passed over."""
+"""The bodies that Label Studio posts; fields that the backend does not need are ignored."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ Identifier = int | str
 
 
 class Task(BaseModel):
-    """A task: its data are what the labelling configuration refers to."""
+    """A task with its data."""
 
     id: Identifier | None = None
     data: dict[str, Any]
 
 
 class PredictBody(BaseModel):
-    """What `/predict` is asked."""
+    """The body of `/predict`."""
 
     tasks: list[Task]
     label_config: str
@@ -23,14 +23,14 @@ class PredictBody(BaseModel):
 
 
 class SetupBody(BaseModel):
-    """What `/setup` is told of a project; the access token that comes with it is not used."""
+    """The body of `/setup`, without its access token."""
 
     config: str = Field(alias="schema")
     project: Identifier | None = None
 
 
-class Named(BaseModel):
-    """Something that is gone."""
+class DeletedObject(BaseModel):
+    """A deleted annotation or task."""
 
     id: Identifier
 
@@ -43,7 +43,7 @@ class Project(BaseModel):
 
 
 class Annotation(BaseModel):
-    """An annotation; skipped tasks have cancelled ones."""
+    """An annotation; that of a skipped task is cancelled."""
 
     id: Identifier
     task: Identifier | None = None
@@ -52,14 +52,14 @@ class Annotation(BaseModel):
 
 
 class AnnotatedTask(Task):
-    """A task of an export."""
+    """A task of an export, with its annotations."""
 
     id: Identifier
     annotations: list[Annotation] = []
 
 
 class TrainBody(BaseModel):
-    """What `/train` is told, where Label Studio does not send the event START_TRAINING instead."""
+    """The body of `/train`, from versions of Label Studio that do not send the event START_TRAINING."""
 
     annotations: list[AnnotatedTask]
     label_config: str
@@ -67,16 +67,16 @@ class TrainBody(BaseModel):
 
 
 class Event(BaseModel):
-    """What `/webhook` is told. Newer versions of Label Studio send the task with its annotation."""
+    """The body of `/webhook`. Newer versions of Label Studio send the task with its annotation."""
 
     action: str
     project: Project | None = None
     annotation: Annotation | None = None
     task: Task | None = None
-    annotations: list[Named] = []
-    tasks: list[Named] = []
+    annotations: list[DeletedObject] = []
+    tasks: list[DeletedObject] = []
 
 
-def key_of(project: Identifier | None) -> str:
-    """Requests name a project `id.created`, events by its id alone."""
+def project_key(project: Identifier | None) -> str:
+    """The id of a project, which requests name `id.created` and events by its id."""
     return "" if project is None else str(project).partition(".")[0]

@@ -10,18 +10,18 @@ from bmaml_client.clients import URL
 
 
 class Settings(BaseSettings):
-    """Which service, which model, which Label Studio.
+    """Settings of the backend.
 
     Attributes:
-        host, port: where the backend listens; 9090 is where Label Studio looks for one.
-        service, key: our service's address and the caller's key, if it wants one.
-        model: the name of the model that every project is answered with.
-        url: Label Studio's address: pictures and annotations are fetched from there and from nowhere else.
+        host, port: the backend's own address; 9090 is Label Studio's default for backends.
+        service, key: the service's address, and the key that it may require.
+        model: name of the model that answers every project.
+        url: Label Studio's address, the only one that images and annotations are fetched from.
         token: Label Studio's access token, a personal or a legacy one.
-        user, password: basic authentication that the backend asks for, where they are set.
-        database: the file that keeps what has been labelled.
+        user, password: required of callers by basic authentication, where they are set.
+        database: the file of annotations.
         batch: rows of one request to the service.
-        log_level: of the log on standard error.
+        log_level: level of the log on standard error.
     """
 
     model_config = SettingsConfigDict(env_prefix="BMAML_LABEL_STUDIO_", frozen=True, extra="ignore")

@@ -1,14 +1,14 @@
 """What Label Studio posts, with the fields that its reference of the protocol lists."""
 
-NUMBERS = """<View>
+NUMBER_CONFIG = """<View>
   <Header value="How large is it?"/>
   <Text name="row" value="$note"/>
   <Number name="answer" toName="row" required="true"/>
 </View><!-- {"data": {"note": "a"}} -->"""
 
-PICTURES = """<View>
-  <Image name="picture" value="$image" zoom="true"/>
-  <Choices name="kind" toName="picture" choice="single-radio" showInLine="true">
+IMAGE_CONFIG = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <Choices name="kind" toName="image" choice="single-radio" showInLine="true">
     <Choice value="left"/><Choice value="right"/>
   </Choices>
 </View>"""
@@ -47,7 +47,7 @@ TASK = {
 def result(value):
     """A region of an annotation."""
     if isinstance(value, str):
-        said = {"value": {"choices": [value]}, "from_name": "kind", "to_name": "picture", "type": "choices"}
+        said = {"value": {"choices": [value]}, "from_name": "kind", "to_name": "image", "type": "choices"}
     else:
         said = {"value": {"number": value}, "from_name": "answer", "to_name": "row", "type": "number"}
     return [{"id": "WArqkkifYE", "origin": "manual", **said}]

@@ -1,4 +1,4 @@
-"""The backend over a real service, and a Label Studio that holds some pictures, tasks and annotations."""
+"""The backend over a real service, and a Label Studio that holds some images, tasks and annotations."""
 
 import base64
 import contextlib

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bmaml_client import Client
-from tests.client.label_studio.bodies import NUMBERS, PICTURES, annotation, asked, created, event, setup
+from tests.client.label_studio.bodies import (
+    IMAGE_CONFIG,
+    NUMBER_CONFIG,
+    annotation,
+    asked,
+    created,
+    event,
+    setup,
+)
 from tests.client.label_studio.conftest import IMAGES
 
 ROWS = [({"x": -2.0, "note": "a"}, 8.0), ({"x": "0.5"}, 11.5), ({"x": 3}, 9.0)]
@@ -25,7 +33,7 @@ def learn(backend, body, status=201):
     return reply.json()
 
 
-def picture(label, number):
+def image(label, number):
     return {"image": f"/data/upload/{label}/{number}.png"}
 
 
@@ -37,23 +45,23 @@ def test_health_says_whether_the_service_would_answer(backend, service):
 
 def test_setup_names_the_version_and_every_label_changes_it(backend):
     tiny = backend("tiny")
-    assert tiny.post("/setup", json=setup(NUMBERS)).json() == {"model_version": "tiny@1+0"}
-    learn(tiny, created(NUMBERS, 17, 19, 11.5, {"x": 0.5}))
-    assert tiny.post("/setup", json=setup(NUMBERS)).json() == {"model_version": "tiny@1+1"}
+    assert tiny.post("/setup", json=setup(NUMBER_CONFIG)).json() == {"model_version": "tiny@1+0"}
+    learn(tiny, created(NUMBER_CONFIG, 17, 19, 11.5, {"x": 0.5}))
+    assert tiny.post("/setup", json=setup(NUMBER_CONFIG)).json() == {"model_version": "tiny@1+1"}
 
 
 @pytest.mark.parametrize(
     ("model", "config", "why"),
     [
-        ("tiny", PICTURES, "asks for classification, tiny does regression"),
-        ("shapes", NUMBERS, "asks for regression"),
-        ("wide", NUMBERS, "2 outputs"),
+        ("tiny", IMAGE_CONFIG, "asks for classification, tiny does regression"),
+        ("shapes", NUMBER_CONFIG, "asks for regression"),
+        ("wide", NUMBER_CONFIG, "2 outputs"),
         ("tiny", "<View>", "not XML"),
         ("tiny", "<View></View>", "has 0"),
         ("tiny", '<View><Number name="a"/><Number name="b"/></View>', "has 2"),
-        ("shapes", PICTURES.replace("single-radio", "multiple"), "multiple"),
-        ("shapes", PICTURES.replace("$image", "image"), "value="),
-        ("shapes", PICTURES.replace("<Image", "<Audio"), "Image"),
+        ("shapes", IMAGE_CONFIG.replace("single-radio", "multiple"), "multiple"),
+        ("shapes", IMAGE_CONFIG.replace("$image", "image"), "value="),
+        ("shapes", IMAGE_CONFIG.replace("<Image", "<Audio"), "Image"),
     ],
 )
 def test_a_project_that_no_model_of_ours_fits_is_refused_with_the_reason(backend, model, config, why):
@@ -63,17 +71,17 @@ def test_a_project_that_no_model_of_ours_fits_is_refused_with_the_reason(backend
 
 
 def test_an_unknown_model_is_told_as_the_service_tells_it(backend):
-    reply = backend("tin").post("/setup", json=setup(NUMBERS))
+    reply = backend("tin").post("/setup", json=setup(NUMBER_CONFIG))
     assert reply.status_code == 502
     assert "no model of that name" in reply.json()["detail"]
 
 
 def test_numbers_are_predicted_from_all_annotations_so_far(backend, service):
     tiny = backend("tiny")
-    (prior,), _ = predicted(tiny, NUMBERS, {"x": 1.0})
+    (prior,), _ = predicted(tiny, NUMBER_CONFIG, {"x": 1.0})
     for index, (data, label) in enumerate(ROWS):
-        learn(tiny, created(NUMBERS, index, 10 + index, label, data))
-    results, version = predicted(tiny, NUMBERS, {"x": 1.0}, {"x": -4.0}, {"x": 0.0})
+        learn(tiny, created(NUMBER_CONFIG, index, 10 + index, label, data))
+    results, version = predicted(tiny, NUMBER_CONFIG, {"x": 1.0}, {"x": -4.0}, {"x": 0.0})
     assert version == "tiny@1+3"
     with Client(service.url) as client:
         x, y = [[float(data["x"])] for data, _ in ROWS], [label for _, label in ROWS]
@@ -93,28 +101,28 @@ def test_numbers_are_predicted_from_all_annotations_so_far(backend, service):
 
 
 def test_inputs_are_taken_by_the_models_names(backend, service):
-    (result,), _ = predicted(backend("sized"), NUMBERS, {"size": "64", "note": "b", "x": 0.5})
+    (result,), _ = predicted(backend("sized"), NUMBER_CONFIG, {"size": "64", "note": "b", "x": 0.5})
     with Client(service.url) as client:
         expected = client.adapt_predict("sized", [], [], [[0.5, 64.0]]).mean[0]
     assert result["result"][0]["value"]["number"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_task_that_cannot_be_read_fails_alone(backend):
-    results, _ = predicted(backend("tiny"), NUMBERS, {"y": 1.0}, {"x": 1.0}, {"x": "nan"}, {"x": None})
+    results, _ = predicted(backend("tiny"), NUMBER_CONFIG, {"y": 1.0}, {"x": 1.0}, {"x": "nan"}, {"x": None})
     assert [bool(each["result"]) for each in results] == [False, True, False, False]
     assert results[0]["score"] is None
     assert results[0]["error"] == "the task's data have no number 'x'"
 
 
-def test_pictures_are_predicted_once_two_classes_are_labelled(backend, service):
+def test_images_are_predicted_once_two_classes_are_labelled(backend, service):
     shapes = backend("shapes")
-    learn(shapes, created(PICTURES, 1, 11, "left", picture(0, 0)))
-    results, _ = predicted(shapes, PICTURES, picture(0, 1))
+    learn(shapes, created(IMAGE_CONFIG, 1, 11, "left", image(0, 0)))
+    results, _ = predicted(shapes, IMAGE_CONFIG, image(0, 1))
     assert (results[0]["result"], results[0]["score"]) == ([], 0.0)
-    learn(shapes, created(PICTURES, 2, 12, "right", picture(1, 0)))
-    some = [picture(label, number) for label in (0, 1) for number in (1, 2, 3)]
-    results, _ = predicted(shapes, PICTURES, *some)
-    assert results[0]["result"][0]["to_name"] == "picture"
+    learn(shapes, created(IMAGE_CONFIG, 2, 12, "right", image(1, 0)))
+    some = [image(label, number) for label in (0, 1) for number in (1, 2, 3)]
+    results, _ = predicted(shapes, IMAGE_CONFIG, *some)
+    assert results[0]["result"][0]["to_name"] == "image"
     found = [each["result"][0]["value"]["choices"] for each in results]
     with Client(service.url) as client:
         answer = client.adapt_predict(
@@ -125,19 +133,19 @@ def test_pictures_are_predicted_once_two_classes_are_labelled(backend, service):
     np.testing.assert_allclose([each["score"] for each in results], certainty, rtol=1e-3, atol=1e-5)
 
 
-def test_a_picture_that_is_missing_or_elsewhere_fails_alone(backend, studio):
+def test_a_image_that_is_missing_or_elsewhere_fails_alone(backend, studio):
     shapes = backend("shapes")
     for label, name in enumerate(("left", "right")):
-        learn(shapes, created(PICTURES, label, label, name, picture(label, 0)))
+        learn(shapes, created(IMAGE_CONFIG, label, label, name, image(label, 0)))
     data = [
-        picture(0, 9),
+        image(0, 9),
         {"image": "https://elsewhere.example/secret.png"},
         {"image": "data:image/png;base64,????"},
         {"image": "data:text/plain;base64,aGVsbG8="},
         {},
-        picture(0, 1),
+        image(0, 1),
     ]
-    results, _ = predicted(shapes, PICTURES, *data)
+    results, _ = predicted(shapes, IMAGE_CONFIG, *data)
     assert [bool(each["result"]) for each in results] == [False] * 5 + [True]
     assert "404" in results[0]["error"]
     assert "nothing is fetched from elsewhere" in results[1]["error"]
@@ -148,21 +156,21 @@ def test_an_annotation_can_change_be_skipped_or_go_and_so_can_its_task(backend):
     tiny = backend("tiny")
 
     def mean():
-        return predicted(tiny, NUMBERS, {"x": 0.5})[0][0]["result"][0]["value"]["number"]
+        return predicted(tiny, NUMBER_CONFIG, {"x": 0.5})[0][0]["result"][0]["value"]["number"]
 
     prior = mean()
-    learn(tiny, created(NUMBERS, 1, 11, 15.0, {"x": 0.5}))
+    learn(tiny, created(NUMBER_CONFIG, 1, 11, 15.0, {"x": 0.5}))
     high = mean()
-    learn(tiny, created(NUMBERS, 1, 11, 5.0, {"x": 0.5}, action="ANNOTATION_UPDATED"))
+    learn(tiny, created(NUMBER_CONFIG, 1, 11, 5.0, {"x": 0.5}, action="ANNOTATION_UPDATED"))
     assert mean() < prior < high
-    learn(tiny, created(NUMBERS, 1, 11, None, {"x": 0.5}, action="ANNOTATION_UPDATED", cancelled=True))
+    learn(tiny, created(NUMBER_CONFIG, 1, 11, None, {"x": 0.5}, action="ANNOTATION_UPDATED", cancelled=True))
     assert mean() == prior
     for gone in (
-        event("ANNOTATIONS_DELETED", NUMBERS, annotations=[{"id": 1}]),
-        event("TASKS_DELETED", NUMBERS, tasks=[{"id": 11}]),
+        event("ANNOTATIONS_DELETED", NUMBER_CONFIG, annotations=[{"id": 1}]),
+        event("TASKS_DELETED", NUMBER_CONFIG, tasks=[{"id": 11}]),
         {"action": "PROJECT_DELETED", "project": {"id": 2}},
     ):
-        learn(tiny, created(NUMBERS, 1, 11, 15.0, {"x": 0.5}))
+        learn(tiny, created(NUMBER_CONFIG, 1, 11, 15.0, {"x": 0.5}))
         assert mean() == pytest.approx(high, rel=1e-5)
         learn(tiny, gone)
         assert mean() == prior
@@ -171,15 +179,15 @@ def test_an_annotation_can_change_be_skipped_or_go_and_so_can_its_task(backend):
 def test_an_event_without_its_task_has_it_fetched(backend, studio):
     tiny = backend("tiny")
     studio.tasks[19] = {"id": 19, "data": {"x": 0.5}}
-    before = predicted(tiny, NUMBERS, {"x": 0.5})[0][0]["score"]
-    learn(tiny, created(NUMBERS, 17, 19, 11.5))
-    assert predicted(tiny, NUMBERS, {"x": 0.5})[0][0]["score"] > before
+    before = predicted(tiny, NUMBER_CONFIG, {"x": 0.5})[0][0]["score"]
+    learn(tiny, created(NUMBER_CONFIG, 17, 19, 11.5))
+    assert predicted(tiny, NUMBER_CONFIG, {"x": 0.5})[0][0]["score"] > before
 
 
 @pytest.mark.parametrize("how", ["event", "train"])
 def test_training_takes_all_annotations_anew_and_labels_outlive_a_restart(backend, studio, how):
     tiny = backend("tiny")
-    learn(tiny, created(NUMBERS, 99, 99, 20.0, {"x": 4.0}))
+    learn(tiny, created(NUMBER_CONFIG, 99, 99, 20.0, {"x": 4.0}))
     studio.export = [
         {
             "id": 10 + index,
@@ -193,64 +201,66 @@ def test_training_takes_all_annotations_anew_and_labels_outlive_a_restart(backen
         {"id": 50, "data": {"x": 1.0}, "annotations": [annotation(50, 50, 1.0, cancelled=True)]}
     )
     if how == "event":
-        learn(tiny, event("START_TRAINING", NUMBERS))
+        learn(tiny, event("START_TRAINING", NUMBER_CONFIG))
     else:
         body = {
             "annotations": studio.export,
             "project": "2.1629208174",
-            "label_config": NUMBERS,
+            "label_config": NUMBER_CONFIG,
             "params": {},
         }
         assert tiny.post("/train", json=body).status_code == 201
-    trained, _ = predicted(tiny, NUMBERS, {"x": 1.0})
+    trained, _ = predicted(tiny, NUMBER_CONFIG, {"x": 1.0})
     one_by_one = backend("tiny", database=":memory:")
     for index, (data, label) in enumerate(ROWS):
-        learn(one_by_one, created(NUMBERS, index, 10 + index, label, data))
-    assert predicted(one_by_one, NUMBERS, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
-    assert predicted(backend("tiny"), NUMBERS, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
+        learn(one_by_one, created(NUMBER_CONFIG, index, 10 + index, label, data))
+    assert predicted(one_by_one, NUMBER_CONFIG, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
+    assert predicted(backend("tiny"), NUMBER_CONFIG, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
 
 
 def test_more_labels_than_the_service_takes_leave_the_newest(backend, service):
     tiny = backend("tiny")
     rows = [(float(x), 10 + float(np.sin(x))) for x in np.linspace(-4, 4, 9)]
     for index, (x, label) in enumerate(rows):
-        learn(tiny, created(NUMBERS, index, index, label, {"x": x}))
+        learn(tiny, created(NUMBER_CONFIG, index, index, label, {"x": x}))
     with Client(service.url) as client:
         x, y = zip(*rows[-6:], strict=True)
         expected = client.adapt_predict("tiny", np.array(x)[:, None], y, [[0.0]]).mean[0]
-    found = predicted(tiny, NUMBERS, {"x": 0.0})[0][0]["result"][0]["value"]["number"]
+    found = predicted(tiny, NUMBER_CONFIG, {"x": 0.0})[0][0]["result"][0]["value"]["number"]
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_service_that_has_forgotten_is_told_again(backend, service):
     tiny = backend("tiny")
     for index, (data, label) in enumerate(ROWS):
-        learn(tiny, created(NUMBERS, index, index, label, data))
-    first, _ = predicted(tiny, NUMBERS, {"x": 1.0})
+        learn(tiny, created(NUMBER_CONFIG, index, index, label, data))
+    first, _ = predicted(tiny, NUMBER_CONFIG, {"x": 1.0})
     with Client(service.url) as client:
         x, y = [[float(data["x"])] for data, _ in ROWS], [label for _, label in ROWS]
         kept = client.keep("tiny", x, y)
         assert kept.cache == "hit"
         client.forget(kept)
-    assert predicted(tiny, NUMBERS, {"x": 1.0})[0] == first
+    assert predicted(tiny, NUMBER_CONFIG, {"x": 1.0})[0] == first
 
 
 def test_events_that_teach_nothing_are_told_apart(backend):
     tiny = backend("tiny")
-    assert learn(tiny, event("TASKS_CREATED", NUMBERS, tasks=[{"id": 1}]), 200) == {"status": "Unknown event"}
+    assert learn(tiny, event("TASKS_CREATED", NUMBER_CONFIG, tasks=[{"id": 1}]), 200) == {
+        "status": "Unknown event"
+    }
     assert learn(tiny, {"action": "ANNOTATION_CREATED"}, 400)["detail"].startswith(
         "the event names no project"
     )
-    assert "no annotation" in learn(tiny, event("ANNOTATION_CREATED", NUMBERS), 400)["detail"]
+    assert "no annotation" in learn(tiny, event("ANNOTATION_CREATED", NUMBER_CONFIG), 400)["detail"]
     learn(tiny, {"project": {}}, 422)
-    learn(tiny, created(NUMBERS, 1, 1, 1.0, {"z": 1.0}), 502)
-    learn(tiny, event("START_TRAINING", NUMBERS.replace("<View>", "<View")), 400)
+    learn(tiny, created(NUMBER_CONFIG, 1, 1, 1.0, {"z": 1.0}), 502)
+    learn(tiny, event("START_TRAINING", NUMBER_CONFIG.replace("<View>", "<View")), 400)
 
 
 def test_a_personal_token_buys_short_lived_ones(backend, studio):
     shapes = backend("shapes", token="a.b.c")
-    learn(shapes, created(PICTURES, 1, 1, "left", picture(0, 0)))
-    learn(shapes, created(PICTURES, 2, 2, "right", picture(1, 0)))
+    learn(shapes, created(IMAGE_CONFIG, 1, 1, "left", image(0, 0)))
+    learn(shapes, created(IMAGE_CONFIG, 2, 2, "right", image(1, 0)))
     assert [each.url.path for each in studio.seen].count("/api/token/refresh") == 1
     assert studio.seen[-1].headers["authorization"] == "Bearer short-1"
 
@@ -258,5 +268,8 @@ def test_a_personal_token_buys_short_lived_ones(backend, studio):
 def test_a_password_is_asked_for_where_there_is_one(backend):
     tiny = backend("tiny", user="studio", password="secret")
     assert tiny.get("/health").status_code == 401
-    assert tiny.post("/predict", json=asked(NUMBERS, {"x": 1.0}), auth=("studio", "wrong")).status_code == 401
+    assert (
+        tiny.post("/predict", json=asked(NUMBER_CONFIG, {"x": 1.0}), auth=("studio", "wrong")).status_code
+        == 401
+    )
     assert tiny.get("/health", auth=("studio", "secret")).status_code == 200

@@ -1,4 +1,4 @@
-"""`bmaml-label-studio` from outside, and pictures on their way to the service."""
+"""`bmaml-label-studio` from outside, and images on their way to the service."""
 
 import io
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from bmaml_client.label_studio.__main__ import main
-from bmaml_client.label_studio.images import SIDE, SMALL, Unreadable, shrunk
+from bmaml_client.label_studio.images import MAX_SIDE, SMALL_FILE_BYTES, shrink
+from bmaml_client.label_studio.labelling import UnreadableTask
 
 
 def test_a_wrong_setting_is_named(monkeypatch, capsys):
@@ -34,21 +35,21 @@ def made(kind, mode="RGB", side=900):
 @pytest.mark.parametrize(
     ("kind", "mode"), [("PNG", "RGB"), ("JPEG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGB")]
 )
-def test_large_pictures_of_any_format_become_small_files(kind, mode):
-    small = shrunk(made(kind, mode))
+def test_large_images_of_any_format_become_small_files(kind, mode):
+    small = shrink(made(kind, mode))
     with Image.open(io.BytesIO(small)) as opened:
-        assert max(opened.size) == SIDE
+        assert max(opened.size) == MAX_SIDE
         assert opened.format == ("PNG" if mode == "RGBA" else "JPEG")
         assert opened.mode == mode
 
 
 def test_small_files_go_as_they_are():
     content = made("PNG", side=40)
-    assert len(content) < SMALL
-    assert shrunk(content) is content
-    assert shrunk(made("GIF", side=40))[:2] == b"\xff\xd8"
+    assert len(content) < SMALL_FILE_BYTES
+    assert shrink(content) is content
+    assert shrink(made("GIF", side=40))[:2] == b"\xff\xd8"
 
 
-def test_what_is_no_picture_is_refused():
-    with pytest.raises(Unreadable):
-        shrunk(b"hello")
+def test_what_is_no_image_is_refused():
+    with pytest.raises(UnreadableTask):
+        shrink(b"hello")
