@@ -67,7 +67,7 @@ class MLP:
     Attributes:
         inputs, outputs: columns of x and y.
         hidden: units of each hidden layer; none for a linear map.
-        activation: "relu", "tanh" or "sine" (periodic features; Sitzmann et al. 2020).
+        activation: relu, tanh or sine (periodic features; Sitzmann et al. 2020).
 
     Raises:
         InvalidNetwork: a size below one or an unknown activation.

@@ -1,26 +1,54 @@
-"""What a training run is: one frozen tree, saved whole in the manifest of what it publishes."""
+"""The configuration of a training run: one frozen tree, saved whole in the manifest of what it publishes.
+
+These dataclasses are also the options of `bmaml-train`: names, types, defaults and help come from them.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from model_store.columns import Transform
 
+T = TypeVar("T")
+Switch = Annotated[bool, FlagCreatePairsOff]
+"""A flag that has no `--no-` form."""
+TRANSFORMS: dict[str, Transform] = {"standardise": "none", **{name: name for name in get_args(Transform)}}
+"""The transform of a column by the word after its colon."""
 
-class InvalidConfig(BmamlError, ValueError):
+
+class InvalidConfig(BmamlError):
     """Settings that describe no training run."""
+
+
+class MissingOption(InvalidConfig):
+    """A required option that is not given."""
+
+
+def _one_word(read: Callable[[str], T], written: Callable[[T], str], shape: str) -> Any:
+    """The option of a type that is written as one word of a given shape."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=shape,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: not isinstance(value, str),
+        str_from_instance=lambda value: [written(value)],
+    )
 
 
 @dataclass(frozen=True)
 class Shots:
-    """How many support rows a task shows: drawn uniformly from lowest..highest, both included.
+    """The number of support rows of a task, drawn uniformly from lowest..highest, both included.
 
     Raises:
-        InvalidConfig: an empty range, or less than nothing.
+        InvalidConfig: an empty range, or a negative number.
     """
 
     lowest: int
@@ -28,7 +56,10 @@ class Shots:
 
     def __post_init__(self) -> None:
         if not 0 <= self.lowest <= self.highest:
-            raise InvalidConfig(f"shots need 0 <= lowest <= highest; found {self.lowest}:{self.highest}")
+            raise InvalidConfig(f"shots need 0 <= lowest <= highest; found {self}")
+
+    def __str__(self) -> str:
+        return f"{self.lowest}:{self.highest}"
 
     @classmethod
     def parse(cls, text: str) -> "Shots":
@@ -40,56 +71,96 @@ class Shots:
         lowest, _, highest = text.partition(":")
         try:
             return cls(int(lowest), int(highest or lowest))
-        except ValueError as error:
-            if isinstance(error, InvalidConfig):
-                raise
+        except ValueError:
             raise InvalidConfig(f"shots are K or LOWEST:HIGHEST; found {text!r}") from None
+
+
+ShotsOption = Annotated[Shots, _one_word(Shots.parse, str, "K|LOWEST:HIGHEST")]
 
 
 @dataclass(frozen=True)
 class SinusoidConfig:
-    """The paper's sine curves.
+    """The sine curves of Yoon et al. 2018.
 
     Attributes:
-        tasks: how many training tasks there are; None for a new one every time.
-        resplit: with a finite number, deal each task's fixed points into support and query anew
-            at every visit, instead of once.
+        shots: support points of a task.
         queries: query points of a training task.
+        tasks: the number of training tasks; None draws a new one every time.
+        resplit: with a finite number of tasks, deal each task's fixed points into support and query
+            set anew at every visit, instead of once.
     """
 
-    shots: Shots = Shots(10, 10)
+    shots: ShotsOption = Shots(10, 10)
     queries: int = 10
     tasks: int | None = None
-    resplit: bool = False
+    resplit: Switch = False
+
+
+def _column(text: str) -> tuple[str, Transform]:
+    name, _, word = text.partition(":")
+    if (transform := TRANSFORMS.get(word or "standardise")) is None:
+        raise InvalidConfig(f"unknown transform {word!r} of {name!r}: {', '.join(TRANSFORMS)}")
+    return name, transform
+
+
+ColumnOption = Annotated[tuple[str, Transform], _one_word(_column, ":".join, "COLUMN[:log|log2]")]
+
+
+def _all_of(option: str, lists: tuple[tuple[T, ...], ...]) -> tuple[T, ...]:
+    if not lists or not all(lists):
+        raise MissingOption(f"{option} needs at least one column")
+    return tuple(chain.from_iterable(lists))
+
+
+def _inputs(x: UseAppendAction[tuple[tuple[ColumnOption, ...], ...]]) -> tuple[tuple[str, Transform], ...]:
+    """Input columns of all options `--x`.
+
+    Args:
+        x: input columns; all are standardised, after a logarithm where one is named.
+    """
+    return _all_of("--x", x)
+
+
+def _outputs(y: UseAppendAction[tuple[tuple[str, ...], ...]]) -> tuple[str, ...]:
+    """Output columns of all options `--y`.
+
+    Args:
+        y: numeric output columns.
+    """
+    return _all_of("--y", y)
 
 
 @dataclass(frozen=True)
 class TableConfig:
-    """A table with a task column.
+    """A table with one row per observation and a column that names the task.
 
     Attributes:
+        path: a Parquet or CSV file.
+        task: the column that names the task.
         x: input columns, each with its transform; text and truth values become one column per value.
+        y: output columns.
         split: the column that says train, validation or test; None splits by task, seeded.
         group: a column that keeps tasks together where the seed splits them; None splits task by task.
         order: support sets are prefixes in this column; None draws them at random.
-        queries: at most so many query rows of a task in one training batch.
-        drop: part of the rows that each visit to a training task leaves out, at random, so that few
-            tasks are not learned by heart.
-        hide: part of the visits in which a column of texts is not told, each on its own: then a task can be
-            told apart by its rows alone, and callers may leave such columns zero.
+        shots: support rows of a task.
+        queries: the largest number of query rows of a task in one training batch.
+        drop: the fraction of its rows that each visit to a training task leaves out at random, against
+            overfitting to few tasks.
+        hide: the fraction of visits in which a text column is zero, each column on its own. Callers may
+            then leave such columns zero.
 
     Raises:
-        InvalidConfig: a part outside [0, 1).
+        InvalidConfig: a fraction outside [0, 1).
     """
 
-    path: str
+    path: Annotated[Positional[str], arg(metavar="FILE")]
     task: str
-    x: tuple[tuple[str, Transform], ...]
-    y: tuple[str, ...]
+    x: Annotated[tuple[tuple[str, Transform], ...], arg(name="", constructor=_inputs)]
+    y: Annotated[tuple[str, ...], arg(name="", constructor=_outputs)]
     split: str | None = None
     group: str | None = None
     order: str | None = None
-    shots: Shots = Shots(3, 10)
+    shots: ShotsOption = Shots(3, 10)
     queries: int = 64
     drop: float = 0.0
     hide: float = 0.0
@@ -101,46 +172,56 @@ class TableConfig:
             raise InvalidConfig(f"the part of texts to hide must lie in [0, 1); found {self.hide}")
 
 
+def _channels(rgb: Annotated[Switch, arg(help_behavior_hint="")] = False) -> int:
+    """Channels of an image.
+
+    Args:
+        rgb: three colours instead of grey.
+    """
+    return 3 if rgb else 1
+
+
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Pictures by class.
+    """Images by class.
 
     Attributes:
-        path: a folder, a zip or an npz; see `families.pictures`.
+        path: a folder per class, a zip of such folders, or an npz.
         size: pixels along each side of the model's input.
         channels: 1 for grey, 3 for RGB.
-        drawing: ink on an even ground: bright paper is inverted.
-        split: "folder", a CSV file of class and role, or an array of the npz; None splits by class, seeded.
+        drawing: ink on an even ground; bright paper is inverted.
+        split: "folder" (the topmost one names the role), a CSV of class and role, or an array of the npz;
+            None splits by class, seeded.
         ways: classes of a training task.
-        shots: pictures shown of each class; drawn once for the tasks of a meta-batch.
-        queries: pictures asked of each class where `shots.highest` are shown; more where fewer are.
-        rotations: a class turned by a quarter of a circle is another class.
+        shots: support images of each class, drawn once for the tasks of a meta-batch.
+        queries: query images of each class at the highest number of shots; fewer shots leave more.
+        rotations: take a class turned by a quarter of a circle for another class.
         augment: strength of random distortions; 0 for none.
-        least: classes with fewer pictures are left out.
+        least: leave out classes with fewer images.
         strict: refuse what would be left out.
-        features_of: a published version whose features are used as they are.
+        features_of: use the features of this published version, unchanged.
 
     Raises:
         InvalidConfig: sizes or counts that make no task.
     """
 
-    path: str
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     size: int = 28
-    channels: int = 1
-    drawing: bool = False
+    channels: Annotated[int, arg(name="", constructor=_channels)] = 1
+    drawing: Switch = False
     split: str | None = None
-    ways: int = 5
-    shots: Shots = Shots(1, 3)
+    ways: Annotated[int, arg(name="classes")] = 60
+    shots: ShotsOption = Shots(1, 3)
     queries: int = 1
-    rotations: bool = False
+    rotations: Switch = False
     augment: float = 1.0
     least: int = 5
-    strict: bool = False
+    strict: Switch = False
     features_of: str | None = None
 
     @classmethod
     def recalled(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
-        """As a published version remembers its training, for pictures at `path`."""
+        """The configuration in a published version's manifest, for images at another `path`."""
         values = {name: value for name, value in trained.items() if name != "kind"}
         return cls(**{**values, "path": path, "shots": Shots(**trained["shots"])})
 
@@ -161,16 +242,16 @@ class Optimisation:
     Attributes:
         meta_steps: updates of the meta-parameters.
         meta_batch: tasks per update.
-        learning_rate: Adam's, at the start.
-        final_rate: the fraction of it that is left at the end.
-        decay: how it gets there.
+        learning_rate: Adam's rate at the start.
+        final_rate: the fraction of the learning rate that is left at the end.
+        decay: the schedule from one to the other.
         warmup: updates over which the rate first rises from zero.
-        clip: largest norm of the meta-gradient; None for no limit.
-        evaluate_every: updates between looks at the validation tasks.
+        clip: largest norm of the meta-gradient; 0 for no limit.
+        evaluate_every: updates between two evaluations of the validation tasks.
+        patience: evaluations without a better NLL before training stops and keeps the best parameters; 0
+            runs to the end and keeps the last.
         optimiser: Adam for everything, or Muon for the matrices between hidden layers.
-        matrix_rate: Muon's rate for those, at the start; it decays with the learning rate.
-        patience: looks without a better NLL before stopping; 0 runs to the end and keeps the last
-            parameters, anything else keeps the best.
+        matrix_rate: Muon's rate for those matrices at the start; it decays with the learning rate.
     """
 
     meta_steps: int = 20_000
@@ -179,23 +260,21 @@ class Optimisation:
     final_rate: float = 0.13
     decay: Literal["exponential", "cosine"] = "exponential"
     warmup: int = 100
-    clip: float | None = 10.0
+    clip: float = 10.0
     evaluate_every: int = 500
     patience: int = 10
     optimiser: Literal["adam", "muon"] = "adam"
     matrix_rate: float = 0.02
 
     def __post_init__(self) -> None:
-        whole = {"meta_steps": self.meta_steps, "meta_batch": self.meta_batch}
-        whole["evaluate_every"] = self.evaluate_every
-        for name, value in whole.items():
-            if value < 1:
+        for name in ("meta_steps", "meta_batch", "evaluate_every"):
+            if (value := getattr(self, name)) < 1:
                 raise InvalidConfig(f"{name} must be at least 1; found {value}")
         rates = (self.learning_rate, self.matrix_rate)
         if not all(0 < rate < float("inf") for rate in rates) or not 0 < self.final_rate <= 1:
             raise InvalidConfig("the learning rates must be positive and their final fraction in (0, 1]")
-        if min(self.warmup, self.patience) < 0 or (self.clip is not None and self.clip <= 0):
-            raise InvalidConfig("warmup and patience cannot be negative, and clip must be positive")
+        if min(self.warmup, self.patience, self.clip) < 0:
+            raise InvalidConfig("warmup, patience and clip cannot be negative")
 
 
 FamilyConfig = SinusoidConfig | TableConfig | ImagesConfig

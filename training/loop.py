@@ -160,7 +160,7 @@ def meta_step(
         gradients = [value.grad for value in state.learned.values() if value.grad is not None]
         processes.average([*gradients, loss, asked])
         stop = bool(asked > 0)
-    if plan.clip is not None:
+    if plan.clip:
         torch.nn.utils.clip_grad_norm_(state.learned.values(), plan.clip)
     state.optimiser.step()
     return loss, stop

@@ -1,226 +1,229 @@
-"""The options of a training run, and the configuration they describe."""
+"""The options of `bmaml-train` beside those of the task family, and the configuration they describe."""
 
-import argparse
-import dataclasses
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, TypedDict
+
+from docstring_parser import parse
+from tyro.conf import Positional, arg
+from tyro.extras import literal_type_from_choices
 
 from bmaml.embedding import ConvNet
-from bmaml.learners import LEARNERS, LearnedRate, learner_from
+from bmaml.learners import LEARNERS, learner_from
 from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.conjugate import Conjugate
-from bmaml.networks import ACTIVATIONS
+from bmaml.networks import ACTIVATIONS, MLP
+from model_store import SHIPPED
 from model_store.manifest import checked_name
 from training.config import (
     FamilyConfig,
-    ImagesConfig,
+    FamilyKind,
     InvalidConfig,
     Optimisation,
+    ShotsOption,
+    Switch,
     TrainingConfig,
     kind_of,
 )
-from training.recipes import CLASSIFIERS, REGRESSORS, recipe_for
+from training.recipes import LEARNERS_FOR, recipe_for
 
-OF_THE_LEARNER = (
-    "particles",
-    "steps",
-    "step_size",
-    "learn_step_size",
-    "leader_steps",
-    "occam",
-    "evidence_weights",
-    "spread",
-    "scales",
-    "bands",
-    "pointwise",
-    "varying_noise",
-    "prior_widening",
-    "correlated",
-    "ways",
-)
-SEVERAL = {"scales", "bands", "ways"}
-OF_THE_PLAN = [field.name for field in dataclasses.fields(Optimisation)]
+Settings = Mapping[str, dict[str, Any]]
+"""The settings that were given, of the "learner" (with its network) and of the "outer_loop"."""
+RECIPE_ONLY = frozenset({"inputs", "outputs", "network", "priors", "likelihood", "seed"})
+"""Settings of networks and learners that are no options."""
+OPTION_TYPES = {
+    "learner": literal_type_from_choices(sorted(LEARNERS)),
+    "activation": literal_type_from_choices(sorted(ACTIVATIONS)),
+    "bands": tuple[float, float],
+    "correlated": bool,
+}
+"""The types of options that differ from their settings'."""
+RULES = {
+    ("correlated", True): "where --shots is a range",
+    ("prior_widening", False): "where --shots begins at 0",
+}
+"""Recipes' values that another option decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """The options of every command.
+
+    Attributes:
+        store: the folder of published versions; $BMAML_STORE, else the shipped versions.
+    """
+
+    store: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_STORE", SHIPPED)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(StoreOptions):
+    """One run.
+
+    Attributes:
+        name: the model to publish.
+        description: one sentence for the card.
+        seed: the seed of parameters, tasks and splits.
+        device: where to train; auto takes a GPU where there is one.
+        runs: the folder of checkpoints and TensorBoard logs; $BMAML_RUNS, else ./runs.
+        resume: go on from the last checkpoint.
+        start_from: begin with the parameters of this published version, which has the same shape.
+        compile: compile the meta-objective first, which long runs gain from.
+    """
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runs: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_RUNS", "runs")))
+    resume: Switch = False
+    start_from: str | None = None
+    compile: Switch = False
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """The network that embeds images.
+
+    Attributes:
+        width: channels of its blocks.
+        standard: four pooled blocks, not the lighter ones.
+        views: views of an image that are averaged, 1 to 5.
+        bfloat16: multiply in bfloat16 while training.
+        dimensions: outputs of each projection (conjugate).
+    """
+
+    width: int = 64
+    standard: Switch = False
+    views: int = 1
+    bfloat16: Switch = False
+    dimensions: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedVersion(StoreOptions):
+    """A published version and the data that it is scored on.
+
+    Attributes:
+        name: a published model.
+        data: "sinusoid", a Parquet or CSV file, or images.
+        version: None takes the newest.
+        shots: support rows of a task.
+        task: the column that names the task; None takes the one of training.
+        split: as in training; None takes the one of training.
+        order: as in training; None takes the one of training.
+    """
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    version: int | None = None
+    shots: ShotsOption | None = None
+    task: str | None = None
+    split: str | None = None
+    order: str | None = None
+
+
+def settings_options(kind: FamilyKind) -> Any:
+    """The type whose fields are the options of learner and outer loop on a kind of family.
+
+    Types, help and defaults come from the dataclasses and the recipes. An option that is not given is
+    absent from the values of this type, and `configuration` takes the recipe's.
+    """
+    default = LEARNERS_FOR[kind][0]
+    learner: dict[str, Any] = {"learner": _option("learner", str, "the learner.", f"(default: {default})")}
+    for name in LEARNERS_FOR[kind]:
+        recipe = recipe_for(name, kind)
+        network = {"hidden": recipe.hidden, "activation": recipe.activation}
+        own = _options(MLP, network, name) | _options(LEARNERS[name], recipe.settings, name)
+        learner |= {key: option for key, option in own.items() if key not in learner}
+    outer_loop = _options(Optimisation, asdict(recipe_for(default, kind).optimisation), default)
+    groups = {"learner": learner, "outer_loop": outer_loop}
+    types = {name: TypedDict(name, options, total=False) for name, options in groups.items()}  # type: ignore[operator]
+    return TypedDict("Settings", types)  # type: ignore[operator]
+
+
+def _options(source: type, values: Mapping[str, Any], learner: str) -> dict[str, Any]:
+    """The fields of a dataclass as options; the hint of each tells the value in a learner's recipe."""
+    bases = reversed(source.__mro__)
+    helps = {each.arg_name: each.description for base in bases for each in parse(base.__doc__ or "").params}
+    return {
+        each.name: _option(
+            each.name,
+            each.type,
+            helps.get(each.name) or "",
+            f"(default of {learner}: {_written(each.name, values.get(each.name, each.default))})",
+        )
+        for each in fields(source)
+        if each.name not in RECIPE_ONLY
+    }
+
+
+def _option(name: str, kind: Any, text: str, hint: str) -> Any:
+    text = " ".join(text.split())
+    return Annotated[OPTION_TYPES.get(name, kind), arg(help=text, help_behavior_hint=hint)]
+
+
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return RULES.get((name, value), str(value))
+
+
+def learner_name(settings: Settings, kind: FamilyKind) -> str:
+    """The learner that settings name, or the default of the kind of family.
+
+    Raises:
+        InvalidConfig: a learner of numbers for classes, or the reverse.
+    """
+    name: str = settings["learner"].get("learner", LEARNERS_FOR[kind][0])
+    if name not in LEARNERS_FOR[kind]:
+        raise InvalidConfig(f"{name} is no learner for {'classes' if kind == 'images' else 'numbers'}")
+    return name
 
 
 def configuration(
-    options: argparse.Namespace,
-    family_config: FamilyConfig,
-    columns: tuple[int, int] | None = None,
+    run: RunOptions,
+    family: FamilyConfig,
+    settings: Settings,
+    columns: tuple[int, int],
     embedding: ConvNet | None = None,
 ) -> TrainingConfig:
-    """The run that options describe; what they leave out is the recipe's.
+    """The configuration that options describe; settings that are not given are the recipe's.
 
     Args:
-        columns: how many of x and of y there are; None for pictures and classes.
-        embedding: of a version whose features are used; else the options describe one.
+        columns: the numbers of inputs and outputs of the learner's network.
+        embedding: the network that embeds images.
 
     Raises:
-        InvalidLearner, InvalidConfig, InvalidEmbedding, InvalidName: settings that make no sense.
+        InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
     """
-    kind = kind_of(family_config)
-    name = options.learner or (Conjugate.name if kind == "images" else Collapsed.name)
-    if name not in (CLASSIFIERS if kind == "images" else REGRESSORS):
-        raise InvalidConfig(f"{name} is no learner for {'classes' if kind == 'images' else 'numbers'}")
+    kind = kind_of(family)
+    name = learner_name(settings, kind)
     recipe = recipe_for(name, kind)
-
-    def given(names: Any) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(options, name, None)) is not None}
-
-    if isinstance(family_config, ImagesConfig):
-        picture = (family_config.channels, family_config.size)
-        light, half = not options.standard, options.bfloat16
-        embedding = embedding or ConvNet(*picture, options.width, light, half, options.views)
-        outputs = options.dimensions if name == Conjugate.name else family_config.ways
-        columns = (embedding.features, outputs)
-    assert columns is not None
+    given = {key: value for key, value in settings["learner"].items() if key != "learner"}
     network = {
         "inputs": columns[0],
-        "hidden": tuple(recipe.hidden if options.hidden is None else options.hidden),
+        "hidden": given.pop("hidden", recipe.hidden),
         "outputs": columns[1],
-        "activation": options.activation or recipe.activation,
+        "activation": given.pop("activation", recipe.activation),
     }
-    settings = {"network": network, **recipe.settings, **given(OF_THE_LEARNER)}
-    if network["activation"] != recipe.activation and options.bands is None:
-        settings.pop("bands", None)  # the recipe's, which are for its own activation
-    if settings.pop("correlated", False) and settings.get("evidence_weights", True):
-        shots = family_config.shots
-        settings["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
-    if name == Collapsed.name and family_config.shots.lowest == 0:
-        settings.setdefault("prior_widening", True)
-    for several in SEVERAL & settings.keys():
-        settings[several] = tuple(settings[several])
-    plan = given(OF_THE_PLAN)
-    if "clip" in plan:
-        plan["clip"] = plan["clip"] or None
-    learner = learner_from(name, settings)
+    chosen = {"network": network, **recipe.settings, **given}
+    if network["activation"] != recipe.activation and "bands" not in given:
+        chosen.pop("bands", None)  # the recipe's bands are for its own activation
+    if chosen.pop("correlated", False) and chosen.get("evidence_weights", True):
+        shots = family.shots
+        chosen["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
+    if name == Collapsed.name and family.shots.lowest == 0:
+        chosen.setdefault("prior_widening", True)
+    learner = learner_from(name, chosen)
     return TrainingConfig(
-        checked_name(options.name),
-        family_config,
+        checked_name(run.name),
+        family,
         learner.name,
-        settings,
-        dataclasses.replace(recipe.optimisation, **plan),
-        options.seed,
-        None if embedding is None else dataclasses.asdict(embedding),
-        options.start_from,
+        chosen,
+        replace(recipe.optimisation, **settings["outer_loop"]),
+        run.seed,
+        None if embedding is None else asdict(embedding),
+        run.start_from,
     )
-
-
-def training_options() -> argparse.ArgumentParser:
-    """A parent parser; options without a default are the recipe's to fill in."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--name", required=True, help="of the model to publish")
-    options.add_argument("--description", default="", help="one sentence for the card")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    options.add_argument(
-        "--runs",
-        type=Path,
-        default=Path(os.environ.get("BMAML_RUNS", "runs")),
-        help="checkpoints and TensorBoard logs (default: $BMAML_RUNS, else ./runs)",
-    )
-    options.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    options.add_argument(
-        "--start-from",
-        metavar="NAME",
-        help="begin with the parameters of a published version of the same shape",
-    )
-    options.add_argument(
-        "--compile", action="store_true", help="compile the meta-objective first: worth it for long runs"
-    )
-
-    learner = options.add_argument_group("learner", "defaults depend on the learner and the family")
-    learner.add_argument(
-        "--learner", choices=sorted(LEARNERS), help="default: collapsed; for images conjugate"
-    )
-    learner.add_argument("--particles", type=int)
-    learner.add_argument("--hidden", type=int, nargs="*", metavar="UNITS")
-    learner.add_argument("--activation", choices=sorted(ACTIVATIONS))
-    learner.add_argument("--steps", type=int, help="inner steps")
-    learner.add_argument("--step-size", type=float, help="inner rate")
-    learner.add_argument(
-        "--learn-step-size",
-        choices=get_args(LearnedRate),
-        help="meta-learn the inner rate: one number, or one per parameter (default: none)",
-    )
-    learner.add_argument("--leader-steps", type=int, help="of the chaser loss (bmaml)")
-    learner.add_argument("--occam", type=float, help="weight of the log volume in the loss (llama)")
-    switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": None}
-    learner.add_argument(
-        "--evidence-weights",
-        **switch,
-        help="weight particles by their evidence: Laplace's (emaml, bfa, bmaml) or exact (collapsed: on)",
-    )
-    learner.add_argument(
-        "--spread", type=float, help="e-fold range of the particles' first precisions (collapsed)"
-    )
-    learner.add_argument(
-        "--scales", type=float, nargs="+", help="sizes at which each particle is held (collapsed)"
-    )
-    learner.add_argument(
-        "--bands",
-        type=float,
-        nargs=2,
-        metavar=("LOWEST", "HIGHEST"),
-        help="frequencies of the first layer, a band for each particle (collapsed, sine activations)",
-    )
-    learner.add_argument("--pointwise", **switch, help="score each query row on its own (collapsed)")
-    learner.add_argument("--varying-noise", **switch, help="let the noise depend on x (collapsed)")
-    learner.add_argument(
-        "--prior-widening",
-        **switch,
-        help="find out how wide to predict where rows say nothing (collapsed); on where --shots begins at 0",
-    )
-    learner.add_argument(
-        "--correlated",
-        **switch,
-        help="find out how alike the errors of a task's rows are (collapsed)",
-    )
-
-    plan = options.add_argument_group("outer loop", "defaults depend on the learner and the family")
-    plan.add_argument("--meta-steps", type=int)
-    plan.add_argument("--meta-batch", type=int)
-    plan.add_argument("--learning-rate", type=float)
-    plan.add_argument("--final-rate", type=float, help="fraction of the learning rate left at the end")
-    plan.add_argument("--optimiser", choices=["adam", "muon"])
-    plan.add_argument("--matrix-rate", type=float, help="of Muon, for matrices between hidden layers")
-    plan.add_argument("--decay", choices=["exponential", "cosine"])
-    plan.add_argument("--warmup", type=int)
-    plan.add_argument("--clip", type=float, help="meta-gradient norm; 0 for no limit")
-    plan.add_argument("--evaluate-every", type=int)
-    plan.add_argument("--patience", type=int, help="0: run to the end and keep the last parameters")
-    return options
-
-
-def images_options() -> argparse.ArgumentParser:
-    """What pictures, which tasks of them, and the network that embeds them."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("path", metavar="PATH", help="a folder per class, a zip of such folders, or an npz")
-    pictures = options.add_argument_group("pictures")
-    pictures.add_argument("--size", type=int, default=28, help="pixels a side (default: 28)")
-    pictures.add_argument("--rgb", action="store_true", help="three colours (default: grey)")
-    pictures.add_argument("--drawing", action="store_true", help="ink on an even ground, bright or dark")
-    pictures.add_argument(
-        "--split",
-        help="'folder' (the topmost names the role), a CSV of class and role, or an array of the npz "
-        "(default: by class, seeded)",
-    )
-    pictures.add_argument("--least", type=int, default=5, help="leave out classes with fewer pictures")
-    pictures.add_argument("--strict", action="store_true", help="refuse what would be left out")
-    tasks = options.add_argument_group("tasks")
-    tasks.add_argument("--classes", type=int, default=60, help="of a training task (default: 60)")
-    tasks.add_argument("--shots", default="1:3", help="pictures shown of each class: K or LOWEST:HIGHEST")
-    tasks.add_argument("--queries", type=int, default=1, help="pictures asked of each class")
-    tasks.add_argument("--ways", type=int, nargs="*", help="smaller tasks that each is scored as (conjugate)")
-    tasks.add_argument("--rotations", action="store_true", help="quarter turns make other classes")
-    tasks.add_argument("--augment", type=float, default=1.0, help="strength of distortions; 0 for none")
-    network = options.add_argument_group("embedding")
-    network.add_argument("--width", type=int, default=64, help="channels of its blocks")
-    network.add_argument("--standard", action="store_true", help="four pooled blocks, not the lighter ones")
-    network.add_argument("--views", type=int, default=1, help="of a picture, averaged: 1 to 5 (default: 1)")
-    network.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16 while training")
-    network.add_argument("--dimensions", type=int, default=64, help="of each projection (conjugate)")
-    network.add_argument(
-        "--features-of", metavar="NAME", help="use a published version's features as they are"
-    )
-    return options

@@ -16,8 +16,14 @@ from bmaml.learners.emaml import EMAML
 from bmaml.learners.maml import MAML
 from training.config import FamilyKind, Optimisation
 
-CLASSIFIERS = frozenset({Conjugate.name, MAML.name, EMAML.name, BFA.name, BMAML.name})
-REGRESSORS = frozenset(LEARNERS) - {Conjugate.name}
+CLASSIFIERS = (Conjugate.name, BFA.name, BMAML.name, EMAML.name, MAML.name)
+REGRESSORS = (Collapsed.name, *sorted(set(LEARNERS) - {Collapsed.name, Conjugate.name}))
+LEARNERS_FOR: dict[FamilyKind, tuple[str, ...]] = {
+    "sinusoid": REGRESSORS,
+    "table": REGRESSORS,
+    "images": CLASSIFIERS,
+}
+"""The learners of each kind of family; the first is the default."""
 
 
 @dataclass(frozen=True)

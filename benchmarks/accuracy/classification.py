@@ -144,7 +144,7 @@ def foreign_pictures(model: Model, path: Path, size: int) -> Tensor:
     channels = model.embedding.channels
     split = "folder" if path.suffix == ".zip" else None
     drawing = model.manifest.image is not None and model.manifest.image.drawing
-    config = ImagesConfig(str(path), size, channels, drawing, split, shots=Shots(1, 1))
+    config = ImagesConfig(str(path), size, channels, drawing, split, ways=5, shots=Shots(1, 1))
     images = Images(config, 0).bank("test")[0]
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))[:1000]
     return embed(model.embedding, model.learned, images[chosen])

@@ -104,7 +104,7 @@ def main() -> None:
         if difference > 1e-3:
             raise SystemExit(f"{other.__name__} disagrees with ours by {difference:.2g}; nothing was timed")
 
-    plan = Optimisation(meta_batch=10, clip=None)
+    plan = Optimisation(meta_batch=10, clip=0)
 
     def ours(compile_it: bool) -> Callable[[], object]:
         learned = {"initial": start.clone().requires_grad_()}

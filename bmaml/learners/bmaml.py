@@ -20,6 +20,9 @@ class BMAML(BFA):
     more from there, with the query set as well. The loss is Σₘ ‖wₘ chaser − wₘ leader‖², over
     weights alone (log γ and log λ are left out), and no gradient flows through the leader.
 
+    Attributes:
+        leader_steps: steps of the leader beyond the chaser's.
+
     Raises:
         InvalidLearner: fewer than one leader step, or no chaser step for gradients to reach.
     """

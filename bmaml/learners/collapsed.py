@@ -81,16 +81,16 @@ class Collapsed(Learner[CollapsedPosterior]):
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
         spread: particles start with both precisions multiplied by e^−spread … e^spread, evenly in the
-            logarithm: rival hypotheses about the size of a task from the first step on.
+            logarithm, as rival hypotheses about the size of a task.
         scales: s, the sizes at which each particle is held.
-        bands: lowest and highest frequency of a sine network's first layer, of which every particle
-            starts in a band of its own (see `bmaml.bands`); None draws all from one distribution.
+        bands: lowest and highest frequency of a sine network's first layer, split into one band for each
+            particle's start (see bmaml/bands.py); None draws all from one distribution.
         pointwise: score each query row on its own.
-        evidence_weights: False weights all particles alike (the ablation).
+        evidence_weights: weight particles by their evidence; False weights all alike (the ablation).
         varying_noise: let the noise depend on x.
-        prior_widening: find out how wide to predict what rows have not spoken of.
-        correlated: the fewest and the most support rows on which it is found how alike the errors of a
-            task's rows are; None takes them for independent.
+        prior_widening: fit the width of predictions that the support rows say nothing about.
+        correlated: fit the correlation of the errors of a task's rows, on tasks with numbers of support
+            rows in this range; None takes the errors for independent.
     """
 
     name: ClassVar[str] = "collapsed"

@@ -74,7 +74,7 @@ class Conjugate(Learner[ConjugatePosterior]):
     several smaller ones, at no cost but Bayes' rule.
 
     Attributes:
-        steps: none; the posterior is exact.
+        steps: always 0, since the posterior is exact.
         ways: numbers of classes that the meta-objective also asks about, beside all of a task.
 
     Raises:

@@ -49,11 +49,10 @@ class Learner(ABC, Generic[PosteriorT]):
 
     Attributes:
         network: the predictor each particle parametrises.
-        particles: M.
-        steps: inner steps in meta-training, and at serving time where the caller does not say.
-        step_size: the inner rate ε. Fixed where `learn_step_size` is "none", else its start.
-        learn_step_size: meta-learn ε beside the initial particles, as "scalar" or one number per
-            "parameter" (Meta-SGD, Li et al. 2017; always positive here).
+        particles: M, the number of particles.
+        steps: inner steps in training, and in serving unless a request names others.
+        step_size: the inner rate ε; its start where the rate is learned.
+        learn_step_size: meta-learn ε, as one number or as one per parameter (Meta-SGD, Li et al. 2017).
 
     Raises:
         InvalidLearner: M < 1, steps outside 0..MAX_STEPS, a rate that is not positive, or an

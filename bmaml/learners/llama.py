@@ -30,7 +30,7 @@ class LLAMA(EMAML):
 
     Attributes:
         particles: M, the number of draws.
-        occam: η.
+        occam: η, the weight of the log determinant in the loss.
         seed: of the draws.
 
     Raises:
