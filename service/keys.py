@@ -105,6 +105,11 @@ class KeyRing:
         self._listed, self._file = listed, file
         self._keys = read_keys(listed, file)
 
+    @property
+    def configured(self) -> bool:
+        """Whether the settings name any keys; a file without a key is refused, so this never changes."""
+        return bool(self._keys.owners)
+
     def caller(self, authorization: str) -> str:
         """As `Keys.caller`, with the keys as they were last read."""
         return self._keys.caller(authorization)

@@ -34,10 +34,11 @@ def layers(runtime: Runtime) -> list[Middleware]:
     settings = runtime.settings
     origins = [each.strip() for each in settings.cors_origins.split(",") if each.strip()]
     cors = [Middleware(Cors, origins=origins)] if origins else []
+    keys = [Middleware(Authentication, keys=runtime.keys, rate_limit=runtime.rate_limit)]
     return [
         Middleware(RequestContext, runtime=runtime),
         *cors,
-        Middleware(Authentication, keys=runtime.keys, rate_limit=runtime.rate_limit),
+        *(keys if runtime.keys.configured else []),
         Middleware(
             LoadShedding,
             queue=runtime.queue,
@@ -204,27 +205,26 @@ OPEN_BELOW = ("/playground/",)
 
 @dataclass
 class Authentication:
-    """Checks bearer keys and rate limits, and replies with its refusals and those of the layers within."""
+    """Checks bearer keys and rate limits."""
 
     app: ASGIApp
     keys: KeyRing
     rate_limit: RateLimit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; 401 without a key of ours, 429 above its rate."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        state: dict[str, Any] = scope["state"]
-        try:
-            if scope["path"] not in OPEN and not scope["path"].startswith(OPEN_BELOW):
-                given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-                state["caller"] = self.keys.caller(given)
-                if state["caller"]:
-                    self.rate_limit.take(state["caller"])
-            await self.app(scope, receive, send)
-        except RequestError as error:
-            await problems.response(error, state)(scope, receive, send)
+        if scope["path"] not in OPEN and not scope["path"].startswith(OPEN_BELOW):
+            given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+            try:
+                caller = scope["state"]["caller"] = self.keys.caller(given)
+                self.rate_limit.take(caller)
+            except RequestError as error:  # replied to here, within the layer that adds CORS headers
+                await problems.response(error, scope["state"])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 PRESSURE_S = 0.1
@@ -254,22 +254,16 @@ class LoadShedding:
     read_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request.
-
-        Raises:
-            RequestError: 429 where it could not be started before its deadline.
-        """
+        """Serve one request; 429 where it could not start before its deadline."""
         adapts = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in REQUESTS
         if not adapts or self.queue.seconds < PRESSURE_S:
             await self.app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(self.read_s):
-                first: Message | None = await receive()
-        except TimeoutError:
-            raise RequestError("too-slow", "the body did not arrive in time") from None
-        assert first is not None
-        self._check(first.get("body", b""))
+            first: Message | None = await self._first(receive)
+        except RequestError as error:
+            await problems.response(error, scope["state"])(scope, receive, send)
+            return
 
         async def replayed() -> Message:
             nonlocal first
@@ -277,6 +271,20 @@ class LoadShedding:
             return await receive() if message is None else message
 
         await self.app(scope, replayed, send)
+
+    async def _first(self, receive: Receive) -> Message:
+        """The message with the beginning of the body, unless the request cannot start in time.
+
+        Raises:
+            RequestError: 408 where it does not arrive, 429 where the request has to be refused.
+        """
+        try:
+            async with asyncio.timeout(self.read_s):
+                message = await receive()
+        except TimeoutError:
+            raise RequestError("too-slow", "the body did not arrive in time") from None
+        self._check(message.get("body", b""))
+        return message
 
     def _check(self, body: bytes) -> None:
         short = len(body) <= 2 * SEARCHED_BYTES
