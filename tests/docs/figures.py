@@ -5,9 +5,10 @@ A figure is a number with a comment behind it, which the rendered page does not 
     `sinusoid` is answered 677<!--serving/sinusoid/ours/64/answers--> times a second
 
 The key names a measured block (`benchmarks/pages.py`), then the row, then the column. The row is named by
-some of its cells, from left to right; the heading above the table counts as its first cell. Each part is
-the text of a cell in lower case with hyphens for all else (`in-90` is `in 90 %`), or its first words where
-no cell is called just that. `KEY÷KEY` is a ratio, `KEY÷1000` another unit.
+some of its cells, from left to right; the heading above the table (or else the line above it) counts as
+its first cell. Each part is the text of a cell in lower case with hyphens for all else (`in-90` is
+`in 90 %`), or its first words where no cell is called just that. `KEY÷KEY` is a ratio, `KEY÷1000` another
+unit.
 
 A figure must equal its cell, rounded half up to the places that the figure shows. All other numbers of a
 page's prose must lie inside phrases that are listed as not measured.
@@ -190,7 +191,9 @@ def _rows(block: str) -> Iterator[Row]:
     columns: tuple[str, ...] = ()
     for line in map(str.strip, block.splitlines()):
         if not line.startswith("|"):
-            heading, columns = line or heading, ()
+            columns = ()
+            if line.startswith("#") or (line and not heading.startswith("#")):
+                heading = line
             continue
         cells = tuple(cell.strip() for cell in line[1:-1].split("|"))
         if not columns:
