@@ -1,99 +1,59 @@
-"""Does every panel of the dashboard show something? A real Prometheus is asked.
+"""A check of the dashboard: every panel's query has data in a real Prometheus.
 
     python -m benchmarks.checks.dashboard [--seconds 90] [--rate 20]
 
-Starts the service, a Prometheus with `monitoring/prometheus.yml` (only the target is another) and its rules,
-and mixed traffic; then puts the query of every panel to Prometheus as Grafana would. Exit status 1 where a
-query fails, where one that should have data has none, or where Prometheus cannot evaluate an alert. Needs
-`prometheus` on the path (Debian: apt-get install prometheus).
+Starts the service, mixed traffic, and a Prometheus with the rules and the configuration of `monitoring/`
+(except the target); then sends it every panel's query as Grafana would. The exit status is 1 where a query
+fails, where one that should have data has none, or where an alert cannot be evaluated. Needs `prometheus`
+on the path (Debian: apt-get install prometheus).
 """
 
-import argparse
 import asyncio
-import contextlib
 import math
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
-from benchmarks.checks.dashboard_queries import queries
-from benchmarks.serving.soak import Traffic
+from benchmarks import command_line
+from benchmarks.checks.dashboard_queries import MONITORING, queries
+from benchmarks.processes import free_port, running, service
+from benchmarks.traffic import AS_EXPECTED, mixed_traffic
 
-MONITORING = Path(__file__).parents[2] / "monitoring"
 TARGET = "bmaml:8000"
-WORKERS = 8
+"""The service's address in `monitoring/prometheus.yml`."""
 STEP_S = 15
 """Between the points of a line, as between scrapes."""
 
 
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(command: Sequence[str], ready: str, **settings: str) -> Iterator[None]:
-    """A process, once its URL `ready` answers 200; ended afterwards."""
-    process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(ready).status_code == 200:
-                    break
-            if process.poll() is not None:
-                raise SystemExit(f"{command[0]} ended with {process.returncode}")
-            time.sleep(0.1)
-        else:
-            raise SystemExit(f"{ready} is not ready after a minute")
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def configured(folder: Path, target: str) -> Path:
-    """A copy of our configuration that asks this target."""
+def configuration(folder: Path, target: str) -> Path:
+    """Copies of our configuration and rules that scrape this target; the path of the first."""
     text = (MONITORING / "prometheus.yml").read_text()
-    assert TARGET in text, f"prometheus.yml does not ask {TARGET}"
+    assert TARGET in text, f"prometheus.yml does not scrape {TARGET}"
     path = folder / "prometheus.yml"
     path.write_text(text.replace(TARGET, target))
     shutil.copy(MONITORING / "rules.yml", folder)
     return path
 
 
-async def load(url: str, seconds: float, rate: float) -> Counter[str]:
-    """Mixed traffic; how often requests went as expected, and what else became of them."""
-    statuses: Counter[str] = Counter()
-    ends = time.monotonic() + seconds
-
-    async def worker(number: int, client: httpx.AsyncClient) -> None:
-        traffic, rng = Traffic(client, number, statuses), np.random.default_rng(1000 + number)
-        while time.monotonic() < ends:
-            await asyncio.sleep(rng.exponential(WORKERS / rate))
-            await traffic.one()
-
+async def traffic(url: str, seconds: float, rate: float) -> Counter[str]:
+    """How mixed traffic went: counts of replies as expected, and of others by path and status."""
+    outcomes: Counter[str] = Counter()
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        await asyncio.gather(*(worker(number, client) for number in range(WORKERS)))
-    return statuses
+        await mixed_traffic(client, outcomes, seconds, rate)
+    return outcomes
 
 
-def asked(prometheus: httpx.Client, path: str, **parameters: str | float) -> Any:
-    """Prometheus' answer.
+def query_api(prometheus: httpx.Client, path: str, **parameters: str | float) -> Any:
+    """The `data` of a reply of Prometheus' HTTP API.
 
     Raises:
-        SystemExit: it does not like the question.
+        SystemExit: Prometheus reports an error.
     """
     answer = prometheus.get(f"/api/v1/{path}", params=parameters).json()
     if answer["status"] != "success":
@@ -102,14 +62,14 @@ def asked(prometheus: httpx.Client, path: str, **parameters: str | float) -> Any
 
 
 def points(prometheus: httpx.Client, expression: str, start: float, end: float) -> int:
-    """How many numbers a query has in this time."""
-    data = asked(prometheus, "query_range", query=expression, start=start, end=end, step=STEP_S)
+    """Finite values of a query between two times."""
+    data = query_api(prometheus, "query_range", query=expression, start=start, end=end, step=STEP_S)
     values = [float(value) for line in data["result"] for _, value in line["values"]]
     return sum(math.isfinite(value) for value in values)
 
 
-def looked_at(prometheus: httpx.Client, start: float, end: float) -> bool:
-    """Report on every panel and alert; whether all is well."""
+def report(prometheus: httpx.Client, start: float, end: float) -> bool:
+    """Print a line for every query and a summary of the alerts; whether the check passes."""
     found = [(query, points(prometheus, query.expression, start, end)) for query in queries()]
     for query, count in found:
         empty = "may be empty" if query.may_be_empty else "EMPTY"
@@ -120,7 +80,7 @@ def looked_at(prometheus: httpx.Client, start: float, end: float) -> bool:
     allowed = titles - shown - missing
     print(f"{len(shown)} of {len(titles)} panels have data in all of their queries; "
           f"{len(allowed)} that may be empty are: {', '.join(sorted(allowed)) or 'none'}")  # fmt: skip
-    rules = [rule for group in asked(prometheus, "rules")["groups"] for rule in group["rules"]]
+    rules = [rule for group in query_api(prometheus, "rules")["groups"] for rule in group["rules"]]
     broken = [rule["name"] for rule in rules if rule["health"] != "ok"]
     states = Counter(rule["state"] for rule in rules)
     print(f"{len(rules)} alerts: {dict(states)}; not evaluated: {', '.join(broken) or 'none'}")
@@ -128,38 +88,32 @@ def looked_at(prometheus: httpx.Client, start: float, end: float) -> bool:
 
 
 def main() -> int:
-    """Start both, ask, stop both."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=90, help="of traffic; a rate needs 60")
-    parser.add_argument("--rate", type=float, default=20, help="requests a second")
-    options = parser.parse_args()
+    """Start both, put traffic on the service, query Prometheus; the exit status."""
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=90, help="of traffic; a rate needs 60")
+    arguments.add_argument("--rate", type=float, default=20, help="requests per second")
+    options = arguments.parse_args()
     if shutil.which("prometheus") is None:
         raise SystemExit("no prometheus on the path: apt-get install prometheus")
-    service, prometheus = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    serve = [sys.executable, "-m", "service"]
-    with (
-        tempfile.TemporaryDirectory() as name,
-        running(serve, f"http://{service}/readyz", BMAML_PORT=service.rpartition(":")[2]),
-    ):
+    port, prometheus = free_port(), f"127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory() as name, service(port):
         folder = Path(name)
         command = [
             "prometheus",
-            f"--config.file={configured(folder, service)}",
+            f"--config.file={configuration(folder, f'127.0.0.1:{port}')}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={prometheus}",
             "--log.level=warn",
         ]
         with (
-            running(command, f"http://{prometheus}/-/ready"),
+            running(command, lambda: httpx.get(f"http://{prometheus}/-/ready")),
             httpx.Client(base_url=f"http://{prometheus}", timeout=60) as client,
         ):
             start = time.time()
-            statuses = asyncio.run(load(f"http://{service}", options.seconds, options.rate))
-            print(f"{sum(statuses.values())} requests: {dict(statuses)}")
-            fine = looked_at(client, start, time.time())
-    return 0 if fine and set(statuses) == {"as expected"} else 1
+            outcomes = asyncio.run(traffic(f"http://127.0.0.1:{port}", options.seconds, options.rate))
+            print(f"{sum(outcomes.values())} requests: {dict(outcomes)}")
+            fine = report(client, start, time.time())
+    return 0 if fine and set(outcomes) == {AS_EXPECTED} else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The queries of the Grafana dashboard, as Prometheus understands them."""
+"""The queries of the Grafana dashboard, with Grafana's variables replaced, as Prometheus takes them."""
 
 import json
 from collections.abc import Iterator
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DASHBOARD = Path(__file__).parents[2] / "monitoring" / "grafana" / "dashboards" / "bmaml.json"
+MONITORING = Path(__file__).parents[2] / "monitoring"
+DASHBOARD = MONITORING / "grafana" / "dashboards" / "bmaml.json"
 VARIABLES = {"$__rate_interval": "1m", "$instance": ".+"}
-"""What Grafana puts in for its variables: four scrapes, and every instance."""
+"""Values for Grafana's variables: four scrapes, and every instance."""
 MAY_BE_EMPTY = "May be empty"
-"""Of the descriptions of panels that have nothing to show on a good day."""
+"""In the description of a panel that has no data while nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Query:
     """One query of a panel.
 
     Attributes:
-        legend: with `{{label}}` for each label that tells its lines apart.
+        legend: names of its lines, `{{label}}` for a label's value.
     """
 
     panel: str
@@ -28,12 +29,12 @@ class Query:
 
 
 def panels(path: Path = DASHBOARD) -> list[dict[str, Any]]:
-    """All panels but the headings of rows, from top to bottom."""
+    """All panels in their order, without the headings of rows."""
     return [panel for panel in json.loads(path.read_text())["panels"] if panel["type"] != "row"]
 
 
 def queries(path: Path = DASHBOARD) -> Iterator[Query]:
-    """All queries of all panels."""
+    """All queries of all panels, in their order."""
     for panel in panels(path):
         for target in panel["targets"]:
             expression = target["expr"]

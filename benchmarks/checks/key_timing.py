@@ -1,13 +1,12 @@
-"""Does the time that a wrong key takes tell how much of it is right?
+"""A timing attack on bearer keys: the time of a rejection must not tell how much of the key is right.
 
     python -m benchmarks.checks.key_timing [--repeats 20000]
 
-Keys that share nothing, a half, and all but the last character with some good one are looked up among a
-hundred callers, in a random order. For each pair of kinds a Mann-Whitney U test of the
-times is printed: a small p-value would tell them apart.
+Keys that share nothing, a half, and all but the last character with a valid one are looked up among a
+hundred callers, in random order. A Mann-Whitney U test is printed for each pair of kinds; a small p-value
+would mean that their times differ.
 """
 
-import argparse
 import hashlib
 import itertools
 import secrets
@@ -17,6 +16,7 @@ from contextlib import suppress
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from benchmarks import command_line
 from service.errors import RequestError
 from service.keys import Keys
 
@@ -24,12 +24,10 @@ CALLERS = 100
 
 
 def main() -> None:
-    """Time and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=20_000)
-    repeats = parser.parse_args().repeats
+    """Time the rejections, and print quantiles and p-values."""
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--repeats", type=int, default=20_000)
+    repeats = arguments.parse_args().repeats
     good = [secrets.token_urlsafe(32) for _ in range(CALLERS)]
     keys = Keys(tuple((f"caller-{n}", hashlib.sha256(key.encode()).digest()) for n, key in enumerate(good)))
     right = {"nothing": 0, "half": 21, "all but one": len(good[0]) - 1}
@@ -47,7 +45,7 @@ def main() -> None:
         began = time.perf_counter_ns()
         with suppress(RequestError):
             keys.caller(header)
-            raise SystemExit("a key that was to be wrong was right")
+            raise SystemExit("a key that should be rejected was accepted")
         ended = time.perf_counter_ns()
         times[name].append(ended - began)
     for name, found in times.items():

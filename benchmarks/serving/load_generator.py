@@ -1,8 +1,8 @@
-"""A load generator for one loopback server: raw HTTP/1.1 over kept-alive connections, no client in the way.
+"""A load generator for one server on the loopback interface: raw HTTP/1.1 over kept-alive connections.
 
-Closed loop: so many clients, each asking again when it is answered. Open loop: requests leave at the
-times of a Poisson process whether or not earlier ones have been answered, and latency counts from when
-a request was due, so that a slow server cannot hide behind a patient client.
+In a closed loop a fixed number of clients send their next request when the last is answered. In an open loop
+requests leave at the times of a Poisson process, whether or not earlier ones are answered; latency counts
+from the time that a request was due, so that a slow server does not slow its own load (coordinated omission).
 """
 
 import asyncio
@@ -17,12 +17,12 @@ import numpy as np
 
 @dataclass
 class LoadResult:
-    """What came of a load.
+    """The outcome of a load.
 
     Attributes:
         seconds: from the first request to the last answer.
-        latencies: of the answers with status 200, seconds.
-        statuses: how many of each; 0 where there was no answer, −429 for one without a Retry-After.
+        latencies: seconds, of the answers with status 200.
+        statuses: counts; 0 for a lost connection, −429 for a 429 without a Retry-After.
     """
 
     seconds: float = 0.0
@@ -31,21 +31,21 @@ class LoadResult:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Answers with status 200, per second."""
         return len(self.latencies) / self.seconds
 
     def quantile(self, level: float) -> float:
-        """Of the latencies, in milliseconds."""
+        """A quantile of the latencies, in milliseconds."""
         return 1000 * float(np.quantile(self.latencies, level)) if self.latencies else float("nan")
 
     @property
     def median(self) -> float:
-        """Of the latencies, in milliseconds."""
+        """The median latency, in milliseconds."""
         return 1000 * statistics.median(self.latencies) if self.latencies else float("nan")
 
 
 def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
-    """A whole request."""
+    """A POST request, head and body."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -53,7 +53,7 @@ def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept-alive connection: answers come in the order of the requests."""
+    """One kept-alive connection; answers come in the order of the requests."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -71,13 +71,14 @@ class _Connection(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether the server has ended it."""
+        """Whether the server has closed it."""
         assert self.transport is not None
         return self.transport.is_closing()
 
-    def ask(self, request: bytes) -> "asyncio.Future[int]":
+    def send(self, request: bytes) -> "asyncio.Future[int]":
+        """The status of the answer to come; 0 if the connection is lost before."""
         assert self.transport is not None
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self.transport.is_closing():
             future.set_result(0)
             return future
@@ -101,27 +102,28 @@ class _Connection(asyncio.Protocol):
 
 
 class _Connections:
-    """All that were opened to a port, to be closed together."""
+    """The connections to a port, to be closed together."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._opened: list[_Connection] = []
 
     async def open(self, count: int) -> list[_Connection]:
-        """So many more."""
+        """Open `count` more."""
         loop = asyncio.get_running_loop()
         new = [(await loop.create_connection(_Connection, "127.0.0.1", self._port))[1] for _ in range(count)]
         self._opened += new
         return new
 
     def close(self) -> None:
+        """Close all."""
         for each in self._opened:
             assert each.transport is not None
             each.transport.close()
 
 
 def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> LoadResult:
-    """`clients` ask again and again for so many seconds."""
+    """A load of `clients`, each of which sends its next request when the last is answered."""
 
     async def run() -> LoadResult:
         result, connections = LoadResult(), _Connections(port)
@@ -132,7 +134,7 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
             turn = number
             while time.perf_counter() - began < seconds:
                 asked = time.perf_counter()
-                status = await connection.ask(requests[turn % len(requests)])
+                status = await connection.send(requests[turn % len(requests)])
                 result.statuses[status] += 1
                 if status == 200:
                     result.latencies.append(time.perf_counter() - asked)
@@ -149,7 +151,7 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
 
 
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> LoadResult:
-    """Poisson arrivals at `rate` a second; each takes a free connection, or opens one more."""
+    """A load of Poisson arrivals at `rate` per second; each takes a free connection, or opens one more."""
 
     async def run() -> LoadResult:
         result, connections = LoadResult(), _Connections(port)
@@ -164,7 +166,7 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
                 connection = free.pop()
             if connection is None or connection.closed:  # the server ends what was idle for long
                 (connection,) = await connections.open(1)
-            status = await connection.ask(requests[number % len(requests)])
+            status = await connection.send(requests[number % len(requests)])
             result.statuses[status] += 1
             if status == 200:
                 result.latencies.append(time.perf_counter() - began - due)

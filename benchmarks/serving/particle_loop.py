@@ -1,4 +1,4 @@
-"""A FastAPI handler that goes through tasks and particles one by one in eager PyTorch."""
+"""The straightforward way to serve: a FastAPI handler that goes through particles one by one."""
 
 import math
 from typing import Any
@@ -7,17 +7,39 @@ import torch
 from fastapi import FastAPI
 from torch import Tensor
 
-from benchmarks.serving.reference_models import models, rows_of, said
+from benchmarks.serving import reference_models
 from bmaml.densities import weights_of
 from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
 from bmaml.predictive import Predictive
 from model_store import Model
 
 
+def app() -> FastAPI:
+    """An application with `/adapt-predict` alone, for the models of `reference_models`."""
+    application, models = FastAPI(), reference_models.shipped_models()
+
+    @application.post("/adapt-predict")
+    def adapt_predict(body: dict[str, Any]) -> dict[str, list[float]]:
+        with torch.no_grad():
+            model = models[body["model"]]
+            rows = reference_models.standardised_rows(model, body)
+            parts = [one_particle(model, number, *rows) for number in range(collapsed(model).particles)]
+            evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
+            weights = (evidence_exponent(model, len(rows[0])) * evidence).log_softmax(0)
+            no_noise = torch.zeros(1, 1, 1, 1, dtype=torch.float64)  # the variances hold it
+            belief = Predictive(means[None], variances[None], no_noise, weights[None])
+            return reference_models.answer(model, belief)
+
+    return application
+
+
 def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-    """Log evidence at every scale, and means and variances of the query rows, of one particle."""
-    learner = model.learner
-    assert isinstance(learner, Collapsed)
+    """The answer of one particle to one task.
+
+    Returns:
+        Log evidence `[scale]`, and means and variances of the query rows `[scale, query, output]`.
+    """
+    learner = collapsed(model)
     theta = model.learned["initial"][number]
     precision = theta[-1].double().exp()
 
@@ -54,29 +76,17 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
     return torch.stack(evidences), mean.expand(len(variances), -1, -1), torch.stack(variances)
 
 
-def exponent(model: Model, rows: int) -> Tensor:
-    """What the evidence of so many rows is multiplied by."""
-    temperature = model.learned["log_temperature"].double().exp()
-    if model.learner.correlated is None:
+def evidence_exponent(model: Model, rows: int) -> Tensor:
+    """The exponent τ of the evidence of so many support rows, smaller where rows are correlated."""
+    temperature, correlated = model.learned["log_temperature"].double().exp(), collapsed(model).correlated
+    if correlated is None:
         return temperature
-    correlation, (fewest, most) = model.learned["correlation"].double(), model.learner.correlated
+    correlation, (fewest, most) = model.learned["correlation"].double(), correlated
     rows = min(max(1, fewest, rows), most)
     return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
 
-def app() -> FastAPI:
-    """Particle by particle, task by task."""
-    application, known = FastAPI(), models()
-
-    @application.post("/adapt-predict")
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
-        with torch.no_grad():
-            model = known[body["model"]]
-            rows = rows_of(model, body)
-            parts = [one_particle(model, number, *rows) for number in range(model.learner.particles)]
-            evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
-            weights = (exponent(model, len(rows[0])) * evidence).log_softmax(0)
-            nothing = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-            return said(model, Predictive(means[None], variances[None], nothing, weights[None]))
-
-    return application
+def collapsed(model: Model) -> Collapsed:
+    """The model's learner, which is `Collapsed`."""
+    assert isinstance(model.learner, Collapsed)
+    return model.learner

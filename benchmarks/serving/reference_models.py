@@ -1,4 +1,4 @@
-"""The shipped models as the loop and LitServe use them: a body's rows in, an answer's numbers out."""
+"""The shipped models for servers other than ours: tensors of a JSON body, and the numbers of an answer."""
 
 from typing import Any
 
@@ -10,23 +10,16 @@ from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
 
 LEVEL = 0.9
+"""Of the central interval in an answer."""
 
 
-def models() -> dict[str, Model]:
-    """The shipped regressions with exact last layers."""
+def shipped_models() -> dict[str, Model]:
+    """The shipped regression models with exact last layers, by name."""
     return {name: Store(SHIPPED).load(name) for name in ("sinusoid", "learning-curves")}
 
 
-def said(model: Model, belief: Predictive) -> dict[str, Any]:
-    """Mean, deviation and interval, in the caller's units."""
-    belief = model.in_callers_units(belief)
-    lower, upper = belief.interval(LEVEL)
-    found = {"mean": belief.mean(), "std": belief.variance().sqrt(), "lower": lower, "upper": upper}
-    return {name: each[0, :, 0].tolist() for name, each in found.items()}
-
-
-def rows_of(model: Model, body: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Support x and y and query x, standardised."""
+def standardised_rows(model: Model, body: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Support inputs, support targets and query inputs of a body, standardised, `[row, column]`."""
     x, y = np.array(body["support"]["x"], float), np.array(body["support"]["y"], float)[:, None]
     query = np.array(body["query"]["x"], float)
     return (
@@ -34,3 +27,11 @@ def rows_of(model: Model, body: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
         torch.from_numpy(model.standardised_targets(y)),
         torch.from_numpy(model.standardised_inputs(query)),
     )
+
+
+def answer(model: Model, belief: Predictive) -> dict[str, list[float]]:
+    """Mean, standard deviation and 90 % interval of every query row of one task, in the caller's units."""
+    belief = model.in_callers_units(belief)
+    lower, upper = belief.interval(LEVEL)
+    named = {"mean": belief.mean(), "std": belief.variance().sqrt(), "lower": lower, "upper": upper}
+    return {name: values[0, :, 0].tolist() for name, values in named.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.serving import particle_loop
-from benchmarks.serving.reference_models import models, rows_of, said
+from benchmarks.serving.reference_models import answer, shipped_models, standardised_rows
 from bmaml.task import Examples
 
 
@@ -14,7 +14,7 @@ from bmaml.task import Examples
 @pytest.mark.parametrize("name", ["sinusoid", "learning-curves"])
 @pytest.mark.parametrize("rows", [1, 5, 20])
 async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(name, rows):
-    model, rng = models()[name], np.random.default_rng(rows)
+    model, rng = shipped_models()[name], np.random.default_rng(rows)
     low, high = model.manifest.inputs[0].lower, model.manifest.inputs[0].upper
     x, query = rng.uniform(low, high, (rows, 1)), rng.uniform(low, high, (7, 1))
     y = rng.normal(model.manifest.outputs[0].mean, model.manifest.outputs[0].std, rows)
@@ -22,8 +22,8 @@ async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(n
     transport = httpx.ASGITransport(particle_loop.app())
     async with httpx.AsyncClient(transport=transport, base_url="http://loop") as client:
         response = await client.post("/adapt-predict", json=body)
-    support_x, support_y, query_x = rows_of(model, body)
+    support_x, support_y, query_x = standardised_rows(model, body)
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, Examples.full(support_x[None], support_y[None]))
-        expected = said(model, model.predict(posterior, query_x[None]))
+        expected = answer(model, model.predict(posterior, query_x[None]))
     assert response.json() == {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()}
