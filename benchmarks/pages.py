@@ -2,7 +2,7 @@
 
 `<!-- measured: NAME: begin -->` opens a block and `<!-- measured: NAME: end, sha256 DIGEST -->` closes it.
 The digest is of the text in between, so a table that was altered by hand no longer fits its seal.
-Benchmarks write their blocks with `write`; `python benchmarks/pages.py PAGE …` seals tables that were
+Benchmarks write their blocks with `write`; `python -m benchmarks.pages PAGE …` seals tables that were
 recorded by hand.
 """
 

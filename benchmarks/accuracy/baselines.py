@@ -1,7 +1,7 @@
-"""What a user would reach for first: forecasts from one task alone, and two rivals that learn from many.
+"""Alternatives to the learners: forecasts from one task alone, and two methods that learn from many tasks.
 
-Each is a function from a support set and query inputs to a `Predictive`, as the learners' are, so
-that all are scored by the same lines.
+Each is a function from a support set and query inputs to a `Predictive`, so that the code that scores the
+learners scores them too.
 """
 
 import math
@@ -21,17 +21,21 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 
 Array = NDArray[np.float64]
-Method = Callable[[Examples, Tensor], Predictive]
-"""A support set and query inputs `[task, row, input]` in, a belief out."""
+Forecaster = Callable[[Examples, Tensor], Predictive]
+"""A prediction of many tasks from their support sets and query inputs `[task, query, input]`."""
 
-OneTask = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""x `[row, input]`, y `[row]` and the asked x in; mean and standard deviation out."""
+TaskForecaster = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""Mean and standard deviation `[query]` from one task's x `[shot, input]`, y `[shot]` and query x."""
 
 
-def task_by_task(forecast: OneTask, smallest_std: float) -> Method:
-    """A forecast of one task as a method; the floor under its width spares it a ruinous zero."""
+def task_by_task(forecast: TaskForecaster, smallest_std: float) -> Forecaster:
+    """A forecaster that takes tasks one by one.
 
-    def method(support: Examples, x: Tensor) -> Predictive:
+    Args:
+        smallest_std: a floor under the standard deviation, which would otherwise be zero for a perfect fit.
+    """
+
+    def forecast_tasks(support: Examples, x: Tensor) -> Predictive:
         means, deviations = [], []
         for task in range(len(support)):
             seen = support.mask[task].numpy()
@@ -41,16 +45,16 @@ def task_by_task(forecast: OneTask, smallest_std: float) -> Method:
             deviations.append(np.maximum(std, smallest_std))
         return gaussian(*(torch.tensor(np.stack(each)).unsqueeze(-1) for each in (means, deviations)))
 
-    return method
+    return forecast_tasks
 
 
-def last_value(x: Array, y: Array, asked: Array) -> tuple[Array, Array]:
-    """The last value stays, with the spread of the steps so far."""
-    return np.full(len(asked), y[-1]), np.full(len(asked), np.diff(y).std())
+def last_value(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
+    """The last value, with the standard deviation of the steps so far."""
+    return np.full(len(query), y[-1]), np.full(len(query), np.diff(y).std())
 
 
-def exponential(x: Array, y: Array, asked: Array) -> tuple[Array, Array]:
-    """a + b·exp(−c·x) by bounded least squares, with the residuals' spread; one input."""
+def exponential(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
+    """a + b·exp(−c·x) by bounded least squares, with the residuals' standard deviation; one input."""
 
     def curve(x: Array, a: float, b: float, c: float) -> Array:
         return a + b * np.exp(-c * (x - origin))
@@ -61,23 +65,23 @@ def exponential(x: Array, y: Array, asked: Array) -> tuple[Array, Array]:
     try:
         best, _ = optimize.curve_fit(curve, x[:, 0], y, p0=start, bounds=bounds)
     except RuntimeError:
-        return last_value(x, y, asked)
-    spread = (curve(x[:, 0], *best) - y).std(ddof=min(3, len(y) - 1))
-    return curve(asked[:, 0], *best), np.full(len(asked), spread)
+        return last_value(x, y, query)
+    std = (curve(x[:, 0], *best) - y).std(ddof=min(3, len(y) - 1))
+    return curve(query[:, 0], *best), np.full(len(query), std)
 
 
-def gp_per_task(x: Array, y: Array, asked: Array) -> tuple[Array, Array]:
+def gp_per_task(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
     """A GP whose hyperparameters are fitted to the one task (scikit-learn)."""
     kernel = ConstantKernel(1.0) * RBF(1.0, (0.05, 50)) + WhiteKernel(1e-2, (1e-6, 1))
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # hyperparameters at their bounds: five points say little
+        warnings.simplefilter("ignore")  # hyperparameters at their bounds: few points determine little
         process.fit(x, y)
-    mean, std = process.predict(asked, return_std=True)
+    mean, std = process.predict(query, return_std=True)
     return mean, std
 
 
-def gp_with_learned_kernel(tasks: Iterable[tuple[Array, Array]]) -> OneTask:
+def gp_with_learned_kernel(tasks: Iterable[tuple[Array, Array]]) -> TaskForecaster:
     """A GP whose hyperparameters maximise the marginal likelihood of all training tasks together."""
     start: Kernel = ConstantKernel(1.0) * RBF(1.0, (1e-2, 1e2)) + WhiteKernel(1e-2, (1e-6, 1e1))
     fitted = [GaussianProcessRegressor(start, optimizer=None, alpha=1e-8).fit(x, y) for x, y in tasks]
@@ -89,16 +93,16 @@ def gp_with_learned_kernel(tasks: Iterable[tuple[Array, Array]]) -> OneTask:
     best = optimize.minimize(loss, start.theta, jac=True, method="L-BFGS-B", bounds=start.bounds)
     kernel = start.clone_with_theta(best.x)
 
-    def forecast(x: Array, y: Array, asked: Array) -> tuple[Array, Array]:
+    def forecast(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
         process = GaussianProcessRegressor(kernel, optimizer=None, alpha=1e-8).fit(x, y)
-        mean, std = process.predict(asked, return_std=True)
+        mean, std = process.predict(query, return_std=True)
         return mean, std
 
     return forecast
 
 
 class NeuralProcess(nn.Module):
-    """A conditional neural process (Garnelo et al. 2018): rows encoded, averaged, decoded; one Gaussian."""
+    """A conditional neural process (Garnelo et al. 2018): encoder, mean over rows, decoder to a Gaussian."""
 
     def __init__(self, inputs: int, width: int = 128) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ class NeuralProcess(nn.Module):
         self.encoder, self.decoder = stack(inputs + 1, width), stack(width + inputs, 2)
 
     def forward(self, support: Examples, x: Tensor) -> Predictive:
-        """A Gaussian for every row of x."""
+        """The Gaussian of every row of x."""
         mask = support.mask.unsqueeze(-1)
         rows = self.encoder(torch.cat([support.x, support.y], -1)) * mask
         summary = rows.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
@@ -120,7 +124,7 @@ class NeuralProcess(nn.Module):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Adam with cosine decay."""
+    """Settings of Adam with cosine decay."""
 
     steps: int
     meta_batch: int = 16
@@ -132,8 +136,8 @@ def neural_process(
     validation: Callable[[], TaskBatch],
     schedule: Schedule,
     seed: int,
-) -> Method:
-    """Train on the query NLL; the parameters with the best validation NLL of twenty looks are kept."""
+) -> Forecaster:
+    """A neural process trained on the query NLL, as it was at the best of twenty validation NLLs."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     first = draw(1, generator)
@@ -163,7 +167,7 @@ def neural_process(
 
 
 def gaussian(mean: Tensor, std: Tensor) -> Predictive:
-    """One component; its whole variance counts as noise."""
+    """A belief of one Gaussian component; its whole variance counts as noise."""
     means = mean.unsqueeze(1)
     noise = std.square().unsqueeze(1)
     return Predictive(means, noise, means.new_zeros(1, 1, 1, 1), means.new_zeros(len(mean), 1))

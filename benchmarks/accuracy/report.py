@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import pages
 from benchmarks.accuracy.scoring import LEVELS
-from benchmarks.accuracy.training_run import Entry
+from benchmarks.accuracy.training_run import MIN_STEPS, TrainingRun
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 PLOTTED = {"sine": ("sine, 1000 tasks", 10), "curves": ("curves", 5)}
-"""What the reliability plot of a problem shows: which tasks, and from how many rows."""
+"""The table and the number of shots that a problem's reliability plot shows."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def write(
     page: Path | None,
     problem: str,
     rows: list[Row],
-    trained: list[Entry],
+    trained: list[TrainingRun],
     machine: str,
 ) -> None:
-    """Put the tables between the page's marks and draw the plot beside it; without a page, print."""
+    """Write the tables into the page's block and the plot beside it; without a page, print the tables."""
     lines = [f"Measured on {machine}.", "", *tables(rows), *_trainings(trained)]
     if page is None:
         print("\n".join(lines))
@@ -61,7 +61,7 @@ def write(
 
 
 def tables(rows: list[Row]) -> list[str]:
-    """One for each problem, ordered by shots and NLL."""
+    """Markdown tables, one for each problem, ordered by shots and NLL."""
     lines = []
     for problem in dict.fromkeys(row.problem for row in rows):
         squared = "RMSE" if problem.startswith("curves") else "MSE"
@@ -95,13 +95,13 @@ def _mean(metrics: list[Mapping[str, Any]], key: str) -> float:
     return float(np.mean([each[key] for each in metrics]))
 
 
-def _trainings(trained: list[Entry]) -> list[str]:
+def _trainings(trained: list[TrainingRun]) -> list[str]:
     lines = ["| trained | problem | meta-steps | inner rate found |", "|---|---|---|---|"]
-    found = {(entry.contender.name, entry.problem_name): entry for entry in trained}
-    for (name, problem), entry in sorted(found.items()):
-        if entry.meta_steps > 20:
-            rate = "" if entry.step_size is None else f"{entry.step_size:g}"
-            lines.append(f"| {name} | {problem} | {entry.meta_steps} | {rate} |")
+    found = {(run.method.name, run.problem_name): run for run in trained}
+    for (name, problem), run in sorted(found.items()):
+        if run.meta_steps > MIN_STEPS:
+            rate = "" if run.step_size is None else f"{run.step_size:g}"
+            lines.append(f"| {name} | {problem} | {run.meta_steps} | {rate} |")
     return [*lines, ""]
 
 
@@ -116,7 +116,9 @@ def _plot(problem: str, rows: list[Row], path: Path) -> None:
     for number, (name, curves) in enumerate(sorted(named.items())):
         mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
         bold = "shipped recipe" in name
-        style = {"color": "black", "lw": 3, "zorder": 5} if bold else {"lw": 1.4, "color": f"C{number % 10}"}
+        style: dict[str, Any] = (
+            {"color": "black", "lw": 3, "zorder": 5} if bold else {"lw": 1.4, "color": f"C{number % 10}"}
+        )
         axis.plot(LEVELS, mean, label=name, marker="o" if number >= 10 and not bold else None, ms=3, **style)
     axis.set(xlabel="central interval", ylabel="truths inside", xlim=(0, 1), ylim=(0, 1))
     axis.set_title(f"{group}, {shots} rows given")

@@ -1,4 +1,4 @@
-"""How well a method answers a problem's held-out tasks, and how fast."""
+"""Scores of a forecaster on a problem's held-out tasks, and its time."""
 
 import math
 import statistics
@@ -9,46 +9,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy.baselines import Method
+from benchmarks.accuracy.baselines import Forecaster
 from benchmarks.accuracy.problems import Problem
 from bmaml.learners import Learner
+from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from model_store import Model
 from service.compute.adaptation import NEGLIGIBLE
 from training.evaluate import TASKS_AT_ONCE, scored, summarised
 
 LEVELS = [step / 20 for step in range(1, 20)]
+"""Central intervals of the reliability plot."""
 
 
-def method_of(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Method:
-    """What answers from a support set about query rows."""
+def learner_forecaster(learner: Learner[Any], learned: Mapping[str, Tensor]) -> Forecaster:
+    """The forecaster of a regression learner."""
 
-    def method(support: Examples, x: Tensor) -> Any:
-        return learner.predict(learner.adapt(learned, support), x)
+    def forecast(support: Examples, x: Tensor) -> Predictive:
+        belief = learner.predict(learner.adapt(learned, support), x)
+        assert isinstance(belief, Predictive)
+        return belief
 
-    return method
+    return forecast
 
 
-def as_served(model: Model) -> Method:
-    """What the service answers with, in the network's units."""
+def served_forecaster(model: Model) -> Forecaster:
+    """The forecaster of a model as the service computes it, in the network's units."""
 
-    def method(support: Examples, x: Tensor) -> Any:
+    def forecast(support: Examples, x: Tensor) -> Predictive:
         return model.predict(model.learner.adapt(model.learned, support, lost=NEGLIGIBLE), x)
 
-    return method
+    return forecast
 
 
-def score(problem: Problem, method: Method) -> dict[str, dict[str, Any]]:
-    """By shots: the metrics of `Evaluation`, coverage at many levels, milliseconds for one task."""
+def score(problem: Problem, forecast: Forecaster) -> dict[str, dict[str, Any]]:
+    """The metrics of `Evaluation`, coverage at all `LEVELS` and milliseconds per task, by shots as text."""
     found = {}
     with torch.no_grad():
         for shots, batch in problem.held_out.items():
             parts, pits = [], []
-            truths = problem.truths(shots)
+            queries = problem.query_rows(shots)
             for start in range(0, len(batch), TASKS_AT_ONCE):
                 some = slice(start, start + TASKS_AT_ONCE)
-                belief = problem.in_units(method(batch.support.tasks(some), batch.query.x[some]))
-                truth = truths.tasks(some)
+                belief = problem.in_units(forecast(batch.support.tasks(some), batch.query.x[some]))
+                truth = queries.tasks(some)
                 parts.append(scored(belief, truth))
                 pits.append(belief.cdf(truth.y)[truth.mask].flatten())
             metrics = summarised({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
@@ -56,31 +60,31 @@ def score(problem: Problem, method: Method) -> dict[str, dict[str, Any]]:
             found[str(shots)] = {
                 **metrics.metrics,
                 "reliability": [float((offsets <= level / 2).double().mean()) for level in LEVELS],
-                "ms": _milliseconds(method, batch),
+                "ms": _milliseconds(forecast, batch),
                 "tasks": len(batch),
             }
     return found
 
 
-def validation_crps(method: Method, problem: Problem) -> float:
-    """Mean over the validation tasks: proper like the NLL, and in the targets' units like the error."""
+def validation_crps(forecast: Forecaster, problem: Problem) -> float:
+    """The mean CRPS of the validation tasks, in standardised units; infinite where it is not a number."""
     scores = []
     with torch.no_grad():
         for batch in problem.family.validation():
             for start in range(0, len(batch), TASKS_AT_ONCE):
                 part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
-                scores.append(scored(method(part.support, part.query.x), part.query)["crps"])
+                scores.append(scored(forecast(part.support, part.query.x), part.query)["crps"])
     mean = float(torch.cat(scores).double().mean())
     return mean if math.isfinite(mean) else math.inf
 
 
-def _milliseconds(method: Method, batch: TaskBatch) -> float:
-    """Median of one task alone, from support set to the mean of fifty query rows."""
+def _milliseconds(forecast: Forecaster, batch: TaskBatch) -> float:
+    """The median time of one task alone, from support set to the mean of fifty query rows."""
     support = batch.support.tasks(slice(1))
     x = batch.query.x[:1, :1].expand(1, 50, -1)
     times = []
     for _ in range(11):
         started = time.perf_counter()
-        method(support, x).mean()
+        forecast(support, x).mean()
         times.append(1000 * (time.perf_counter() - started))
     return statistics.median(times)

@@ -11,12 +11,14 @@ that HTTP, queue and worker pool remain. *loop* is a FastAPI handler that goes t
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from numpy.typing import NDArray
 
 import service.__main__
 from benchmarks.serving import particle_loop
@@ -32,8 +34,16 @@ from service.settings import Settings
 Compute = Callable[[Sequence[Job], int], list[Answer | Diverged]]
 
 
+@dataclass(frozen=True)
+class EchoReply:
+    """The query's first column in place of every part of a prediction."""
+
+    model: str | None
+    prediction: dict[str, NDArray[np.float32]]
+
+
 def echo() -> FastAPI:
-    """An application whose answer is the query's first column, four times."""
+    """An application that decodes and validates a request and encodes an `EchoReply`."""
     app = FastAPI()
 
     @app.post("/adapt-predict")
@@ -41,7 +51,7 @@ def echo() -> FastAPI:
         body = bodies.parsed(await request.body(), bodies.JSON, AdaptPredictRequest)
         assert isinstance(body.query.x, list)
         rows = np.array(body.query.x, np.float32)[:, 0]
-        reply = {"model": body.model, "prediction": dict.fromkeys(("mean", "std", "lower", "upper"), rows)}
+        reply = EchoReply(body.model, dict.fromkeys(("mean", "std", "lower", "upper"), rows))
         return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
 
     app.add_middleware(RequestContext, runtime=Runtime(Settings()))

@@ -1,15 +1,13 @@
-"""Milliseconds of one meta-step of the chaser loss in the paper's setting, three ways in one run.
+"""Milliseconds of one meta-step of the chaser loss in the paper's setting, four implementations in one run.
 
     python -m benchmarks.speed.meta_step [--repeats 200] [--threads 2]
 
-1-40-40-40-1 ReLU networks, 10 particles, 10 tasks with 10 + 10 points, one chaser and one leader
-step, Adam. *ours* is training.loop.meta_step, compiled (`bmaml-train --compile`) and not; *autograd*
-is the same batched algebra with scores by double differentiation; *loop* is the straightforward form,
-one task and one particle at a time. All start from the same parameters, and the gradients must agree
-before anything is timed.
+1-40-40-40-1 ReLU networks, 10 particles, 10 tasks with 10 + 10 points, one chaser and one leader step, Adam.
+*Ours* is `training.loop.meta_step`, with and without `bmaml-train --compile`. *Autograd* is the same batched
+algebra with scores by double differentiation. The *loop* is the straightforward form, one task and one
+particle at a time. All start from the same parameters. Their gradients must agree before anything is timed.
 """
 
-import argparse
 import platform
 import statistics
 from collections.abc import Callable
@@ -17,23 +15,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.speed.reference_svgd import moved
+from benchmarks import command_line
+from benchmarks.speed.reference_svgd import svgd_step
 from benchmarks.timing import timed
 from bmaml import svgd
 from bmaml.densities import log_joint, weights_of
 from bmaml.learners.bmaml import BMAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
+from training.checkpoint import State
 from training.compiled import objective
 from training.config import Optimisation, Shots, SinusoidConfig
 from training.families import Sinusoid
-from training.loop import State, meta_step
+from training.loop import meta_step
 
 LEARNER = BMAML(MLP(1, (40, 40, 40), 1, "relu"), particles=10, steps=1, step_size=1e-3)
 
 
 def autograd_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
-    """Batched over tasks and particles; second order by differentiating a gradient."""
+    """The chaser loss, batched over tasks and particles; second order by differentiating a gradient."""
 
     def step(particles: Tensor, examples: Examples, create_graph: bool) -> Tensor:
         density = log_joint(LEARNER.network, particles, examples, LEARNER.priors).sum()
@@ -51,7 +51,7 @@ def autograd_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
 
 
 def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
-    """One task and one particle at a time, as the algorithm box reads."""
+    """The chaser loss, one task and one particle at a time, as the algorithm box reads."""
 
     def step(particles: list[Tensor], x: Tensor, y: Tensor, create_graph: bool) -> list[Tensor]:
         examples = Examples.full(x[None], y[None])
@@ -59,7 +59,7 @@ def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
         for theta in particles:
             density = log_joint(LEARNER.network, theta[None, None], examples, LEARNER.priors).sum()
             scores.append(torch.autograd.grad(density, theta, create_graph=create_graph)[0])
-        return moved(particles, scores, LEARNER.step_size)
+        return svgd_step(particles, scores, LEARNER.step_size)
 
     losses = []
     for task in range(len(batch)):
@@ -76,31 +76,30 @@ def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--repeats", type=int, default=200)
+    arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     family = Sinusoid(SinusoidConfig(Shots(10, 10), 10, tasks=1000), seed=0)
     batch = family.batch(10, torch.Generator().manual_seed(0))
     start = LEARNER.initialise(torch.Generator().manual_seed(0))["initial"]
 
-    def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
+    def gradient(loss: Callable[[Tensor, TaskBatch], Tensor]) -> Tensor:
         initial = start.clone().requires_grad_()
-        return torch.autograd.grad(loss(initial), initial)[0]
+        return torch.autograd.grad(loss(initial, batch), initial)[0]
 
-    reference = gradient(lambda initial: LEARNER.loss({"initial": initial}, batch))
+    def our_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
+        return LEARNER.loss({"initial": initial}, batch)
+
+    reference = gradient(our_loss)
     compiled = objective(LEARNER, compile_it=True)
 
     def compiled_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
         return compiled({"initial": initial}, batch)
 
     for other in (compiled_loss, autograd_loss, loop_loss):
-        difference = (
-            gradient(lambda initial, other=other: other(initial, batch)) - reference
-        ).norm() / reference.norm()
+        difference = (gradient(other) - reference).norm() / reference.norm()
         if difference > 1e-3:
             raise SystemExit(f"{other.__name__} disagrees with ours by {difference:.2g}; nothing was timed")
 

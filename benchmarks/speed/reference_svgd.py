@@ -1,4 +1,4 @@
-"""SVGD as its algorithm box reads, one particle at a time: what ours is held against."""
+"""SVGD as its algorithm box reads, one particle at a time: the reference for ours."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 
-def moved(particles: Sequence[Tensor], scores: Sequence[Tensor], step_size: float) -> list[Tensor]:
-    """Every particle after one step (Liu & Wang 2016, Algorithm 1); the bandwidth is a constant."""
+def svgd_step(particles: Sequence[Tensor], scores: Sequence[Tensor], step_size: float) -> list[Tensor]:
+    """Every particle after one step (Liu & Wang 2016, Algorithm 1); the bandwidth counts as a constant."""
     squared = torch.pdist(torch.stack(list(particles)).detach()).square()
     width = squared.quantile(0.5) / math.log(len(particles) + 1)
     result = []

@@ -1,4 +1,4 @@
-"""Nanoseconds a number takes in torch's exp, logsumexp and erfc, and in ours (`bmaml.tails`), near and far.
+"""Nanoseconds per number of exp, logsumexp and the normal CDF: torch's, and ours for tails (`bmaml.tails`).
 
 python -m benchmarks.speed.tails
 """
@@ -9,13 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks import command_line
 from benchmarks.timing import timed
 from bmaml import tails
 
 SHAPE = 16, 640, 10
-"""Tasks, hypotheses and rows of a batch to `sinusoid`."""
+"""Tasks, hypotheses and rows of a batch of `sinusoid`."""
 FURTHEST = {"near": 20.0, "far": 20_000.0}
-"""The logarithms lie between minus this and zero."""
+"""Logarithms are drawn between minus this and zero."""
 PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "exp": (torch.exp, tails.exp),
     "logsumexp": (lambda logs: torch.logsumexp(logs, 1), lambda logs: tails.logsumexp(logs, 1)),
@@ -24,7 +25,8 @@ PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print a line for each function, near and far."""
+    command_line.parser(__doc__).parse_args()
     torch.set_num_threads(1)
     uniform = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
     for where, furthest in FURTHEST.items():
