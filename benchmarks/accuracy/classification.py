@@ -108,7 +108,7 @@ def trained(name: str, rate: float, family: Featured, features: int, steps: int,
 
 
 def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Classifier, float]:
-    """A head trained in full, and its inner rate: the one with the lowest validation NLL of short trainings."""
+    """A head trained in full at the inner rate with the lowest validation NLL of short trainings, and it."""
     found = []
     for rate in INNER_RATES:
         head = trained(name, rate, family, features, min(steps, SEARCH_STEPS))

@@ -1,0 +1,59 @@
+"""A server process runs for as long as its block, and no process is left behind."""
+
+import os
+import sys
+
+import httpx
+import pytest
+
+from benchmarks.processes import cpu_seconds, free_port, process_tree, running
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_process_is_ready_inside_its_block_and_gone_after_it(tmp_path):
+    port = free_port()
+    (tmp_path / "named").touch()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, lambda: httpx.get(url), folder=tmp_path) as process:
+        assert "named" in httpx.get(url).text
+        assert process_tree(process.pid) == [process.pid]
+        assert cpu_seconds(process.pid) > 0
+    assert process.returncode is not None
+    assert _gone(process.pid)
+
+
+def test_processes_that_it_started_count_and_end_with_it():
+    port = free_port()
+    child = f"{sys.executable} -m http.server {port} --bind 127.0.0.1"
+    command = ["bash", "-c", f"trap 'exit 3' TERM; {child} & wait"]
+    with running(command, lambda: httpx.get(f"http://127.0.0.1:{port}")) as process:
+        parent, started = process_tree(process.pid)
+        assert parent == process.pid
+        assert cpu_seconds(parent) > 0
+    assert process.returncode == 3
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}")
+    assert not os.path.exists(f"/proc/{started}/task/{started}/children") or _zombie(started)
+
+
+def _zombie(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_process_that_ends_before_it_is_ready_is_reported():
+    command = [sys.executable, "-c", "raise SystemExit(7)"]
+    url = f"http://127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(SystemExit, match="ended with 7 before it was ready"),
+        running(command, lambda: httpx.get(url)),
+    ):
+        raise AssertionError("it is not ready")
