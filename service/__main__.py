@@ -15,8 +15,8 @@ from service.compute.device import device_for
 from service.engine.worker_pool import MUCH, WorkerPool
 from service.http.server import serve
 from service.keys import BadKeys
-from service.ops.cpus import cores
-from service.ops.memory import keep_freed_memory, spare_the_imported
+from service.ops.cpus import usable_cores
+from service.ops.memory import freeze_imported_objects, keep_freed_memory
 from service.ops.tracing import TracingUnavailable
 from service.settings import Settings
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"bmaml-serve: BMAML_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
         return 2
     keep_freed_memory()
-    spare_the_imported()
+    freeze_imported_objects()
     try:
         worker_pool = _worker_pool(settings)  # before there are threads
     except OSError as error:
@@ -82,7 +82,7 @@ def _worker_pool(settings: Settings) -> WorkerPool | None:
         apart = settings.engine == "process"
     if not apart:
         return None
-    count = settings.workers or min(MOST_WORKERS, max(1, cores() - 1))
+    count = settings.workers or min(MOST_WORKERS, max(1, usable_cores() - 1))
     return WorkerPool.of(count, much=min(MUCH, settings.max_batch_work))
 
 

@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(runtime.metrics.watch_the_loop())
+        watching = asyncio.create_task(runtime.metrics.measure_loop_lag())
         loading = asyncio.create_task(asyncio.to_thread(runtime.start))
         yield
         await loading

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from service.compute.device import DeviceFailed
 from service.engine.posterior_cache import PosteriorCache
 from service.keys import KeyRing
-from service.ops.memory import FreedMemory
+from service.ops.memory import HeapTrimmer
 from service.registry.registry import Registry
 
 log = logging.getLogger("service.housekeeping")
@@ -19,7 +19,7 @@ class Housekeeping:
 
     Args:
         interval_s: between two rounds.
-        freed_memory: of every process of the service.
+        heap_trimmers: one for every process of the service.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Housekeeping:
         posteriors: PosteriorCache,
         registry: Registry,
         keys: KeyRing,
-        freed_memory: Sequence[FreedMemory],
+        heap_trimmers: Sequence[HeapTrimmer],
     ) -> None:
         self._interval_s, self._posteriors, self._registry, self._keys = (
             interval_s,
@@ -36,7 +36,7 @@ class Housekeeping:
             registry,
             keys,
         )
-        self.freed_memory = tuple(freed_memory)
+        self.heap_trimmers = tuple(heap_trimmers)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -64,8 +64,8 @@ class Housekeeping:
         changed = self._registry.refresh()
         self._registry.shelve_idle()
         try:
-            for process in self.freed_memory:
-                process.look(time.monotonic(), changed)
+            for trimmer in self.heap_trimmers:
+                trimmer.trim_if_due(time.monotonic(), changed)
         except DeviceFailed:
             log.warning("a worker process has ended and returns no memory any more")
 

@@ -24,10 +24,10 @@ from service.errors import RequestError
 from service.housekeeping import Housekeeping
 from service.job import Job
 from service.keys import KeyRing, RateLimit
-from service.ops.cpus import cores
-from service.ops.memory import FreedMemory, give_back
+from service.ops.cpus import usable_cores
+from service.ops.memory import HeapTrimmer, trim_heap
 from service.ops.metrics import Metrics
-from service.ops.tracing import tracing
+from service.ops.tracing import tracing_from_environment
 from service.registry.catalogue import Catalogue
 from service.registry.registry import Registry
 from service.settings import Settings
@@ -59,7 +59,7 @@ class Runtime:
         graphs = None
         if worker_pool is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
             graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())
-        threads = settings.threads or min(cores(), torch.get_num_threads())
+        threads = settings.threads or min(usable_cores(), torch.get_num_threads())
         self.engine = Engine(
             self.queue,
             self.posteriors,
@@ -69,16 +69,18 @@ class Runtime:
             partial(compute, graphs=graphs) if worker_pool is None else worker_pool.answer,
         )
         warm: Callable[[list[Job]], object] = partial(answer_batch, graphs=graphs)
-        freed = [FreedMemory(os.getpid(), give_back)]
+        trimmers = [HeapTrimmer(os.getpid(), trim_heap)]
         if worker_pool is not None:
             self.metrics.watch_workers([worker.pid for worker in worker_pool.workers])
-            freed += [FreedMemory(worker.pid, worker.give_back) for worker in worker_pool.workers]
+            trimmers += [HeapTrimmer(worker.pid, worker.trim_heap) for worker in worker_pool.workers]
             warm = partial(worker_pool.answer_each, threads=threads)
         self.registry = Registry(settings, self.posteriors, self.metrics, warm)
         self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
-        self.housekeeping = Housekeeping(settings.reload_s, self.posteriors, self.registry, self.keys, freed)
+        self.housekeeping = Housekeeping(
+            settings.reload_s, self.posteriors, self.registry, self.keys, trimmers
+        )
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
-        self.tracing = tracing()
+        self.tracing = tracing_from_environment()
         self.draining = False
         self._loaded = False
         self._failure: str | None = None

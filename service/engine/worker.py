@@ -28,7 +28,7 @@ from service.compute.batch import compute
 from service.compute.device import DeviceFailed, check
 from service.engine.ipc import Models
 from service.job import Answer, Job
-from service.ops.memory import give_back
+from service.ops.memory import trim_heap
 
 PATIENCE_S = 1.0
 """How long something of no hurry waits for a batch to end."""
@@ -119,7 +119,7 @@ class Worker:
         with self._speaking:
             self._asked(check, CPU)
 
-    def give_back(self) -> bool:
+    def trim_heap(self) -> bool:
         """Let the process hand its freed memory back; whether it had a moment for it.
 
         Raises:
@@ -128,7 +128,7 @@ class Worker:
         if not self._speaking.acquire(timeout=PATIENCE_S):
             return False
         try:
-            return bool(self._asked(give_back))
+            return bool(self._asked(trim_heap))
         finally:
             self._speaking.release()
 

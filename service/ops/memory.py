@@ -1,4 +1,4 @@
-"""How the process holds its memory."""
+"""The process's memory: how glibc's allocator keeps freed pages, and how Python's garbage collector runs."""
 
 import ctypes
 import gc
@@ -8,70 +8,73 @@ from collections.abc import Callable
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""mallopt(3)."""
-KEPT_BYTES = 1 << 29
-SLACK_BYTES = 1 << 23
-"""Freed memory that a process may hold for longer than EVERY_S. To return 40 MiB takes 2 ms."""
-EVERY_S = 60.0
-THRESHOLDS = 10_000, 10, 10
-"""Of the garbage collector: a request makes hundreds of objects, and hardly any cycle among them."""
+"""Parameters of mallopt(3)."""
+MALLOC_THRESHOLD_BYTES = 1 << 29
+"""Below this size glibc serves a block from the heap, and does not shrink the heap (mallopt(3))."""
+MAX_SLACK_BYTES = 1 << 23
+"""Freed memory that a process may hold for longer than `TRIM_INTERVAL_S`. To return 40 MiB takes 2 ms."""
+TRIM_INTERVAL_S = 60.0
+"""Seconds between two trims of a process that holds more than that."""
+GC_THRESHOLDS = 10_000, 10, 10
+"""Thresholds of the garbage collector: a request makes hundreds of objects, and hardly any cycle."""
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse the memory of freed tensors instead of handing it back to the system.
+    """Let glibc reuse the memory of freed tensors instead of returning it to the system.
 
     Batches allocate and free the same few megabytes over and over; fresh pages for each of them
-    would cost more than some of the arithmetic. All threads share one arena: what one of them freed,
-    another may use, and the process holds a fifth less and does not grow. To be called before there
-    are other threads; other C libraries are left as they are.
+    would cost more than some of the arithmetic. All threads share one arena, so that one reuses the
+    memory that another freed: the process holds a fifth less, and does not grow. To be called before
+    other threads start. Other C libraries are left as they are.
     """
     if (library := _glibc()) is not None:
         library.mallopt(M_ARENA_MAX, 1)
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, MALLOC_THRESHOLD_BYTES)
 
 
-def give_back() -> bool:
-    """Hand the pages of freed memory back to the system, wherever in the heap they are; True."""
+def trim_heap() -> bool:
+    """Return the pages of freed memory to the system, wherever in the heap they are; always True."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
     return True
 
 
-class FreedMemory:
-    """Freed memory that a process keeps for its next batches: for good only so much of it.
+class HeapTrimmer:
+    """Trims the heap of one process when it holds much freed memory.
 
-    What is freed and what is in use look alike from outside. So a process is measured by the least that it
-    held after a return, since what is served last changed: while it holds far more, for whatever reason, it
-    is asked again and again to return what it can.
+    Freed memory and memory in use look alike from outside. The baseline is therefore the smallest
+    resident size after a trim since the served versions last changed. While the process holds more than
+    `MAX_SLACK_BYTES` beyond it, for whatever reason, it is trimmed every `TRIM_INTERVAL_S`.
 
     Args:
         pid: of the process.
-        give_back: has it hand its freed memory back; whether it was able to.
+        trim: trims that process's heap; False where the process was busy.
     """
 
-    def __init__(self, pid: int, give_back: Callable[[], bool]) -> None:
-        self._pid, self._give_back = pid, give_back
-        self._least, self._last = math.inf, -math.inf
+    def __init__(self, pid: int, trim: Callable[[], bool]) -> None:
+        self._pid, self._trim = pid, trim
+        self._baseline, self._last_trim = math.inf, -math.inf
         self._due = self._changed = False
 
-    def look(self, now: float, changed: bool) -> None:
-        """Have freed memory returned, if it is time: at once where what is served has changed.
+    def trim_if_due(self, now: float, changed: bool) -> None:
+        """Trim the heap if it is time: at once where the served versions have changed.
 
         Args:
             now: seconds of a monotonic clock.
+            changed: whether they have changed since the last call.
         """
-        large = resident_bytes(self._pid) > self._least + SLACK_BYTES
+        large = resident_bytes(self._pid) > self._baseline + MAX_SLACK_BYTES
         self._changed |= changed
-        self._due |= changed or (large and now - self._last >= EVERY_S)
-        if self._due and self._give_back():
+        self._due |= changed or (large and now - self._last_trim >= TRIM_INTERVAL_S)
+        if self._due and self._trim():
             held = resident_bytes(self._pid)
-            self._least, self._last = (held if self._changed else min(self._least, held)), now
+            self._baseline, self._last_trim = (held if self._changed else min(self._baseline, held)), now
             self._due = self._changed = False
 
 
 def resident_bytes(pid: int) -> int:
-    """Of a process; zero where the system does not say."""
+    """Resident memory of a process in bytes; zero where the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -79,16 +82,17 @@ def resident_bytes(pid: int) -> int:
 
 
 def _glibc() -> ctypes.CDLL | None:
+    """The process's C library, if it is glibc."""
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
 
 
-def spare_the_imported() -> None:
-    """Take all there is out of the garbage collector's sight.
+def freeze_imported_objects() -> None:
+    """Exempt all existing objects from garbage collection, and collect newer ones more rarely.
 
-    Two hundred thousand objects of the libraries live as long as the process; to look at them all, again and
-    again, stops every thread for a fifth of a second. What comes after them is looked at more rarely, too.
+    The libraries' two hundred thousand objects live as long as the process. A full collection of them
+    stops every thread for a fifth of a second.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*THRESHOLDS)
+    gc.set_threshold(*GC_THRESHOLDS)

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where an endpoint for them is configured; elsewhere nothing of it is imported.
+"""OpenTelemetry traces. The library is imported only where an endpoint is configured.
 
-The configuration is OpenTelemetry's own: `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) turns it
-on, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and the others do what its documentation says.
+The configuration is OpenTelemetry's own: `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) turns
+traces on; `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and the others do what its documentation says.
 """
 
 import importlib
@@ -14,17 +14,19 @@ from bmaml import __version__
 from bmaml.errors import BmamlError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-STOP_S = 3.0
-PARTS = ("decode", "queue", "embed", "adapt", "predict")
-"""Of a request, one after the other."""
+"""Environment variables, either of which turns traces on."""
+FLUSH_TIMEOUT_S = 3.0
+"""Seconds that the end of the process waits for recorded traces to be sent."""
+PHASES = ("decode", "queue", "embed", "adapt", "predict")
+"""Phases of a request, in order; each is a child span."""
 
 
 class TracingUnavailable(BmamlError):
-    """Traces were asked for, and the library is not installed."""
+    """The environment asks for traces, and OpenTelemetry is not installed."""
 
 
 class Tracing:
-    """Records a finished request as a span with its parts below it.
+    """Records a finished request as a span, with a child span for each phase.
 
     Args:
         exporter: an OpenTelemetry span exporter; by default the one that the environment describes.
@@ -56,16 +58,16 @@ class Tracing:
         attributes: Mapping[str, str | int],
         start_ns: int,
         end_ns: int,
-        parts: Mapping[str, float],
+        phases_ms: Mapping[str, float],
     ) -> str:
-        """One request, as the child of the span that its `traceparent` header names.
+        """Record one request, as the child of the span that its `traceparent` header names.
 
         Args:
-            start_ns, end_ns: since the epoch.
-            parts: milliseconds by the names of `PARTS`.
+            start_ns, end_ns: nanoseconds since the epoch.
+            phases_ms: milliseconds by the names of `PHASES`.
 
         Returns:
-            The id of the trace, in hex.
+            The trace's id in hex.
         """
         carried = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
         name = f"{attributes['http.request.method']} {attributes['http.route']}"
@@ -78,34 +80,34 @@ class Tracing:
         )
         if int(attributes["http.response.status_code"]) >= 500:
             span.set_status(self._api.StatusCode.ERROR)
-        below = self._api.set_span_in_context(span)
-        for part, begun, ended in _laid_out(start_ns, parts):
-            self._tracer.start_span(part, context=below, start_time=begun).end(end_time=ended)
+        parent = self._api.set_span_in_context(span)
+        for phase, begun, ended in _phase_intervals(start_ns, phases_ms):
+            self._tracer.start_span(phase, context=parent, start_time=begun).end(end_time=ended)
         span.end(end_time=end_ns)
         return str(self._api.format_trace_id(span.get_span_context().trace_id))
 
     def stop(self) -> None:
-        """Send what has been recorded, but do not hold up the end of the process for it."""
+        """Send the recorded traces; give up after `FLUSH_TIMEOUT_S`."""
         sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         sending.start()
-        sending.join(STOP_S)
+        sending.join(FLUSH_TIMEOUT_S)
 
 
-def tracing() -> Tracing | None:
-    """Tracing, if the environment asks for it.
+def tracing_from_environment() -> Tracing | None:
+    """Tracing, if the environment asks for it; else None.
 
     Raises:
-        TracingUnavailable: it does, and the library is not installed.
+        TracingUnavailable: it does, and OpenTelemetry is not installed.
     """
     wanted = any(os.environ.get(name) for name in ENDPOINTS)
     return Tracing() if wanted and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true" else None
 
 
-def _laid_out(start_ns: int, parts: Mapping[str, float]) -> Iterator[tuple[str, int, int]]:
-    """The parts that took any time, with their beginnings and ends."""
+def _phase_intervals(start_ns: int, phases_ms: Mapping[str, float]) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of every phase that took any time, laid end to end."""
     begun = start_ns
-    for part in PARTS:
-        ended = begun + round(1e6 * parts.get(part, 0.0))
+    for phase in PHASES:
+        ended = begun + round(1e6 * phases_ms.get(phase, 0.0))
         if ended > begun:
-            yield part, begun, ended
+            yield phase, begun, ended
         begun = ended

@@ -23,7 +23,7 @@ from service.engine.queue import Queue
 from service.engine.worker import Worker
 from service.engine.worker_pool import HALVINGS, LEAST, MUCH, WorkerPool, shared_out
 from service.job import PostedSupport, work_per_row
-from service.ops.cpus import cores
+from service.ops.cpus import usable_cores
 from service.settings import Settings
 from tests.faults.conftest import BODY, serving
 from tests.published import publish
@@ -293,11 +293,11 @@ def test_a_container_has_as_many_cores_as_it_has_time_for(tmp_path, files, membe
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     (tmp_path / "self").write_bytes(os.fsencode(membership + "\n" if membership else ""))
-    assert cores(tmp_path, tmp_path / "self") == most
+    assert usable_cores(tmp_path, tmp_path / "self") == most
 
 
 def test_of_a_container_s_cores_only_whole_ones_count(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     for quota, most in (("400000", 4), ("250000", 2), ("max", 64)):
         (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
-        assert cores(tmp_path, tmp_path / "none") == most
+        assert usable_cores(tmp_path, tmp_path / "none") == most

@@ -8,7 +8,7 @@ import torch
 
 from service.engine.worker import Worker
 from service.engine.worker_pool import WorkerPool
-from service.ops.memory import EVERY_S, SLACK_BYTES, FreedMemory, resident_bytes
+from service.ops.memory import MAX_SLACK_BYTES, TRIM_INTERVAL_S, HeapTrimmer, resident_bytes
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
@@ -18,13 +18,13 @@ MIB = 1 << 20
 FREED = """
 import os
 import torch
-from service.ops.memory import give_back, keep_freed_memory, resident_bytes
+from service.ops.memory import keep_freed_memory, resident_bytes, trim_heap
 keep_freed_memory()
 several = [torch.ones(1 << 20) for _ in range(200)]
 last = torch.ones(1 << 10)  # above them in the heap
 del several
 kept = resident_bytes(os.getpid())
-assert give_back()
+assert trim_heap()
 print(kept - resident_bytes(os.getpid()))
 """
 
@@ -51,10 +51,10 @@ def test_a_worker_gives_back_and_answers_on():
         worker.check()
         worker._asked(a_heap_with_holes)
         before = resident_bytes(worker.pid)
-        assert worker.give_back()
+        assert worker.trim_heap()
         assert before - resident_bytes(worker.pid) > 100 * MIB
         with worker._speaking:  # a batch is under way
-            assert not worker.give_back()
+            assert not worker.trim_heap()
         worker.check()
     finally:
         WorkerPool([worker]).stop()
@@ -68,7 +68,7 @@ class Process:
         self.able, self.asked = True, 0
         monkeypatch.setattr("service.ops.memory.resident_bytes", lambda pid: self.held)
 
-    def give_back(self):
+    def trim_heap(self):
         self.asked += 1
         if self.able:
             self.held = self.used
@@ -77,63 +77,63 @@ class Process:
 
 def test_so_much_is_kept_and_more_for_a_minute_at_most(monkeypatch):
     process = Process(monkeypatch)
-    slack = FreedMemory(1, process.give_back)
-    slack.look(0.0, changed=True)
-    process.held += SLACK_BYTES
-    slack.look(10 * EVERY_S, changed=False)
+    trimmer = HeapTrimmer(1, process.trim_heap)
+    trimmer.trim_if_due(0.0, changed=True)
+    process.held += MAX_SLACK_BYTES
+    trimmer.trim_if_due(10 * TRIM_INTERVAL_S, changed=False)
     assert process.asked == 1
     process.held += 1
-    slack.look(EVERY_S - 1, changed=False)
+    trimmer.trim_if_due(TRIM_INTERVAL_S - 1, changed=False)
     assert process.asked == 1
-    slack.look(EVERY_S, changed=False)
+    trimmer.trim_if_due(TRIM_INTERVAL_S, changed=False)
     assert (process.asked, process.held) == (2, process.used)
 
 
 def test_what_is_freed_later_is_returned_too(monkeypatch):
     process = Process(monkeypatch)
-    slack = FreedMemory(1, process.give_back)
-    slack.look(0.0, changed=True)
+    trimmer = HeapTrimmer(1, process.trim_heap)
+    trimmer.trim_if_due(0.0, changed=True)
     process.held = process.used = 900 * MIB  # posteriors, say
-    slack.look(EVERY_S, changed=False)
+    trimmer.trim_if_due(TRIM_INTERVAL_S, changed=False)
     assert process.held == 900 * MIB
     process.used = 100 * MIB  # which have expired
-    slack.look(2 * EVERY_S, changed=False)
+    trimmer.trim_if_due(2 * TRIM_INTERVAL_S, changed=False)
     assert process.held == 100 * MIB
 
 
 def test_who_has_no_moment_is_asked_again(monkeypatch):
     process = Process(monkeypatch)
-    slack = FreedMemory(1, process.give_back)
+    trimmer = HeapTrimmer(1, process.trim_heap)
     process.held, process.able = 200 * MIB, False
-    slack.look(0.0, changed=True)
+    trimmer.trim_if_due(0.0, changed=True)
     assert (process.asked, process.held) == (1, 200 * MIB)
     process.able = True
-    slack.look(1.0, changed=False)
+    trimmer.trim_if_due(1.0, changed=False)
     assert (process.asked, process.held) == (2, 100 * MIB)
-    slack.look(2.0, changed=False)
+    trimmer.trim_if_due(2.0, changed=False)
     assert process.asked == 2
 
 
 def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     publish(tmp_path, "tiny")
-    looks = []
+    trims = []
     worker = Worker("spawn")
     try:
         runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), WorkerPool([worker]))
-        for slack in runtime.housekeeping.freed_memory:
+        for trimmer in runtime.housekeeping.heap_trimmers:
             monkeypatch.setattr(
-                slack, "look", lambda now, changed, pid=slack._pid: looks.append((pid, changed))
+                trimmer, "trim_if_due", lambda now, changed, pid=trimmer._pid: trims.append((pid, changed))
             )
         runtime.start()
-        while len(looks) < 4:
+        while len(trims) < 4:
             pass
         runtime.stop()
     finally:
         WorkerPool([worker]).stop()
-    pids = {pid for pid, _ in looks}
+    pids = {pid for pid, _ in trims}
     assert len(pids) == 2
     assert worker.pid in pids
-    assert [changed for _, changed in looks[:4]] == [True, True, False, False]
+    assert [changed for _, changed in trims[:4]] == [True, True, False, False]
 
 
 def test_nobody_knows_what_a_process_holds_that_is_not_there():

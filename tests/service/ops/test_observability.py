@@ -121,10 +121,10 @@ def test_a_page_of_another_host_may_ask_only_where_that_is_allowed(store):
 def test_nothing_is_traced_unless_an_endpoint_is_named(monkeypatch):
     for name in tracing.ENDPOINTS:
         monkeypatch.delenv(name, raising=False)
-    assert tracing.tracing() is None
+    assert tracing.tracing_from_environment() is None
     monkeypatch.setenv(tracing.ENDPOINTS[0], "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert tracing.tracing() is None
+    assert tracing.tracing_from_environment() is None
 
 
 def test_without_its_library_tracing_is_refused_with_a_sentence(monkeypatch):
