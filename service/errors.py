@@ -63,7 +63,7 @@ KINDS: dict[Kind, tuple[int, str]] = {
     "other-settings": (409, "The posterior was adapted in another number of steps than asked for."),
     "posterior-gone": (410, "The posterior was kept and is no longer: send its rows again."),
     "body-too-large": (413, "The body, plain or unpacked, exceeds `body_bytes` of `GET /limits`."),
-    "picture-too-large": (413, "A picture, or all of them, exceed the pixels that `GET /limits` names."),
+    "picture-too-large": (413, "An image, or all of them, exceed the pixels that `GET /limits` names."),
     "posterior-too-large": (413, "The posterior alone exceeds the cache."),
     "task-too-large": (413, "The task alone does not fit into the device's memory: ask for fewer rows."),
     "unsupported-media-type": (
