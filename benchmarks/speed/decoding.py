@@ -68,7 +68,7 @@ def main() -> None:
     formats = {
         "JSON": (json.dumps(as_json).encode(), bodies.JSON),
         "base64 in JSON": (json.dumps(as_base64).encode(), bodies.JSON),
-        "safetensors": (save(tensors, metadata={"request": '{"model": "wide"}'}), bodies.BINARY),
+        "safetensors": (save(tensors, metadata={"request": '{"model": "wide"}'}), bodies.SAFETENSORS),
     }
     with tempfile.TemporaryDirectory() as folder:
         model = published(Path(folder), options.columns)
@@ -77,7 +77,7 @@ def main() -> None:
 
             def decode(body: bytes = body, kind: str = kind) -> None:
                 request = bodies.parsed(body, kind, AdaptPredictRequest)
-                runtime.decoder.predict(request, model, "", time.monotonic())
+                runtime.decoder.prediction_job(request, model, "", time.monotonic())
 
             print(f"{name}: {statistics.median(timed(decode, 15)):.1f} ms ({len(body) / 1e6:.2f} MB)")
 

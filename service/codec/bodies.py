@@ -1,9 +1,8 @@
-"""Bytes to requests and replies to bytes: JSON, or tensors beside JSON as `application/vnd.safetensors`.
+"""Bodies of requests and responses: JSON, or tensors beside JSON as `application/vnd.safetensors`.
 
-In safetensors (Hugging Face's format, which holds nothing but numbers) a request's `support.x`,
-`support.y`, `query.x`, `pool.x` and `target.x` are tensors and everything else is JSON under the
-metadata key `request`; a reply's arrays are tensors of the names they have in JSON, and the rest is
-under `response`.
+In safetensors (Hugging Face's format, which holds nothing but numbers) a request's `TENSOR_NAMES` are
+tensors, and its other fields are JSON under the metadata key `request`. A response's arrays are tensors
+named by their dotted path in JSON, and its other fields are under `response`.
 """
 
 import asyncio
@@ -24,44 +23,49 @@ from starlette.requests import Request
 from service.errors import RequestError, field_errors, invalid, invalid_at
 from service.schemas.values import UNION_TAGS, BinaryTensor, DType
 
-JSON, BINARY = "application/json", "application/vnd.safetensors"
-TENSORS = ("support.x", "support.y", "query.x", "pool.x", "target.x")
-DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+JSON, SAFETENSORS = "application/json", "application/vnd.safetensors"
+"""Media types of bodies."""
+TENSOR_NAMES = ("support.x", "support.y", "query.x", "pool.x", "target.x")
+"""Tensors that a safetensors request may hold, each under its dotted path in JSON."""
+DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
+"""Dtypes of a request's tensors, by their codes in safetensors."""
+GZIP_WBITS = 16 + zlib.MAX_WBITS
+"""zlib's `wbits` argument for the gzip format."""
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 def reply_type(accept: str) -> str:
-    """The form of a reply to this Accept header: binary where it is named, else JSON.
+    """The media type of the reply to this Accept header: safetensors where it is named, else JSON.
 
     Raises:
-        RequestError: 406 where neither will do.
+        RequestError: 406 where the header accepts neither.
     """
     parts = ("".join(part.split()).lower().split(";") for part in accept.split(","))
-    kinds = {kind for kind, *more in parts if not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(more)}
-    if BINARY in kinds:
-        return BINARY
-    if kinds & {JSON, "application/*", "*/*", ""}:
+    accepted = {kind for kind, *more in parts if not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(more)}
+    if SAFETENSORS in accepted:
+        return SAFETENSORS
+    if accepted & {JSON, "application/*", "*/*", ""}:
         return JSON
-    raise RequestError("not-acceptable", f"replies are {JSON} or {BINARY}")
+    raise RequestError("not-acceptable", f"replies are {JSON} or {SAFETENSORS}")
 
 
-def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
-    """A request, validated in one pass over its bytes.
+def parsed(content: bytes, media_type: str, body_type: type[BodyT]) -> BodyT:
+    """The request in these bytes, validated in one pass over them.
 
     Raises:
-        RequestError: 400 for what is no JSON or no safetensors, 415 for another media type, 422 for what
-            is not such a request.
+        RequestError: 400 for bytes that are not JSON or not safetensors, 415 for another media type,
+            422 for a body that does not fit `body_type`.
     """
-    if kind not in (JSON, BINARY):
-        raise RequestError("unsupported-media-type", f"send {JSON} or {BINARY}")
+    if media_type not in (JSON, SAFETENSORS):
+        raise RequestError("unsupported-media-type", f"send {JSON} or {SAFETENSORS}")
     try:
-        if kind == JSON:
-            return model.model_validate_json(body)
-        return model.model_validate(_from_safetensors(body))
+        if media_type == JSON:
+            return body_type.model_validate_json(content)
+        return body_type.model_validate(_from_safetensors(content))
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         if found[0]["type"] == "json_invalid":
@@ -69,19 +73,20 @@ def parsed(body: bytes, kind: str, model: type[BodyT]) -> BodyT:
         raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
 
 
-def encoded(reply: "DataclassInstance", kind: str) -> bytes:
-    """A response with arrays at its ends, as bytes."""
-    if kind == JSON:
-        return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+def encoded(response: "DataclassInstance", media_type: str) -> bytes:
+    """The bytes of a response: dataclasses whose leaves may be arrays."""
+    if media_type == JSON:
+        return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
     tensors: dict[str, NDArray[Any]] = {}
-    rest = _without_arrays(reply, "", tensors)
+    rest = _without_arrays(response, "", tensors)
     return save(tensors, metadata={"response": orjson.dumps(rest).decode()})
 
 
-def _from_safetensors(body: bytes) -> dict[str, Any]:
+def _from_safetensors(content: bytes) -> dict[str, Any]:
+    """A request as the fields of its JSON, with a `BinaryTensor` in the place of each tensor."""
     try:
-        found = dict(safetensors.deserialize(body))  # type: ignore[no-untyped-call]
-        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+        found = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError, RecursionError):
         raise RequestError("not-safetensors", "the body is not in the safetensors format") from None
     try:
@@ -91,24 +96,24 @@ def _from_safetensors(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict):
         raise invalid_at("", "the metadata key request is not an object")
     for name, tensor in found.items():
-        if name not in TENSORS:
-            raise invalid_at("", f"tensors are {', '.join(TENSORS)}")
+        if name not in TENSOR_NAMES:
+            raise invalid_at("", f"tensors are {', '.join(TENSOR_NAMES)}")
         if tensor["dtype"] not in DTYPES:
             raise invalid_at(f"/{name.replace('.', '/')}", f"dtypes are {', '.join(DTYPES)}")
-        part, _, axis = name.partition(".")
-        place = request.setdefault(part, {})
-        if not isinstance(place, dict) or axis in place:
+        part, _, field = name.partition(".")
+        fields = request.setdefault(part, {})
+        if not isinstance(fields, dict) or field in fields:
             raise invalid_at(f"/{part}", "given twice, as a tensor and in JSON")
         shape = tensor["shape"]
         if len(shape) not in range(1, 5):
-            raise invalid_at(f"/{part}/{axis}", "tensors have one to four dimensions")
+            raise invalid_at(f"/{part}/{field}", "tensors have one to four dimensions")
         dtype = DTYPES[tensor["dtype"]]
-        place[axis] = BinaryTensor(dtype=dtype, shape=shape, base64="", content=bytes(tensor["data"]))
+        fields[field] = BinaryTensor(dtype=dtype, shape=shape, base64="", content=bytes(tensor["data"]))
     return request
 
 
 def _without_arrays(node: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
-    """The node without its arrays, which go to `tensors` under their dotted names."""
+    """The node without its arrays, which are added to `tensors` under their dotted names."""
     if not is_dataclass(node):
         return node
     rest = {}
@@ -121,71 +126,69 @@ def _without_arrays(node: Any, path: str, tensors: dict[str, NDArray[Any]]) -> A
     return rest
 
 
-GZIP = 16 + zlib.MAX_WBITS
-"""zlib's name for the gzip format."""
-CLOSE = {"Connection": "close"}
-
-
 class BodyReader:
-    """Reads bodies; on the event loop alone.
+    """Reads the bodies of requests; used on the event loop alone.
 
     Args:
-        most: bytes of one body, packed and unpacked alike.
-        together: bytes of all bodies that are on their way in.
-        within_s: how long a body may take to arrive.
+        max_bytes: bytes of one body, as sent and decompressed alike.
+        max_total_bytes: bytes of all bodies that are being received.
+        timeout_s: seconds that a body may take to arrive.
     """
 
-    def __init__(self, most: int, together: int, within_s: float) -> None:
-        self._most, self._together, self._within_s = most, together, within_s
-        self._held = 0
+    def __init__(self, max_bytes: int, max_total_bytes: int, timeout_s: float) -> None:
+        self._max_bytes, self._max_total_bytes, self._timeout_s = max_bytes, max_total_bytes, timeout_s
+        self._total_bytes = 0
 
     async def read(self, request: Request) -> tuple[bytes, str]:
-        """The body, unpacked, and its media type.
+        """The body, decompressed, and its media type.
 
         Raises:
-            RequestError: 413 for a body too large, 408 for one too slow, 429 where others fill the memory
-                that there is for bodies, 415 for another packing than gzip, 400 for what is not gzip.
+            RequestError: 413 for a body beyond `max_bytes`, 408 for one that arrives late, 429 where all
+                bodies together exceed `max_total_bytes`, 415 for a compression other than gzip, 400 for
+                a body that is not the gzip it claims to be.
         """
         headers = request.headers
-        kind = headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        packing = headers.get("content-encoding", "identity").strip().lower()
-        if packing not in ("identity", "gzip"):
+        media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        compression = headers.get("content-encoding", "identity").strip().lower()
+        if compression not in ("identity", "gzip"):
             raise RequestError("unsupported-media-type", "bodies come plain or packed with gzip")
         declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:18]) > self._most:
-            raise _too_large(self._most)
-        raw = bytearray()
+        if declared.isdecimal() and int(declared[:18]) > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        content = bytearray()
         try:
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(self._timeout_s):
                 async for chunk in request.stream():
-                    raw += chunk
-                    self._held += len(chunk)
-                    if len(raw) > self._most:
-                        raise _too_large(self._most)
-                    if self._held > self._together:
-                        crowded = "too many bodies are on their way in"
-                        raise RequestError("queue-full", crowded, retry_after_s=1)
+                    content += chunk
+                    self._total_bytes += len(chunk)
+                    if len(content) > self._max_bytes:
+                        raise _too_large(self._max_bytes)
+                    if self._total_bytes > self._max_total_bytes:
+                        detail = "too many bodies are on their way in"
+                        raise RequestError("queue-full", detail, retry_after_s=1)
         except TimeoutError:
-            late = f"the body did not arrive within {self._within_s:g} s"
-            raise RequestError("too-slow", late, headers=CLOSE) from None
+            detail = f"the body did not arrive within {self._timeout_s:g} s"
+            raise RequestError("too-slow", detail, headers={"Connection": "close"}) from None
         finally:
-            self._held -= len(raw)
-        return (_unpacked(raw, self._most) if packing == "gzip" else bytes(raw)), kind
+            self._total_bytes -= len(content)
+        if compression == "gzip":
+            return _decompressed(content, self._max_bytes), media_type
+        return bytes(content), media_type
 
 
-def _unpacked(packed: bytearray, most: int) -> bytes:
-    """What a gzip body holds; never more than a byte above the limit is unpacked."""
-    unpacker = zlib.decompressobj(GZIP)
+def _decompressed(content: bytearray, max_bytes: int) -> bytes:
+    """The content of a gzip body; at most one byte beyond the limit is decompressed."""
+    decompressor = zlib.decompressobj(GZIP_WBITS)
     try:
-        content = unpacker.decompress(packed, most + 1)
+        decompressed = decompressor.decompress(content, max_bytes + 1)
     except zlib.error:
         raise RequestError("bad-encoding", "the body is not gzip") from None
-    if len(content) > most:
-        raise _too_large(most)
-    if not unpacker.eof or unpacker.unused_data:
+    if len(decompressed) > max_bytes:
+        raise _too_large(max_bytes)
+    if not decompressor.eof or decompressor.unused_data:
         raise RequestError("bad-encoding", "the gzip body ends early, or goes on after its end")
-    return content
+    return decompressed
 
 
-def _too_large(most: int) -> RequestError:
-    return RequestError("body-too-large", f"the body exceeds {most} bytes")
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError("body-too-large", f"the body exceeds {max_bytes} bytes")

@@ -1,4 +1,4 @@
-"""What one request may use before the device sees it: rows, pixels, and the time until its deadline."""
+"""The budget of one request before the device sees it: pixels of images, and time until its deadline."""
 
 import time
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from service.settings import Settings
 
 @dataclass
 class Budget:
-    """Bounds of one request, and what of them has been used.
+    """The bounds of one request, and how much of them it has used.
 
     Attributes:
-        deadline: on the engine's clock.
-        pixels: of the pictures looked at so far.
+        deadline: on the engine's clock (`time.monotonic`).
+        pixels: of all images that have been opened so far.
     """
 
     settings: Settings
     deadline: float
     pixels: int = 0
 
-    def take_picture(self, width: int, height: int, pointer: str) -> None:
-        """One picture more, before it is decoded.
+    def take_image(self, width: int, height: int, pointer: str) -> None:
+        """Count the pixels of one more image, before it is decoded.
 
         Raises:
-            RequestError: 413 where it has too many pixels, alone or with those before it.
+            RequestError: 413 where this image, or all images so far, have too many pixels.
         """
         self.pixels += width * height
-        most, together = self.settings.max_picture_pixels, self.settings.max_request_pixels
-        if width * height > most:
+        max_pixels, max_total = self.settings.max_picture_pixels, self.settings.max_request_pixels
+        if width * height > max_pixels:
             where = FieldError(pointer=pointer, detail=f"{width} × {height} pixels")
-            raise RequestError("picture-too-large", f"a picture has more than {most} pixels", [where])
-        if self.pixels > together:
+            raise RequestError("picture-too-large", f"an image has more than {max_pixels} pixels", [where])
+        if self.pixels > max_total:
             where = FieldError(pointer=pointer, detail="with those before it")
-            raise RequestError("picture-too-large", f"pictures of more than {together} pixels", [where])
+            raise RequestError("picture-too-large", f"images of more than {max_total} pixels", [where])
 
-    def check_time(self) -> None:
-        """Whether there is any left.
+    def check_deadline(self) -> None:
+        """Refuse a request whose deadline has passed.
 
         Raises:
-            RequestError: 504 where the deadline has passed.
+            RequestError: 504.
         """
         if time.monotonic() > self.deadline:
             raise RequestError("expired", "the deadline passed while the request was read")

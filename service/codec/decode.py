@@ -1,71 +1,91 @@
-"""Requests to work: shapes, units and limits are checked here, once."""
+"""Requests to jobs: shapes, values, units and limits are checked here, once."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Model
+from model_store.model import Single
 from service.codec.budget import Budget
-from service.codec.inputs import Rows, rows
-from service.codec.support_set import SupportSet, support
-from service.codec.warnings import warnings_of
+from service.codec.inputs import input_rows
+from service.codec.support_set import SupportSet, support_set
+from service.codec.warnings import input_warnings
 from service.compute.acquisitions import CAPABILITIES
 from service.engine.posterior_cache import Entry, PosteriorCache
 from service.errors import FieldError, RequestError, invalid, invalid_at
 from service.job import Array, Job, PredictionSpec, SelectionSpec
-from service.schemas.requests import DEFAULT_TTL_S, AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
+from service.schemas.requests import (
+    DEFAULT_TTL_S,
+    AdaptationRequest,
+    AdaptPredictRequest,
+    PosteriorRequest,
+    UncertaintyRequest,
+)
 from service.settings import Settings
 
-Request = AdaptPredictRequest | UncertaintyRequest | PosteriorRequest
+
+@dataclass(frozen=True)
+class _Adaptation:
+    """The part of a request that all of them share, decoded.
+
+    Attributes:
+        entry: the kept posterior that the request names, if any.
+        support: all rows to adapt to, those of the entry first.
+    """
+
+    request: AdaptationRequest
+    model: Model
+    caller: str
+    budget: Budget
+    entry: Entry | None
+    support: SupportSet
 
 
 class Decoder:
-    """Makes work of requests.
+    """Makes jobs of requests.
 
-    `since` is when the request came, on the engine's clock: its deadline counts from there.
-
-    Every method raises `RequestError`: 422 with a JSON pointer for shapes, values, rows beyond the
-    limits and what the model cannot do; 413 for pictures of too many pixels, and 504 where reading them
-    takes until the deadline; 404 or 410 for a posterior
-    that is not there, and 409 for one of another model or other settings.
+    `received` is the time on the engine's clock at which the body had arrived; the deadline counts from
+    there. Every method raises `RequestError`: 422 for shapes, values, too many rows and what the model
+    cannot do, with a JSON pointer; 413 for images of too many pixels; 504 where the deadline passes;
+    404 or 410 for a posterior that is not kept, and 409 for one of another model or other settings.
     """
 
     def __init__(self, settings: Settings, posteriors: PosteriorCache) -> None:
         self._settings, self._posteriors = settings, posteriors
 
-    def predict(self, request: AdaptPredictRequest, model: Model, caller: str, since: float) -> Job:
-        """The work a prediction asks for."""
-        budget = self._budget(request, since)
-        before, shown = self._shown(request, model, caller, budget)
-        query = rows(request.query.x, model, "/query/x", self._settings.max_query_rows, budget, 1)
+    def prediction_job(self, request: AdaptPredictRequest, model: Model, caller: str, received: float) -> Job:
+        """The job of adapting and predicting the query rows."""
+        adaptation = self._adaptation(request, model, caller, received)
+        max_rows = self._settings.max_query_rows
+        query = input_rows(request.query.x, model, "/query/x", max_rows, adaptation.budget, min_rows=1)
         if model.manifest.kind == "classification":
             if request.quantiles:
                 raise invalid_at("/quantiles", "classes have no quantiles")
             spec = PredictionSpec((), None, request.particles)
         else:
             spec = PredictionSpec(tuple(request.quantiles), request.interval, request.particles)
-        return self._work(request, model, caller, budget, before, shown, query, spec, {"query": query.raw})
+        return self._job(adaptation, query.standardised, spec, {"query": query.raw})
 
-    def keep(self, request: PosteriorRequest, model: Model, caller: str, since: float) -> Job:
-        """The work of adapting alone."""
-        budget = self._budget(request, since)
-        before, shown = self._shown(request, model, caller, budget)
-        nothing = Rows(shown.x.raw[:0], shown.x.standardised[:0])
-        return self._work(request, model, caller, budget, before, shown, nothing, None, {})
+    def posterior_job(self, request: PosteriorRequest, model: Model, caller: str, received: float) -> Job:
+        """The job of adapting alone."""
+        adaptation = self._adaptation(request, model, caller, received)
+        return self._job(adaptation, adaptation.support.x.standardised[:0], None, {})
 
-    def choose(self, request: UncertaintyRequest, model: Model, caller: str, since: float) -> Job:
-        """The work a choice of rows to label asks for; target rows follow the pool's."""
-        budget = self._budget(request, since)
-        before, shown = self._shown(request, model, caller, budget)
-        settings = self._settings
-        pool = rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, budget, 1)
-        asked, said = pool.standardised, {"pool": pool.raw}
+    def selection_job(self, request: UncertaintyRequest, model: Model, caller: str, received: float) -> Job:
+        """The job of adapting and choosing pool rows to label; target rows follow the pool's."""
+        adaptation = self._adaptation(request, model, caller, received)
+        settings, budget = self._settings, adaptation.budget
+        pool = input_rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, budget, min_rows=1)
+        query, raw_rows = pool.standardised, {"pool": pool.raw}
         if request.target is not None:
-            target = rows(request.target.x, model, "/target/x", settings.max_query_rows, budget, 1)
-            asked, said = np.concatenate([asked, target.standardised]), said | {"target": target.raw}
+            max_rows = settings.max_query_rows
+            target = input_rows(request.target.x, model, "/target/x", max_rows, budget, min_rows=1)
+            query = np.concatenate([query, target.standardised])
+            raw_rows["target"] = target.raw
         capabilities = CAPABILITIES[model.manifest.kind]
         acquisition = request.acquisition or (
             capabilities.without_target if request.target is None else "epig"
@@ -80,76 +100,79 @@ class Decoder:
         if request.batch.strategy not in ("auto", *capabilities.strategies):
             raise invalid_at("/batch/strategy", f"one of auto, {', '.join(capabilities.strategies)}")
         strategy = capabilities.resolved(request.batch.strategy, acquisition, request.batch.size)
-        ids = _pool_ids(request, len(pool.raw))
+        ids, labels = _pool_ids(request, len(pool.raw)), adaptation.support.labels
         spec = SelectionSpec(
             acquisition=acquisition,
             strategy=strategy,
             size=request.batch.size,
             pool_rows=len(pool.raw),
-            keys=_keys(request.batch.seed, ids if request.pool.ids is not None else None, pool.raw),
+            keys=_row_keys(request.batch.seed, ids if request.pool.ids is not None else None, pool.raw),
             excluded=_excluded(request, ids),
-            best=float(shown.labels[:, 0].max()) if shown.labels.size else None,
+            best=float(labels[:, 0].max()) if labels.size else None,
             joint=capabilities.needs_joint(acquisition, strategy),
         )
-        return self._work(request, model, caller, budget, before, shown, Rows(pool.raw, asked), spec, said)
+        return self._job(adaptation, query, spec, raw_rows)
 
-    def _budget(self, request: Request, since: float) -> Budget:
-        wanted = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
-        return Budget(self._settings, since + wanted / 1000)
-
-    def _shown(
-        self, request: Request, model: Model, caller: str, budget: Budget
-    ) -> tuple[Entry | None, SupportSet]:
-        """The kept posterior that the request names, and all the rows it is to be answered from."""
-        before = None
+    def _adaptation(
+        self, request: AdaptationRequest, model: Model, caller: str, received: float
+    ) -> _Adaptation:
+        deadline_ms = self._settings.deadline_ms if request.deadline_ms is None else request.deadline_ms
+        budget = Budget(self._settings, received + deadline_ms / 1000)
+        entry = None
         if request.support is None and request.posterior is None:
             raise invalid_at("/support", "one of support and posterior is needed")
         if request.posterior is not None:
-            before = self._posteriors.find(request.posterior, caller)
+            entry = self._posteriors.find(request.posterior, caller)
             steps = _steps(request, model)
-            if before.job.model.sha256 != model.sha256:
+            if entry.job.model.sha256 != model.sha256:
                 raise RequestError("other-model", "the posterior belongs to another model or version")
-            if request.adapt.steps is not None and before.job.steps != steps:
+            if request.adapt.steps is not None and entry.job.steps != steps:
                 raise RequestError("other-settings", "the posterior was adapted in other steps")
-        return before, support(request.support, before, model, budget)
+        support = support_set(request.support, entry, model, budget)
+        return _Adaptation(request, model, caller, budget, entry, support)
 
-    def _work(
+    def _job(
         self,
-        request: Request,
-        model: Model,
-        caller: str,
-        budget: Budget,
-        before: Entry | None,
-        shown: SupportSet,
-        asked: Rows,
+        adaptation: _Adaptation,
+        query: Single,
         spec: PredictionSpec | SelectionSpec | None,
-        said: Mapping[str, NDArray[Any]],
+        raw_rows: Mapping[str, NDArray[Any]],
     ) -> Job:
-        keep = request.keep is not None or before is not None
-        ttl = DEFAULT_TTL_S if before is not None and request.support is not None else 0.0
+        """The job, under the key of a kept posterior where the request keeps or names one.
+
+        Args:
+            query: standardised rows to answer.
+            raw_rows: the same in the caller's units, by the part of the request that they are from.
+        """
+        request, model, entry = adaptation.request, adaptation.model, adaptation.entry
+        support = adaptation.support
+        extends = entry is not None and request.support is not None
+        default_ttl_s = DEFAULT_TTL_S if extends else 0.0
         job = Job(
             model=model,
-            support_x=shown.x.standardised,
-            support_y=shown.y,
-            query_x=asked.standardised,
-            steps=_steps(request, model) if before is None else before.job.steps,
-            seed=request.adapt.seed if before is None else before.job.seed,
+            support_x=support.x.standardised,
+            support_y=support.y,
+            query_x=query,
+            steps=_steps(request, model) if entry is None else entry.job.steps,
+            seed=request.adapt.seed if entry is None else entry.job.seed,
             spec=spec,
-            deadline=budget.deadline,
-            warnings=warnings_of(model, shown, said),
-            classes=shown.classes,
-            posted=shown.posted,
-            ttl_s=request.keep.ttl_s if request.keep is not None else ttl,
+            deadline=adaptation.budget.deadline,
+            warnings=input_warnings(model, support, raw_rows),
+            classes=support.classes,
+            posted=support.posted,
+            ttl_s=default_ttl_s if request.keep is None else request.keep.ttl_s,
         )
-        if not keep:
+        if request.keep is None and entry is None:
             return job
-        entry = before if request.support is None else None
-        key = self._posteriors.id_of(job, caller) if entry is None else entry.id
-        entry = entry or self._posteriors.get(key)
-        return job.kept_as(key, None if entry is None else entry.kept)
+        if entry is not None and not extends:
+            return job.kept_as(entry.id, entry.kept)
+        key = self._posteriors.id_of(job, adaptation.caller)
+        known = self._posteriors.get(key)
+        return job.kept_as(key, None if known is None else known.kept)
 
 
-def _steps(request: Request, model: Model) -> int:
+def _steps(request: AdaptationRequest, model: Model) -> int:
+    """Steps to adapt in, by default those that the model was trained with."""
     steps = model.learner.steps if request.adapt.steps is None else request.adapt.steps
     if steps and not model.learner.iterates:
         raise invalid_at("/adapt/steps", "this model adapts exactly, without steps: leave them out or send 0")
@@ -157,6 +180,7 @@ def _steps(request: Request, model: Model) -> int:
 
 
 def _pool_ids(request: UncertaintyRequest, rows: int) -> list[str | int]:
+    """The caller's ids of the pool rows, by default their indices."""
     ids: list[str | int] = list(range(rows)) if request.pool.ids is None else list(request.pool.ids)
     if len(ids) != rows:
         raise invalid_at("/pool/ids", f"{len(ids)} ids for {rows} rows")
@@ -168,17 +192,17 @@ def _pool_ids(request: UncertaintyRequest, rows: int) -> list[str | int]:
 def _excluded(
     request: UncertaintyRequest, ids: list[str | int]
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    known = set(ids)
-    if unknown := [index for index, each in enumerate(request.exclude) if each not in known]:
+    """A mask `[row]` of the pool rows that must not be chosen."""
+    pool, excluded = set(ids), set(request.exclude)
+    if unknown := [index for index, each in enumerate(request.exclude) if each not in pool]:
         raise invalid(
             "exclude names rows that are not in the pool",
             *(FieldError(pointer=f"/exclude/{index}", detail="no such id") for index in unknown[:20]),
         )
-    unwanted = set(request.exclude)
-    return np.array([each in unwanted for each in ids], dtype=bool)
+    return np.array([each in excluded for each in ids], dtype=bool)
 
 
-def _keys(seed: int, ids: Sequence[str | int] | None, pool: NDArray[Any]) -> Array:
+def _row_keys(seed: int, ids: Sequence[str | int] | None, pool: NDArray[Any]) -> Array:
     """One draw in (0, 1) per row, from the seed and the row's id (its contents, without ids)."""
     names = [row.tobytes() for row in pool] if ids is None else [repr(each).encode() for each in ids]
     salt = seed.to_bytes(8, "little")

@@ -1,10 +1,10 @@
-"""Answers of the engine as responses: `schemas.responses`, with arrays at their ends."""
+"""Results of jobs as responses, the dataclasses of `schemas.responses`."""
 
 import time
 from dataclasses import dataclass
 from typing import TypedDict
 
-from service.codec.warnings import on_the_fit
+from service.codec.warnings import fit_warnings
 from service.compute.acquisitions import CAPABILITIES
 from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
@@ -26,8 +26,8 @@ from service.schemas.responses import (
 )
 
 
-class Common(TypedDict):
-    """The fields that every answer carries."""
+class CommonFields(TypedDict):
+    """The fields that all responses share."""
 
     request_id: str
     model: ModelRef
@@ -36,12 +36,12 @@ class Common(TypedDict):
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A job with its answer, ready to be encoded.
+class AnsweredJob:
+    """A job and its answer, from which responses are made.
 
     Attributes:
         entry: the kept posterior, if any.
-        accepted: when the request came, on the engine's clock.
+        accepted: the time on the engine's clock at which the request was accepted.
     """
 
     job: Job
@@ -50,13 +50,13 @@ class Answered:
     request_id: str
     accepted: float
 
-    def prediction(self) -> AdaptPredictResponse:
+    def prediction_response(self) -> AdaptPredictResponse:
         """The response to POST /adapt-predict."""
         result = self.answer.result
         assert isinstance(result, Prediction | ClassPrediction)
-        return AdaptPredictResponse(posterior=self._posterior(), prediction=result, **self._common())
+        return AdaptPredictResponse(posterior=self._posterior(), prediction=result, **self._common_fields())
 
-    def selection(self, request: UncertaintyRequest) -> UncertaintyResponse:
+    def selection_response(self, request: UncertaintyRequest) -> UncertaintyResponse:
         """The response to POST /uncertainty."""
         result, spec = self.answer.result, self.job.spec
         assert isinstance(result, Selection)
@@ -83,27 +83,27 @@ class Answered:
             ],
             scores=result.scores,
             batch=BatchReport(result.strategies, result.saturated_at, result.ceiling),
-            **self._common(),
+            **self._common_fields(),
         )
 
-    def kept(self, entry: Entry) -> PosteriorResponse:
-        """The response to POST /posteriors, whose posterior is kept under this entry."""
-        return PosteriorResponse(posterior=_reference(entry, self.answer.cached), **self._common())
+    def posterior_response(self, entry: Entry) -> PosteriorResponse:
+        """The response to POST /posteriors, for the posterior that this entry keeps."""
+        return PosteriorResponse(posterior=_posterior_ref(entry, self.answer.cached), **self._common_fields())
 
     def _posterior(self) -> PosteriorRef | None:
-        return None if self.entry is None else _reference(self.entry, self.answer.cached)
+        return None if self.entry is None else _posterior_ref(self.entry, self.answer.cached)
 
-    def _common(self) -> Common:
+    def _common_fields(self) -> CommonFields:
         job, answer, nll = self.job, self.answer, self.answer.support_nll
-        return Common(
+        return CommonFields(
             request_id=self.request_id,
-            model=_model(job),
+            model=_model_ref(job),
             diagnostics=Diagnostics(
                 particles=job.model.learner.particles,
                 effective_particles=answer.effective_particles,
                 steps=job.steps,
                 support_nll=None if nll is None else SupportNll(*nll),
-                warnings=[*job.warnings, *on_the_fit(nll)],
+                warnings=[*job.warnings, *fit_warnings(nll)],
             ),
             timing_ms=Timing(
                 decode=1000 * (job.made - self.accepted),
@@ -121,7 +121,7 @@ def posterior_card(entry: Entry) -> PosteriorCard:
     """The response to GET /posteriors/{id}."""
     return PosteriorCard(
         id=entry.id,
-        model=_model(entry.job),
+        model=_model_ref(entry.job),
         rows=entry.rows,
         steps=entry.job.steps,
         classes=list(entry.job.classes) or None,
@@ -130,7 +130,7 @@ def posterior_card(entry: Entry) -> PosteriorCard:
     )
 
 
-def _reference(entry: Entry, cached: bool) -> PosteriorRef:
+def _posterior_ref(entry: Entry, cached: bool) -> PosteriorRef:
     return PosteriorRef(
         id=entry.id,
         rows=entry.rows,
@@ -139,6 +139,6 @@ def _reference(entry: Entry, cached: bool) -> PosteriorRef:
     )
 
 
-def _model(job: Job) -> ModelRef:
+def _model_ref(job: Job) -> ModelRef:
     manifest = job.model.manifest
     return ModelRef(manifest.name, manifest.version, job.model.sha256, manifest.learner)

@@ -1,4 +1,4 @@
-"""Rows of numbers or pictures in a request, in any of their forms, as one array."""
+"""Rows and labels of a request, as arrays: numbers or images, in any form that the schema accepts."""
 
 import base64
 import binascii
@@ -14,79 +14,118 @@ from model_store import Model, OutsideDomain
 from model_store.images import ImageInput
 from model_store.model import Single
 from service.codec.budget import Budget
-from service.codec.images import decoded
+from service.codec.images import decoded_images
 from service.errors import FieldError, invalid, invalid_at
 from service.job import Array
-from service.schemas.values import BinaryTensor, EncodedImages, EncodedTensor, LabelValues, Values
+from service.schemas.values import BinaryTensor, EncodedImages, EncodedTensor, InputValues, LabelValues
+
+MAX_STANDARDISED = np.float32(1e6)
+"""Bound on the magnitude of standardised inputs: beyond it the answer is the prior, and squares overflow."""
 
 
-def rows_of(values: Values, width: int, pointer: str, most: int, least: int = 0) -> Array:
+@dataclass(frozen=True)
+class InputRows:
+    """Rows of one part of a request.
+
+    Attributes:
+        raw: as they were sent, in the caller's units.
+        standardised: as the network takes them.
+    """
+
+    raw: NDArray[Any]
+    standardised: Single
+
+
+def input_rows(
+    values: InputValues, model: Model, pointer: str, max_rows: int, budget: Budget, min_rows: int = 0
+) -> InputRows:
+    """The rows at `pointer`, in the form that the model takes, and standardised.
+
+    Raises:
+        RequestError: as `image_rows` or `number_rows`; 422 for numbers outside a column's domain.
+    """
+    image = model.manifest.image
+    if image is not None:
+        pixels = image_rows(values, image, pointer, max_rows, budget, min_rows)
+        return InputRows(pixels, pixels)
+    raw = number_rows(values, len(model.manifest.inputs), pointer, max_rows, min_rows)
+    try:
+        standardised = model.standardised_inputs(raw)
+    except OutsideDomain as error:
+        raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
+    if not (np.abs(standardised) <= MAX_STANDARDISED).all():
+        check_precision(standardised, pointer)
+        standardised = np.clip(standardised, -MAX_STANDARDISED, MAX_STANDARDISED)
+    return InputRows(raw, standardised)
+
+
+def number_rows(values: InputValues, columns: int, pointer: str, max_rows: int, min_rows: int = 0) -> Array:
     """Numbers `[row, column]`.
 
     Raises:
-        RequestError: 422 for pictures, other shapes, what is not finite, and too many or few rows.
+        RequestError: 422 for images, other shapes, numbers that are not finite, and too many or few rows.
     """
     if isinstance(values, EncodedImages):
-        raise invalid_at(pointer, f"this model takes {width} numbers a row, not pictures")
+        raise invalid_at(pointer, f"this model takes {columns} numbers a row, not images")
     if isinstance(values, EncodedTensor):
-        array = _from_base64(values, pointer).astype(np.float64)
-        _bounded(len(array) if array.ndim else 0, pointer, most, least)
-        if array.ndim != 2 or array.shape[1] != width:
-            raise invalid_at(f"{pointer}/shape", f"[rows, {width}] is wanted")
+        array = _decoded_tensor(values, pointer).astype(np.float64)
+        _check_row_count(len(array) if array.ndim else 0, pointer, max_rows, min_rows)
+        if array.ndim != 2 or array.shape[1] != columns:
+            raise invalid_at(f"{pointer}/shape", f"[rows, {columns}] is wanted")
         _check_finite(array, pointer)
         return array
     rows: list[Any] = list(values)
-    _bounded(len(rows), pointer, most, least)
-    with suppress(ValueError):  # they are not all alike: see below
+    _check_row_count(len(rows), pointer, max_rows, min_rows)
+    with suppress(ValueError):  # the rows differ in length or depth: below, the first such row is named
         array = np.array(rows, dtype=np.float64)
-        if array.shape == (len(rows), width):
+        if array.shape == (len(rows), columns):
             return array
-    if deep := [i for i, row in enumerate(rows) if row and isinstance(row[0], list)]:
-        raise invalid_at(f"{pointer}/{deep[0]}/0", "a list where a number is wanted")
-    if ragged := [i for i, row in enumerate(rows) if len(row) != width]:
+    if nested := [i for i, row in enumerate(rows) if row and isinstance(row[0], list)]:
+        raise invalid_at(f"{pointer}/{nested[0]}/0", "a list where a number is wanted")
+    if ragged := [i for i, row in enumerate(rows) if len(row) != columns]:
         raise invalid(
             "the rows do not have the model's number of columns",
             *(
                 FieldError(
                     pointer=f"{pointer}/{index}",
-                    detail=f"{len(rows[index])} numbers where the model takes {width}",
+                    detail=f"{len(rows[index])} numbers where the model takes {columns}",
                 )
                 for index in ragged[:20]
             ),
         )
-    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), columns)
 
 
 def image_rows(
-    values: Values, image: ImageInput, pointer: str, most: int, budget: Budget, least: int = 0
+    values: InputValues, image: ImageInput, pointer: str, max_rows: int, budget: Budget, min_rows: int = 0
 ) -> NDArray[np.float32]:
-    """Pictures `[picture, channel × height × width]` in [0, 1].
+    """Images `[image, channel × height × width]` in [0, 1].
 
-    They come encoded, as `uint8` tensors (0 … 255), or as numbers in [0, 1]; the last two in the
-    model's own size, `[picture, height, width]` grey and `[picture, height, width, 3]` RGB.
+    They are sent as files of any size, as `uint8` tensors (0 … 255), or as numbers in [0, 1]. Tensors and
+    numbers have the model's own size: `[image, height, width]` grey, `[image, height, width, 3]` RGB.
 
     Raises:
-        RequestError: 422 for other shapes or values, 413 for too many pixels, 504 when the time is up.
+        RequestError: 422 for other shapes or values, 413 for too many pixels, 504 where the deadline passes.
     """
     if isinstance(values, EncodedImages):
-        _bounded(len(values.images), pointer, most, least)
-        return image.scaled(decoded(values.images, image, budget, pointer))
+        _check_row_count(len(values.images), pointer, max_rows, min_rows)
+        return image.scaled(decoded_images(values.images, image, budget, pointer))
     array: NDArray[Any]
     if isinstance(values, EncodedTensor):
-        array = _from_base64(values, pointer)
+        array = _decoded_tensor(values, pointer)
     else:
-        _bounded(len(values), pointer, most, least)
+        _check_row_count(len(values), pointer, max_rows, min_rows)
         try:
-            with np.errstate(over="ignore"):  # what is too large for single precision is not in [0, 1] either
+            with np.errstate(over="ignore"):  # numbers too large for single precision are refused below
                 array = np.array(values, dtype=np.float32)
         except ValueError:
-            raise invalid_at(pointer, "pictures must all have the model's size") from None
-    _bounded(len(array) if array.ndim else 0, pointer, most, least)
+            raise invalid_at(pointer, "images must all have the model's size") from None
+    _check_row_count(len(array) if array.ndim else 0, pointer, max_rows, min_rows)
     if not len(array):
         return np.zeros((0, image.numbers), np.float32)
     flat = (image.numbers,) if image.channels == 1 else None
     if array.shape[1:] not in (image.shape, flat):
-        raise invalid_at(pointer, f"pictures of shape {list(image.shape)} are wanted, or encoded ones")
+        raise invalid_at(pointer, f"images of shape {list(image.shape)} are wanted, or encoded ones")
     if array.dtype == np.uint8:
         return image.scaled(array.reshape(len(array), *image.shape))
     _check_finite(array, pointer)
@@ -95,23 +134,33 @@ def image_rows(
     return image.turned(array.astype(np.float32))
 
 
-def labels_of(values: LabelValues, pointer: str) -> Sequence[float | str | list[float]]:
-    """Labels as lists, whatever form they came in.
+def label_values(values: LabelValues, pointer: str) -> Sequence[float | str | list[float]]:
+    """Labels, one entry per row; the numbers of a tensor as lists.
 
     Raises:
-        RequestError: 422 for a tensor of pictures, or one that is not finite.
+        RequestError: 422 for a tensor that is not `[row]` or `[row, output]`, or not finite.
     """
     if not isinstance(values, EncodedTensor):
         return values
-    array = _from_base64(values, pointer)
+    array = _decoded_tensor(values, pointer)
     if array.ndim not in (1, 2):
         raise invalid_at(f"{pointer}/shape", "[rows] or [rows, outputs] is wanted")
     _check_finite(array, pointer)
-    listed: list[Any] = array.tolist()
-    return listed
+    labels: list[Any] = array.tolist()
+    return labels
 
 
-def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
+def check_precision(values: Single, pointer: str) -> None:
+    """Refuse standardised rows that overflowed single precision.
+
+    Raises:
+        RequestError: 422 that points at the first such row.
+    """
+    if (overflowed := np.flatnonzero(~np.isfinite(values).all(-1))).size:
+        raise invalid_at(f"{pointer}/{overflowed[0]}", "too large for this model's precision")
+
+
+def _decoded_tensor(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     dtype: np.dtype[Any] = np.dtype(values.dtype).newbyteorder("<")
     if isinstance(values, BinaryTensor):
         return _shaped(values.content, dtype, values.shape, pointer)
@@ -119,11 +168,11 @@ def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
         content = base64.b64decode(values.base64, validate=True)
     except (binascii.Error, ValueError):
         raise invalid_at(f"{pointer}/base64", "not base64") from None
-    wanted = dtype.itemsize
-    for side in values.shape:  # Python's integers do not overflow
-        wanted *= side
-    if wanted != len(content):
-        detail = f"{len(content)} bytes where shape and dtype take {wanted}"
+    expected_bytes = dtype.itemsize
+    for length in values.shape:  # Python's integers do not overflow
+        expected_bytes *= length
+    if expected_bytes != len(content):
+        detail = f"{len(content)} bytes where shape and dtype take {expected_bytes}"
         raise invalid_at(f"{pointer}/base64", detail[:200])
     return _shaped(content, dtype, values.shape, pointer)
 
@@ -131,15 +180,15 @@ def _from_base64(values: EncodedTensor, pointer: str) -> NDArray[Any]:
 def _shaped(content: bytes, dtype: np.dtype[Any], shape: Sequence[int], pointer: str) -> NDArray[Any]:
     try:
         return np.frombuffer(content, dtype=dtype).reshape(shape)
-    except (ValueError, OverflowError):  # nothing, in a shape whose other sides nobody can count
+    except (ValueError, OverflowError):  # an empty tensor, one of whose other lengths overflows
         raise invalid_at(f"{pointer}/shape", "no array has this shape") from None
 
 
-def _bounded(rows: int, pointer: str, most: int, least: int) -> None:
-    if rows > most:
-        raise invalid_at(pointer, f"{rows} rows; this service takes at most {most}")
-    if rows < least:
-        raise invalid_at(pointer, f"at least {least} row is needed")
+def _check_row_count(rows: int, pointer: str, max_rows: int, min_rows: int) -> None:
+    if rows > max_rows:
+        raise invalid_at(pointer, f"{rows} rows; this service takes at most {max_rows}")
+    if rows < min_rows:
+        raise invalid_at(pointer, f"at least {min_rows} row is needed")
 
 
 def _check_finite(array: NDArray[Any], pointer: str) -> None:
@@ -148,50 +197,3 @@ def _check_finite(array: NDArray[Any], pointer: str) -> None:
     finite = np.isfinite(array.astype(np.float64, copy=False)).reshape(len(array), -1).all(1)
     if not finite.all():
         raise invalid_at(f"{pointer}/{int(np.argmin(finite))}", "not finite")
-
-
-FURTHEST = np.float32(1e6)
-"""Standardised inputs are this large at most: farther away the answer is the prior, and squares overflow."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as they came, and as the network wants them."""
-
-    raw: NDArray[Any]
-    standardised: Single
-
-
-def rows(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int = 0) -> Rows:
-    """Unlabelled rows.
-
-    Raises:
-        RequestError: 422 for shapes, values and too many rows; 413 for pictures of too many pixels.
-    """
-    return _standardised(_raw(values, model, pointer, most, budget, least), model, pointer)
-
-
-def _raw(values: Values, model: Model, pointer: str, most: int, budget: Budget, least: int) -> NDArray[Any]:
-    image = model.manifest.image
-    if image is not None:
-        return image_rows(values, image, pointer, most, budget, least)
-    return rows_of(values, len(model.manifest.inputs), pointer, most, least)
-
-
-def _standardised(raw: NDArray[Any], model: Model, pointer: str) -> Rows:
-    if model.manifest.image is not None:
-        return Rows(raw, raw)
-    try:
-        standardised = model.standardised_inputs(raw)
-    except OutsideDomain as error:
-        raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
-    if not (np.abs(standardised) <= FURTHEST).all():
-        standardised = np.clip(_finite(standardised, pointer), -FURTHEST, FURTHEST)
-    return Rows(raw, standardised)
-
-
-def _finite(values: Single, pointer: str) -> Single:
-    """Numbers that fit the network's precision."""
-    if (bad := np.flatnonzero(~np.isfinite(values).all(-1))).size:
-        raise invalid_at(f"{pointer}/{bad[0]}", "too large for this model's precision")
-    return values

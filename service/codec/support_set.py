@@ -1,4 +1,4 @@
-"""The labelled rows of a request, alone or after kept ones: as they came, and as the network wants them."""
+"""The support set of a request: its labelled rows, after those of the kept posterior that it names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,124 +10,86 @@ from bmaml.learners.bare import Bare
 from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
-from service.codec.inputs import Rows, _finite, labels_of, rows, rows_of
+from service.codec.inputs import InputRows, check_precision, input_rows, label_values, number_rows
 from service.engine.posterior_cache import Entry
 from service.errors import FieldError, invalid, invalid_at
 from service.job import Array, Job, PostedSupport
 from service.schemas.requests import Support
 
+MAX_INTEGER_LABEL = 2**53 - 1
+"""Magnitude of the largest integer label: JSON's numbers, which are doubles, hold no larger one exactly."""
+MIN_CLASS_COLUMNS = 4
+"""Columns of one-hot labels, at least, where the learner has no output for each class."""
+
 
 @dataclass(frozen=True)
 class SupportSet:
-    """A support set: rows, targets as the network wants them, numeric labels as they came, or classes."""
+    """A support set as the network takes it and as the caller sent it.
 
-    x: Rows
+    Attributes:
+        y: standardised targets `[row, output]`, or one-hot classes `[row, class]`.
+        labels: numeric labels `[row, output]` in the caller's units; no rows for classes.
+        classes: sorted, in the order of the columns of `y`; empty for numbers.
+        posted: rows and labels as they were sent, from which the posterior's id is made.
+    """
+
+    x: InputRows
     y: Single
     labels: Array
     classes: tuple[str | int, ...]
     posted: PostedSupport
 
 
-def support(given: Support | None, before: Entry | None, model: Model, budget: Budget) -> SupportSet:
+def support_set(posted: Support | None, entry: Entry | None, model: Model, budget: Budget) -> SupportSet:
     """The labelled rows of a request, after those of a kept posterior if it names one.
 
     Raises:
-        RequestError: as `rows`; also for labels that do not fit the rows or the model.
+        RequestError: as `input_rows`; 422 for labels that do not fit the rows or the model, and for more
+            rows than the limit, those of the posterior included.
     """
-    if given is None:
-        assert before is not None
-        return _known(before.job)
+    if posted is None:
+        assert entry is not None
+        return _kept_support(entry.job)
     settings = budget.settings
-    x = rows(given.x, model, "/support/x", settings.max_support_rows, budget)
-    labels = labels_of(given.y, "/support/y")
+    x = input_rows(posted.x, model, "/support/x", settings.max_support_rows, budget)
+    labels = label_values(posted.y, "/support/y")
     if len(labels) != len(x.raw):
         raise invalid_at("/support/y", f"{len(labels)} labels for {len(x.raw)} rows of x")
-    before_it = 0 if before is None else len(before.job.posted.x)
-    if before_it + len(x.raw) > settings.max_support_rows:
-        detail = f"{before_it + len(x.raw)} rows with those of the posterior; this service takes at most"
+    rows = len(x.raw) + (0 if entry is None else len(entry.job.posted.x))
+    if rows > settings.max_support_rows:
+        detail = f"{rows} rows with those of the posterior; this service takes at most"
         raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
-    kept = None if before is None else before.job
+    kept = None if entry is None else entry.job
     if model.manifest.kind == "classification":
-        return _classified(x, class_labels(labels), kept, model, settings.max_classes)
-    new = _measured(x, labels, model)
-    return new if kept is None else _joined(_known(kept), new)
-
-
-def _known(job: Job) -> SupportSet:
-    """The rows of a kept posterior: they have been checked and standardised before."""
-    x, outputs = Rows(job.posted.x, job.support_x), len(job.model.manifest.outputs)
-    labels = np.array(job.posted.labels, np.float64).reshape(-1, outputs) if outputs else np.zeros((0, 1))
-    return SupportSet(x, job.support_y, labels, job.classes, job.posted)
-
-
-def _joined(first: SupportSet, then: SupportSet) -> SupportSet:
-    """All their rows, of measured labels."""
-    x = _both(first.x, then.x)
-    posted = PostedSupport(x.raw, first.posted.labels + then.posted.labels)
-    y, labels = np.concatenate([first.y, then.y]), np.concatenate([first.labels, then.labels])
-    return SupportSet(x, y, labels, (), posted)
-
-
-def _both(first: Rows, then: Rows) -> Rows:
-    raw = np.concatenate([first.raw, then.raw])
-    return Rows(raw, np.concatenate([first.standardised, then.standardised]))
-
-
-def _classified(
-    x: Rows, labels: list[str] | list[int], kept: Job | None, model: Model, most_classes: int
-) -> SupportSet:
-    said: tuple[Any, ...] = tuple(labels)
-    if kept is not None:
-        if labels and isinstance(labels[0], str) is not isinstance(kept.classes[0], str):
-            theirs = "strings" if isinstance(kept.classes[0], str) else "integers"
-            raise invalid_at("/support/y", f"the classes of the posterior are {theirs}")
-        said = (*kept.posted.labels, *labels)
-        x = _both(Rows(kept.posted.x, kept.support_x), x)
-    classes, y = class_rows(said, model, most_classes)
-    return SupportSet(x, y, np.zeros((0, 1)), classes, PostedSupport(x.raw, said))
-
-
-def _measured(x: Rows, labels: Sequence[Any], model: Model) -> SupportSet:
-    """Numbers; those of a single output in one form, whether they came as `1` or as `[1.0]`."""
-    if labels and isinstance(labels[0], str):
-        raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
-    outputs = len(model.manifest.outputs)
-    columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
-    raw = rows_of(columns, outputs, "/support/y", len(columns))
-    targets = _finite(model.standardised_targets(raw), "/support/y")
-    said = raw[:, 0].tolist() if outputs == 1 else map(tuple, raw.tolist())
-    return SupportSet(x, targets, raw, (), PostedSupport(x.raw, tuple(said)))
-
-
-LARGEST = 2**53 - 1
-"""Integers up to here survive JSON."""
-NARROWEST = 4
+        return _class_support(x, class_labels(labels), kept, model, settings.max_classes)
+    new = _number_support(x, labels, model)
+    return new if kept is None else _joined_support(_kept_support(kept), new)
 
 
 def class_labels(labels: Sequence[Any]) -> list[str] | list[int]:
-    """Labels as they came, in one form for each class.
+    """Class labels, all strings or all integers; a float that is an integer becomes one.
 
     Raises:
-        RequestError: 422 for what is no label.
+        RequestError: 422 for other values, and for strings beside integers.
     """
-    named = [each for each in labels if isinstance(each, str)]
+    strings = [each for each in labels if isinstance(each, str)]
     numbers = [each for each in labels if isinstance(each, float | int)]
-    if len(named) not in (0, len(labels)) or len(named) + len(numbers) != len(labels):
+    if len(strings) not in (0, len(labels)) or len(strings) + len(numbers) != len(labels):
         raise invalid_at("/support/y", "class labels are strings or integers, one for each row")
-    if wrong := [i for i, each in enumerate(numbers) if each != int(each) or abs(each) > LARGEST]:
+    if wrong := [i for i, each in enumerate(numbers) if each != int(each) or abs(each) > MAX_INTEGER_LABEL]:
         detail = "not an integer within ±(2^53 − 1); larger ones can be sent as strings"
         errors = (FieldError(pointer=f"/support/y/{i}", detail=detail) for i in wrong[:20])
         raise invalid("class labels are strings or integers", *errors)
-    return named or [int(each) for each in numbers]
+    return strings or [int(each) for each in numbers]
 
 
-def class_rows(
-    labels: Sequence[str] | Sequence[int], model: Model, most_classes: int
+def one_hot(
+    labels: Sequence[str] | Sequence[int], model: Model, max_classes: int
 ) -> tuple[tuple[str | int, ...], Single]:
-    """The classes of a support set, sorted, and its one-hot rows.
+    """The classes of a support set, sorted, and its one-hot labels `[row, column]`.
 
-    Rows are as wide as the learner's outputs where it has one for every class, else as the next
-    power of two, so that tasks of about as many classes can share a batch.
+    There is a column for each output of a learner that has one for every class. Otherwise their number
+    is a power of two, so that tasks of about as many classes can share a batch.
 
     Raises:
         RequestError: 422 without rows, and for too many classes.
@@ -136,15 +98,62 @@ def class_rows(
         raise invalid_at("/support/y", "the classes are those of the support rows; show at least one")
     classes: tuple[str | int, ...] = tuple(sorted(set(labels)))
     assert model.manifest.classes is not None
-    most = min(model.manifest.classes, most_classes)
+    most = min(model.manifest.classes, max_classes)
     if len(classes) > most:
         raise invalid_at("/support/y", f"{len(classes)} classes; at most {most} are taken")
-    place = {each: index for index, each in enumerate(classes)}
-    width = NARROWEST
-    while width < len(classes):
-        width *= 2
+    column = {each: index for index, each in enumerate(classes)}
+    columns = MIN_CLASS_COLUMNS
+    while columns < len(classes):
+        columns *= 2
     if isinstance(model.learner, Bare):
-        width = model.learner.network.outputs
-    rows = np.zeros((len(labels), width), dtype=np.float32)
-    rows[np.arange(len(labels)), [place[each] for each in labels]] = 1
+        columns = model.learner.network.outputs
+    rows = np.zeros((len(labels), columns), dtype=np.float32)
+    rows[np.arange(len(labels)), [column[each] for each in labels]] = 1
     return classes, rows
+
+
+def _class_support(
+    x: InputRows, labels: list[str] | list[int], kept: Job | None, model: Model, max_classes: int
+) -> SupportSet:
+    all_labels: tuple[Any, ...] = tuple(labels)
+    if kept is not None:
+        if labels and isinstance(labels[0], str) is not isinstance(kept.classes[0], str):
+            kept_type = "strings" if isinstance(kept.classes[0], str) else "integers"
+            raise invalid_at("/support/y", f"the classes of the posterior are {kept_type}")
+        all_labels = (*kept.posted.labels, *labels)
+        x = _joined_rows(InputRows(kept.posted.x, kept.support_x), x)
+    classes, y = one_hot(all_labels, model, max_classes)
+    return SupportSet(x, y, np.zeros((0, 1)), classes, PostedSupport(x.raw, all_labels))
+
+
+def _number_support(x: InputRows, labels: Sequence[Any], model: Model) -> SupportSet:
+    """Numeric labels; those of a single output are posted alike, whether sent as `1` or as `[1.0]`."""
+    if labels and isinstance(labels[0], str):
+        raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
+    outputs = len(model.manifest.outputs)
+    columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
+    raw = number_rows(columns, outputs, "/support/y", len(columns))
+    targets = model.standardised_targets(raw)
+    check_precision(targets, "/support/y")
+    posted = raw[:, 0].tolist() if outputs == 1 else map(tuple, raw.tolist())
+    return SupportSet(x, targets, raw, (), PostedSupport(x.raw, tuple(posted)))
+
+
+def _kept_support(job: Job) -> SupportSet:
+    """The support set of a kept posterior, which was checked and standardised when it was sent."""
+    x, outputs = InputRows(job.posted.x, job.support_x), len(job.model.manifest.outputs)
+    labels = np.array(job.posted.labels, np.float64).reshape(-1, outputs) if outputs else np.zeros((0, 1))
+    return SupportSet(x, job.support_y, labels, job.classes, job.posted)
+
+
+def _joined_support(first: SupportSet, second: SupportSet) -> SupportSet:
+    """The rows of two support sets with numeric labels."""
+    x = _joined_rows(first.x, second.x)
+    posted = PostedSupport(x.raw, first.posted.labels + second.posted.labels)
+    y, labels = np.concatenate([first.y, second.y]), np.concatenate([first.labels, second.labels])
+    return SupportSet(x, y, labels, (), posted)
+
+
+def _joined_rows(first: InputRows, second: InputRows) -> InputRows:
+    raw = np.concatenate([first.raw, second.raw])
+    return InputRows(raw, np.concatenate([first.standardised, second.standardised]))

@@ -1,4 +1,4 @@
-"""What an answer says beside the numbers: where they rest on little, or on rows unlike any before."""
+"""Warnings of an answer: few or no labels, rows far from the training range, a fit that did not improve."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,34 +11,38 @@ from model_store import Column, Model
 from model_store.columns import distance_outside
 from service.codec.support_set import SupportSet
 
-SHOWN = 8
-"""Columns whose range is said, at most."""
+MAX_RANGES = 8
+"""Columns whose training range a warning lists, at most."""
 
 
-def warnings_of(model: Model, shown: SupportSet, asked: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
-    """Before anything is computed; `asked` are rows by what they are called."""
+def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """Warnings about the inputs of a request, before anything is computed.
+
+    Args:
+        rows: unlabelled rows in the caller's units, by the part of the request that they are from.
+    """
     warnings = []
-    if not len(shown.x.raw):
+    if not len(support.x.raw):
         warnings.append("the support set is empty: this is the model's prior")
-    if len(shown.classes) == 1:
+    if len(support.classes) == 1:
         warnings.append("the support set names one class: every row is of it, whatever it shows")
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
     if model.manifest.inputs:
         inputs = model.manifest.inputs, model.input_range
         outputs = model.manifest.outputs, model.output_range
-        for what, rows in asked.items():
-            if far := _far(*inputs, rows, f"{what} rows"):
+        for part, values in rows.items():
+            if far := _far(*inputs, values, f"{part} rows"):
                 warnings.append(f"{far}; there the answer returns to the model's prior")
-        if far := _far(*inputs, shown.x.raw, "support rows"):
+        if far := _far(*inputs, support.x.raw, "support rows"):
             warnings.append(f"{far}; are their units right?")
-        if far := _far(*outputs, shown.labels, "labels"):
+        if far := _far(*outputs, support.labels, "labels"):
             warnings.append(f"{far}; are their units right?")
     return tuple(warnings)
 
 
-def on_the_fit(support_nll: tuple[float, float] | None) -> list[str]:
-    """Once the support set has been adapted to."""
+def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
+    """Warnings about the fit: the NLL of the support labels before and after adaptation."""
     if support_nll is None or support_nll[1] < support_nll[0]:
         return []
     return [
@@ -47,9 +51,10 @@ def on_the_fit(support_nll: tuple[float, float] | None) -> list[str]:
     ]
 
 
-def _far(columns: Sequence[Column], ends: NDArray[Any], values: NDArray[Any], what: str) -> str:
-    if bool(((values >= ends[0]) & (values <= ends[1])).all()):
+def _far(columns: Sequence[Column], bounds: NDArray[Any], values: NDArray[Any], what: str) -> str:
+    """The sentence that counts values `[row, column]` far outside the training range; empty for none."""
+    if bool(((values >= bounds[0]) & (values <= bounds[1])).all()):
         return ""
     far = int(np.count_nonzero(distance_outside(columns, values) > FAR_DISTANCE))
-    spans = ", ".join(f"{each.name} in [{each.lower:g}, {each.upper:g}]" for each in columns[:SHOWN])
-    return f"{far} of {len(values)} {what} are far from what training saw ({spans})" if far else ""
+    ranges = ", ".join(f"{each.name} in [{each.lower:g}, {each.upper:g}]" for each in columns[:MAX_RANGES])
+    return f"{far} of {len(values)} {what} are far from what training saw ({ranges})" if far else ""

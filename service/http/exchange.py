@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from model_store import Model
 from service.codec import bodies
 from service.codec.decode import Decoder
-from service.codec.encode import Answered
+from service.codec.encode import AnsweredJob
 from service.errors import CallerLeft
 from service.job import Answer, Job
 from service.runtime import Runtime
@@ -36,7 +36,7 @@ class Exchange(Generic[BodyT]):
     request: Request
     media_type: str
     body: BodyT
-    answered: Answered
+    answered: AnsweredJob
 
     @classmethod
     async def opened(
@@ -61,7 +61,7 @@ class Exchange(Generic[BodyT]):
         answer = await _answer(request, runtime, job)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
         return cls(
-            request, media_type, body, Answered(job, answer, entry, request.state.request_id, accepted)
+            request, media_type, body, AnsweredJob(job, answer, entry, request.state.request_id, accepted)
         )
 
     def reply(self, response: Responses) -> Response:

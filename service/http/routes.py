@@ -14,9 +14,9 @@ from service.http.exchange import Exchange, ready
 from service.http.problems import described
 from service.schemas.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.schemas.requests import (
-    MAX_BATCH,
+    MAX_BATCH_SIZE,
     MAX_DEADLINE_MS,
-    MAX_LEVELS,
+    MAX_QUANTILE_LEVELS,
     MAX_TTL_S,
     AdaptPredictRequest,
     PosteriorRequest,
@@ -42,7 +42,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {
         bodies.JSON: {"schema": schema, "example": extra["examples"][0]},
-        bodies.BINARY: {"schema": {"type": "string", "format": "binary"}},
+        bodies.SAFETENSORS: {"schema": {"type": "string", "format": "binary"}},
     }
     return {"requestBody": {"required": True, "content": content}}
 
@@ -56,8 +56,8 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 )
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
-    exchange = await Exchange.opened(request, AdaptPredictRequest, Decoder.predict)
-    return exchange.reply(exchange.answered.prediction())
+    exchange = await Exchange.opened(request, AdaptPredictRequest, Decoder.prediction_job)
+    return exchange.reply(exchange.answered.prediction_response())
 
 
 @router.post(
@@ -69,8 +69,8 @@ async def adapt_predict(request: Request) -> Response:
 )
 async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then say which pool rows to label next."""
-    exchange = await Exchange.opened(request, UncertaintyRequest, Decoder.choose)
-    return exchange.reply(exchange.answered.selection(exchange.body))
+    exchange = await Exchange.opened(request, UncertaintyRequest, Decoder.selection_job)
+    return exchange.reply(exchange.answered.selection_response(exchange.body))
 
 
 @router.post(
@@ -82,14 +82,14 @@ async def uncertainty(request: Request) -> Response:
 )
 async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
-    exchange = await Exchange.opened(request, PosteriorRequest, Decoder.keep)
+    exchange = await Exchange.opened(request, PosteriorRequest, Decoder.posterior_job)
     answered = exchange.answered
     if answered.entry is None:
         posteriors = ready(request).posteriors
         if posteriors.too_large(answered.job, answered.answer.kept):
             raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
         raise RequestError("posterior-gone", "it expired, or others displaced it: send its rows again")
-    return exchange.reply(answered.kept(answered.entry))
+    return exchange.reply(answered.posterior_response(answered.entry))
 
 
 @router.get(
@@ -150,8 +150,8 @@ async def limits(request: Request) -> Limits:
         query_rows=settings.max_query_rows,
         pool_rows=settings.max_pool_rows,
         steps=MAX_STEPS,
-        quantile_levels=MAX_LEVELS,
-        batch_size=MAX_BATCH,
+        quantile_levels=MAX_QUANTILE_LEVELS,
+        batch_size=MAX_BATCH_SIZE,
         queue_work=settings.max_queue_work,
         batch_work=settings.max_batch_work,
         deadline_ms=settings.deadline_ms,

@@ -1,4 +1,4 @@
-"""What the GET routes tell: models, limits, health."""
+"""Bodies of replies to GET requests: model cards, limits, health."""
 
 from typing import Any, Literal, Self
 
@@ -9,7 +9,7 @@ from model_store import Manifest
 
 
 class ColumnCard(BaseModel):
-    """One input or output: its name, its scale, and what training saw, in the caller's units."""
+    """One input or output: its name, its transform and its training range, in the caller's units."""
 
     name: str
     transform: str
@@ -18,11 +18,11 @@ class ColumnCard(BaseModel):
 
 
 class ImageCard(BaseModel):
-    """The pictures a model takes."""
+    """The images that a model takes; images of other sizes and colours are converted."""
 
-    channels: int
-    size: int
-    drawing: bool
+    channels: int = Field(description="1 for grey, 3 for RGB")
+    size: int = Field(description="pixels along each side")
+    drawing: bool = Field(description="whether images are ink on an even ground")
 
 
 class VersionCard(BaseModel):
@@ -35,8 +35,10 @@ class VersionCard(BaseModel):
     description: str
     inputs: list[ColumnCard]
     outputs: list[ColumnCard]
-    image: ImageCard | None = Field(description="what pictures are made into, where x is one")
-    classes: int | None = Field(description="the most classes of a request, where y is one")
+    image: ImageCard | None = Field(description="null for models of numbers")
+    classes: int | None = Field(
+        description="the most classes of a request; null for models that predict numbers"
+    )
     learner: str
     particles: int
     steps: int
@@ -47,10 +49,10 @@ class VersionCard(BaseModel):
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """The card of the version that this is the manifest of.
+        """The card of the version that this manifest describes.
 
         Raises:
-            InvalidLearner: the manifest describes none.
+            InvalidLearner: the manifest describes no learner.
         """
         learner, image = learner_from(manifest.learner, manifest.settings), manifest.image
         inputs, outputs = (
@@ -100,7 +102,7 @@ class Refused(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Everything that can be asked for by name, and what had to be refused."""
+    """Every model that is served, and every version in the store that cannot be."""
 
     models: list[ModelSummary]
     refused: list[Refused]
@@ -109,29 +111,31 @@ class ModelList(BaseModel):
 class Limits(BaseModel):
     """Every bound the service enforces."""
 
-    body_bytes: int = Field(description="as sent and unpacked")
-    header_bytes: int
-    support_rows: int
-    query_rows: int
-    pool_rows: int
-    picture_pixels: int
-    request_pixels: int = Field(description="of all pictures of a request")
-    classes: int = Field(description="of one support set; a model may take fewer")
-    particles: int = Field(description="of a version; those with more are not served")
-    steps: int
-    quantile_levels: int
-    batch_size: int
-    queue_work: int
-    batch_work: int
-    deadline_ms: int = Field(description="where a request names none")
-    longest_deadline_ms: int
-    ttl_s: int = Field(description="the longest that a posterior is kept")
-    posterior_bytes: int = Field(description="of all kept posteriors; the least recently used go first")
+    body_bytes: int = Field(description="bytes of a body, as sent and decompressed")
+    header_bytes: int = Field(description="bytes of a request's line and headers")
+    support_rows: int = Field(description="labelled rows of a request, those of its posterior included")
+    query_rows: int = Field(description="rows of a query or a target")
+    pool_rows: int = Field(description="rows of a pool")
+    picture_pixels: int = Field(description="pixels of one image")
+    request_pixels: int = Field(description="pixels of all images of a request")
+    classes: int = Field(description="classes of a support set; a model may take fewer")
+    particles: int = Field(description="particles of a version; those with more are not served")
+    steps: int = Field(description="inner steps of adaptation")
+    quantile_levels: int = Field(description="quantile levels of a prediction")
+    batch_size: int = Field(description="rows of a batch to label")
+    queue_work: int = Field(description="tasks × particles × rows × (steps + 1) that may wait")
+    batch_work: int = Field(description="the same, of one fused batch")
+    deadline_ms: int = Field(description="milliseconds that a request may wait, where it names none")
+    longest_deadline_ms: int = Field(description="milliseconds, the longest that a request may name")
+    ttl_s: int = Field(description="seconds, the longest that a posterior is kept")
+    posterior_bytes: int = Field(
+        description="bytes of all kept posteriors; the least recently used are dropped first"
+    )
     acquisitions: dict[str, list[str]] = Field(description="by kind of model")
-    strategies: dict[str, list[str]]
+    strategies: dict[str, list[str]] = Field(description="by kind of model")
 
 
 class Health(BaseModel):
-    """What a probe learns."""
+    """The reply to a probe, where all is well."""
 
     status: Literal["ok"]

@@ -1,4 +1,4 @@
-"""What is posted, in JSON; `answers.py` has what comes back, `cards.py` what GET routes tell."""
+"""Bodies of POST requests; `responses.py` has those of their replies."""
 
 from typing import Annotated
 
@@ -9,12 +9,16 @@ from service.schemas.values import Labels, X
 
 DEFAULT_TTL_S = 600.0
 """Seconds that a posterior is kept where the request names none."""
-MAX_LEVELS, MAX_BATCH, MAX_TTL_S = 100, 1000, 86_400
-"""Quantile levels of one prediction; rows of one batch to label; seconds that a posterior may be kept."""
+MAX_TTL_S = 86_400
+"""Seconds that a request may have a posterior kept."""
 MAX_DEADLINE_MS = 600_000
-"""The longest deadline that a request may name."""
+"""Milliseconds of the longest deadline that a request may name."""
+MAX_QUANTILE_LEVELS = 100
+"""Quantile levels of one prediction."""
+MAX_BATCH_SIZE = 1000
+"""Rows of one batch to label."""
 MIN_TAIL = 1e-12
-"""What a quantile level leaves on either side: less has no place in the numbers of an answer."""
+"""Probability that a quantile level leaves on either side, at least."""
 
 Name = Annotated[str, Field(strict=True, max_length=200)]
 Identifier = Name | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
@@ -27,9 +31,9 @@ class _Request(BaseModel):
 
 
 class Support(_Request):
-    """What the task shows. Both lists may be empty: the answer then comes from the prior."""
+    """Labelled rows to adapt to. Both lists may be empty: the answer then comes from the prior."""
 
-    x: X = Field(description="rows × features, in the caller's units; or pictures")
+    x: X = Field(description="rows × features, in the caller's units; or images")
     y: Labels = Field(
         description="one number per row (rows × outputs for models with several outputs); "
         "for classification one string or integer per row"
@@ -50,38 +54,40 @@ class Pool(_Request):
 
 
 class Adapt(_Request):
-    """How to adapt: inner steps (null: as trained) and the seed of learners that draw."""
+    """Settings of adaptation: inner steps (null: as trained), and the seed of learners that draw."""
 
     steps: Annotated[int, Field(strict=True, ge=0, le=MAX_STEPS)] | None = None
     seed: Seed = 0
 
 
 class Keep(_Request):
-    """Keep what adaptation gave, to be asked again under the id in the answer."""
+    """The time for which the posterior is kept, to be asked again under the id in the answer."""
 
     ttl_s: Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = DEFAULT_TTL_S
 
 
-class _Adapting(_Request):
+class AdaptationRequest(_Request):
+    """The fields that every request for adaptation has."""
+
     model: Name
     version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None, description="null: the newest"
     )
     support: Support | None = Field(
-        default=None, description="with a posterior: rows to be added to those it has seen"
+        default=None, description="with a posterior: rows to adapt to beside those of the posterior"
     )
     posterior: Annotated[str, Field(strict=True, max_length=200)] | None = Field(
         default=None, description="the id of a kept posterior"
     )
     adapt: Adapt = Adapt()
-    keep: Keep | None = Field(default=None, description="null: forget the posterior after the answer")
+    keep: Keep | None = Field(default=None, description="null: drop the posterior after the answer")
     deadline_ms: Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)] | None = Field(
-        default=None, description="how long the request may wait for the device"
+        default=None, description="milliseconds that the request may wait for the device"
     )
 
 
-class PosteriorRequest(_Adapting):
-    """Adapt a model to the support set and keep what comes of it, without asking anything yet."""
+class PosteriorRequest(AdaptationRequest):
+    """Adapt a model to the support set and keep the posterior, without a query."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -98,7 +104,7 @@ class PosteriorRequest(_Adapting):
     keep: Keep = Keep()
 
 
-class AdaptPredictRequest(_Adapting):
+class AdaptPredictRequest(AdaptationRequest):
     """Adapt a model to the support set, then predict the query rows."""
 
     model_config = ConfigDict(
@@ -116,21 +122,21 @@ class AdaptPredictRequest(_Adapting):
     )
 
     query: Query
-    quantiles: list[Level] = Field(default=[], max_length=MAX_LEVELS)
+    quantiles: list[Level] = Field(default=[], max_length=MAX_QUANTILE_LEVELS)
     interval: Level = 0.9
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
 
 
 class BatchChoice(_Request):
-    """How many rows to choose, and how to keep them from saying the same thing."""
+    """The number of rows to choose, and the strategy that keeps them from being redundant."""
 
-    size: Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)] = 1
+    size: Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH_SIZE)] = 1
     strategy: Name = "auto"
     seed: Seed = 0
 
 
-class UncertaintyRequest(_Adapting):
-    """Adapt a model to the support set, then say which pool rows to label next."""
+class UncertaintyRequest(AdaptationRequest):
+    """Adapt a model to the support set, then choose the pool rows to label next."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -157,9 +163,9 @@ class UncertaintyRequest(_Adapting):
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")
 
 
-REQUESTS: dict[str, type[AdaptPredictRequest | UncertaintyRequest | PosteriorRequest]] = {
+REQUESTS: dict[str, type[AdaptationRequest]] = {
     "/adapt-predict": AdaptPredictRequest,
     "/uncertainty": UncertaintyRequest,
     "/posteriors": PosteriorRequest,
 }
-"""The body of every request for adaptation, by the path that it is posted to."""
+"""The body of every request for adaptation, by the path of its route."""

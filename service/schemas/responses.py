@@ -1,4 +1,4 @@
-"""The answers to POST requests, described once: computed, encoded and published as these dataclasses.
+"""Bodies of replies to POST requests: computed, encoded and published as these dataclasses.
 
 `orjson` writes them as they are, the arrays included, and OpenAPI is made from the same fields.
 """
@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, GetPydanticSchema
 
 Values = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[Any]))]
-"""One entry per row: a number, or a list with one number per output."""
+"""`[row]`, or `[row, output]` for models with several outputs."""
 Numbers = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[float]))]
+"""`[row]`; or `[particle]`, for weights."""
 ValueRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[Any]]))]
+"""`[level or particle, row]`, with a last axis of outputs where there are several."""
 NumberRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[float]]))]
+"""`[row, class]`."""
 NumberTables = Annotated[
     NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[list[float]]]))
 ]
+"""`[particle, row, class]`."""
 
-# Parts that the examples of the answers share.
+# Parts that the examples of the responses share.
 _MODEL: dict[str, Any] = {"name": "sinusoid", "version": 1, "sha256": "9f2c…", "learner": "collapsed"}
 _POSTERIOR: dict[str, Any] = {
     "id": "post_6c1f…",
@@ -48,7 +52,7 @@ _TIMING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The version that answered."""
+    """The model version that answered."""
 
     name: str
     version: int
@@ -58,30 +62,32 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class PosteriorRef:
-    """The kept posterior, and whether it was there before the request (`hit`)."""
+    """A kept posterior; `cache` is `hit` where it had been kept before this request."""
 
     id: str
-    rows: Annotated[int, Field(description="labelled rows it was adapted to")]
+    rows: Annotated[int, Field(description="labelled rows that it was adapted to")]
     expires_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     cache: Literal["hit", "miss"]
 
 
 @dataclass(frozen=True, slots=True)
 class PosteriorCard:
-    """A kept posterior."""
+    """A kept posterior, its settings and its size."""
 
     id: str
     model: ModelRef
     rows: int
     steps: int
-    classes: Annotated[list[str | int] | None, Field(description="of its rows, where labels are classes")]
+    classes: Annotated[
+        list[str | int] | None, Field(description="of its rows; null where labels are numbers")
+    ]
     bytes: int
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Variance:
-    """Total is aleatoric plus epistemic."""
+    """The predictive variance: total is aleatoric plus epistemic."""
 
     total: Values
     aleatoric: Values
@@ -90,7 +96,7 @@ class Variance:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """values[i][row] is the quantile at levels[i]."""
+    """Quantiles of the prediction: values[i][row] is the one at levels[i]."""
 
     levels: list[float]
     values: ValueRows
@@ -107,7 +113,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ParticleMoments:
-    """Each particle's own prediction: mean[particle][row], std with its noise, weight[particle]."""
+    """Each particle's own prediction: mean[particle][row], std (noise included), and weight[particle]."""
 
     mean: ValueRows
     std: ValueRows
@@ -116,7 +122,7 @@ class ParticleMoments:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One entry per query row; for models with several outputs each entry is a list."""
+    """The predicted numbers, one entry per query row: a list for models with several outputs."""
 
     mean: Values
     std: Values
@@ -128,7 +134,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
-    """In nats, per query row: total is expected (aleatoric) plus mutual information (epistemic)."""
+    """Predictive entropy in nats, per query row: expected (aleatoric) plus mutual information (epistemic)."""
 
     total: Numbers
     expected: Numbers
@@ -137,7 +143,7 @@ class Entropy:
 
 @dataclass(frozen=True, slots=True)
 class ParticleProbabilities:
-    """Each particle's own answer: probabilities[particle][row][class], weight[particle]."""
+    """Each particle's own prediction: probabilities[particle][row][class] and weight[particle]."""
 
     probabilities: NumberTables
     weight: Numbers
@@ -145,20 +151,22 @@ class ParticleProbabilities:
 
 @dataclass(frozen=True, slots=True)
 class ClassPrediction:
-    """One entry per query row; the classes are those of the support set, as they were sent."""
+    """The predicted classes, one entry per query row; classes are those of the support set, as sent."""
 
     classes: list[str | int]
     probabilities: Annotated[NumberRows, Field(description="rows × classes")]
     label: Annotated[list[str | int], Field(description="the most probable class")]
     entropy: Entropy
-    margin: Annotated[Numbers, Field(description="the most probable class's lead over the next")]
+    margin: Annotated[
+        Numbers, Field(description="the most probable class's probability less that of the next")
+    ]
     variation_ratio: Annotated[Numbers, Field(description="the weight of particles that name another class")]
     particles: ParticleProbabilities | None
 
 
 @dataclass(frozen=True, slots=True)
 class SupportNll:
-    """NLL of the support labels in nats per value, before and after adaptation."""
+    """Negative log likelihood of the support labels, in nats per value, before and after adaptation."""
 
     before: float
     after: float
@@ -166,7 +174,7 @@ class SupportNll:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """How the answer came about."""
+    """Particles, steps and fit of the adaptation, and warnings about the answer."""
 
     particles: int
     effective_particles: Annotated[float, Field(description="1 / Σ weight²")]
@@ -177,9 +185,10 @@ class Diagnostics:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds from acceptance to answer; from embed to predict they are those of the whole fused batch.
+    """Milliseconds of the request, by phase; embed, adapt and predict are those of the whole fused batch.
 
-    `decode` is the time from bytes to arrays, `embed` from images to features.
+    `decode` is the time from bytes to arrays, `embed` from images to features, and `total` from acceptance
+    to reply.
     """
 
     decode: float
@@ -193,7 +202,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class PosteriorResponse:
-    """The kept posterior, with what every answer carries."""
+    """The posterior that was kept, and the fields that all replies share."""
 
     __pydantic_config__: ClassVar = ConfigDict(
         json_schema_extra={
@@ -218,7 +227,7 @@ class PosteriorResponse:
 
 @dataclass(frozen=True)
 class AdaptPredictResponse:
-    """The ensemble's belief about the query rows, in the caller's units."""
+    """The prediction of the query rows, in the caller's units."""
 
     __pydantic_config__: ClassVar = ConfigDict(
         json_schema_extra={
@@ -256,7 +265,7 @@ class AdaptPredictResponse:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A row to label; `gain` is what it adds to those chosen before it, in nats where joint."""
+    """A pool row to label; `gain` is what it adds to the rows ranked before it, in nats where joint."""
 
     rank: int
     id: str | int
@@ -270,10 +279,10 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """How the batch was chosen.
+    """The strategies that chose the batch.
 
-    A set of M bare particles can tell at most M − 1 rows apart, and inform about classes by at most
-    log M nats (`ceiling`); from `saturated_at` picks on the rest are chosen for diversity alone.
+    Of M bare particles at most M − 1 rows can be informative, and about classes log M nats (`ceiling`).
+    The rows after the first `saturated_at` are chosen for diversity alone.
     """
 
     strategies_used: list[str]
@@ -283,7 +292,7 @@ class BatchReport:
 
 @dataclass(frozen=True)
 class UncertaintyResponse:
-    """The rows to label next.
+    """The pool rows to label next, and the scores of the whole pool.
 
     `total`, `aleatoric` and `epistemic` are variances summed over outputs; entropies for classes.
     """

@@ -1,4 +1,4 @@
-"""The forms numbers, pictures and labels take in JSON."""
+"""The forms of inputs and labels in a request: nested lists, encoded tensors, encoded images."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,17 +9,16 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 # Named aliases are schemas of their own in OpenAPI (and hashable, which a bare FailFast is not).
 Row = TypeAliasType("Row", Annotated[list[Number], FailFast()])
 Rows = TypeAliasType("Rows", Annotated[list[Row], FailFast()])
-GreyPictures = TypeAliasType("GreyPictures", Annotated[list[Rows], FailFast()])
-ColourPictures = TypeAliasType("ColourPictures", Annotated[list[GreyPictures], FailFast()])
+GreyImages = TypeAliasType("GreyImages", Annotated[list[Rows], FailFast()])
+ColourImages = TypeAliasType("ColourImages", Annotated[list[GreyImages], FailFast()])
 ClassName = Annotated[str, Field(strict=True, max_length=200)]
 ClassNames = TypeAliasType("ClassNames", Annotated[list[ClassName], FailFast()])
-
 
 DType = Literal["float32", "float64", "int64", "uint8"]
 
 
 class EncodedTensor(BaseModel):
-    """Little-endian numbers in row-major order."""
+    """A tensor in base64: little-endian numbers in row-major order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,13 +28,13 @@ class EncodedTensor(BaseModel):
 
 
 class BinaryTensor(EncodedTensor):
-    """The same, beside JSON instead of in it."""
+    """A tensor of a safetensors body; its numbers are `content`."""
 
     content: bytes
 
 
 class EncodedImages(BaseModel):
-    """PNG or JPEG files in base64, of any size: they are made grey or RGB and resized for the model."""
+    """PNG or JPEG files in base64, of any size; the service converts and resizes them for the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,54 +42,64 @@ class EncodedImages(BaseModel):
 
 
 def _form(value: Any) -> str:
-    """How deep the lists of a value lie, or what its object holds."""
+    """The tag of a value: the depth of its lists, or the kind of its object."""
     if isinstance(value, dict):
-        return "a-files" if "images" in value else "a-tensor"
+        return "encoded-images" if "images" in value else "encoded-tensor"
     if isinstance(value, EncodedImages | EncodedTensor):
-        return "a-files" if isinstance(value, EncodedImages) else "a-tensor"
+        return "encoded-images" if isinstance(value, EncodedImages) else "encoded-tensor"
     depth = 0
     while isinstance(value, list) and depth < 4:
         value, depth = (value[0] if value else None), depth + 1
-    return "names" if depth == 1 and isinstance(value, str) else f"{max(depth, 1)}-D"
+    return "class-names" if depth == 1 and isinstance(value, str) else f"{max(depth, 1)}-D"
 
 
-def _form_of_x(value: Any) -> str:
+def _input_form(value: Any) -> str:
     form = _form(value)
-    return "2-D" if form in ("1-D", "names") else form
+    return "2-D" if form in ("1-D", "class-names") else form
 
 
-def _form_of_labels(value: Any) -> str:
+def _label_form(value: Any) -> str:
     form = _form(value)
-    return form if form in ("2-D", "names", "a-tensor") else "1-D"
+    return form if form in ("2-D", "class-names", "encoded-tensor") else "1-D"
 
 
 X = Annotated[
     Annotated[Rows, Tag("2-D")]
-    | Annotated[GreyPictures, Tag("3-D")]
-    | Annotated[ColourPictures, Tag("4-D")]
-    | Annotated[EncodedTensor, Tag("a-tensor")]
-    | Annotated[EncodedImages, Tag("a-files")],
-    Discriminator(_form_of_x),
+    | Annotated[GreyImages, Tag("3-D")]
+    | Annotated[ColourImages, Tag("4-D")]
+    | Annotated[EncodedTensor, Tag("encoded-tensor")]
+    | Annotated[EncodedImages, Tag("encoded-images")],
+    Discriminator(_input_form),
 ]
-"""Rows of features, or pictures."""
+"""Rows of features, or images."""
 
 Labels = Annotated[
     Annotated[Row, Tag("1-D")]
     | Annotated[Rows, Tag("2-D")]
-    | Annotated[ClassNames, Tag("names")]
-    | Annotated[EncodedTensor, Tag("a-tensor")],
-    Discriminator(_form_of_labels),
+    | Annotated[ClassNames, Tag("class-names")]
+    | Annotated[EncodedTensor, Tag("encoded-tensor")],
+    Discriminator(_label_form),
 ]
-"""Numbers, rows of numbers for several outputs, the names of classes, or a tensor of numbers."""
+"""Numbers, rows of numbers for several outputs, class names, or a tensor of numbers."""
 
 UNION_TAGS = frozenset(
-    {"1-D", "2-D", "3-D", "4-D", "names", "a-tensor", "a-files", "constrained-str", "constrained-int"}
+    {
+        "1-D",
+        "2-D",
+        "3-D",
+        "4-D",
+        "class-names",
+        "encoded-tensor",
+        "encoded-images",
+        "constrained-str",
+        "constrained-int",
+    }
 )
-"""Parts of pydantic's error locations that are not in the caller's body."""
+"""Parts of pydantic's error locations that are tags of unions, not keys of the caller's body."""
 
-Nested = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]
-Values = Nested | EncodedTensor | EncodedImages
-"""What `X` holds once it is parsed."""
+NestedNumbers = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]
+InputValues = NestedNumbers | EncodedTensor | EncodedImages
+"""A parsed `X`."""
 
 LabelValues = list[float] | list[list[float]] | list[str] | EncodedTensor
-"""What `Labels` holds."""
+"""Parsed `Labels`."""

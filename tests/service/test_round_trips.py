@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from model_store.images import ImageInput
-from service.codec.bodies import BINARY, JSON, encoded, parsed
+from service.codec.bodies import JSON, SAFETENSORS, encoded, parsed
 from service.codec.budget import Budget
-from service.codec.inputs import image_rows, labels_of, rows_of
+from service.codec.inputs import image_rows, label_values, number_rows
 from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
 from tests.scale import EXPLORE, SCALE
@@ -44,7 +46,7 @@ def read_back(x, y):
         body = {"model": "m", "support": {"x": values, "y": labels}, "query": {"x": values}}
         yield parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
     named = {"support.x": x, "support.y": y, "query.x": x}
-    yield parsed(save(named, metadata={"request": '{"model": "m"}'}), BINARY, AdaptPredictRequest)
+    yield parsed(save(named, metadata={"request": '{"model": "m"}'}), SAFETENSORS, AdaptPredictRequest)
 
 
 @LOCAL
@@ -54,8 +56,8 @@ def test_rows_and_numeric_labels(x, data):
     y = data.draw(arrays.arrays(np.float64, len(x), elements=finite))
     for request in read_back(x, y):
         for values in (request.support.x, request.query.x):
-            np.testing.assert_array_equal(rows_of(values, x.shape[1], "/x", 100), x.astype(np.float64))
-        assert list(labels_of(request.support.y, "/y")) == y.tolist()
+            np.testing.assert_array_equal(number_rows(values, x.shape[1], "/x", 100), x.astype(np.float64))
+        assert list(label_values(request.support.y, "/y")) == y.tolist()
 
 
 NAMES = st.one_of(
@@ -69,7 +71,7 @@ NAMES = st.one_of(
 def test_names_of_classes(labels):
     body = {"model": "m", "support": {"x": [[0.0]], "y": labels}, "query": {"x": [[0.0]]}}
     request = parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-    assert list(labels_of(request.support.y, "/y")) == labels
+    assert list(label_values(request.support.y, "/y")) == labels
 
 
 IMAGES = [ImageInput(channels=1, size=5, drawing=False), ImageInput(channels=3, size=5, drawing=False)]
@@ -101,16 +103,34 @@ def test_pictures_of_the_model_s_size(data, image, count):
         assert each.shape == (count, image.numbers)
 
 
+@dataclass(frozen=True)
+class Interval:
+    level: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    mean: np.ndarray[Any, Any]
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Reply:
+    prediction: Prediction
+    scores: np.ndarray[Any, Any]
+    note: str
+
+
 @LOCAL
 @given(mean=rows(), scores=rows(), level=st.floats(0.01, 0.99))
 def test_replies(mean, scores, level):
-    reply = {"prediction": {"mean": mean, "interval": {"level": level}}, "scores": scores, "note": "ß"}
+    reply = Reply(Prediction(mean, Interval(level)), scores, "ß")
     said = json.loads(encoded(reply, JSON))
     np.testing.assert_array_equal(np.array(said["prediction"]["mean"], mean.dtype), mean)
     np.testing.assert_array_equal(np.array(said["scores"], scores.dtype), scores)
     assert said["prediction"]["interval"]["level"] == level
 
-    binary = encoded(reply, BINARY)
+    binary = encoded(reply, SAFETENSORS)
     tensors = load(binary)
     length = int.from_bytes(binary[:8], "little")
     rest = json.loads(json.loads(binary[8 : 8 + length])["__metadata__"]["response"])

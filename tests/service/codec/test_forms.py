@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from model_store import SHIPPED
-from service.codec.inputs import FURTHEST
+from service.codec.inputs import MAX_STANDARDISED
 from service.settings import Settings
 from tests.pictures import SIZE, png, publish_classifier
 from tests.published import X, Y, publish
@@ -218,7 +218,7 @@ def test_rows_beyond_all_others_are_chosen_with_finite_gains(client):
     batch = {"size": 3, "strategy": "k_centre"}
     said = asked(client, "/uncertainty", support={"x": X_ROWS, "y": [8.0, 11.0, 9.0]}, pool=pool, batch=batch)
     assert np.isfinite([each["gain"] for each in said["selected"]]).all()
-    assert float(FURTHEST) ** 2 < 3e38
+    assert float(MAX_STANDARDISED) ** 2 < 3e38
 
 
 def test_labels_and_support_rows_in_other_units_are_warned_of(client):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_store.images import ImageInput
 from service.codec.budget import Budget
-from service.codec.images import decoded
+from service.codec.images import decoded_images
 from service.errors import RequestError
 from service.settings import Settings
 from tests.pictures import SIZE, pictures, png, publish_classifier
@@ -314,14 +314,14 @@ def test_all_pictures_of_a_request_share_a_bound_and_the_deadline(tmp_path):
         assert refused(served.client, many) == (413, "/query/x/images/5")
     image, late = ImageInput(channels=1, size=SIZE, drawing=False), Budget(Settings(), deadline=-math.inf)
     with pytest.raises(RequestError) as refusal:
-        decoded([png(GREY[0, 0])], image, late, "/x")
+        decoded_images([png(GREY[0, 0])], image, late, "/x")
     assert refusal.value.kind == "expired"
 
 
 def test_few_wait_for_their_pictures_to_be_decoded(tmp_path, monkeypatch):
     publish_classifier(tmp_path, "conjugate", "conjugate")
     for served in serve(Settings(store=tmp_path, device="cpu")):
-        monkeypatch.setattr("service.codec.images.MOST", 0)
+        monkeypatch.setattr("service.codec.images.MAX_DECODING_REQUESTS", 0)
         reply = served.client.post("/adapt-predict", json=task())
         assert (reply.status_code, reply.json()["type"]) == (429, "urn:bmaml:problem:queue-full")
         monkeypatch.undo()

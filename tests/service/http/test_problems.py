@@ -166,7 +166,7 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.codec.decode.Decoder.predict", broken)
+    monkeypatch.setattr("service.codec.decode.Decoder.prediction_job", broken)
     problem = send(served.client, TEXT)
     assert problem["status"] == 500
     assert "secret" not in json.dumps(problem)
