@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/uncertainty.md, from what the shipped versions answer.
+"""Draw the plots of docs/uncertainty.md from answers of the shipped versions.
 
     python docs/make_plots.py
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def curve(x: Array) -> Array:
-    """The sine of the first two pictures."""
+    """The sine of the first two plots."""
     return 3 * np.sin(1.1 * x - 0.6)
 
 

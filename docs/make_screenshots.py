@@ -1,9 +1,9 @@
-"""Pictures of the playground's tabs in both themes and on a narrow screen, from a running service.
+"""Screenshots of the playground's tabs in both themes and on a narrow screen, from a running service.
 
-    python docs/make_screenshots.py --url http://127.0.0.1:8000 --out pictures
+    python docs/make_screenshots.py --url http://127.0.0.1:8000 --out screenshots
     python docs/make_screenshots.py --only curves-light --out docs/playground.png
 
-With `--only` one picture goes to the file `--out`. Needs Chromium on the path and the `dev` extra.
+With `--only` one screenshot goes to the file `--out`. Needs Chromium on the path and the `dev` extra.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SCREENS = {
 }
 
 
-def picture(browser: Browser, url: str, tab: str, screen: str, whole: bool) -> Image.Image:
+def screenshot(browser: Browser, url: str, tab: str, screen: str, whole: bool) -> Image.Image:
     """A tab: the whole page, or what a reader sees first, down to the end of its first card."""
     context = browser.new_context(**SCREENS[screen])
     page = context.new_page()
@@ -49,7 +49,7 @@ def picture(browser: Browser, url: str, tab: str, screen: str, whole: bool) -> I
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service")
     parser.add_argument("--out", type=Path, required=True, help="a folder, or a file with --only")
@@ -59,14 +59,14 @@ def main() -> None:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         if options.only:
-            shot = picture(browser, options.url, *options.only.split("-"), whole=False)
+            shot = screenshot(browser, options.url, *options.only.split("-"), whole=False)
             few = shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             few.save(options.out, optimize=True)
         else:
             options.out.mkdir(parents=True, exist_ok=True)
             for tab in READY:
                 for screen in SCREENS:
-                    picture(browser, options.url, tab, screen, whole=True).save(
+                    screenshot(browser, options.url, tab, screen, whole=True).save(
                         options.out / f"{tab}-{screen}.png"
                     )
         browser.close()

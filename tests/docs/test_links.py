@@ -9,7 +9,7 @@ from tests.docs.blocks import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
-PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`((?:bmaml|service|training|model_store|examples|benchmarks|tests|docs)/[\w./-]+)`")
 
 
@@ -31,7 +31,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = prose(page)
-    targets = [*LINK.findall(text), *(target for _, target in PICTURE.findall(text))]
+    targets = [*LINK.findall(text), *(target for _, target in IMAGE.findall(text))]
     for target in targets:
         if re.match(r"https?://|mailto:", target):
             continue
@@ -53,8 +53,8 @@ def test_files_that_are_named_are_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_say_what_they_show(page):
-    for words, target in PICTURE.findall(prose(page)):
+def test_images_say_what_they_show(page):
+    for words, target in IMAGE.findall(prose(page)):
         assert len(words) > 20, f"{page.name}: {target}"
 
 

@@ -69,7 +69,7 @@ def test_nothing_is_fetched_from_another_host(site):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet
 
 
-def test_links_and_pictures_of_the_built_pages_lead_somewhere(site):
+def test_links_and_images_of_the_built_pages_lead_somewhere(site):
     names = {page: tags.names for page, tags in pages(site)}
     for page, tags in pages(site):
         if page.name == "404.html":
