@@ -11,7 +11,7 @@ from service.engine.worker_pool import WorkerPool
 from service.http import health, pages, problems
 from service.http.health import Gauges
 from service.http.middleware import layers
-from service.http.openapi import describe
+from service.http.openapi import openapi_schema
 from service.http.routes import router
 from service.runtime import Runtime
 from service.settings import Settings
@@ -56,5 +56,5 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
     if settings.probe_port is None:
         app.include_router(health.router)
     problems.install(app)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi_schema(app)  # type: ignore[method-assign]
     return app

@@ -9,9 +9,12 @@ from pydantic_core import ErrorDetails
 
 from bmaml.errors import BmamlError
 
-MAX_ERRORS, MAX_DETAIL, MAX_POINTER = 20, 300, 200
-"""Entries of `errors`; characters of their details and pointers (a reply's own detail has twice as many)."""
-
+MAX_ERRORS = 20
+"""Entries of a problem's `errors`."""
+MAX_DETAIL_CHARS = 300
+"""Characters of an entry's detail; a problem's own detail may have twice as many."""
+MAX_POINTER_CHARS = 200
+"""Characters of an entry's JSON pointer."""
 
 Kind = Literal[
     "not-json",
@@ -129,9 +132,9 @@ def field_errors(errors: Sequence[ErrorDetails], unions: frozenset[str]) -> list
     return [
         FieldError(
             pointer="".join(f"/{_escaped(part)}" for part in error["loc"] if part not in unions)[
-                :MAX_POINTER
+                :MAX_POINTER_CHARS
             ],
-            detail=error["msg"][:MAX_DETAIL],
+            detail=error["msg"][:MAX_DETAIL_CHARS],
         )
         for error in errors[:MAX_ERRORS]
     ]

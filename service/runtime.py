@@ -134,14 +134,14 @@ class Runtime:
         if (why := self.why_not_ready) is not None:
             raise RequestError("not-ready", why, retry_after_s=1)
 
-    def check_able(self, with_a_model: bool = True) -> None:
+    def check_serving(self, needs_model: bool = True) -> None:
         """Whether a request that has come all the same can be answered: so it is until the very end.
 
         Raises:
             RequestError: 503, and why not.
         """
         at_work = self.engine.alive and (self.draining or bool(self.catalogue.models))
-        if not at_work and (with_a_model or self.why_not_open is not None):
+        if not at_work and (needs_model or self.why_not_open is not None):
             self.check_ready()
 
     def start(self) -> None:

@@ -15,11 +15,11 @@ from service.codec.encode import AnsweredJob
 from service.errors import CallerLeft
 from service.job import Answer, Job
 from service.runtime import Runtime
-from service.schemas.requests import AdaptPredictRequest, PosteriorRequest, UncertaintyRequest
+from service.schemas.requests import AdaptationRequest
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
-BodyT = TypeVar("BodyT", AdaptPredictRequest, UncertaintyRequest, PosteriorRequest)
-Responses = AdaptPredictResponse | UncertaintyResponse | PosteriorResponse
+BodyT = TypeVar("BodyT", bound=AdaptationRequest)
+ResponseBody = AdaptPredictResponse | UncertaintyResponse | PosteriorResponse
 
 PHASES = ("decode", "queue", "embed", "adapt", "predict", "total")
 """Fields of `Timing` that are durations."""
@@ -39,33 +39,41 @@ class Exchange(Generic[BodyT]):
     answered: AnsweredJob
 
     @classmethod
-    async def opened(
-        cls, request: Request, model: type[BodyT], make: Callable[[Decoder, BodyT, Model, str, float], Job]
+    async def run(
+        cls,
+        request: Request,
+        body_type: type[BodyT],
+        make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
     ) -> "Exchange[BodyT]":
-        """Read and decode the request, and wait for the engine's answer.
+        """Read and decode the request, submit its job, and wait for the answer.
+
+        Args:
+            make_job: the method of `Decoder` for this type of body.
 
         Raises:
             RequestError: any failure that the caller is told.
             CallerLeft: the connection was closed before the answer came.
         """
-        accepted, runtime = time.monotonic(), ready(request)
+        accepted, runtime = time.monotonic(), ready_runtime(request)
         media_type = bodies.reply_type(request.headers.get("accept", ""))
         content, caller = await runtime.body_reader.read(request), request.state.caller
-        since = time.monotonic()
-        body = bodies.parsed(*content, model)
+        received = time.monotonic()
+        body = bodies.parsed(*content, body_type)
         version = await runtime.registry.model(body.model, body.version, body.posterior)
         if version.manifest.image is None:
-            job = make(runtime.decoder, body, version, caller, since)
+            job = make_job(runtime.decoder, body, version, caller, received)
         else:
-            job = await runtime.decoding_threads.run(make, runtime.decoder, body, version, caller, since)
+            job = await runtime.decoding_threads.run(
+                make_job, runtime.decoder, body, version, caller, received
+            )
         answer = await _answer(request, runtime, job)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
         return cls(
             request, media_type, body, AnsweredJob(job, answer, entry, request.state.request_id, accepted)
         )
 
-    def reply(self, response: Responses) -> Response:
-        """The encoded response; its timings go into the header, the log and the trace of the request."""
+    def reply(self, response: ResponseBody) -> Response:
+        """The reply with this body; its timings go into the header, the log and the trace of the request."""
         state, job = self.request.state, self.answered.job
         content = bodies.encoded(response, self.media_type)
         timing = asdict(response.timing_ms)
@@ -83,14 +91,14 @@ class Exchange(Generic[BodyT]):
         return Response(content, media_type=self.media_type)
 
 
-def ready(request: Request, with_a_model: bool = True) -> Runtime:
+def ready_runtime(request: Request, needs_model: bool = True) -> Runtime:
     """The runtime, if it can answer.
 
     Raises:
-        RequestError: 503, and why not.
+        RequestError: 503 with the reason where it cannot.
     """
     runtime: Runtime = request.app.state.runtime
-    runtime.check_able(with_a_model)
+    runtime.check_serving(needs_model)
     return runtime
 
 
@@ -98,13 +106,13 @@ async def _answer(request: Request, runtime: Runtime, job: Job) -> Answer:
     """The engine's answer; a job whose caller leaves before it comes is dropped.
 
     Raises:
-        CallerLeft: nobody waits any more.
+        CallerLeft: the connection was closed.
     """
     answering = asyncio.current_task()
     assert answering is not None
 
     async def watch() -> None:
-        await request.receive()  # after the body, nothing comes but the end
+        await request.receive()  # after the body, the only message is the end of the connection
         answering.cancel()
 
     watching = asyncio.create_task(watch())

@@ -1,4 +1,4 @@
-"""What probes and Prometheus ask; on a port of their own, if wanted."""
+"""The routes /livez, /readyz and /metrics, on the probe port where the settings name one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,10 +16,11 @@ from service.runtime import Runtime
 from service.schemas.cards import Health
 
 router = APIRouter(tags=["health"])
-FAILING: dict[int | str, dict[str, Any]] = problems.described(503)
+PROBE_PROBLEMS: dict[int | str, dict[str, Any]] = problems.openapi_responses(503)
+"""Problems of the probe routes, for OpenAPI."""
 
 
-@router.get("/livez", response_model=Health, responses=FAILING)
+@router.get("/livez", response_model=Health, responses=PROBE_PROBLEMS)
 async def livez(request: Request) -> Health:
     """The process runs and its engine has not failed."""
     runtime: Runtime = request.app.state.runtime
@@ -28,7 +29,7 @@ async def livez(request: Request) -> Health:
     return Health(status="ok")
 
 
-@router.get("/readyz", response_model=Health, responses=FAILING)
+@router.get("/readyz", response_model=Health, responses=PROBE_PROBLEMS)
 async def readyz(request: Request) -> Health:
     """A model is loaded, warm, and the device answers."""
     runtime: Runtime = request.app.state.runtime
@@ -38,13 +39,13 @@ async def readyz(request: Request) -> Health:
 
 @router.get("/metrics", response_class=Response)
 async def prometheus(request: Request) -> Response:
-    """Prometheus' text format."""
+    """The metrics of this process in Prometheus' text format."""
     runtime: Runtime = request.app.state.runtime
     return Response(runtime.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
 
 def create_probe_app(runtime: Runtime) -> FastAPI:
-    """These routes alone."""
+    """An application with these routes alone, for the probe port."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     app.include_router(router)
@@ -54,18 +55,22 @@ def create_probe_app(runtime: Runtime) -> FastAPI:
 
 
 class Gauges(Collector):
-    """The state of a service as Prometheus' gauges."""
+    """Gauges of the service's state, read when Prometheus asks."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """All of them, as they are now."""
+        """Every gauge with its present value."""
         runtime, queue = self._runtime, self._runtime.queue
-        yield _single("ready", "Whether requests can be answered", runtime.why_not_ready is None)
-        yield _single("queue_tasks", "Tasks that wait for the device", queue.tasks)
-        yield _single("queue_work", "Work that waits: particles × rows × (steps + 1)", queue.work)
-        yield _single("queue_wait_seconds", "What waits, at the pace of late", queue.seconds)
+        yield _gauge("ready", "Whether requests can be answered", runtime.why_not_ready is None)
+        yield _gauge("queue_tasks", "Tasks that wait for the device", queue.tasks)
+        yield _gauge("queue_work", "Work that waits: particles × rows × (steps + 1)", queue.work)
+        yield _gauge(
+            "queue_wait_seconds",
+            "Seconds that the device needs for the work that waits, at its recent pace",
+            queue.seconds,
+        )
 
         labels = ["name", "version", "learner", "sha256"]
         info = GaugeMetricFamily("bmaml_model_info", "One for each version that is loaded", labels=labels)
@@ -76,17 +81,19 @@ class Gauges(Collector):
                 info.add_metric([manifest.name, version, manifest.learner, model.sha256[:12]], 1)
         yield info
 
-        explained = "One for each version in the store that cannot be served"
-        refused = GaugeMetricFamily("bmaml_refused_versions", explained, labels=["name", "version"])
+        documentation = "One for each version in the store that cannot be served"
+        refused = GaugeMetricFamily("bmaml_refused_versions", documentation, labels=["name", "version"])
         for each in runtime.catalogue.refused:
             refused.add_metric([each.name, str(each.version)], 1)
         yield refused
 
-        held = GaugeMetricFamily("bmaml_device_memory_bytes", "Of the GPU, by what holds it", labels=["kind"])
+        held = GaugeMetricFamily(
+            "bmaml_device_memory_bytes", "Bytes of the GPU's memory, by what holds them", labels=["kind"]
+        )
         for kind, size in memory(runtime.device).items():
             held.add_metric([kind], size)
         yield held
 
 
-def _single(name: str, explained: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"bmaml_{name}", explained, value=float(value))
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"bmaml_{name}", documentation, value=float(value))

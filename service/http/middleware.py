@@ -1,4 +1,4 @@
-"""The layers around the routes, in the order in which they act on a request."""
+"""The middleware around the routes, in the order in which it acts on a request."""
 
 import asyncio
 import logging
@@ -51,24 +51,25 @@ def layers(runtime: Runtime) -> list[Middleware]:
 
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-HEADERS = (
+"""A request id that is taken over from the caller; any other is replaced."""
+COMMON_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 )
-"""Headers of every reply."""
-PRIVATE = (
+"""Headers of every reply, where the route sets none of that name."""
+DATA_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Headers of every reply that does not set them itself: it is data, for this caller alone."""
+"""Further such headers, because replies hold data for this caller alone; pages set their own."""
 CALLER_LEFT = 499
-"""The status, in the log and the metrics, of a request whose caller left before the answer."""
+"""Status, in the log and the metrics, of a request whose caller left before the reply."""
 
 
 @dataclass
 class RequestContext:
-    """The outermost layer: request id, common headers, metrics, one log line, a problem for every failure."""
+    """The outermost layer: request id, common headers, metrics, log line, a problem for every failure."""
 
     app: ASGIApp
     runtime: Runtime
@@ -80,8 +81,8 @@ class RequestContext:
             return
         started, began_ns, headers = time.perf_counter(), time.time_ns(), dict(scope["headers"])
         state: dict[str, Any] = scope.setdefault("state", {})
-        given = headers.get(b"x-request-id", b"")
-        state["request_id"] = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        sent_id = headers.get(b"x-request-id", b"")
+        state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state["caller"] = ""
         status = 0
 
@@ -117,12 +118,12 @@ class RequestContext:
             access_log.info("request", extra={"fields": fields})
 
     def _add_headers(self, message: Message, state: dict[str, Any], started: float) -> None:
-        """Add the headers that all replies carry."""
+        """Add the headers that all replies have."""
         headers = list(message["headers"])
         present = {name for name, _ in headers}
         elapsed = 1000 * (time.perf_counter() - started)
         timing = state.get("server_timing", f"total;dur={elapsed:.3f}")
-        headers += [each for each in (*HEADERS, *PRIVATE) if each[0] not in present]
+        headers += [each for each in (*COMMON_HEADERS, *DATA_HEADERS) if each[0] not in present]
         headers.append((b"x-request-id", state["request_id"].encode()))
         headers.append((b"server-timing", timing.encode()))
         if self.runtime.draining:
@@ -198,9 +199,10 @@ class Cors(CORSMiddleware):
         return response
 
 
-OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
-"""Paths without a key: they tell nothing that belongs to a caller."""
-OPEN_BELOW = ("/playground/",)
+KEYLESS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
+"""Paths that need no key: their replies hold nothing that belongs to a caller."""
+KEYLESS_PREFIXES = ("/playground/",)
+"""Beginnings of further such paths."""
 
 
 @dataclass
@@ -216,10 +218,10 @@ class Authentication:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"] not in OPEN and not scope["path"].startswith(OPEN_BELOW):
-            given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        if scope["path"] not in KEYLESS_PATHS and not scope["path"].startswith(KEYLESS_PREFIXES):
+            authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
             try:
-                caller = scope["state"]["caller"] = self.keys.caller(given)
+                caller = scope["state"]["caller"] = self.keys.caller(authorization)
                 self.rate_limit.take(caller)
             except RequestError as error:  # replied to here, within the layer that adds CORS headers
                 await problems.response(error, scope["state"])(scope, receive, send)
@@ -228,7 +230,7 @@ class Authentication:
 
 
 PRESSURE_S = 0.1
-"""Seconds of queued work from which requests are refused unread."""
+"""Seconds of queued work from which requests may be refused before they are parsed."""
 SEARCHED_BYTES = 2048
 """Bytes at each end of a body that are searched."""
 MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
@@ -238,12 +240,11 @@ DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
 
 @dataclass
 class LoadShedding:
-    """Refuses, while the queue is long, requests that could not start in time, before they are parsed.
+    """Refuses requests that cannot start before their deadline while the queue is long, without parsing them.
 
-    Parsing and checking a request takes a good part of the time that answering it takes. A service that
-    did both for what it then refuses would answer less the more it is asked. So the bytes are searched
-    for the name of the model and the deadline alone; a request in which they are not found goes on, and
-    the queue decides.
+    Parsing and checking take a good part of a request's time. A service that did both before refusing
+    would answer fewer requests the more it received. So the bytes are searched for the model's name and
+    the deadline alone. A request in which they are not found goes on, and the queue decides.
     """
 
     app: ASGIApp

@@ -1,4 +1,4 @@
-"""The published description of the interface: FastAPI's, with what it cannot see."""
+"""The service's OpenAPI: FastAPI's, with request bodies, keys and links, which it cannot derive."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from pydantic.json_schema import models_json_schema
 from service.http.problems import Problem
 from service.schemas.requests import REQUESTS
 
-ID = {"id": "$response.body#/posterior/id"}
-LINKS = {
-    "LookAtPosterior": {"operationId": "posterior", "parameters": ID},
-    "ForgetPosterior": {"operationId": "forget_posterior", "parameters": ID},
+POSTERIOR_ID = {"id": "$response.body#/posterior/id"}
+"""The parameter of a link that takes the posterior's id from a reply."""
+POSTERIOR_LINKS = {
+    "LookAtPosterior": {"operationId": "posterior", "parameters": POSTERIOR_ID},
+    "ForgetPosterior": {"operationId": "forget_posterior", "parameters": POSTERIOR_ID},
 }
-"""What can be done with the id in an answer."""
+"""OpenAPI's links from a reply to the routes that take its posterior's id."""
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI of the app, made once."""
+def openapi_schema(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI schema of the application; made at the first call."""
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(
@@ -32,10 +33,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             responses = operation["responses"]
-            if "401" in responses:  # a key, or nothing where the service asks for none
+            if "401" in responses:  # {}: no key, where the service has none
                 operation["security"] = [{"key": []}, {}]
             if method == "post" and path in REQUESTS:
-                responses["200"]["links"] = LINKS
+                responses["200"]["links"] = POSTERIOR_LINKS
                 binary = {"schema": {"type": "string", "format": "binary"}}
                 responses["200"]["content"]["application/vnd.safetensors"] = binary
     app.openapi_schema = schema

@@ -1,4 +1,4 @@
-"""The playground at / and the API's explorer at /docs: read once and served from memory."""
+"""The playground at / and the API explorer at /docs: files read at the start, served from memory."""
 
 import hashlib
 import mimetypes
@@ -8,12 +8,13 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-FOLDER = Path(__file__).parent.parent / "playground"
+PLAYGROUND = Path(__file__).parent.parent / "playground"
+"""The folder of the files."""
 PAGES = {"/": "index.html", "/docs": "explorer/index.html"}
-TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"}
-"""Where the machine's own table of media types is not to be trusted."""
-
-POLICY = "; ".join(
+"""Files of the pages, by path."""
+MEDIA_TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Media types, by suffix, that differ between machines in `mimetypes`."""
+CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'self'",
         "img-src 'self' data: blob:",
@@ -24,45 +25,51 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+"""Scripts, styles and requests of this host alone."""
 HEADERS = {
-    # Browsers ask each time, and are told 304: a page and its modules never come from two releases.
+    # Browsers revalidate each file, so that a page and its modules never come from two releases.
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+"""Headers of every file."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the page."""
+    """One file, held in memory.
+
+    Attributes:
+        etag: changes with the content.
+    """
 
     content: bytes
     media_type: str
-    tag: str
+    etag: str
 
     @classmethod
     def read(cls, path: Path) -> "Asset":
-        """The file, with a tag that changes when its content does."""
+        """Read the file at this path."""
         content = path.read_bytes()
-        guessed = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
-        return cls(content, guessed, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+        media_type = MEDIA_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
     def reply(self, request: Request) -> Response:
-        """The file, or 304 to whoever has it."""
-        headers = {**HEADERS, "ETag": self.tag}
-        known = {
-            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-        }
-        if known & {self.tag, "*"}:
+        """The file, or 304 where the request's If-None-Match names its etag."""
+        headers = {**HEADERS, "ETag": self.etag}
+        sent = request.headers.get("if-none-match", "").split(",")
+        if {each.strip().removeprefix("W/") for each in sent} & {self.etag, "*"}:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
 def install(app: FastAPI) -> None:
-    """Serve the pages, and their files under /playground/; none is part of the API's description."""
+    """Add routes for the pages, and for their files under /playground/; OpenAPI leaves them out."""
     assets = {
-        path.relative_to(FOLDER).as_posix(): Asset.read(path) for path in FOLDER.rglob("*") if path.is_file()
+        path.relative_to(PLAYGROUND).as_posix(): Asset.read(path)
+        for path in PLAYGROUND.rglob("*")
+        if path.is_file()
     }
     router = APIRouter(include_in_schema=False)
 

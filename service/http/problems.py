@@ -1,4 +1,4 @@
-"""Our errors as HTTP: one status and one body (RFC 9457) for every failure, and never the input."""
+"""Replies to failures: a status and a problem document (RFC 9457), which never repeats the input."""
 
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +13,7 @@ from bmaml.learners import Diverged
 from model_store import InvalidName, UnknownModel
 from service.errors import (
     KINDS,
-    MAX_DETAIL,
+    MAX_DETAIL_CHARS,
     MAX_ERRORS,
     FieldError,
     Kind,
@@ -23,12 +23,12 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-MAX_REPLY = 4096
-"""Bytes of a problem."""
+MAX_PROBLEM_BYTES = 4096
+"""Bytes of a problem document."""
 
 
-def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses in OpenAPI."""
+def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route in OpenAPI, for problems of these statuses."""
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {
         status: {
@@ -40,7 +40,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """The body of every failure: RFC 9457 problem details."""
 
     type: str = Field(
         description="`urn:bmaml:problem:` and one of the kinds of docs/errors.md",
@@ -54,19 +54,19 @@ class Problem(BaseModel):
 
 
 def install(app: FastAPI) -> None:
-    """Turn every failure of the app into problem+json."""
+    """Answer every failure that reaches the app with a problem."""
 
     @app.exception_handler(BmamlError)
-    async def known(request: Request, error: BmamlError) -> Response:
+    async def own_error(request: Request, error: BmamlError) -> Response:
         return _reply(request, request_error(error))
 
     @app.exception_handler(RequestValidationError)
-    async def misread(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         found = field_errors(error.errors(), frozenset({"path", "query", "header"}))
         return _reply(request, invalid("the request's path or query is not valid", *found))
 
     @app.exception_handler(HTTPException)
-    async def routed(request: Request, error: HTTPException) -> Response:
+    async def http_exception(request: Request, error: HTTPException) -> Response:
         kinds: dict[int, Kind] = {404: "no-such-route", 405: "method-not-allowed"}
         kind = kinds.get(error.status_code, "http-error")
         problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=error.headers or {})
@@ -74,7 +74,7 @@ def install(app: FastAPI) -> None:
 
 
 def request_error(error: BmamlError) -> RequestError:
-    """An error of the method or the store as the caller is told of it."""
+    """The problem that an error of the method, the store or the service is for the caller."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, UnknownModel | InvalidName):
@@ -85,28 +85,28 @@ def request_error(error: BmamlError) -> RequestError:
 
 
 def internal() -> RequestError:
-    """500: our fault, with nothing about it for the caller but the request's id."""
+    """The 500 for an unforeseen failure, whose cause only the log names."""
     return RequestError("internal", "an unforeseen failure; it has been logged")
 
 
 def document(error: RequestError, request_id: str, status: int | None = None) -> bytes:
-    """The body of a reply, at most `MAX_REPLY` bytes long."""
+    """The body of a problem reply, without the last of `errors` beyond `MAX_PROBLEM_BYTES`."""
     status = error.status if status is None else status
     problem = Problem(
         type=f"urn:bmaml:problem:{error.kind}",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=error.detail[: 2 * MAX_DETAIL],
+        detail=error.detail[: 2 * MAX_DETAIL_CHARS],
         request_id=request_id,
         errors=list(error.errors)[:MAX_ERRORS],
     )
-    while len(text := problem.model_dump_json().encode()) > MAX_REPLY:
+    while len(text := problem.model_dump_json().encode()) > MAX_PROBLEM_BYTES:
         problem.errors.pop()
     return text
 
 
 def response(error: RequestError, state: dict[str, Any], status: int | None = None) -> Response:
-    """The reply; its kind is noted in the request's state."""
+    """The problem reply; the request's state gets its kind, for log and metrics."""
     state["problem"] = error.kind
     headers = dict(error.headers)
     if error.retry_after_s is not None:

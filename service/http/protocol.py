@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with what it leaves unbounded: heads, patience, and connections."""
+"""uvicorn's HTTP/1.1 protocol, with bounds on heads, connections, and the time that a caller may take."""
 
 import asyncio
 import logging
@@ -17,18 +17,17 @@ from service.settings import Settings
 access_log = logging.getLogger("service.access")
 
 LINGER_S = 2.0
-"""How long the rest of a body is thrown away that was refused before it had all come: a connection
-closed at once would take the reply with it."""
+"""Seconds for which the rest of a refused body is discarded: closing at once would lose the reply."""
 OTHER_PROTOCOL = frozenset({b"upgrade", b"connection", b"http2-settings"})
-"""Headers that ask for a protocol other than this one."""
+"""Headers that ask for another protocol."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
-    A head must be small and come soon, a refused body must end soon, and a caller must take its reply.
-    What breaks one of these is told so, where it can be, and let go. Requests to speak another protocol
-    are answered in this one.
+    A head must be small and arrive in time, a refused body must end in time, and the caller must take its
+    reply. Where a bound is exceeded, the protocol replies with a problem if it still can, and closes the
+    connection. A request to upgrade to another protocol is answered in this one.
     """
 
     settings: Settings
@@ -37,20 +36,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = False
-        self._between = 0  # bytes that were neither body nor of a head that has come whole
-        self._delivered = False  # whether the bytes at hand held some of a body, or the end of something
+        self._between = 0  # bytes outside bodies and complete heads
+        self._delivered = False  # whether the present bytes held part of a body, or the end of a head or body
         self._upgrading = False
-        self._verdict: RequestError | None = None  # to be told once all that came before is answered
+        self._verdict: RequestError | None = None  # sent once all earlier requests are answered
         self._timer: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
 
     @property
     def _busy(self) -> bool:
-        """Whether a request that has come whole waits for its reply."""
+        """Whether a complete request waits for its reply."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Start the timer of the first head; refuse the connection beyond `max_connections`."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
             self._refuse(RequestError("too-many-connections", "too many connections", retry_after_s=1))
@@ -58,14 +57,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait(self.settings.read_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         self._wait_no_more()
         if self._untaken is not None:
             self._untaken.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes of a request."""
+        """Feed bytes to the parser, and bound those outside bodies."""
         if self._verdict is not None or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -78,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._between > self.settings.max_header_bytes:
                 self._refuse_head()
                 return
-        # Whatever is not a request under way must become one soon.
+        # An idle connection, and a head that has begun, must become a request in time.
         idle = self.cycle is None or self.cycle.response_complete
         if (self._in_head or idle) and self._timer is None:
             self._wait(self.settings.read_s, self._head_is_late)
@@ -92,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(RequestError("bad-http", "the bytes are not an HTTP/1.1 request"))
 
     def _replay(self, rest: bytes) -> None:
-        """Read the request anew, as if it did not ask for another protocol."""
+        """Parse the request anew, without the headers that ask for another protocol."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._refuse(RequestError("bad-http", "this is no proxy"))
@@ -105,17 +104,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._feed(b"".join([*lines, b"\r\n", rest]))
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Note that a head has begun."""
         self._in_head, self._between = True, 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; what comes after a body is not read."""
+        """Take one header; trailers, which follow a body, are ignored."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A head has come."""
+        """Start the request, if its head is within the bound."""
         if self.parser.should_upgrade():
             self._upgrading = True
             return
@@ -128,13 +127,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body; nothing is kept of one that was refused."""
+        """Take a part of a body; that of a refused request is discarded."""
         self._delivered = True
         if self.cycle is not None and self._verdict is None and not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request has come whole."""
+        """Note that a request is complete."""
         if self._upgrading:
             return
         self._between, self._delivered = 0, True
@@ -145,7 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A reply has been handed over."""
+        """Watch that the caller takes the reply, and send a refusal that waited for it."""
         self._watch_the_reply()
         if not self.transport.is_closing() and self.cycle.response_complete and self.cycle.more_body:
             self._wait(LINGER_S, self.transport.close)
@@ -154,7 +153,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._tell(self._verdict)
 
     def shutdown(self) -> None:
-        """No further request on this connection; one that has begun to come is answered."""
+        """Take no further request; one whose head has begun to arrive is still answered."""
         if self._in_head and self._between and not self._busy:
             self._wait(LINGER_S, self.transport.close)
         else:
@@ -165,14 +164,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._refuse(RequestError("too-slow", "the request's head did not arrive in time"))
         else:
-            self.transport.close()  # nobody has asked anything
+            self.transport.close()  # the connection was idle
 
     def _refuse_head(self) -> None:
         most = self.settings.max_header_bytes
         self._refuse(RequestError("headers-too-large", f"the request's head exceeds {most} bytes"))
 
     def _refuse(self, error: RequestError) -> None:
-        """Hear no more, reply when it is this request's turn, and close."""
+        """Read no more, reply when it is this request's turn, and close."""
         if self._verdict is not None or self.transport.is_closing():
             return
         self._verdict = error
@@ -181,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._tell(error)
 
     def _tell(self, error: RequestError) -> None:
-        """Reply outside of the application, and close."""
+        """Send the problem without the application, and close."""
         if self.transport.is_closing():
             return
         name = uuid.uuid4().hex
@@ -204,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         access_log.info("request", extra={"fields": fields})
 
     def _watch_the_reply(self, before: float = float("inf")) -> None:
-        """See again and again that the caller takes the reply; abort where nothing of it is taken."""
+        """Check every `read_s` that the caller takes some of the reply; abort where it took none."""
         if self._untaken is not None:
             self._untaken.cancel()
         self._untaken, unsent = None, self.transport.get_write_buffer_size()
@@ -224,5 +223,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def protocol(settings: Settings, metrics: Metrics) -> type[BoundedProtocol]:
-    """The protocol with these bounds."""
+    """The protocol class with the bounds of these settings, for uvicorn."""
     return type("Protocol", (BoundedProtocol,), {"settings": settings, "metrics": metrics})

@@ -1,4 +1,4 @@
-"""Decode, call, encode: no handler touches a tensor or builds an error."""
+"""The routes of the API: handlers decode, call and encode; none touches a tensor or builds an error reply."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from service.codec import bodies, encode
 from service.codec.decode import Decoder
 from service.compute.acquisitions import CAPABILITIES
 from service.errors import RequestError
-from service.http.exchange import Exchange, ready
-from service.http.problems import described
+from service.http.exchange import Exchange, ready_runtime
+from service.http.problems import openapi_responses
 from service.schemas.cards import Limits, ModelList, ModelSummary, VersionCard
 from service.schemas.requests import (
     MAX_BATCH_SIZE,
@@ -31,15 +31,14 @@ from service.schemas.responses import (
 
 router = APIRouter()
 
+ADAPTATION_PROBLEMS = openapi_responses(400, 401, 404, 406, 408, 409, 410, 413, 415, 422, 429, 503, 504)
+"""Problems of the routes that adapt a model, for OpenAPI."""
 
-ASKING = described(400, 401, 404, 406, 408, 409, 410, 413, 415, 422, 429, 503, 504)
-"""What may come of a request that is adapted to."""
 
-
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI of a body that is parsed from its bytes."""
-    extra: Any = model.model_config.get("json_schema_extra")
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+def _request_body(body_type: type[BaseModel]) -> dict[str, Any]:
+    """The request body in OpenAPI: FastAPI does not see it, because handlers parse the bytes."""
+    extra: Any = body_type.model_config.get("json_schema_extra")
+    schema = {"$ref": f"#/components/schemas/{body_type.__name__}"}
     content = {
         bodies.JSON: {"schema": schema, "example": extra["examples"][0]},
         bodies.SAFETENSORS: {"schema": {"type": "string", "format": "binary"}},
@@ -50,42 +49,42 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 @router.post(
     "/adapt-predict",
     response_model=AdaptPredictResponse,
-    responses=ASKING,
-    openapi_extra=_body(AdaptPredictRequest),
+    responses=ADAPTATION_PROBLEMS,
+    openapi_extra=_request_body(AdaptPredictRequest),
     tags=["predict"],
 )
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
-    exchange = await Exchange.opened(request, AdaptPredictRequest, Decoder.prediction_job)
+    exchange = await Exchange.run(request, AdaptPredictRequest, Decoder.prediction_job)
     return exchange.reply(exchange.answered.prediction_response())
 
 
 @router.post(
     "/uncertainty",
     response_model=UncertaintyResponse,
-    responses=ASKING,
-    openapi_extra=_body(UncertaintyRequest),
+    responses=ADAPTATION_PROBLEMS,
+    openapi_extra=_request_body(UncertaintyRequest),
     tags=["predict"],
 )
 async def uncertainty(request: Request) -> Response:
-    """Adapt a model to the support set, then say which pool rows to label next."""
-    exchange = await Exchange.opened(request, UncertaintyRequest, Decoder.selection_job)
+    """Adapt a model to the support set, then choose the pool rows to label next."""
+    exchange = await Exchange.run(request, UncertaintyRequest, Decoder.selection_job)
     return exchange.reply(exchange.answered.selection_response(exchange.body))
 
 
 @router.post(
     "/posteriors",
     response_model=PosteriorResponse,
-    responses=ASKING,
-    openapi_extra=_body(PosteriorRequest),
+    responses=ADAPTATION_PROBLEMS,
+    openapi_extra=_request_body(PosteriorRequest),
     tags=["posteriors"],
 )
 async def keep_posterior(request: Request) -> Response:
-    """Adapt a model to the support set and keep what comes of it, to be asked under its id."""
-    exchange = await Exchange.opened(request, PosteriorRequest, Decoder.posterior_job)
+    """Adapt a model to the support set and keep the posterior, to be asked under its id."""
+    exchange = await Exchange.run(request, PosteriorRequest, Decoder.posterior_job)
     answered = exchange.answered
     if answered.entry is None:
-        posteriors = ready(request).posteriors
+        posteriors = ready_runtime(request).posteriors
         if posteriors.too_large(answered.job, answered.answer.kept):
             raise RequestError("posterior-too-large", "the posterior does not fit into the cache")
         raise RequestError("posterior-gone", "it expired, or others displaced it: send its rows again")
@@ -95,49 +94,52 @@ async def keep_posterior(request: Request) -> Response:
 @router.get(
     "/posteriors/{id}",
     response_model=PosteriorCard,
-    responses=described(401, 404, 410, 429, 503),
+    responses=openapi_responses(401, 404, 410, 429, 503),
     tags=["posteriors"],
 )
 async def posterior(id: str, request: Request) -> PosteriorCard:
-    """What a kept posterior is of, and until when it is kept."""
-    return encode.posterior_card(ready(request).posteriors.find(id, request.state.caller))
+    """The model, rows and time of expiry of a kept posterior."""
+    return encode.posterior_card(ready_runtime(request).posteriors.find(id, request.state.caller))
 
 
 @router.delete(
-    "/posteriors/{id}", status_code=204, responses=described(401, 404, 429, 503), tags=["posteriors"]
+    "/posteriors/{id}", status_code=204, responses=openapi_responses(401, 404, 429, 503), tags=["posteriors"]
 )
 async def forget_posterior(id: str, request: Request) -> Response:
-    """Forget a kept posterior."""
-    ready(request).posteriors.drop(id, request.state.caller)
+    """Drop a kept posterior."""
+    ready_runtime(request).posteriors.drop(id, request.state.caller)
     return Response(status_code=204)
 
 
-@router.get("/models", response_model=ModelList, responses=described(401, 429, 503), tags=["models"])
+@router.get("/models", response_model=ModelList, responses=openapi_responses(401, 429, 503), tags=["models"])
 async def models(request: Request) -> ModelList:
-    """Every model by name, and versions in the store that had to be refused."""
-    return ready(request, with_a_model=False).catalogue.listed()
+    """Every model by name, and the versions in the store that cannot be served."""
+    return ready_runtime(request, needs_model=False).catalogue.listed()
 
 
 @router.get(
-    "/models/{name}", response_model=ModelSummary, responses=described(401, 404, 429, 503), tags=["models"]
+    "/models/{name}",
+    response_model=ModelSummary,
+    responses=openapi_responses(401, 404, 429, 503),
+    tags=["models"],
 )
 async def model(name: str, request: Request) -> ModelSummary:
     """One model and its versions."""
-    return ready(request).catalogue.summary(name)
+    return ready_runtime(request).catalogue.summary(name)
 
 
 @router.get(
     "/models/{name}/versions/{version}",
     response_model=VersionCard,
-    responses=described(401, 404, 422, 429, 503),
+    responses=openapi_responses(401, 404, 422, 429, 503),
     tags=["models"],
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
-    """The model card: inputs, learner, training configuration, measured figures."""
-    return await ready(request).registry.card(name, version)
+    """The model card of one version: inputs, learner, training configuration, measured figures."""
+    return await ready_runtime(request).registry.card(name, version)
 
 
-@router.get("/limits", response_model=Limits, responses=described(401, 429), tags=["models"])
+@router.get("/limits", response_model=Limits, responses=openapi_responses(401, 429), tags=["models"])
 async def limits(request: Request) -> Limits:
     """Every bound the service enforces."""
     settings = request.app.state.runtime.settings

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.http.server import config_of
+from service.http.server import uvicorn_config
 from service.settings import Settings
 from tests.published import SIZE, X, Y, Z, publish
 
@@ -61,7 +61,7 @@ def listening(
     """An app on a port of its own, for as long as the generator is open."""
     listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a reply not taken stays with us
-    config = uvicorn.Config(app, log_config=None) if settings is None else config_of(app, settings)
+    config = uvicorn.Config(app, log_config=None) if settings is None else uvicorn_config(app, settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

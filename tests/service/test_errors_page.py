@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from service.errors import KINDS, FieldError, RequestError
-from service.http.problems import MAX_REPLY, document
+from service.http.problems import MAX_PROBLEM_BYTES, document
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 CODE = Path(__file__).parents[2] / "service"
@@ -28,5 +28,5 @@ def test_every_kind_is_raised_somewhere_and_no_other():
 def test_a_reply_stays_small_whatever_it_has_to_say():
     errors = [FieldError(pointer="/ü" * 100, detail="ß" * 300)] * 20
     text = document(RequestError("invalid-request", "é" * 10_000, errors), "f" * 32)
-    assert len(text) <= MAX_REPLY
+    assert len(text) <= MAX_PROBLEM_BYTES
     assert text.count(b"pointer") >= 1

@@ -17,7 +17,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.errors import RequestError
 from service.http.health import create_probe_app
-from service.http.server import Server, config_of
+from service.http.server import Server, uvicorn_config
 from service.job import Answer, Job, PredictionSpec
 from service.ops.metrics import Metrics
 from service.settings import Settings
@@ -154,7 +154,7 @@ def test_a_fault_that_is_not_the_device_s_ends_nothing(tmp_path, monkeypatch):
 def test_the_process_ends_with_a_device_that_failed(store):
     settings = Settings(store=store, device="cpu", port=0)
     app = create_app(settings)
-    server = Server(config_of(app, settings), app.state.runtime, linger_s=0)
+    server = Server(uvicorn_config(app, settings), app.state.runtime, linger_s=0)
     app.state.runtime.engine._failed = True
     app.state.runtime.start = lambda: None
     asyncio.run(server.serve())  # returns by itself

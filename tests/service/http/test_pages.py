@@ -7,13 +7,13 @@ import re
 import httpx
 import pytest
 
-from service.http.pages import FOLDER
+from service.http.pages import PLAYGROUND
 
-VENDOR = FOLDER / "vendor"
+VENDOR = PLAYGROUND / "vendor"
 LICENCES = {"ISC": "Permission to use, copy, modify", "Apache-2.0": "Apache License"}
 OURS = [
     path
-    for path in FOLDER.rglob("*")
+    for path in PLAYGROUND.rglob("*")
     if path.suffix in (".js", ".css", ".html") and VENDOR not in path.parents
 ]
 
@@ -50,7 +50,7 @@ def test_nothing_but_the_service_itself_may_be_asked_or_run(client, path):
 
 @pytest.mark.parametrize("page", ["index.html", "explorer/index.html"])
 def test_no_code_and_no_style_stands_in_the_markup(page):
-    markup = (FOLDER / page).read_text()
+    markup = (PLAYGROUND / page).read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)", markup)
     assert not re.search(r"<style|\sstyle=|\son\w+=", markup)
 
@@ -97,7 +97,7 @@ def test_the_explorer_describes_every_operation(client):
 
 
 def test_the_measured_curves_say_how_they_were_measured():
-    measured = json.loads((FOLDER / "data" / "learning-curves.json").read_text())
+    measured = json.loads((PLAYGROUND / "data" / "learning-curves.json").read_text())
     assert measured["provenance"]["script"] == "examples/measure_learning_curves.py"
     assert len(measured["curves"]) >= 12
     for each in measured["curves"]:
