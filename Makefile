@@ -17,7 +17,7 @@ help:
 $(VENV)/.serve: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable . --editable ./client
+		--editable . --editable './client[sklearn]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.serve

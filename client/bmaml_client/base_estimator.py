@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bmaml_client.answers import Choice, ClassPrediction, Prediction
-from bmaml_client.clients import TIMEOUT_S, Client
+from bmaml_client.clients import DEFAULT_TIMEOUT_S, Client
 from bmaml_client.connections import connection, disconnect
 from bmaml_client.errors import InvalidInput, TooLarge
 from bmaml_client.inputs import ImageFiles, Rows, column_order, is_image_files
@@ -60,7 +60,7 @@ class Estimator(BaseEstimator):
         steps: int | None = None,
         random_state: int | None = 0,
         keep_s: float = DEFAULT_TTL_S,
-        timeout: float = TIMEOUT_S,
+        timeout: float = DEFAULT_TIMEOUT_S,
         to_images: Callable[[NDArray[Any]], Any] | None = None,
     ) -> None:
         self.model = model

@@ -16,9 +16,9 @@ from bmaml_client.retries import Retries
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TIMEOUT_S = 30.0
-URL = "http://127.0.0.1:8000"
-RETRIES = Retries()
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_RETRIES = Retries()
 
 
 class FlowMethod(Generic[P, T]):
@@ -96,7 +96,7 @@ class Client(_BaseClient):
         base_url: the service's address.
         key: sent as `Authorization: Bearer`.
         timeout: seconds to wait for a connection, and for each part of an answer.
-        retries: how often and for how long requests are repeated, or only how often.
+        retries: limits on repetitions, or only their number.
         binary: whether bodies are safetensors rather than JSON; None decides by size.
         transport, sleep, draw, clock: for tests, and for services that are not reached over a network.
 
@@ -106,11 +106,11 @@ class Client(_BaseClient):
 
     def __init__(
         self,
-        base_url: str = URL,
+        base_url: str = DEFAULT_URL,
         key: str | None = None,
         *,
-        timeout: float = TIMEOUT_S,
-        retries: Retries | int = RETRIES,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retries: Retries | int = DEFAULT_RETRIES,
         binary: bool | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -159,11 +159,11 @@ class AsyncClient(_BaseClient):
 
     def __init__(
         self,
-        base_url: str = URL,
+        base_url: str = DEFAULT_URL,
         key: str | None = None,
         *,
-        timeout: float = TIMEOUT_S,
-        retries: Retries | int = RETRIES,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retries: Retries | int = DEFAULT_RETRIES,
         binary: bool | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

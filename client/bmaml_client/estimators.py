@@ -65,8 +65,8 @@ class BMAMLRegressor(RegressorMixin, Estimator):
 class BMAMLClassifier(ClassifierMixin, Estimator):
     """Few-shot classification of images; `Estimator` describes the parameters.
 
-    X is an array of images `[image, height, width(, 3)]` (bytes, or numbers in [0, 1]), a list of PNG
-    or JPEG files, or a table that `to_images` converts to images.
+    X is an array of images `[image, height, width(, 3)]`, a list of PNG or JPEG files, or a table that
+    `to_images` converts to images. Arrays have bytes, or numbers in [0, 1].
 
     Attributes:
         classes_: the labels, sorted.

@@ -96,7 +96,7 @@ class Requester:
     """Settings with which a client sends its requests.
 
     Attributes:
-        retries: how often a request is repeated.
+        retries: limits on repetitions of a request.
         binary: whether bodies are safetensors; None decides by size.
         draw: gives uniform numbers in [0, 1), for the pauses.
         clock: gives seconds.

@@ -11,7 +11,7 @@ RETRIED_STATUSES = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Retries:
-    """How often, and for how long, a request is repeated.
+    """Limits on the repetitions of a request: their number, their time, and the pauses between them.
 
     The client waits before retry n: `Retry-After`, plus a time drawn uniformly from 0 to
     min(`cap_s`, `base_s` · 2ⁿ⁻¹). Every request of the service is idempotent.

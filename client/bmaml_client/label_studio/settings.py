@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bmaml_client.clients import URL
+from bmaml_client.clients import DEFAULT_URL
 
 
 class Settings(BaseSettings):
@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=0, le=65535)
-    service: str = URL
+    service: str = DEFAULT_URL
     key: SecretStr | None = None
     model: str = Field(min_length=1)
     url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://")
