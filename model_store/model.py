@@ -105,12 +105,9 @@ class Model:
         return replace(self, learned={name: t.to(device) for name, t in self.learned.items()})
 
     def drawing(self, seed: int) -> "Model":
-        """The same model with another seed, if its learner draws at all."""
-        if not self.learner.draws:
-            return self
-        return replace(
-            self, learner=learner_from(self.manifest.learner, {**self.manifest.settings, "seed": seed})
-        )
+        """The model whose posteriors are drawn with this seed; itself where nothing is drawn."""
+        learner = self.learner.drawing(seed)
+        return self if learner is self.learner else replace(self, learner=learner)
 
     def embedded(self, x: Tensor) -> Tensor:
         """What the learner sees of rows x `[task, row, input]`: features of pictures, else x itself."""

@@ -100,7 +100,7 @@ class Job:
     """A task for the device, in the network's units.
 
     Attributes:
-        seed: of learners that draw.
+        seed: of the posterior's draws; 0 where nothing is drawn.
         spec: None where the task is only to be adapted to.
         deadline: on the engine's clock; work not started by then is dropped.
         classes: of the support set, in the order of the one-hot columns of `support_y`.
@@ -129,8 +129,8 @@ class Job:
     @cached_property
     def group(self) -> tuple[str, int, int, int, bool, bool]:
         """Works of one group can be adapted and predicted together."""
-        seed, known = self.seed if self.model.learner.draws else 0, self.known is not None
-        return self.model.sha256, self.steps, seed, self.support_y.shape[1], self.joint, known
+        known = self.known is not None
+        return self.model.sha256, self.steps, self.seed, self.support_y.shape[1], self.joint, known
 
     @cached_property
     def stratum(self) -> Stratum:

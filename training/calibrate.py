@@ -43,9 +43,10 @@ def calibrated(
             each = validation_nlls(learner, {**found, name: trained + shift}, tasks)
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
-        shift = minimum(nlls, *learner.calibrated[name])
+        scalar = learner.calibrated[name]
+        shift = minimum(nlls, scalar.low, scalar.high)
         gains = nlls(0.0) - nlls(shift)
-        needed = _standard_error(gains) if name in learner.untrained else 0.0
+        needed = _standard_error(gains) if not scalar.trained else 0.0
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     return found
 

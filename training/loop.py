@@ -220,15 +220,12 @@ def _start(
     if embedding is not None:
         fresh |= embedding.initialise(generator)
     for name, tensor in (start or {}).items():
-        if name in learner.untrained:
+        if not learner.trains(name):
             continue
         if name not in fresh or fresh[name].shape != tensor.shape:
             raise InvalidConfig(f"{config.start_from} has other parameters than this run: {name}")
         fresh[name] = tensor.clone()
-    learned = {
-        name: tensor.to(device).requires_grad_(name not in learner.untrained)
-        for name, tensor in fresh.items()
-    }
+    learned = {name: tensor.to(device).requires_grad_(learner.trains(name)) for name, tensor in fresh.items()}
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":
         optimiser = Muon(learned, learner.network, plan.learning_rate, plan.matrix_rate)

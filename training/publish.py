@@ -7,7 +7,6 @@ from torch import Tensor
 from bmaml import __version__
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, settings_of
-from bmaml.learners.bare import Bare
 from model_store import Manifest, Model, Store
 from model_store.manifest import WEIGHTS, Look
 from training.config import TrainingConfig
@@ -71,7 +70,7 @@ def publish(
     learned = dict(trained.learned)
     pictures = family.images if isinstance(family, Featured) else family
     if isinstance(pictures, Images):
-        most = learner.network.outputs if isinstance(learner, Bare) else MOST_CLASSES
+        most = learner.max_classes or MOST_CLASSES
         described |= {"image": pictures.image, "classes": most, "embedding": config.embedding}
         described["kind"] = "classification"
         learned |= family.frozen if isinstance(family, Featured) else {}

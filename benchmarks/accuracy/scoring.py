@@ -37,7 +37,7 @@ def served_forecaster(model: Model) -> Forecaster:
     """The forecaster of a model as the service computes it, in the network's units."""
 
     def forecast(support: Examples, x: Tensor) -> Predictive:
-        return model.predict(model.learner.adapt(model.learned, support, lost=NEGLIGIBLE), x)
+        return model.predict(model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE), x)
 
     return forecast
 

@@ -12,6 +12,7 @@ from bmaml.learners.emaml import EMAML
 from bmaml.learners.interface import (
     MAX_STEPS,
     Belief,
+    CalibratedScalar,
     Diverged,
     InvalidLearner,
     Learned,
@@ -29,6 +30,7 @@ __all__ = [
     "LEARNERS",
     "MAX_STEPS",
     "Belief",
+    "CalibratedScalar",
     "Diverged",
     "InvalidLearner",
     "Learned",

@@ -1,5 +1,6 @@
 """Bare particles: each is a point, and all that is epistemic lies between them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -11,7 +12,7 @@ from bmaml import densities, softmax
 from bmaml.categorical import Categorical, classes_of
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
-from bmaml.learners.interface import Belief, InvalidLearner, Kind, Learned, Learner
+from bmaml.learners.interface import Belief, CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle
@@ -45,7 +46,7 @@ class Bare(Learner[BareParticles]):
         InvalidLearner: an unknown likelihood, or evidence weights for classes.
     """
 
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_temperature": (-8.0, 1.0)}
+    calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {"log_temperature": CalibratedScalar(-8.0, 1.0)}
 
     likelihood: Likelihood = "gaussian"
     priors: Precisions = field(default_factory=Precisions)
@@ -63,6 +64,11 @@ class Bare(Learner[BareParticles]):
     def kind(self) -> Kind:
         """As the likelihood says."""
         return "classification" if self.likelihood == "categorical" else "regression"
+
+    @property
+    def max_classes(self) -> int | None:
+        """One for each output of the network."""
+        return self.network.outputs if self.likelihood == "categorical" else None
 
     @property
     def has_epistemic(self) -> bool:

@@ -23,9 +23,7 @@ class BFA(Bare):
 
     name: ClassVar[str] = "bfa"
 
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> BareParticles:
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
         """`steps` SVGD steps from the shared start on each support set; none on an empty one."""
         initial = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps

@@ -39,6 +39,7 @@ tasks once there are rows need not spread like the tasks where there are none.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -52,7 +53,7 @@ from bmaml.constants import constant
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.last_layer import Conditions, conditioned
 from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, of_particles, picked
-from bmaml.learners.interface import InvalidLearner, Learned, Learner
+from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
@@ -94,12 +95,11 @@ class Collapsed(Learner[CollapsedPosterior]):
     """
 
     name: ClassVar[str] = "collapsed"
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {
-        "log_widening": (-1.0, 1.0),
-        "log_prior_widening": (-1.0, 1.0),
-        "correlation": (0.0, 1.0),
+    calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {
+        "log_widening": CalibratedScalar(-1.0, 1.0),
+        "log_prior_widening": CalibratedScalar(-1.0, 1.0, trained=False),
+        "correlation": CalibratedScalar(0.0, 1.0, trained=False),
     }
-    untrained: ClassVar[frozenset[str]] = frozenset({"correlation", "log_prior_widening"})
 
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
@@ -159,13 +159,19 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["correlation"] = torch.zeros(())
         return learned
 
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> CollapsedPosterior:
-        """Condition every last layer on the support set, after `steps` moves of the features.
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
+        """Condition every last layer on the support set, after `steps` moves of the features."""
+        return self._adapt(learned, support, steps, 0.0)
 
-        Particles without a hypothesis of weight have no say, and their last layers are left out.
-        """
+    def adapt_pruned(
+        self, learned: Learned, support: Examples, negligible: float, steps: int | None = None
+    ) -> CollapsedPosterior:
+        """As `adapt`; the last layers of particles without any hypothesis that stays are not computed."""
+        return self._adapt(learned, support, steps, negligible)
+
+    def _adapt(
+        self, learned: Learned, support: Examples, steps: int | None, negligible: float
+    ) -> CollapsedPosterior:
         particles = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         if steps:
@@ -178,8 +184,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
         scales, owner, chosen = constant(self.scales, support.x).repeat(1, self.particles), None, None
-        if lost:
-            chosen = Chosen.of(weights, len(self.scales), lost)
+        if negligible:
+            chosen = Chosen.of(weights, len(self.scales), negligible)
             weights, owner, scales = chosen.log_weights, chosen.owner, picked(scales, chosen.hypothesis)
             if (some := chosen.particle) is not None:
                 particles = picked(particles, some)

@@ -27,6 +27,7 @@ left out of Bayes' rule.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ from torch import Tensor
 
 from bmaml.categorical import Categorical, classes_of, normalised
 from bmaml.densities import LOG_2PI
-from bmaml.learners.interface import InvalidLearner, Kind, Learned, Learner
+from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
 from bmaml.shapes import Inputs, Particles, Scalar
 from bmaml.task import Examples, TaskBatch
@@ -82,19 +83,17 @@ class Conjugate(Learner[ConjugatePosterior]):
     """
 
     name: ClassVar[str] = "conjugate"
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {
-        "log_knee": (-3.0, 3.0),
-        "log_sharpness": (-1.5, 1.5),
+    max_steps: ClassVar[int] = 0
+    calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {
+        "log_knee": CalibratedScalar(-3.0, 3.0),
+        "log_sharpness": CalibratedScalar(-1.5, 1.5),
     }
-    iterates: ClassVar[bool] = False
 
     steps: int = 0
     ways: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps:
-            raise InvalidLearner(f"conjugate takes no inner steps: it is exact; found {self.steps}")
         if any(ways < 2 for ways in self.ways):
             raise InvalidLearner(f"ways start at two classes; found {self.ways}")
 
@@ -118,11 +117,9 @@ class Conjugate(Learner[ConjugatePosterior]):
             "log_knee": torch.tensor(math.log(FIRST_KNEE * self.network.outputs)),
         }
 
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> ConjugatePosterior:
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
         """Every class's posterior in every particle; the weights from all classes together."""
-        del steps, lost
+        del steps
         posterior, evidence = self._condition(learned, support)
         weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
         return ConjugatePosterior(weights, *posterior, *self._tails(learned))

@@ -22,9 +22,7 @@ class EMAML(Bare):
 
     name: ClassVar[str] = "emaml"
 
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> BareParticles:
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
         """`steps` gradient steps of every particle on each support set; none on an empty one."""
         particles: Particles = learned["initial"].unsqueeze(0)
         rates = without_precisions(self.rates(learned, support), particles)

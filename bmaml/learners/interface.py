@@ -44,6 +44,20 @@ LearnedRate = Literal["none", "scalar", "parameter"]
 
 
 @dataclass(frozen=True)
+class CalibratedScalar:
+    """A learned scalar that is fitted to the validation tasks after training.
+
+    Attributes:
+        low, high: bounds of the search, relative to the value that training left.
+        trained: whether training moves it; if not, every run starts it anew.
+    """
+
+    low: float
+    high: float
+    trained: bool = True
+
+
+@dataclass(frozen=True)
 class Learner(ABC, Generic[PosteriorT]):
     """Settings of a learner; the functions that go with them.
 
@@ -60,15 +74,10 @@ class Learner(ABC, Generic[PosteriorT]):
     """
 
     name: ClassVar[str]
-    iterates: ClassVar[bool] = True
-    """Whether there is such a thing as an inner step."""
-    draws: ClassVar[bool] = False
-    """Whether the posterior is a random draw, with a setting `seed`."""
-    calibrated: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    """Learned scalars that are fitted to the validation tasks after training, and how far from
-    where training left them the search may go."""
-    untrained: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that training leaves as they begin, whatever a run starts from."""
+    max_steps: ClassVar[int] = MAX_STEPS
+    """The most inner steps; 0 where adaptation is exact."""
+    calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {}
+    """Scalars among the learned tensors that are fitted after training, by name."""
 
     network: MLP
     particles: int = 10
@@ -79,8 +88,8 @@ class Learner(ABC, Generic[PosteriorT]):
     def __post_init__(self) -> None:
         if self.particles < 1:
             raise InvalidLearner(f"a learner needs at least one particle; found {self.particles}")
-        if not 0 <= self.steps <= MAX_STEPS:
-            raise InvalidLearner(f"steps must lie in 0..{MAX_STEPS}; found {self.steps}")
+        if not 0 <= self.steps <= self.max_steps:
+            raise InvalidLearner(f"{self.name} takes {_range_of(self.max_steps)}; found {self.steps}")
         if not 0 < self.step_size < float("inf"):
             raise InvalidLearner(f"step_size must be positive; found {self.step_size}")
         if self.learn_step_size not in get_args(LearnedRate):
@@ -92,18 +101,37 @@ class Learner(ABC, Generic[PosteriorT]):
         """Fresh meta-parameters, before any training."""
 
     @abstractmethod
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> PosteriorT:
-        """What the particles believe about each task once they have seen its support set.
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> PosteriorT:
+        """The posterior of each task given its support set; the prior for an empty one.
 
-        An empty support set leaves the prior. Differentiable in `learned`.
+        Differentiable in `learned`.
 
         Args:
             steps: inner steps; by default the learner's own.
-            lost: hypotheses that together weigh no more than this may be left out. How many remain
-                differs from task to task; missing ones have weight zero.
         """
+
+    def adapt_pruned(
+        self, learned: Learned, support: Examples, negligible: float, steps: int | None = None
+    ) -> PosteriorT:
+        """As `adapt`, without hypotheses of a task that together weigh no more than `negligible`.
+
+        Learners whose hypotheses all cost the same leave none out. The number of those that stay
+        differs from task to task; missing ones have weight zero.
+        """
+        return self.adapt(learned, support, steps)
+
+    def drawing(self, seed: int) -> "Learner[PosteriorT]":
+        """The learner whose posterior is drawn with this seed; itself where nothing is drawn."""
+        return self
+
+    @property
+    def seed(self) -> int:
+        """The seed of the posterior's draws; 0 where nothing is drawn."""
+        return 0
+
+    def trains(self, name: str) -> bool:
+        """Whether training moves this learned tensor."""
+        return name not in self.calibrated or self.calibrated[name].trained
 
     @abstractmethod
     def predict(self, posterior: PosteriorT, x: Inputs, joint: bool = False) -> Belief:
@@ -136,6 +164,11 @@ class Learner(ABC, Generic[PosteriorT]):
         return "regression"
 
     @property
+    def max_classes(self) -> int | None:
+        """The most classes of a task, where each has an output of the network; else None."""
+        return None
+
+    @property
     def has_epistemic(self) -> bool:
         """False where the posterior is a single point: its epistemic variance is zero, for want of others."""
         return True
@@ -153,3 +186,7 @@ class Learner(ABC, Generic[PosteriorT]):
             return {}
         shape = () if self.learn_step_size == "scalar" else (parameters,)
         return {"log_step_size": torch.full(shape, math.log(self.step_size))}
+
+
+def _range_of(max_steps: int) -> str:
+    return f"0 to {max_steps} inner steps" if max_steps else "no inner steps: it is exact"

@@ -1,7 +1,8 @@
 """LLAMA (Grant et al. 2018): MAML as hierarchical Bayes, with a Laplace approximation."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from bmaml import laplace
 from bmaml.densities import PRECISIONS, log_likelihood
 from bmaml.learners.bare import BareParticles
 from bmaml.learners.emaml import EMAML
-from bmaml.learners.interface import InvalidLearner, Learned
+from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned
 from bmaml.shapes import Scalar
 from bmaml.task import Examples, TaskBatch
 
@@ -38,8 +39,9 @@ class LLAMA(EMAML):
     """
 
     name: ClassVar[str] = "llama"
-    draws: ClassVar[bool] = True
-    calibrated: ClassVar[dict[str, tuple[float, float]]] = {"log_weight_precision": (-7.0, 7.0)}
+    calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {
+        "log_weight_precision": CalibratedScalar(-7.0, 7.0)
+    }
 
     occam: float = 1e-3
     seed: int = 0
@@ -53,15 +55,17 @@ class LLAMA(EMAML):
         if self.evidence_weights:
             raise InvalidLearner("draws from one Gaussian have one evidence; llama takes no evidence_weights")
 
+    def drawing(self, seed: int) -> "LLAMA":
+        """The learner whose draws have this seed."""
+        return replace(self, seed=seed)
+
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[1, param]`, the scalar `log_weight_precision`, and the rate where it is learned."""
         learned = super().initialise(generator)
         start = torch.tensor(WEIGHT_PRECISION_START).log()
         return {**learned, "initial": learned["initial"][:1], "log_weight_precision": start}
 
-    def adapt(
-        self, learned: Learned, support: Examples, steps: int | None = None, lost: float = 0.0
-    ) -> BareParticles:
+    def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
         """M draws around the point that `steps` gradient steps reach."""
         point = super().adapt(learned, support, steps).particles
         standard = self._standard(point)

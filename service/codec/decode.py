@@ -154,7 +154,7 @@ class Decoder:
             support_y=support.y,
             query_x=query,
             steps=_steps(request, model) if entry is None else entry.job.steps,
-            seed=request.adapt.seed if entry is None else entry.job.seed,
+            seed=model.learner.drawing(request.adapt.seed).seed if entry is None else entry.job.seed,
             spec=spec,
             deadline=adaptation.budget.deadline,
             warnings=input_warnings(model, support, raw_rows),
@@ -174,7 +174,7 @@ class Decoder:
 def _steps(request: AdaptationRequest, model: Model) -> int:
     """Steps to adapt in, by default those that the model was trained with."""
     steps = model.learner.steps if request.adapt.steps is None else request.adapt.steps
-    if steps and not model.learner.iterates:
+    if steps > model.learner.max_steps:
         raise invalid_at("/adapt/steps", "this model adapts exactly, without steps: leave them out or send 0")
     return steps
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from bmaml.learners.bare import Bare
 from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
@@ -102,11 +101,7 @@ def one_hot(
     if len(classes) > most:
         raise invalid_at("/support/y", f"{len(classes)} classes; at most {most} are taken")
     column = {each: index for index, each in enumerate(classes)}
-    columns = MIN_CLASS_COLUMNS
-    while columns < len(classes):
-        columns *= 2
-    if isinstance(model.learner, Bare):
-        columns = model.learner.network.outputs
+    columns = model.learner.max_classes or max(MIN_CLASS_COLUMNS, 1 << (len(classes) - 1).bit_length())
     rows = np.zeros((len(labels), columns), dtype=np.float32)
     rows[np.arange(len(labels)), [column[each] for each in labels]] = 1
     return classes, rows

@@ -42,7 +42,7 @@ class Adaptation:
             posterior: Posterior = type(posteriors[0]).joined(posteriors)
             effective = np.array([kept.effective_particles for kept in known])
             return cls(posterior, np.ones(len(known), bool), effective)
-        posterior = model.learner.adapt(model.learned, support, jobs[0].steps, NEGLIGIBLE)
+        posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE, jobs[0].steps)
         finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(jobs))
         return cls(posterior, finite, to_numpy(model.learner.effective_particles(posterior)))
 

@@ -85,7 +85,7 @@ def _fits(job: Job, graphs: Graphs) -> bool:
     return (
         model.device.type == graphs.device_type
         and model.manifest.kind == "regression"
-        and not model.learner.draws
+        and model.drawing(job.seed) is model  # draws are made on the host
         and job.steps == model.learner.steps  # others are a caller's choice, and there may be many
         and not graphs.hopeless(model, job.steps)
         and isinstance(spec, PredictionSpec)

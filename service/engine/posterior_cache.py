@@ -71,7 +71,7 @@ class PosteriorCache:
         told = (
             job.model.sha256,
             job.steps,
-            job.seed if job.model.learner.draws else 0,
+            job.seed,
             posted.x.shape,
             str(posted.x.dtype),
             posted.labels,

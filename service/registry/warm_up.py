@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from bmaml.learners.bare import Bare
 from model_store import Model
 from service.compute.acquisitions import CAPABILITIES
 from service.compute.cuda_graphs import SEEN
@@ -21,7 +20,7 @@ POOL, BATCH = 256, 2
 def warm_up(model: Model, most_work: int, answer: Callable[[list[Job]], object]) -> None:
     """Run the model alone, in company and in the largest batch, and let it choose: nobody waits for code."""
     network, image = model.learner.network, model.manifest.image
-    outputs = network.outputs if image is None or isinstance(model.learner, Bare) else CLASSES
+    outputs = network.outputs if image is None else model.learner.max_classes or CLASSES
     x = np.zeros((ROWS, network.inputs if image is None else image.numbers), np.float32)
     y = np.eye(outputs, dtype=np.float32)[np.arange(ROWS) % outputs]
     spec = PredictionSpec(interval=0.9 if image is None else None)

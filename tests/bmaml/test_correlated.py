@@ -70,7 +70,7 @@ def test_training_takes_rows_for_independent():
     for learner in (Collapsed(network, particles=5, correlated=each) for each in (None, (2, 12))):
         learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
         for name, value in learned.items():
-            value.requires_grad_(name not in learner.untrained)
+            value.requires_grad_(learner.trains(name))
         loss = learner.loss(learned, batch)
         loss.backward()
         losses.append(loss)

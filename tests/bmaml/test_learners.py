@@ -11,6 +11,7 @@ from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
 from bmaml.learners.llama import LLAMA
 from bmaml.learners.maml import MAML
@@ -494,9 +495,36 @@ def test_the_draws_of_llama_depend_on_the_seed_alone():
     learner, learned = learner_of(LLAMA, seed=3)
     batch = full_batch()
     one, again = (learner.adapt(learned, batch.support).particles for _ in range(2))
-    other = dataclasses.replace(learner, seed=4).adapt(learned, batch.support).particles
+    other = learner.drawing(4).adapt(learned, batch.support).particles
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_only_llama_depends_on_a_seed(kind):
+    learner, _ = learner_of(kind)
+    assert learner.drawing(7).seed == (7 if kind is LLAMA else 0)
+    assert (learner.drawing(7) is learner) is (kind is not LLAMA)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS if kind is not Collapsed])
+def test_learners_whose_hypotheses_cost_the_same_leave_none_out(kind):
+    learner, learned = learner_of(kind)
+    support = ragged_batch().support
+    pruned, whole = learner.adapt_pruned(learned, support, 0.5), learner.adapt(learned, support)
+    assert torch.equal(pruned.log_weights, whole.log_weights)
+
+
+def test_training_moves_all_scalars_but_those_that_only_unseen_tasks_tell():
+    _, learned = learner_of(Collapsed, correlated=(2, 10), prior_widening=True)
+    still = [name for name in learned if not Collapsed(MLP(2, (6, 5), 2)).trains(name)]
+    assert sorted(still) == ["correlation", "log_prior_widening"]
+
+
+def test_tasks_have_as_many_classes_as_the_network_has_outputs_where_each_needs_one():
+    assert BMAML(MLP(2, (), 7), likelihood="categorical").max_classes == 7
+    assert BMAML(MLP(2, (), 7)).max_classes is None
+    assert Conjugate(MLP(2, (), 7)).max_classes is None
 
 
 def test_the_loss_of_llama_adds_the_log_volume():
@@ -563,7 +591,8 @@ def test_leaving_out_hypotheses_of_no_weight_changes_no_answer(steps, sharpness)
     learned["log_temperature"] = torch.tensor(sharpness)
     learned["noise_slopes"] = 0.1 * torch.randn(learned["noise_slopes"].shape)
     batch = ragged_batch()
-    whole, light = (learner.adapt(learned, batch.support, steps, lost) for lost in (0.0, 1e-9))
+    whole = learner.adapt(learned, batch.support, steps)
+    light = learner.adapt_pruned(learned, batch.support, 1e-9, steps)
     assert light.log_weights.shape[1] < whole.log_weights.shape[1]
     if sharpness:  # some particles are kept, more in one task than in another
         kept = (light.log_weights > -torch.inf).sum(-1)
@@ -583,7 +612,7 @@ def test_leaving_out_hypotheses_of_no_weight_changes_no_answer(steps, sharpness)
 def test_posteriors_taken_apart_and_joined_again_are_the_same():
     learner, learned = learner_of(Collapsed, particles=12, scales=(0.5, 2.0))
     batch = ragged_batch()
-    posterior = learner.adapt(learned, batch.support, None, 1e-9)
+    posterior = learner.adapt_pruned(learned, batch.support, 1e-9)
     parts = [posterior.at(torch.tensor([task])) for task in (2, 0, 1)]
     joined = type(posterior).joined(parts)
     order = torch.tensor([2, 0, 1])
