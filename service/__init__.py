@@ -1,1 +1,1 @@
-"""The HTTP face: adapt to a support set, predict a query, say what to label next."""
+"""The HTTP service: it adapts models to support sets, predicts queries, and selects rows to label."""

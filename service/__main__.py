@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service.app import create_app
@@ -20,29 +19,17 @@ from service.ops.memory import freeze_imported_objects, keep_freed_memory
 from service.ops.tracing import TracingUnavailable
 from service.settings import Settings
 
-SWITCH_S = 0.001
-"""How long one thread of Python may keep the others waiting: the event loop and the engine share it."""
-
-
-MOST_WORKERS = 8
-"""Unless more are asked for: the process that speaks HTTP has not work for more of them."""
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per line; `extra={"fields": {…}}` adds to it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One record."""
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": when, "level": record.levelname.lower(), "logger": record.name}
-        line |= {"message": record.getMessage(), **getattr(record, "fields", {})}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+SWITCH_INTERVAL_S = 0.001
+"""Seconds that a Python thread may run while others wait: the event loop and the engine share the process."""
+MAX_DEFAULT_WORKERS = 8
+"""Worker processes where the settings name no number: one event loop has no work for more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT: 0; 1 after a failure, 2 where a setting is wrong."""
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    It is 0 after a signal, 1 after a failure, and 2 where a setting is wrong.
+    """
     names = ", ".join(f"BMAML_{name.upper()}" for name in Settings.model_fields)
     parser = argparse.ArgumentParser(prog="bmaml-serve", description=__doc__, epilog=f"Settings: {names}")
     parser.parse_args(arguments)
@@ -55,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     freeze_imported_objects()
     try:
-        worker_pool = _worker_pool(settings)  # before there are threads
+        worker_pool = _worker_pool(settings)  # forks, which must come before threads
     except OSError as error:
-        print(f"bmaml-serve: no room for the processes that compute: {error}", file=sys.stderr)
+        print(f"bmaml-serve: cannot start the worker processes: {error}", file=sys.stderr)
         return 1
     try:
         app = create_app(settings, worker_pool)
-        return _served(app, settings)
+        _log_json_lines(settings.log_level)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        return serve(app, settings)
     except (BadKeys, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
@@ -71,27 +60,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _worker_pool(settings: Settings) -> WorkerPool | None:
-    """The processes that compute, where there are to be any.
+    """The worker processes, started; None where a thread computes.
 
-    On a GPU a thread computes: posteriors stay in its memory.
+    On a GPU a thread computes, so that posteriors stay in the GPU's memory.
     """
     if settings.engine == "auto":
-        able = sys.platform == "linux" and settings.device != "cuda"
-        apart = able and device_for(settings.device).type == "cpu"
+        forks = sys.platform == "linux" and settings.device != "cuda"
+        in_processes = forks and device_for(settings.device).type == "cpu"
     else:
-        apart = settings.engine == "process"
-    if not apart:
+        in_processes = settings.engine == "process"
+    if not in_processes:
         return None
-    count = settings.workers or min(MOST_WORKERS, max(1, usable_cores() - 1))
+    count = settings.workers or min(MAX_DEFAULT_WORKERS, max(1, usable_cores() - 1))
     return WorkerPool.of(count, much=min(MUCH, settings.max_batch_work))
 
 
-def _served(app: FastAPI, settings: Settings) -> int:
+def _log_json_lines(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    sys.setswitchinterval(SWITCH_S)
-    return serve(app, settings)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class JsonLines(logging.Formatter):
+    """Formats a log record as one line of JSON; `extra={"fields": {…}}` adds fields to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of one record."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        line |= {"message": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""create_app: the whole wiring on one screen."""
+"""create_app: the FastAPI application, with everything that it is made of."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,25 +18,30 @@ from service.settings import Settings
 
 DESCRIPTION = """Few-shot prediction with honest uncertainty: post a few labelled rows and the rows you
 ask about; particles of a meta-learned network are adapted to them, and their weighted mixture answers."""
+"""The description of the API in its OpenAPI."""
 
 
 def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None = None) -> FastAPI:
-    """The service, cold: models are loaded when it starts; where there is a crew, it computes.
+    """The service as an application; models are loaded when the server starts it.
+
+    Args:
+        worker_pool: processes that compute; without one a thread of this process does.
 
     Raises:
-        BadKeys, TracingUnavailable: the settings ask for what cannot be had.
+        BadKeys: the keys of the settings cannot be read.
+        TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
     settings = settings or Settings()
     runtime = Runtime(settings, worker_pool)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(runtime.metrics.measure_loop_lag())
+        measuring = asyncio.create_task(runtime.metrics.measure_loop_lag())
         loading = asyncio.create_task(asyncio.to_thread(runtime.start))
         yield
         await loading
         await asyncio.to_thread(runtime.stop)
-        watching.cancel()
+        measuring.cancel()
 
     app = FastAPI(
         title="Few-shot prediction with honest uncertainty",

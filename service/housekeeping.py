@@ -1,4 +1,4 @@
-"""The thread that looks again and again: at kept posteriors, the store, the keys, and freed memory."""
+"""The housekeeping thread: it expires posteriors, reloads the store and keys, and returns freed memory."""
 
 import logging
 import threading
@@ -15,10 +15,10 @@ log = logging.getLogger("service.housekeeping")
 
 
 class Housekeeping:
-    """Keeps what is served, kept and held up to date.
+    """A thread that runs rounds of housekeeping.
 
     Args:
-        interval_s: between two rounds.
+        interval_s: seconds between two rounds.
         heap_trimmers: one for every process of the service.
     """
 
@@ -41,7 +41,7 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Begin the rounds."""
+        """Start the thread."""
         self._thread.start()
 
     @property
@@ -50,16 +50,16 @@ class Housekeeping:
         return self._stopping.is_set()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; a round under way is finished, within the timeout."""
+        """End the thread, and wait up to `timeout_s` for a round that has begun."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def refresh(self) -> None:
-        """Look at the store, and return the memory that loading and warming up freed.
+        """Load new versions from the store, unload idle ones, and return freed memory to the system.
 
         Raises:
-            Exception: whatever the store or the device fails with.
+            Exception: any failure of the store or the device.
         """
         changed = self._registry.refresh()
         self._registry.shelve_idle()
@@ -70,7 +70,7 @@ class Housekeeping:
             log.warning("a worker process has ended and returns no memory any more")
 
     def _run(self) -> None:
-        """One round after another; a failure to look does not stop the thread."""
+        """Run one round after another; a failure of one does not end the thread."""
         while not self._stopping.wait(self._interval_s):
             self._posteriors.sweep()
             # A batch under way may keep a posterior after its version was dropped.

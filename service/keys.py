@@ -1,4 +1,4 @@
-"""Who may ask, and how often: bearer keys, kept as their hashes, and a rate for each."""
+"""Bearer keys, of which the service holds hashes, the rate limit of each caller, and `bmaml-key`."""
 
 import argparse
 import hashlib
@@ -18,50 +18,52 @@ from service.errors import RequestError
 
 log = logging.getLogger("service.keys")
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-DIGEST = re.compile(r"[0-9a-f]{64}")
+OWNER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""The name of a key's owner."""
+KEY_DIGEST = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 in hexadecimal."""
 KEY_BYTES = 32
-"""Of a new key: too many to guess, so a plain hash keeps it (a password would need a slow one)."""
+"""Bytes of a new key: too many to guess, so a fast hash protects it (a password would need a slow one)."""
 
 
 class BadKeys(BmamlError):
-    """A list of keys that cannot be read."""
+    """The keys of the settings cannot be read."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The SHA-256 of every key, with its owner's name. A name may have several keys.
+    """The SHA-256 of every key, with its owner's name; an owner may have several keys.
 
     Attributes:
-        owners: one pair of name and digest for each key; none: everybody may ask.
+        owners: pairs of name and digest, one for each key; without any, everybody may ask.
     """
 
     owners: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
     def parsed(cls, text: str) -> "Keys":
-        """`NAME:SHA256` entries, separated by white space or commas; `#` begins a comment.
+        """Parse `NAME:SHA256` entries, separated by white space or commas; `#` begins a comment.
 
         Raises:
-            BadKeys: an entry that is none. It is told by its place, not by what it holds.
+            BadKeys: an entry of another form; the message gives its position, not its content.
         """
         lines = (line.partition("#")[0] for line in text.splitlines())
         entries = [entry for line in lines for entry in re.split(r"[\s,]+", line) if entry]
         owners = []
-        for place, entry in enumerate(entries, 1):
+        for position, entry in enumerate(entries, 1):
             name, _, digest = entry.partition(":")
-            if not NAME.fullmatch(name) or not DIGEST.fullmatch(digest):
-                raise BadKeys(f"key {place} is not NAME:SHA256; `bmaml-key NAME` makes one")
+            if not OWNER_NAME.fullmatch(name) or not KEY_DIGEST.fullmatch(digest):
+                raise BadKeys(f"key {position} is not NAME:SHA256; `bmaml-key NAME` makes one")
             owners.append((name, bytes.fromhex(digest)))
         return cls(tuple(owners))
 
     def caller(self, authorization: str) -> str:
-        """The name of the caller with this Authorization header; empty where there are no keys.
+        """The name of the owner of the key in this Authorization header; empty where there are no keys.
 
-        Every key is compared in whole, so that the time taken tells nothing about any of them.
+        Every key is compared, in constant time, so that the duration reveals nothing about any of them.
 
         Raises:
-            RequestError: 401 without a key of ours.
+            RequestError: 401 without a bearer key of this service.
         """
         if not self.owners:
             return ""
@@ -77,10 +79,10 @@ class Keys:
 
 
 def read_keys(listed: str, file: Path | None) -> Keys:
-    """The keys of a setting and of a file.
+    """The keys of `BMAML_KEYS` (`listed`) and `BMAML_KEYS_FILE`.
 
     Raises:
-        BadKeys: the file cannot be read, or is there and holds no key.
+        BadKeys: an entry of another form than `NAME:SHA256`, or a file that cannot be read or holds no key.
     """
     keys = Keys.parsed(listed)
     if file is None:
@@ -95,7 +97,7 @@ def read_keys(listed: str, file: Path | None) -> Keys:
 
 
 class KeyRing:
-    """The keys of the settings, read again while the service runs.
+    """The keys of the settings, which are read anew while the service runs.
 
     Raises:
         BadKeys: as `read_keys`.
@@ -111,11 +113,11 @@ class KeyRing:
         return bool(self._keys.owners)
 
     def caller(self, authorization: str) -> str:
-        """As `Keys.caller`, with the keys as they were last read."""
+        """As `Keys.caller`, with the keys last read."""
         return self._keys.caller(authorization)
 
     def refresh(self) -> None:
-        """Read the keys again; where they cannot be read, they stay as they were."""
+        """Read the keys anew; where they cannot be read, keep the present ones."""
         try:
             keys = read_keys(self._listed, self._file)
         except BadKeys as error:
@@ -128,11 +130,11 @@ class KeyRing:
 
 @dataclass
 class RateLimit:
-    """A bucket of tokens for each caller: a request takes one, time puts them back.
+    """A token bucket for each caller: a request takes a token, and time puts tokens back.
 
     Attributes:
         per_s: tokens put back each second; 0: no limit.
-        burst: what a full bucket holds.
+        burst: tokens of a full bucket.
     """
 
     per_s: float
@@ -141,19 +143,19 @@ class RateLimit:
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def take(self, caller: str) -> None:
-        """One request of this caller.
+        """Take a token for one request of this caller.
 
         Raises:
-            RequestError: 429 with an empty bucket.
+            RequestError: 429 where the bucket is empty.
         """
         if not self.per_s:
             return
         now = self.clock()
-        tokens, then = self._buckets.get(caller, (float(self.burst), now))
-        tokens = min(float(self.burst), tokens + (now - then) * self.per_s)
+        tokens, filled_at = self._buckets.get(caller, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - filled_at) * self.per_s)
         if tokens < 1:
-            wait = max(1, math.ceil((1 - tokens) / self.per_s))
-            raise RequestError("rate-limited", "this key asks too often", retry_after_s=wait)
+            wait_s = max(1, math.ceil((1 - tokens) / self.per_s))
+            raise RequestError("rate-limited", "this key asks too often", retry_after_s=wait_s)
         self._buckets[caller] = tokens - 1, now
 
 
@@ -162,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bmaml-key", description=main.__doc__)
     parser.add_argument("name", help="of the caller; letters, digits, dots, dashes")
     name = parser.parse_args(arguments).name
-    if not NAME.fullmatch(name):
+    if not OWNER_NAME.fullmatch(name):
         parser.error("a name is 1 to 64 letters, digits, dots, dashes or underscores")
     key = secrets.token_urlsafe(KEY_BYTES)
     print(f"for the caller:          {key}", file=sys.stderr)

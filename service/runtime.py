@@ -1,4 +1,4 @@
-"""What lives as long as the process: settings, versions, engine; from cold to warm to stopped."""
+"""The runtime: the parts of the service that live as long as the process, from cold to warm to stopped."""
 
 import logging
 import os
@@ -36,10 +36,10 @@ log = logging.getLogger("service.runtime")
 
 
 class Runtime:
-    """The service behind its routes.
+    """The parts behind the routes, and the state of the service.
 
     Attributes:
-        draining: it was told to stop; what has been accepted is finished.
+        draining: whether a signal asked the process to end; accepted requests are still answered.
 
     Raises:
         BadKeys: the keys of the settings cannot be read.
@@ -65,7 +65,7 @@ class Runtime:
             self.posteriors,
             self.metrics,
             threads,
-            self._check,
+            self._check_device,
             partial(compute, graphs=graphs) if worker_pool is None else worker_pool.answer,
         )
         warm: Callable[[list[Job]], object] = partial(answer_batch, graphs=graphs)
@@ -84,30 +84,30 @@ class Runtime:
         self.draining = False
         self._loaded = False
         self._failure: str | None = None
-        self._verdict: bool | None = None  # whether it had failed, once it was stopped
+        self._failed_before_stop: bool | None = None  # None until `stop`
 
     @property
     def catalogue(self) -> Catalogue:
-        """The versions on offer."""
+        """The versions that are served."""
         return self.registry.catalogue
 
     @property
     def device(self) -> torch.device:
-        """That the models live on."""
+        """The device that holds the models."""
         return self.registry.device
 
     @property
     def failed(self) -> bool:
-        """The engine died or could never start: only a restart helps."""
-        if self._verdict is not None:
-            return self._verdict
+        """Whether the engine died or could not start, so that only a restart helps."""
+        if self._failed_before_stop is not None:
+            return self._failed_before_stop
         if self._worker_pool is not None and self._worker_pool.failed:
             return True
         return self._failure is not None or self.engine.failed
 
     @property
-    def why_not_open(self) -> str | None:
-        """One sentence; None when the store has been looked at and the engine takes work."""
+    def why_not_serving(self) -> str | None:
+        """The reason why the engine takes no jobs; None where it does and the store has been read."""
         if self._failure is not None:
             return self._failure
         if self.failed:
@@ -120,39 +120,39 @@ class Runtime:
 
     @property
     def why_not_ready(self) -> str | None:
-        """One sentence; None when models are loaded and warm, too."""
-        if self.why_not_open is None and not self.catalogue.models:
+        """The reason why requests cannot be answered; None where models are loaded and warm, too."""
+        if self.why_not_serving is None and not self.catalogue.models:
             return f"{self.settings.store} holds no version that can be served"
-        return self.why_not_open
+        return self.why_not_serving
 
     def check_ready(self) -> None:
-        """Whether to send requests here.
+        """Refuse where the process is not ready: a load balancer should send requests elsewhere.
 
         Raises:
-            RequestError: 503, and why not.
+            RequestError: 503 with the reason.
         """
         if (why := self.why_not_ready) is not None:
             raise RequestError("not-ready", why, retry_after_s=1)
 
     def check_serving(self, needs_model: bool = True) -> None:
-        """Whether a request that has come all the same can be answered: so it is until the very end.
+        """Refuse a request that cannot be answered; while draining, those that arrive still can.
 
         Raises:
-            RequestError: 503, and why not.
+            RequestError: 503 with the reason.
         """
-        at_work = self.engine.alive and (self.draining or bool(self.catalogue.models))
-        if not at_work and (needs_model or self.why_not_open is not None):
+        serving = self.engine.alive and (self.draining or bool(self.catalogue.models))
+        if not serving and (needs_model or self.why_not_serving is not None):
             self.check_ready()
 
     def start(self) -> None:
-        """Load every model, run each once, and begin to answer. Blocks until this is done or has failed.
+        """Load and warm up every model, and start the engine; block until this is done or has failed.
 
-        A store without a good version is looked at again and again: the first one makes the service ready.
+        Where the store holds no version that can be served, housekeeping makes the service ready later.
         """
         began = time.monotonic()
         try:
             self.registry.device = device_for(self.settings.device)
-            self._check()
+            self._check_device()
             self.housekeeping.refresh()
             self.engine.start()
             self.housekeeping.start()
@@ -170,17 +170,17 @@ class Runtime:
         )
 
     def stop(self) -> None:
-        """Finish what was accepted."""
+        """Answer accepted requests, within `drain_s`, and end all threads and processes."""
         self.housekeeping.stop(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
-        self._verdict = self.failed  # what is ended now has not failed
+        self._failed_before_stop = self.failed  # processes ended below have not failed
         if self._worker_pool is not None:
             self._worker_pool.stop(at_once=self.engine.busy)
         self.decoding_threads.stop()
         if self.tracing is not None:
             self.tracing.stop()
 
-    def _check(self) -> None:
+    def _check_device(self) -> None:
         if self._worker_pool is None:
             check(self.device)
         else:

@@ -1,4 +1,4 @@
-"""The environment, read once and frozen: every variable starts with `BMAML_`."""
+"""Settings of the service, read once from environment variables that start with `BMAML_`."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,43 +10,46 @@ from model_store import SHIPPED
 
 
 class Settings(BaseSettings):
-    """How the service runs and what it refuses.
+    """Settings of the service: addresses, device, bounds, deadlines, keys, logs.
 
     Attributes:
-        host, port: where it listens.
+        host, port: the address to listen on.
         store: the folder of published versions.
         device: `auto` takes the GPU where there is one.
-        engine: what computes, a thread of the service or processes of their own, which have the CPU alone;
-            `auto` is processes where they can be, on Linux and without a GPU.
-        workers: processes that compute, where processes do; each wants a core and warms every version up.
-            0: one for each core but one, which HTTP has, and no more than 8.
-        graphs: record what a GPU computes, and launch it whole.
-        threads: of tensor work on the CPU, at most: little work takes one. 0 leaves the choice to torch.
-        max_body_bytes, max_support_rows, max_query_rows, max_pool_rows: larger requests are refused.
-        max_classes: more in one support set are refused; a model may take fewer.
-        max_particles: versions with more are not served.
-        max_header_bytes: of a request's line and headers.
-        max_connections: open at a time; more are told to come back.
-        keep_alive_s: how long an idle connection is kept open: longer than a load balancer in front keeps it.
-        read_s: how long a request's head, and then its body, may take to arrive.
-        max_picture_pixels, max_request_pixels: a larger picture, or more of them, are refused undecoded.
-        max_bytes_in_flight: of bodies that are on their way in, together.
-        max_queue_work: tasks × particles × rows × (steps + 1) that may wait; beyond it comes a 429.
-        max_batch_work: the same, for one fused batch on the device, or each process's share of it. A core
+        engine: `thread` computes in a thread of the service, `process` in processes of their own, on the CPU
+            alone; `auto` is `process` on Linux without a GPU.
+        workers: processes that compute. Each needs a core and warms up every version. 0 is one for each core
+            but one, which serves HTTP, and at most 8.
+        graphs: record the computations of a GPU as CUDA graphs.
+        threads: CPU threads of tensor work, at most; small batches take one. 0 leaves the choice to torch.
+        max_body_bytes: bytes of a body, as sent and decompressed.
+        max_support_rows, max_query_rows, max_pool_rows: rows of a request.
+        max_classes: classes of a support set; a model may take fewer.
+        max_particles: particles of a version; those with more are not served.
+        max_header_bytes: bytes of a request's line and headers.
+        max_connections: open connections; further ones are refused.
+        keep_alive_s: seconds that an idle connection is kept open; a load balancer must close it earlier.
+        read_s: seconds that a request's head, and then its body, may take to arrive.
+        max_picture_pixels, max_request_pixels: pixels of one image and of all images of a request, checked
+            before they are decoded.
+        max_bytes_in_flight: bytes of all bodies that are being received.
+        max_queue_work: tasks × particles × rows × (steps + 1) that may wait; more is a 429.
+        max_batch_work: the same for one fused batch on the device, or for each process's share of it. A core
             gains little from more than the default; a GPU takes millions.
-        max_posterior_bytes: of kept posteriors; beyond it the least recently used go.
-        secret: of posteriors' ids; replicas with the same one issue the same ids. Random where empty.
-        deadline_ms: how long a request may wait for the device where it does not say.
-        idle_s: after which a version that is not the newest of its name, and that nobody has asked, is let go
-            of; it is loaded again for whoever asks.
-        reload_s: how often the store is looked at for new versions.
-        linger_s: how long after SIGTERM requests are still taken, while `/readyz` sends others elsewhere.
-        drain_s: how long accepted requests may take then.
+        max_posterior_bytes: bytes of all kept posteriors; the least recently used are dropped first.
+        secret: the key of posteriors' ids, the same for replicas that share them; random where empty.
+        deadline_ms: milliseconds that a request may wait for the device, where it names none.
+        idle_s: seconds without a request after which a version that is not the newest of its name is
+            unloaded; the next request for it loads it again.
+        reload_s: seconds between two checks of the store and of the file of keys.
+        linger_s: seconds after SIGTERM for which requests are still accepted, while `/readyz` fails.
+        drain_s: seconds that accepted requests may take after that.
         keys, keys_file: bearer keys as `NAME:SHA256` entries; without any, everybody may ask.
-        rate_per_s, rate_burst: requests of one key, in the long run and at once; 0: no limit.
-        probe_host, probe_port: where probes and metrics are, and nowhere else; by default beside the rest.
-        cors_origins: of pages on other hosts that may ask, separated by commas.
-        log_level: of the structured log on standard output.
+        rate_per_s, rate_burst: requests per second of one caller, and requests at once; 0: no limit.
+        probe_host, probe_port: the address of probes and metrics, which then are nowhere else; by default
+            they are beside the other routes.
+        cors_origins: origins whose pages may send requests, separated by commas.
+        log_level: least severe level that the log on standard output holds.
     """
 
     model_config = SettingsConfigDict(env_prefix="BMAML_", frozen=True, extra="ignore")
@@ -92,14 +95,14 @@ class Settings(BaseSettings):
 
     @field_validator("workers")
     @classmethod
-    def _of_processes(cls, workers: int, info: ValidationInfo) -> int:
+    def _workers_need_processes(cls, workers: int, info: ValidationInfo) -> int:
         if workers and (info.data.get("engine") == "thread" or info.data.get("device") == "cuda"):
             raise ValueError("a thread computes: leave it out, or set BMAML_ENGINE=process, BMAML_DEVICE=cpu")
         return workers
 
     @field_validator("engine")
     @classmethod
-    def _computes_on_the_cpu(cls, engine: str, info: ValidationInfo) -> str:
+    def _processes_need_the_cpu(cls, engine: str, info: ValidationInfo) -> str:
         if engine == "process" and info.data.get("device") != "cpu":
             raise ValueError("a process computes on the CPU alone: set BMAML_DEVICE=cpu as well")
         return engine
