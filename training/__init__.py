@@ -1,1 +1,1 @@
-"""From a family of tasks to a published version."""
+"""Training: from a configuration to a published version."""

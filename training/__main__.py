@@ -27,7 +27,7 @@ from training.config import (
 from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes
-from training.families import Featured, Images, Sinusoid, Table
+from training.families import ImageFeatures, Images, Sinusoid, Table
 from training.loop import Interrupted, train
 from training.options import (
     EmbeddingOptions,
@@ -38,7 +38,7 @@ from training.options import (
     learner_name,
     settings_options,
 )
-from training.processes import joined
+from training.processes import process_group
 from training.publish import publish
 
 
@@ -93,7 +93,7 @@ def images(
 ) -> None:
     """Train on images by class."""
     collection = Images(family, run.seed)
-    tasks: Images | Featured = collection
+    tasks: Images | ImageFeatures = collection
     _print_notes(collection)
     if family.features_of is None:
         light = not embedding.standard
@@ -107,7 +107,7 @@ def images(
         network = source.embedding
         if (network.channels, network.size) != (family.channels, family.size):
             raise InvalidConfig(f"{family.features_of} takes other images: see its --size and --rgb")
-        tasks = Featured(collection, network, source.learned)
+        tasks = ImageFeatures(collection, network, source.learned)
     conjugate = learner_name(settings, "images") == Conjugate.name
     columns = (network.features, embedding.dimensions if conjugate else family.ways)
     _train(run, configuration(run, family, settings, columns, network), tasks)
@@ -121,7 +121,7 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
     """
     model = Store(published.store).load(published.name, published.version)
     if model.manifest.kind == "classification":
-        config = ImagesConfig.recalled(model.manifest.training.get("family", {}), published.data)
+        config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
         split = published.split or config.split
         _print(evaluate_classes(model, Images(replace(config, split=split), model.manifest.seed)))
     else:
@@ -140,10 +140,10 @@ def plot(published: PublishedVersion) -> None:
         print(path)
 
 
-def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Images | Featured) -> None:
+def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Images | ImageFeatures) -> None:
     learner = learner_from(config.learner, config.settings)
     start = Store(run.store).load(config.start_from).learned if config.start_from else None
-    with joined(_device(run.device)) as (processes, device):
+    with process_group(_device(run.device)) as (processes, device):
         folder = run.runs / config.name
         trained = train(config, tasks, learner, folder, run.resume, device, processes, run.compile, start)
     if not processes.leads:
@@ -164,10 +164,10 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
     given = {name: trained.get(name) if value is None else value for name, value in given.items()}
     if given["task"] is None:
         raise InvalidConfig(f"{published.name} was not trained on a table: name its --task column")
-    recalled = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
+    columns = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
     config = TableConfig(
         path=published.data,
-        x=tuple((name, transform) for name, transform in recalled),
+        x=tuple((name, transform) for name, transform in columns),
         y=tuple(column.name for column in model.manifest.outputs),
         group=trained.get("group"),
         shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),

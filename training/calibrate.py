@@ -1,4 +1,4 @@
-"""The last step of training: the scalars that only unseen tasks can tell."""
+"""The last step of training: scalars that are fitted to the validation tasks."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ from training.families import Family
 from training.loop import validation_nlls
 
 ROUNDS = 2
-"""Each number is fitted with the others as they are, so several are gone through twice."""
+"""Searches of each scalar where there are several, since each is fitted with the others fixed."""
 
 TOLERANCE = 0.01
-"""Width of the last bracket: one percent of a number whose logarithm is searched."""
+"""Width of the last bracket: one percent of a scalar whose logarithm is searched."""
 
 
 def calibrated(
@@ -26,25 +26,25 @@ def calibrated(
     family: Family,
     embedding: ConvNet | None = None,
 ) -> dict[str, Tensor]:
-    """`learned` with each of the learner's calibrated scalars where the validation NLL is lowest.
+    """`learned` with each of the learner's calibrated scalars at the lowest validation NLL.
 
-    How wide `collapsed` predicts, how alike the errors of rows are, how tightly its start binds `llama`, how
-    much evidence weighs. Each is searched as far from its trained value as the learner allows. What training
-    never moved is moved only where the tasks gain more than the standard error of the gain.
+    Examples are the widening of `collapsed`, the precision of `llama`'s start and the exponent of the
+    evidence. Each is searched within the learner's distance of its trained value. A scalar that training
+    leaves alone moves only where the gain exceeds its own standard error.
     """
     found = dict(learned)
-    tasks = _Validation(family, learned, embedding)
+    tasks = _EmbeddedValidation(family, learned, embedding)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
 
         def nlls(shift: float, name: str = name, trained: Tensor = trained) -> Tensor:
-            """Of each task, over all its deals."""
+            """The NLL of each validation task, a mean over its draws."""
             each = validation_nlls(learner, {**found, name: trained + shift}, tasks)
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
         scalar = learner.calibrated[name]
-        shift = minimum(nlls, scalar.low, scalar.high)
+        shift = golden_section_search(nlls, scalar.low, scalar.high)
         gains = nlls(0.0) - nlls(shift)
         needed = _standard_error(gains) if not scalar.trained else 0.0
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
@@ -52,12 +52,12 @@ def calibrated(
 
 
 def _standard_error(values: Tensor) -> float:
-    """Of the mean of independent values, `[value]`; one of them says nothing about the others."""
+    """The standard error of the mean of independent values `[value]`; infinite for a single one."""
     return float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.inf
 
 
-class _Validation:
-    """The validation tasks of a family, their pictures embedded once: nothing fitted here moves features."""
+class _EmbeddedValidation:
+    """The validation tasks of a family, their images embedded once, since calibration moves no features."""
 
     def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: ConvNet | None) -> None:
         self.batch, self.validation_tasks = family.batch, family.validation_tasks
@@ -68,12 +68,12 @@ class _Validation:
             ]
 
     def validation(self) -> Iterator[TaskBatch]:
-        """The same every time."""
+        """The validation tasks; the same every time."""
         return iter(self._batches)
 
 
-def minimum(values: Callable[[float], Tensor], low: float, high: float) -> float:
-    """Where the mean of a function's values, of one hollow, is lowest, by golden-section search."""
+def golden_section_search(values: Callable[[float], Tensor], low: float, high: float) -> float:
+    """The argument at which the mean of a unimodal function's values is lowest, by golden-section search."""
 
     def mean(where: float) -> float:
         return float(values(where).mean())

@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: whole or not at all, and one run to a folder."""
+"""Checkpoints of a run: written atomically, in a folder that one run at a time may use."""
 
 import fcntl
 import json
@@ -19,16 +19,24 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class CannotResume(BmamlError):
-    """A checkpoint that does not belong to this run."""
+    """A checkpoint that is absent or belongs to another run."""
 
 
-class Occupied(BmamlError):
-    """Another run is at work in the folder."""
+class FolderInUse(BmamlError):
+    """A folder that another run uses."""
 
 
 @dataclass
-class State:
-    """Where a run stands; what a checkpoint holds."""
+class TrainingState:
+    """The state of a run; a checkpoint holds all of it but the device.
+
+    Attributes:
+        learned: the meta-parameters by name.
+        step: meta-steps taken.
+        best, best_nll: the parameters with the lowest validation NLL, and that NLL.
+        evaluations_since_best: evaluations of the validation tasks since then.
+        history: step, meta-objective and validation NLL of every evaluation.
+    """
 
     learned: dict[str, Tensor]
     optimiser: torch.optim.Adam
@@ -36,28 +44,28 @@ class State:
     step: int = 0
     best: dict[str, Tensor] | None = None
     best_nll: float = math.inf
-    looks_since_best: int = 0
+    evaluations_since_best: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @contextmanager
-def occupied(folder: Path) -> Iterator[None]:
-    """Keep every other run out of the folder, for as long as this process is in here.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that no other run uses it.
 
     Raises:
-        Occupied: another run has done so.
+        FolderInUse: another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Occupied(f"another run is at work in {folder}: give one of them another name") from None
+            raise FolderInUse(f"another run is at work in {folder}: give one of them another name") from None
         yield
 
 
-def write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
-    """Whole or not at all: written aside, flushed, renamed."""
+def write_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path) -> None:
+    """Write the state atomically: to a new file, flushed to the disk, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{CHECKPOINT}.new"
     with draft.open("wb") as file:
@@ -69,7 +77,7 @@ def write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None
                 "step": state.step,
                 "best": state.best,
                 "best_nll": state.best_nll,
-                "looks_since_best": state.looks_since_best,
+                "looks_since_best": state.evaluations_since_best,
                 "history": state.history,
             },
             file,
@@ -79,11 +87,11 @@ def write_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None
     draft.rename(folder / CHECKPOINT)
 
 
-def read_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
-    """Go on from where the run in this folder stood.
+def read_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path) -> None:
+    """Set the state to that of the checkpoint in the folder.
 
     Raises:
-        CannotResume: there is none, or it is another run's.
+        CannotResume: there is no checkpoint, or it belongs to a run with other settings.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -95,5 +103,5 @@ def read_checkpoint(state: State, config: TrainingConfig, folder: Path) -> None:
         state.learned[name].data.copy_(tensor)
     state.optimiser.load_state_dict(held["optimiser"])
     state.step, state.best = held["step"], held["best"]
-    state.best_nll, state.looks_since_best = held["best_nll"], held["looks_since_best"]
+    state.best_nll, state.evaluations_since_best = held["best_nll"], held["looks_since_best"]
     state.history = held["history"]

@@ -1,4 +1,4 @@
-"""The meta-objective, compiled where that is asked for and possible; training only."""
+"""The meta-objective as a function, compiled on request."""
 
 import sys
 from collections.abc import Callable
@@ -20,18 +20,18 @@ def objective(
     device: str = "cpu",
     embedding: ConvNet | None = None,
 ) -> Objective:
-    """The learner's loss as a function of meta-parameters and tasks, after the embedding of pictures.
+    """The learner's loss as a function of meta-parameters and tasks, after the embedding of images.
 
-    Compiling fuses passes over memory and, on a GPU, captures the step as a CUDA graph; the result
-    differs by rounding alone. It happens at the first call, and takes half a minute. Where it fails
-    (no C++ compiler, say) the reason is printed and the plain function is used from then on.
+    Compilation fuses passes over memory and, on a GPU, captures the step as a CUDA graph; the result
+    differs by rounding alone. It happens at the first call and takes half a minute. Where it fails, for
+    example without a C++ compiler, the reason is printed and the plain function is used.
     """
 
-    def of_pictures(learned: Learned, batch: TaskBatch) -> Tensor:
+    def of_images(learned: Learned, batch: TaskBatch) -> Tensor:
         assert embedding is not None
         return learner.loss(learned, embedding.embedded(learned, batch, training=True))
 
-    plain = learner.loss if embedding is None else of_pictures
+    plain = learner.loss if embedding is None else of_images
     if not compile_it:
         return plain
     mode = "reduce-overhead" if device.startswith("cuda") else "default"

@@ -220,7 +220,7 @@ class ImagesConfig:
     features_of: str | None = None
 
     @classmethod
-    def recalled(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
+    def from_manifest(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
         """The configuration in a published version's manifest, for images at another `path`."""
         values = {name: value for name, value in trained.items() if name != "kind"}
         return cls(**{**values, "path": path, "shots": Shots(**trained["shots"])})
@@ -228,7 +228,7 @@ class ImagesConfig:
     def __post_init__(self) -> None:
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:
             raise InvalidConfig(
-                "a task needs two classes, a picture shown and one asked of each, a class two pictures; "
+                "a task needs two classes with a support and a query image each, a class two images; "
                 f"found {self.ways}, {self.shots.lowest}, {self.queries}, {self.least}"
             )
         if not 0 <= self.augment < float("inf"):
@@ -281,8 +281,8 @@ FamilyConfig = SinusoidConfig | TableConfig | ImagesConfig
 FamilyKind = Literal["sinusoid", "table", "images"]
 
 
-def kind_of(config: FamilyConfig) -> FamilyKind:
-    """The kind of a family, as the command line calls it."""
+def family_kind(config: FamilyConfig) -> FamilyKind:
+    """The kind of a family, by its name on the command line."""
     kinds: dict[type, FamilyKind] = {SinusoidConfig: "sinusoid", TableConfig: "table", ImagesConfig: "images"}
     return kinds[type(config)]
 
@@ -292,11 +292,12 @@ class TrainingConfig:
     """One run, from data to published version.
 
     Attributes:
-        embedding: the settings of a `ConvNet`, where tasks are pictures.
-        start_from: a published model, the newest version of whose parameters are the first ones.
+        settings: the learner's, its network among them.
+        embedding: the settings of a `ConvNet`, for images.
+        start_from: the published model whose newest parameters are the first ones.
 
     Raises:
-        InvalidConfig: tasks without any support row.
+        InvalidConfig: no task has a support row.
     """
 
     name: str
@@ -321,9 +322,9 @@ class TrainingConfig:
         return None if self.embedding is None or taken else ConvNet(**self.embedding)
 
     def as_data(self) -> dict[str, Any]:
-        """Plain data for the manifest and for comparing runs; of a table's path only the file's name."""
+        """Plain data for the manifest and the comparison of runs; a path is reduced to the file's name."""
         data = dataclasses.asdict(self)
         if not isinstance(self.family, SinusoidConfig):
             data["family"]["path"] = Path(self.family.path).name
-        data["family"]["kind"] = kind_of(self.family)
+        data["family"]["kind"] = family_kind(self.family)
         return data

@@ -1,4 +1,4 @@
-"""Accuracy, likelihood and calibration of a classifier on classes it has never seen."""
+"""Accuracy, likelihood and calibration of a classifier on classes that training did not see."""
 
 import math
 from dataclasses import dataclass
@@ -10,25 +10,28 @@ from bmaml.categorical import Categorical
 from bmaml.learners import Belief
 from model_store.model import Model
 from training.evaluate import Evaluation
-from training.families.bank import Bank
-from training.families.featured import embed
-from training.families.images import Images, dealt
+from training.families.class_index import ClassIndex
+from training.families.image_features import embed
+from training.families.images import Images, task_batch
 
-EPISODES = 1000
-AT_ONCE = 50
-QUERIES = 15
-SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))
-"""Ways and shots of the figures that are published, as in the literature."""
-BINS = 15
+TASKS = 1000
+TASKS_PER_BLOCK = 50
+"""Tasks evaluated at once: a bound on the memory of a belief."""
+MAX_QUERIES = 15
+"""Query images of each class."""
+WAYS_AND_SHOTS = ((5, 1), (5, 5), (20, 1), (20, 5))
+"""The published settings, as in the literature."""
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Of one number of ways and shots.
+class ClassMetrics:
+    """The metrics of a classifier at one number of ways and shots.
 
     Attributes:
-        accuracy: the mean over tasks; `half_width` is that of its 95 % interval.
-        nll: nats per query picture.
+        accuracy: the mean over tasks.
+        half_width: half the width of the 95 % interval of that mean.
+        nll: nats per query image.
         ece: expected calibration error of the most probable class, 15 bins (Guo et al. 2017).
     """
 
@@ -38,32 +41,32 @@ class Scores:
     ece: float
 
 
-def evaluate_classes(model: Model, family: Images, episodes: int = EPISODES, seed: int = 77) -> Evaluation:
-    """The figures of a classifier on the family's test classes; each picture is embedded once."""
+def evaluate_classes(model: Model, family: Images, tasks: int = TASKS, seed: int = 77) -> Evaluation:
+    """The metrics of a classifier on the family's test classes; each image is embedded once."""
     assert model.embedding is not None
-    images, bank = family.bank("test")
+    images, index = family.of_role("test")
     features = embed(model.embedding, model.learned, images)
     metrics = {}
-    for ways, shots in SETTINGS:
-        if ways > (model.manifest.classes or ways) or not _possible(bank, ways, shots):
+    for ways, shots in WAYS_AND_SHOTS:
+        if ways > (model.manifest.classes or ways) or _queries(index, ways, shots) < 1:
             continue
-        found = scored(model, features, bank, ways, shots, episodes, seed)
+        found = class_metrics(model, features, index, ways, shots, tasks, seed)
         for name in ("accuracy", "half_width", "nll", "ece"):
             metrics[f"{name}_{ways}way_{shots}shot"] = getattr(found, name)
-    return Evaluation(episodes, metrics)
+    return Evaluation(tasks, metrics)
 
 
-def scored(
-    model: Model, features: Tensor, bank: Bank, ways: int, shots: int, episodes: int, seed: int
-) -> Scores:
-    """Scores over random tasks; queries are 15 a class, or as many as every class has left."""
+def class_metrics(
+    model: Model, features: Tensor, index: ClassIndex, ways: int, shots: int, tasks: int, seed: int
+) -> ClassMetrics:
+    """The metrics over random tasks, with 15 query images a class or as many as every class has left."""
     generator = torch.Generator().manual_seed(seed)
-    queries = min(QUERIES, _queries(bank, ways, shots))
+    queries = min(MAX_QUERIES, _queries(index, ways, shots))
     right, confidence, nll = [], [], []
     with torch.no_grad():
-        for start in range(0, episodes, AT_ONCE):
-            deal = bank.deal(min(AT_ONCE, episodes - start), ways, shots, queries, generator)
-            batch = dealt(deal, features[deal.pictures])
+        for start in range(0, tasks, TASKS_PER_BLOCK):
+            draw = index.draw(min(TASKS_PER_BLOCK, tasks - start), ways, shots, queries, generator)
+            batch = task_batch(draw, features[draw.images])
             belief: Belief = model.learner.predict(
                 model.learner.adapt(model.learned, batch.support), batch.query.x
             )
@@ -76,22 +79,18 @@ def scored(
     half_width = 1.96 * float(each.std()) / math.sqrt(len(each))
     flat = torch.cat([v.flatten() for v in right]), torch.cat([v.flatten() for v in confidence])
     error = expected_calibration_error(*flat)
-    return Scores(float(each.mean()), half_width, float(torch.stack(nll).mean()), error)
+    return ClassMetrics(float(each.mean()), half_width, float(torch.stack(nll).mean()), error)
 
 
 def expected_calibration_error(right: Tensor, confidence: Tensor) -> float:
     """Σ over bins of confidence: fraction in the bin × |mean confidence − accuracy| there."""
     right, confidence = right.double(), confidence.double()
-    place = (confidence * BINS).long().clamp_max(BINS - 1)
-    sums = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, confidence - right)
+    place = (confidence * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
+    sums = torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add(0, place, confidence - right)
     return float(sums.abs().sum() / len(right))
 
 
-def _queries(bank: Bank, ways: int, shots: int) -> int:
-    """Pictures left to ask in the class that has the `ways`-th most."""
-    counts = bank.counts.sort(descending=True).values
+def _queries(index: ClassIndex, ways: int, shots: int) -> int:
+    """Query images that the `ways` largest classes have beside their shots; 0 where there are fewer."""
+    counts = index.counts.sort(descending=True).values
     return int(counts[ways - 1]) - shots if len(counts) >= ways else 0
-
-
-def _possible(bank: Bank, ways: int, shots: int) -> bool:
-    return _queries(bank, ways, shots) >= 1

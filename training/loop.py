@@ -1,7 +1,7 @@
 """The outer loop: Adam on the meta-objective, resumable, stopped early by the validation tasks.
 
-The tasks of step t are drawn from a generator seeded by (seed, t) alone, so a run that was
-interrupted and resumed takes exactly the steps of one that was not.
+The tasks of step t come from a generator seeded by (seed, t) alone. An interrupted and resumed run therefore
+takes exactly the steps of an uninterrupted one.
 """
 
 import math
@@ -24,34 +24,34 @@ from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Learner
 from bmaml.task import TaskBatch
-from training.checkpoint import State, occupied, read_checkpoint, write_checkpoint
+from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
 from training.compiled import Objective, objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
 from training.muon import Muon
 from training.processes import LostProcess, Processes
 
-CHECKPOINT_SECONDS = 30.0
-TASKS_AT_ONCE = 20
-"""Validation tasks in one piece: large enough to be quick, small enough to stay in memory at hand."""
-ALONE = Processes()
+CHECKPOINT_INTERVAL_S = 30.0
+TASKS_PER_BLOCK = 20
+"""Validation tasks evaluated at once: a bound on the memory of a belief."""
+SINGLE_PROCESS = Processes()
 
 
 class Interrupted(BmamlError):
-    """The run was asked to stop, and can be resumed."""
+    """The run received SIGINT or SIGTERM and can be resumed."""
 
 
 class TrainingDiverged(BmamlError):
-    """The meta-objective left the finite numbers."""
+    """The meta-objective is not finite."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a run ends with.
+class TrainingResult:
+    """The result of a run.
 
     Attributes:
-        learned: the tensors, on the CPU.
-        history: step, meta-objective and validation NLL of every look.
+        learned: the learned tensors, on the CPU.
+        history: step, meta-objective and validation NLL of every evaluation.
     """
 
     learned: dict[str, Tensor]
@@ -65,37 +65,37 @@ def train(
     folder: Path,
     resume: bool = False,
     device: str = "cpu",
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     compile_it: bool = False,
     start: Mapping[str, Tensor] | None = None,
-) -> Trained:
-    """A whole run; the same in every process.
+) -> TrainingResult:
+    """A whole run; every process calls it alike.
 
     Args:
-        compile_it: compile the meta-objective first (see `training.compiled`).
-        start: the first parameters; what is not among them is drawn as ever.
-        folder: for the checkpoint and the TensorBoard log; all processes must see the same one.
+        folder: the folder of the checkpoint and the TensorBoard log, which all processes share.
         resume: go on from the checkpoint in `folder`.
+        compile_it: compile the meta-objective first (see `training.compiled`).
+        start: the first parameters; those that are absent are drawn at random.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
-        InvalidConfig: parameters to start from that are of other shapes.
-        CannotResume: there is no checkpoint, or it is another run's.
-        Occupied: another run is at work in `folder`.
+        InvalidConfig: parameters to start from have other shapes.
+        CannotResume: the checkpoint is absent or belongs to another run.
+        FolderInUse: another run uses `folder`.
         TrainingDiverged: the loss is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
     embedding = config.trained_embedding
-    state = _start(learner, embedding, config, device, start)
+    state = _initial_state(learner, embedding, config, device, start)
     if resume:
         read_checkpoint(state, config, folder)
     plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
     saved = time.monotonic()
-    alone = occupied(folder) if processes.leads else nullcontext()
-    with alone, _stop_requested() as stop, _Log(config, folder, state.step, processes.leads) as log:
+    lock = locked(folder) if processes.leads else nullcontext()
+    with lock, _stop_signals() as stop, _ProgressLog(config, folder, state.step, processes.leads) as log:
         try:
             while state.step < plan.meta_steps:
-                batch = _draw(config, family, state.step)
+                batch = _training_batch(config, family, state.step)
                 loss, stopping = meta_step(state, loss_of, batch, plan, processes, stop.is_set)
                 state.step += 1
                 log.progress.update()
@@ -105,13 +105,13 @@ def train(
                     nll = math.inf
                     if processes.leads:
                         nll = validation_nll(learner, state.learned, family, device, embedding)
-                    nll = processes.told(nll)
-                    _look(state, nll)
+                    nll = processes.broadcast(nll)
+                    _keep_best(state, nll)
                     state.history.append((state.step, value, nll))
-                    log.look(state.step, value, nll, learning_rate(plan, state.step))
-                    if plan.patience and state.looks_since_best >= plan.patience:
+                    log.evaluation(state.step, value, nll, learning_rate(plan, state.step))
+                    if plan.patience and state.evaluations_since_best >= plan.patience:
                         break
-                due = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
+                due = stopping or time.monotonic() - saved > CHECKPOINT_INTERVAL_S
                 if due and processes.leads:
                     write_checkpoint(state, config, folder)
                     saved = time.monotonic()
@@ -122,15 +122,15 @@ def train(
                 write_checkpoint(state, config, folder)
             raise
     chosen = state.best if plan.patience and state.best is not None else state.learned
-    return Trained({name: tensor.detach().cpu() for name, tensor in chosen.items()}, state.history)
+    return TrainingResult({name: tensor.detach().cpu() for name, tensor in chosen.items()}, state.history)
 
 
 def meta_step(
-    state: State,
+    state: TrainingState,
     loss_of: Objective,
     batch: TaskBatch,
     plan: Optimisation,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     stop: bool = False,
 ) -> tuple[Tensor, bool]:
     """One update of the meta-parameters.
@@ -138,10 +138,10 @@ def meta_step(
     Args:
         loss_of: the meta-objective.
         batch: the tasks of all processes.
-        stop: whether this process was asked to stop.
+        stop: whether this process has received a signal to stop.
 
     Returns:
-        The loss before the update, detached, and whether any process was asked to stop.
+        The loss before the update, detached, and whether any process has received a signal to stop.
 
     Raises:
         LostProcess: another process ended; nothing was updated.
@@ -152,14 +152,14 @@ def meta_step(
         if "matrix_lr" in group:
             group["matrix_lr"] = plan.matrix_rate * rate / plan.learning_rate
     state.optimiser.zero_grad()
-    loss = loss_of(state.learned, processes.part(batch).to(state.device))
+    loss = loss_of(state.learned, processes.share(batch).to(state.device))
     loss.backward()
     loss = loss.detach()
     if processes.count > 1:
-        asked = loss.new_tensor(float(stop))
+        stops = loss.new_tensor(float(stop))
         gradients = [value.grad for value in state.learned.values() if value.grad is not None]
-        processes.average([*gradients, loss, asked])
-        stop = bool(asked > 0)
+        processes.average([*gradients, loss, stops])
+        stop = bool(stops > 0)
     if plan.clip:
         torch.nn.utils.clip_grad_norm_(state.learned.values(), plan.clip)
     state.optimiser.step()
@@ -183,7 +183,7 @@ def validation_nll(
     device: str = "cpu",
     embedding: ConvNet | None = None,
 ) -> float:
-    """Mean NLL of the mixture on the validation tasks, per value, in standardised units."""
+    """The mean NLL of the mixture on the validation tasks, in nats per value in standardised units."""
     return float(validation_nlls(learner, learned, family, device, embedding).mean())
 
 
@@ -194,12 +194,12 @@ def validation_nlls(
     device: str = "cpu",
     embedding: ConvNet | None = None,
 ) -> Tensor:
-    """The same task by task, `[task]`, in the order in which the family deals them."""
+    """The NLL of each validation task, `[task]`, in the order of `family.validation`."""
     totals: list[Tensor] = []
     with torch.no_grad():
         for whole in family.validation():
-            for start in range(0, len(whole), TASKS_AT_ONCE):
-                batch = whole.tasks(slice(start, start + TASKS_AT_ONCE)).to(torch.device(device))
+            for start in range(0, len(whole), TASKS_PER_BLOCK):
+                batch = whole.tasks(slice(start, start + TASKS_PER_BLOCK)).to(torch.device(device))
                 if embedding is not None:
                     batch = embedding.embedded(learned, batch, training=False)
                 belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
@@ -208,13 +208,13 @@ def validation_nlls(
     return torch.cat(totals)
 
 
-def _start(
+def _initial_state(
     learner: Learner[Any],
     embedding: ConvNet | None,
     config: TrainingConfig,
     device: str,
     start: Mapping[str, Tensor] | None,
-) -> State:
+) -> TrainingState:
     generator = torch.Generator().manual_seed(config.seed)
     fresh = learner.initialise(generator)
     if embedding is not None:
@@ -229,24 +229,24 @@ def _start(
     plan, optimiser = config.optimisation, torch.optim.Adam(learned.values())
     if plan.optimiser == "muon":
         optimiser = Muon(learned, learner.network, plan.learning_rate, plan.matrix_rate)
-    return State(learned, optimiser, torch.device(device))
+    return TrainingState(learned, optimiser, torch.device(device))
 
 
-def _draw(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
+def _training_batch(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
     seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     return family.batch(config.optimisation.meta_batch, torch.Generator().manual_seed(seed))
 
 
-def _look(state: State, nll: float) -> None:
+def _keep_best(state: TrainingState, nll: float) -> None:
     if nll < state.best_nll:
-        state.best_nll, state.looks_since_best = nll, 0
+        state.best_nll, state.evaluations_since_best = nll, 0
         state.best = {name: tensor.detach().clone() for name, tensor in state.learned.items()}
     else:
-        state.looks_since_best += 1
+        state.evaluations_since_best += 1
 
 
-class _Log:
-    """Progress in the terminal and figures in TensorBoard; silent in all processes but the leading one."""
+class _ProgressLog:
+    """Progress in the terminal and figures in TensorBoard, by the leading process alone."""
 
     def __init__(self, config: TrainingConfig, folder: Path, step: int, leads: bool) -> None:
         steps = config.optimisation.meta_steps
@@ -256,8 +256,8 @@ class _Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if leads else None
 
-    def look(self, step: int, loss: float, nll: float, rate: float) -> None:
-        """The figures of one look at the validation tasks."""
+    def evaluation(self, step: int, loss: float, nll: float, rate: float) -> None:
+        """Write the figures of one evaluation of the validation tasks."""
         if self._board is None:
             return
         for name, value in (("loss/meta", loss), ("nll/validation", nll), ("rate", rate)):
@@ -276,14 +276,14 @@ class _Log:
 
 
 @dataclass
-class _Stop:
+class _StopFlag:
     is_set: bool = False
 
 
 @contextmanager
-def _stop_requested() -> Iterator[_Stop]:
-    """Turns SIGINT and SIGTERM into a flag for as long as the loop runs."""
-    stop = _Stop()
+def _stop_signals() -> Iterator[_StopFlag]:
+    """Turn SIGINT and SIGTERM into a flag while the loop runs."""
+    stop = _StopFlag()
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.is_set = True

@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024) for the hidden matrices of every particle, Adam for all else.
 
-A momentum-averaged gradient of a matrix is replaced by the nearest semi-orthogonal matrix, so that
-all its directions are followed at one pace, not the few steep ones. Five steps of a Newton–Schulz
-iteration come close enough; they are products of small matrices, done for all particles at once.
+The momentum-averaged gradient of a matrix is replaced by the nearest semi-orthogonal matrix, so that every
+direction moves at the same rate. Five steps of a Newton–Schulz iteration approximate it with products of
+small matrices, for all particles at once.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from bmaml.networks import MLP
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
+"""Coefficients of X, XXᵀX and (XXᵀ)²X in one step."""
+NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(torch.optim.Adam):
-    """Adam, but for the matrices between hidden layers in `initial`.
+    """Adam for all parameters but the matrices between hidden layers in `initial`.
 
     Group option `matrix_lr`: the spectral norm of one update of such a matrix.
     """
@@ -32,7 +33,7 @@ class Muon(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One update from the gradients that are there."""
+        """One update from the gradients."""
         gradient = self._initial.grad
         if gradient is None:
             return super().step(closure)
@@ -43,8 +44,8 @@ class Muon(torch.optim.Adam):
             mean.mul_(MOMENTUM).add_(own)
             ahead = own.add(mean, alpha=MOMENTUM).unflatten(1, shape)
             moves.append(orthogonalised(ahead).flatten(1))
-            own.zero_()  # Adam is to leave them alone
-        result = super().step(closure)  # before there is any state of ours: Adam fills what is empty
+            own.zero_()  # Adam then leaves them as they are
+        result = super().step(closure)  # before our own state, since Adam initialises an empty one
         self.state[self._initial]["matrix_momentum"] = momentum
         rate = self.param_groups[0]["matrix_lr"]
         for (start, stop, _), move in zip(self._places, moves, strict=True):
@@ -53,7 +54,7 @@ class Muon(torch.optim.Adam):
 
 
 def hidden_matrices(network: MLP) -> list[tuple[int, int, tuple[int, int]]]:
-    """Where the weights between hidden layers lie in a particle: start, stop and shape of each."""
+    """Start, stop and shape of each matrix between hidden layers in the vector of a particle."""
     places, start = [], 0
     for depth, (i, o) in enumerate(network.layers):
         if 0 < depth < len(network.hidden):
@@ -63,10 +64,10 @@ def hidden_matrices(network: MLP) -> list[tuple[int, int, tuple[int, int]]]:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """U Vᵀ of each matrix U S Vᵀ, roughly: singular values come out between about 0.7 and 1.2."""
+    """U Vᵀ of each matrix U S Vᵀ, approximately: singular values lie between about 0.7 and 1.2."""
     a, b, c = NEWTON_SCHULZ
     result = matrices / matrices.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1)
-    for _ in range(ITERATIONS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = result @ result.mT
         result = a * result + (b * gram + c * gram @ gram) @ result
     return result

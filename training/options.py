@@ -24,7 +24,7 @@ from training.config import (
     ShotsOption,
     Switch,
     TrainingConfig,
-    kind_of,
+    family_kind,
 )
 from training.recipes import LEARNERS_FOR, recipe_for
 
@@ -198,7 +198,7 @@ def configuration(
     Raises:
         InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
     """
-    kind = kind_of(family)
+    kind = family_kind(family)
     name = learner_name(settings, kind)
     recipe = recipe_for(name, kind)
     given = {key: value for key, value in settings["learner"].items() if key != "learner"}

@@ -1,4 +1,4 @@
-"""Pictures of a published version: its belief about held-out tasks, its honesty, its training."""
+"""Plots of a published version: beliefs about held-out tasks, reliability, training history."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,19 +18,21 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 PANELS = (2, 3)
-GRID = 300
-BEYOND = 0.3
-"""How far the pictures reach past the inputs that training saw, in widths of them."""
-MOST_PARTICLES = 30
-SCORED_TASKS = 200
-LEVELS = np.linspace(0.05, 0.95, 19)
+GRID_POINTS = 300
+MARGIN = 0.3
+"""Extension of the x axis past the training range on either side, in widths of the range."""
+MAX_PARTICLES = 30
+"""Particles drawn in one panel."""
+MAX_TASKS = 200
+"""Tasks of each batch in the reliability plot."""
+INTERVAL_LEVELS = np.linspace(0.05, 0.95, 19)
 BAND, LINE, PARTICLE = "#2a6f97", "#014f86", "#e07a5f"
 
 
 def draw(model: Model, held_out: Iterable[TaskBatch], folder: Path) -> list[Path]:
-    """Write the pictures that can be drawn into a folder; returns their paths.
+    """Write the plots of a version into a folder and return their paths.
 
-    `tasks.png` needs one input; `history.png` a version whose training was recorded.
+    `tasks.png` needs a model with one input, `history.png` a version whose training was recorded.
     """
     batches = list(held_out)
     drawn = [_reliability(model, batches, folder / "reliability.png")]
@@ -78,10 +80,10 @@ def _tasks(model: Model, batch: TaskBatch, path: Path) -> Path:
 
 
 def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive) -> None:
-    """Particles as thin lines as dark as their weight, the mean, the 50 and 90 % intervals."""
+    """The particles as lines as dark as their weight, the mean, and the 50 and 90 % intervals."""
     light = belief.without_negligible(1e-3)
     weights = light.log_weights[0].exp()
-    for particle in range(min(MOST_PARTICLES, len(weights))):
+    for particle in range(min(MAX_PARTICLES, len(weights))):
         strength = float(weights[particle] / weights.max())
         axis.plot(
             x, light.means[0, particle, :, 0], color=PARTICLE, lw=0.8, alpha=0.15 + 0.6 * strength, zorder=1
@@ -100,15 +102,15 @@ def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive) -> None:
 def _reliability(model: Model, batches: list[TaskBatch], path: Path) -> Path:
     offsets = []
     for batch in batches:
-        some = batch.tasks(slice(SCORED_TASKS))
+        tasks = batch.tasks(slice(MAX_TASKS))
         with torch.no_grad():
-            belief = model.predict(model.learner.adapt(model.learned, some.support), some.query.x)
-            probability = belief.cdf(some.query.y)[some.query.mask]
+            belief = model.predict(model.learner.adapt(model.learned, tasks.support), tasks.query.x)
+            probability = belief.cdf(tasks.query.y)[tasks.query.mask]
         offsets.append((probability - 0.5).abs().flatten())
-    found = [float((torch.cat(offsets) <= level / 2).double().mean()) for level in LEVELS]
+    found = [float((torch.cat(offsets) <= level / 2).double().mean()) for level in INTERVAL_LEVELS]
     figure, axis = plt.subplots(figsize=(4.6, 4.6))
     axis.plot([0, 1], [0, 1], color="0.6", ls="--", lw=1, label="honest")
-    axis.plot(LEVELS, found, color=LINE, marker="o", ms=4, label=model.manifest.name)
+    axis.plot(INTERVAL_LEVELS, found, color=LINE, marker="o", ms=4, label=model.manifest.name)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="central interval", ylabel="truths inside")
     axis.set_aspect("equal")
     axis.legend(frameon=False, loc="upper left")
@@ -127,8 +129,8 @@ def _history(model: Model, path: Path) -> Path:
 
 def _grid(column: Column) -> NDArray[np.float64]:
     ends = standardised([column], np.array([[column.lower], [column.upper]]))[:, 0]
-    margin = BEYOND * (ends[1] - ends[0])
-    return restored([column], np.linspace(ends[0] - margin, ends[1] + margin, GRID)[:, None])
+    margin = MARGIN * (ends[1] - ends[0])
+    return restored([column], np.linspace(ends[0] - margin, ends[1] + margin, GRID_POINTS)[:, None])
 
 
 def _saved(figure: Any, path: Path) -> Path:

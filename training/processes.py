@@ -1,7 +1,7 @@
-"""Training in several processes: each takes its part of every meta-batch, and gradients are averaged.
+"""Training in several processes: each takes its share of every meta-batch, and gradients are averaged.
 
-Started by `torchrun`, which sets the environment that is read here. Meta-parameters and optimiser
-are the same in all of them: they start from one seed and see one averaged gradient.
+`torchrun` starts the processes and sets the environment that is read here. Meta-parameters and optimiser
+are the same in all of them, since they start from one seed and see one averaged gradient.
 """
 
 import os
@@ -19,12 +19,17 @@ from training.config import InvalidConfig
 
 
 class LostProcess(BmamlError):
-    """Another process of the run is gone."""
+    """Another process of the run has ended."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Who takes part in a run: this process, and how many there are."""
+    """The processes of a run.
+
+    Attributes:
+        rank: the number of this process, 0 …
+        count: the number of processes.
+    """
 
     rank: int = 0
     count: int = 1
@@ -34,11 +39,11 @@ class Processes:
         """True for the one process that validates, logs, saves and publishes."""
         return self.rank == 0
 
-    def part(self, batch: TaskBatch) -> TaskBatch:
+    def share(self, batch: TaskBatch) -> TaskBatch:
         """This process's tasks of a meta-batch.
 
         Raises:
-            InvalidConfig: the tasks cannot be dealt out evenly.
+            InvalidConfig: the number of tasks is no multiple of the number of processes.
         """
         if self.count == 1:
             return batch
@@ -61,12 +66,12 @@ class Processes:
         try:
             dist.all_reduce(flat)
         except RuntimeError as error:
-            raise _lost(error) from error
+            raise _lost_process(error) from error
         for value, mean in zip(values, (flat / self.count).split([v.numel() for v in values]), strict=True):
             value.copy_(mean.view_as(value))
 
-    def told(self, value: float) -> float:
-        """What the leading process says.
+    def broadcast(self, value: float) -> float:
+        """The value that the leading process passes; the others' are ignored.
 
         Raises:
             LostProcess: another process ended.
@@ -78,18 +83,21 @@ class Processes:
         try:
             dist.broadcast(message, 0)
         except RuntimeError as error:
-            raise _lost(error) from error
+            raise _lost_process(error) from error
         return float(message)
 
 
-def _lost(error: RuntimeError) -> LostProcess:
+def _lost_process(error: RuntimeError) -> LostProcess:
     first = str(error).splitlines()[0]
     return LostProcess(f"a process of this run was lost ({first}); start it again with --resume")
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Processes, str]]:
-    """The processes that `torchrun` started together, and this one's device; one, without it."""
+def process_group(device: str) -> Iterator[tuple[Processes, str]]:
+    """The processes that `torchrun` started together, and the device of this one.
+
+    Without `torchrun` there is one process.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(), device

@@ -1,4 +1,4 @@
-"""From learned tensors to a published version: measure, describe, publish."""
+"""Publication of a training result: evaluation, model card, version in the store."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from model_store.manifest import WEIGHTS, Look
 from training.config import TrainingConfig
 from training.evaluate import Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes
-from training.families import Featured, Images, Sinusoid, Table
-from training.loop import Trained
+from training.families import ImageFeatures, Images, Sinusoid, Table
+from training.loop import TrainingResult
 
 CARD = """# {name}
 
 {description}
 
 * Learner: `{learner}` with {particles} particles; {maps}
-* Trained with seed {seed} on {code_version}; the whole configuration is in `manifest.json`.
+* TrainingResult with seed {seed} on {code_version}; the whole configuration is in `manifest.json`.
 
 ## Measured on {tasks} held-out tasks
 
@@ -34,29 +34,29 @@ CARD = """# {name}
 
 {limits}
 """
-OF_NUMBERS = """Errors and widths are in the outputs' units, `nll` is in nats per value. Each figure is a mean
-within a task first, then over tasks. `coverage_90` is the fraction of truths inside the central
-90 % interval."""
-OF_CLASSES = """On tasks of so many classes (ways) with so many labelled pictures of each (shots), 15 asked.
-`half_width` is that of the accuracy's 95 % interval, `nll` is in nats per picture, `ece` is the expected
-calibration error."""
-MOST_CLASSES = 100
-"""Of a request to a learner that has no limit of its own."""
+REGRESSION_METRICS = """Errors and widths are in the outputs' units, `nll` is in nats per value. Each figure
+is a mean within a task first, then over tasks. `coverage_90` is the fraction of truths in the central 90 %
+interval."""
+CLASSIFICATION_METRICS = """Tasks have the given numbers of classes (ways), labelled images of each (shots)
+and up to 15 query images of each. `half_width` is half the width of the accuracy's 95 % interval, `nll` is
+in nats per image, `ece` is the expected calibration error."""
+MAX_CLASSES = 100
+"""Classes of a request to a learner that has no limit of its own."""
 
 
-Tasks = Sinusoid | Table | Images | Featured
-"""The families that can be published from."""
+PublishableFamily = Sinusoid | Table | Images | ImageFeatures
+"""The families that models are published from."""
 
 
 def publish(
     store: Store,
     config: TrainingConfig,
-    family: Tasks,
+    family: PublishableFamily,
     learner: Learner[Any],
-    trained: Trained,
+    trained: TrainingResult,
     description: str = "",
 ) -> tuple[Model, Evaluation]:
-    """Measure on the held-out tasks, then publish with those figures and a card."""
+    """Evaluate on the held-out tasks, then publish with those metrics and a card."""
     described: dict[str, Any] = {
         "name": config.name,
         "description": description,
@@ -68,18 +68,18 @@ def publish(
         "code_version": __version__,
     }
     learned = dict(trained.learned)
-    pictures = family.images if isinstance(family, Featured) else family
-    if isinstance(pictures, Images):
-        most = learner.max_classes or MOST_CLASSES
-        described |= {"image": pictures.image, "classes": most, "embedding": config.embedding}
+    tasks = family.images if isinstance(family, ImageFeatures) else family
+    if isinstance(tasks, Images):
+        most = learner.max_classes or MAX_CLASSES
+        described |= {"image": tasks.image, "classes": most, "embedding": config.embedding}
         described["kind"] = "classification"
-        learned |= family.frozen if isinstance(family, Featured) else {}
-        evaluation = evaluate_classes(_unpublished(described, learner, learned), pictures)
-        card = _card_of_pictures(described, pictures, evaluation)
+        learned |= family.frozen if isinstance(family, ImageFeatures) else {}
+        evaluation = evaluate_classes(_unpublished(described, learner, learned), tasks)
+        card = _classification_card(described, tasks, evaluation)
     else:
-        described |= {"inputs": pictures.inputs, "outputs": pictures.outputs}
-        evaluation = evaluate(_unpublished(described, learner, learned), pictures.held_out())
-        card = _card_of_numbers(described, pictures, evaluation)
+        described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
+        evaluation = evaluate(_unpublished(described, learner, learned), tasks.held_out())
+        card = _regression_card(described, tasks, evaluation)
     model = store.publish(
         config.name, card, learned, **_without(described, "name"), metrics=evaluation.metrics
     )
@@ -96,29 +96,29 @@ def _without(described: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key != name}
 
 
-def _card_of_numbers(described: dict[str, Any], family: Sinusoid | Table, evaluation: Evaluation) -> str:
+def _regression_card(described: dict[str, Any], family: Sinusoid | Table, evaluation: Evaluation) -> str:
     ranges = "; ".join(f"{c.name} in [{c.lower:.4g}, {c.upper:.4g}]" for c in family.inputs)
     return _card(
         described,
         evaluation,
         description="A few-shot regression model.",
         maps=f"{', '.join(c.name for c in family.inputs)} → {', '.join(c.name for c in family.outputs)}",
-        reading=OF_NUMBERS,
+        reading=REGRESSION_METRICS,
         limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
     )
 
 
-def _card_of_pictures(described: dict[str, Any], family: Images, evaluation: Evaluation) -> str:
-    image, trained = family.image, int((family.pictures.roles == "train").sum())
+def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation) -> str:
+    image, trained = family.image, int((family.collection.roles == "train").sum())
     colour = "grey" if image.channels == 1 else "RGB"
     return _card(
         described,
         evaluation,
-        description="A few-shot classifier of pictures.",
-        maps=f"{colour} pictures of {image.size} × {image.size} → any classes, up to {described['classes']}",
-        reading=OF_CLASSES,
-        limits=f"Features come from {trained} training classes. A picture of another sort is put into one of "
-        "the classes shown, with more uncertainty than a fitting one, not with certainty that it fits none.",
+        description="A few-shot classifier of images.",
+        maps=f"{colour} images of {image.size} × {image.size} → any classes, up to {described['classes']}",
+        reading=CLASSIFICATION_METRICS,
+        limits=f"Features come from {trained} training classes. An image of no class in the support set is "
+        "assigned to one of them, with more uncertainty than an image that belongs to it.",
     )
 
 

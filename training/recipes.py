@@ -1,7 +1,7 @@
-"""What a training run does where the command line is silent: the recipe that measured best.
+"""The recipes: default settings of a training run, one for each learner and kind of family.
 
-One for each learner and kind of family; docs/accuracy.md has the measurements. The learners of the
-literature keep the paper's network, ten particles and one inner step.
+docs/accuracy.md has the measurements behind them. The learners of the literature keep the paper's network,
+ten particles and one inner step.
 """
 
 from dataclasses import dataclass, field
@@ -28,12 +28,12 @@ LEARNERS_FOR: dict[FamilyKind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults of one kind of run.
+    """Default settings of one kind of run.
 
     Attributes:
-        hidden, activation: of the network.
-        settings: of the learner, beside the network.
-        optimisation: the outer loop.
+        hidden, activation: the settings of the network.
+        settings: the other settings of the learner.
+        optimisation: the settings of the outer loop.
     """
 
     hidden: tuple[int, ...] = (40, 40, 40)
@@ -45,7 +45,7 @@ class Recipe:
 def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     """The recipe of a learner, by its name, on a kind of family."""
     if family == "images":
-        return _for_pictures(learner)
+        return _for_images(learner)
     if learner == MAML.name:
         return Recipe(settings={"particles": 1})
     if learner != Collapsed.name:
@@ -71,8 +71,8 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     return Recipe((32, 32), "sine", settings, plan)
 
 
-def _for_pictures(learner: str) -> Recipe:
-    """Linear heads on shared features; the features have a network of their own."""
+def _for_images(learner: str) -> Recipe:
+    """Linear heads on the features of the embedding, which is a network of its own."""
     plan = Optimisation(
         meta_steps=10_000,
         meta_batch=1,

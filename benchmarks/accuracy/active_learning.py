@@ -32,7 +32,7 @@ from bmaml.task import Examples
 from model_store import SHIPPED, Model, Store
 from training.config import ImagesConfig
 from training.families import Images
-from training.families.featured import embed
+from training.families.image_features import embed
 from training.families.sinusoid import curves
 
 mpl.use("Agg")
@@ -148,13 +148,13 @@ def image_problem(name: str, path: Path, tasks: int, store: Path, pool: int, rou
     """Five test classes with one labelled image each, and `pool` more of each to choose from."""
     model = Store(store).load(name)
     assert model.embedding is not None
-    config = ImagesConfig.recalled(model.manifest.training["family"], str(path))
+    config = ImagesConfig.from_manifest(model.manifest.training["family"], str(path))
     family = Images(config, model.manifest.seed)
-    images, bank = family.bank("test")
+    images, index = family.of_role("test")
     features = embed(model.embedding, model.learned, images)
-    asked = min(15, int(bank.counts.min()) - 1 - pool)
-    deal = bank.deal(tasks, 5, 1, pool + asked, torch.Generator().manual_seed(5))
-    x = features[deal.pictures]  # [task, class, image, feature]
+    asked = min(15, int(index.counts.min()) - 1 - pool)
+    chosen = index.draw(tasks, 5, 1, pool + asked, torch.Generator().manual_seed(5))
+    x = features[chosen.images]  # [task, class, image, feature]
     eye = torch.eye(5).expand(tasks, 5, 5).unsqueeze(2)
 
     def flat(some: slice) -> tuple[Tensor, Tensor]:

@@ -31,13 +31,13 @@ from bmaml.categorical import Categorical
 from bmaml.learners import Learner, learner_from
 from bmaml.task import Examples, TaskBatch
 from model_store import SHIPPED, Model, Store
-from training.checkpoint import State
+from training.checkpoint import TrainingState
 from training.config import ImagesConfig, Shots
-from training.evaluate_classes import SETTINGS, Scores, scored
-from training.families import Featured, Images
-from training.families.bank import Bank
-from training.families.featured import embed
-from training.families.images import dealt
+from training.evaluate_classes import WAYS_AND_SHOTS, ClassMetrics, class_metrics
+from training.families import ImageFeatures, Images
+from training.families.class_index import ClassIndex
+from training.families.image_features import embed
+from training.families.images import task_batch
 from training.loop import meta_step, validation_nll
 from training.recipes import recipe_for
 
@@ -87,7 +87,9 @@ class NearestImage:
         return Categorical((chosen * (1 - 1e-3) + spread).log().unsqueeze(1), torch.zeros(len(x), 1))
 
 
-def trained(name: str, rate: float, family: Featured, features: int, steps: int, seed: int = 0) -> Classifier:
+def trained(
+    name: str, rate: float, family: ImageFeatures, features: int, steps: int, seed: int = 0
+) -> Classifier:
     """A softmax head of a registered learner on the features, after `steps` meta-steps."""
     recipe = recipe_for(name, "images")
     network = {"inputs": features, "hidden": (), "outputs": HEAD_WAYS, "activation": "relu"}
@@ -97,7 +99,7 @@ def trained(name: str, rate: float, family: Featured, features: int, steps: int,
     learned = {
         n: t.requires_grad_() for n, t in learner.initialise(torch.Generator().manual_seed(seed)).items()
     }
-    state = State(learned, torch.optim.Adam(learned.values()), torch.device("cpu"))
+    state = TrainingState(learned, torch.optim.Adam(learned.values()), torch.device("cpu"))
     for step in range(steps):
         batch = family.batch(plan.meta_batch, torch.Generator().manual_seed(1000 * seed + step))
         loss, _ = meta_step(state, learner.loss, batch, plan)
@@ -107,7 +109,7 @@ def trained(name: str, rate: float, family: Featured, features: int, steps: int,
     return Classifier(learner, {n: t.detach() for n, t in learned.items()})
 
 
-def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Classifier, float]:
+def tuned(name: str, family: ImageFeatures, features: int, steps: int) -> tuple[Classifier, float]:
     """A head trained in full at the inner rate with the lowest validation NLL of short trainings, and it."""
     found = []
     for rate in INNER_RATES:
@@ -118,18 +120,18 @@ def tuned(name: str, family: Featured, features: int, steps: int) -> tuple[Class
     return trained(name, rate, family, features, steps), rate
 
 
-def nearest_mean(family: Featured) -> Classifier:
+def nearest_mean(family: ImageFeatures) -> Classifier:
     """The prototypical head with the temperature of the lowest validation NLL."""
     heads = [Classifier(NearestMean(2.0**power), {}) for power in range(-8, 12)]
     return min(heads, key=lambda head: validation_nll(head.learner, head.learned, family))
 
 
-def foreign_auroc(model: Model, own: tuple[Tensor, Bank], foreign: Tensor, tasks: int = 200) -> float:
+def foreign_auroc(model: Model, own: tuple[Tensor, ClassIndex], foreign: Tensor, tasks: int = 200) -> float:
     """The AUROC of total entropy for telling foreign query images from own ones, in 5-way 1-shot tasks."""
-    features, bank = own
+    features, index = own
     generator = torch.Generator().manual_seed(9)
-    deal = bank.deal(tasks, 5, 1, 3, generator)
-    batch: TaskBatch = dealt(deal, features[deal.pictures])
+    draw = index.draw(tasks, 5, 1, 3, generator)
+    batch: TaskBatch = task_batch(draw, features[draw.images])
     unfamiliar = foreign[torch.randint(len(foreign), (tasks, 15), generator=generator)]
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, batch.support)
@@ -146,7 +148,7 @@ def foreign_features(model: Model, path: Path, size: int) -> Tensor:
     split = "folder" if path.suffix == ".zip" else None
     drawing = model.manifest.image is not None and model.manifest.image.drawing
     config = ImagesConfig(str(path), size, channels, drawing, split, ways=5, shots=Shots(1, 1))
-    images = Images(config, 0).bank("test")[0]
+    images = Images(config, 0).of_role("test")[0]
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))[:1000]
     return embed(model.embedding, model.learned, images[chosen])
 
@@ -180,10 +182,10 @@ def request_times(url: str, name: str, images: NDArray[np.uint8], repeats: int =
     return {part: statistics.median(each[part] for each in timings) for part in parts}
 
 
-def row(name: str, scores: dict[tuple[int, int], Scores | None]) -> str:
+def row(name: str, scores: dict[tuple[int, int], ClassMetrics | None]) -> str:
     """A row of the table."""
     cells = []
-    for ways_shots in SETTINGS:
+    for ways_shots in WAYS_AND_SHOTS:
         each = scores.get(ways_shots)
         if each is None:
             cells += ["", ""]
@@ -208,16 +210,18 @@ def main() -> None:
     torch.set_num_threads(1)
     model = Store(options.store).load(options.model)
     assert model.embedding is not None
-    config = ImagesConfig.recalled(model.manifest.training["family"], str(options.images))
+    config = ImagesConfig.from_manifest(model.manifest.training["family"], str(options.images))
     images = Images(replace(config, ways=HEAD_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)
-    family = Featured(images, model.embedding, model.learned)
-    pixels, bank = images.bank("test")
+    family = ImageFeatures(images, model.embedding, model.learned)
+    pixels, index = images.of_role("test")
     features = embed(model.embedding, model.learned, pixels)
-    settings = [(w, s) for w, s in SETTINGS if len(bank) >= w and int(bank.counts.min()) > s]
+    settings = [(w, s) for w, s in WAYS_AND_SHOTS if len(index) >= w and int(index.counts.min()) > s]
 
-    def scores(classifier: Any, x: Tensor, most: int | None = None) -> dict[tuple[int, int], Scores | None]:
+    def scores(
+        classifier: Any, x: Tensor, most: int | None = None
+    ) -> dict[tuple[int, int], ClassMetrics | None]:
         possible = [each for each in settings if most is None or each[0] <= most]
-        return {each: scored(classifier, x, bank, *each, options.episodes, 77) for each in possible}
+        return {each: class_metrics(classifier, x, index, *each, options.episodes, 77) for each in possible}
 
     rows = [row(f"**{model.learner.name}** (shipped)", scores(model, features))]
     rows.append(row("prototypical head", scores(nearest_mean(family), features)))
@@ -230,14 +234,14 @@ def main() -> None:
     )
     heads = " | ".join(
         f"{each}, % | {each}: calibration error, %"
-        for each in (f"{ways}-way {shots}-shot" for ways, shots in SETTINGS)
+        for each in (f"{ways}-way {shots}-shot" for ways, shots in WAYS_AND_SHOTS)
     )
     lines = [
-        f"Measured on {options.machine}, one thread: {options.episodes} tasks of {len(bank)} test classes, "
+        f"Measured on {options.machine}, one thread: {options.episodes} tasks of {len(index)} test classes, "
         f"± half a 95 % interval; heads with {options.meta_steps} meta-steps.",
         "",
         f"| on the features of `{options.model}` | {heads} |",
-        "|---" * (1 + 2 * len(SETTINGS)) + "|",
+        "|---" * (1 + 2 * len(WAYS_AND_SHOTS)) + "|",
         *rows,
         "",
     ]
@@ -246,11 +250,12 @@ def main() -> None:
     lines += ["| total uncertainty of a query tells apart | AUROC |", "|---|---|"]
     if options.foreign:
         unfamiliar = foreign_features(model, options.foreign, model.embedding.size)
-        auroc = foreign_auroc(model, (features, bank), unfamiliar)
+        auroc = foreign_auroc(model, (features, index), unfamiliar)
         lines.append(f"| test classes and the images of `{options.foreign.name}` | {auroc:.3f} |")
-    lines.append(f"| test classes and random noise | {foreign_auroc(model, (features, bank), noisy):.3f} |")
+    lines.append(f"| test classes and random noise | {foreign_auroc(model, (features, index), noisy):.3f} |")
     if options.url:
-        some = images.pictures.pixels[images.pictures.roles[images.pictures.owners] == "test"][:100]
+        collection = images.collection
+        some = collection.pixels[collection.roles[collection.labels] == "test"][:100]
         times = request_times(options.url, options.model, some)
         lines += ["", "A 5-way 5-shot request with 75 query images as PNGs, medians in ms:", ""]
         lines += [f"| {' | '.join(times)} |", "|---" * len(times) + "|"]

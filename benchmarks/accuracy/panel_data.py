@@ -24,7 +24,7 @@ from bmaml.task import Examples
 from model_store import Model, Store
 from training.__main__ import main as bmaml_train
 from training.config import Shots, TableConfig
-from training.evaluate import scored, summarised
+from training.evaluate import mean_metrics, metrics_by_task
 from training.families import Table
 
 SMALLEST_STD = 0.01
@@ -89,10 +89,10 @@ def metrics_of(model: Model, family: Table) -> dict[str, dict[str, float]]:
         for batch in family.held_out():
             query: Examples = batch.query
             posterior = model.learner.adapt(model.learned, batch.support)
-            scores["bmaml-train table"].append(scored(model.predict(posterior, query.x), query))
-            scores["GP per task"].append(scored(gp(batch.support, query.x), query))
+            scores["bmaml-train table"].append(metrics_by_task(model.predict(posterior, query.x), query))
+            scores["GP per task"].append(metrics_by_task(gp(batch.support, query.x), query))
     return {
-        name: summarised({key: torch.cat([part[key] for part in parts]) for key in parts[0]}).metrics
+        name: mean_metrics({key: torch.cat([part[key] for part in parts]) for key in parts[0]}).metrics
         for name, parts in scores.items()
     }
 

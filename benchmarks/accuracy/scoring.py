@@ -16,7 +16,7 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from model_store import Model
 from service.compute.adaptation import NEGLIGIBLE
-from training.evaluate import TASKS_AT_ONCE, scored, summarised
+from training.evaluate import TASKS_PER_BLOCK, mean_metrics, metrics_by_task
 
 LEVELS = [step / 20 for step in range(1, 20)]
 """Central intervals of the reliability plot."""
@@ -49,13 +49,13 @@ def score(problem: Problem, forecast: Forecaster) -> dict[str, dict[str, Any]]:
         for shots, batch in problem.held_out.items():
             parts, pits = [], []
             queries = problem.query_rows(shots)
-            for start in range(0, len(batch), TASKS_AT_ONCE):
-                some = slice(start, start + TASKS_AT_ONCE)
+            for start in range(0, len(batch), TASKS_PER_BLOCK):
+                some = slice(start, start + TASKS_PER_BLOCK)
                 belief = problem.in_units(forecast(batch.support.tasks(some), batch.query.x[some]))
                 truth = queries.tasks(some)
-                parts.append(scored(belief, truth))
+                parts.append(metrics_by_task(belief, truth))
                 pits.append(belief.cdf(truth.y)[truth.mask].flatten())
-            metrics = summarised({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            metrics = mean_metrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
             offsets = (torch.cat(pits) - 0.5).abs()
             found[str(shots)] = {
                 **metrics.metrics,
@@ -71,9 +71,9 @@ def validation_crps(forecast: Forecaster, problem: Problem) -> float:
     scores = []
     with torch.no_grad():
         for batch in problem.family.validation():
-            for start in range(0, len(batch), TASKS_AT_ONCE):
-                part = batch.tasks(slice(start, start + TASKS_AT_ONCE))
-                scores.append(scored(forecast(part.support, part.query.x), part.query)["crps"])
+            for start in range(0, len(batch), TASKS_PER_BLOCK):
+                part = batch.tasks(slice(start, start + TASKS_PER_BLOCK))
+                scores.append(metrics_by_task(forecast(part.support, part.query.x), part.query)["crps"])
     mean = float(torch.cat(scores).double().mean())
     return mean if math.isfinite(mean) else math.inf
 

@@ -23,7 +23,7 @@ from bmaml.densities import log_joint, weights_of
 from bmaml.learners.bmaml import BMAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
-from training.checkpoint import State
+from training.checkpoint import TrainingState
 from training.compiled import objective
 from training.config import Optimisation, Shots, SinusoidConfig
 from training.families import Sinusoid
@@ -107,7 +107,7 @@ def main() -> None:
 
     def ours(compile_it: bool) -> Callable[[], object]:
         learned = {"initial": start.clone().requires_grad_()}
-        state = State(learned, torch.optim.Adam(learned.values(), lr=1e-3), torch.device("cpu"))
+        state = TrainingState(learned, torch.optim.Adam(learned.values(), lr=1e-3), torch.device("cpu"))
         loss_of = objective(LEARNER, compile_it)
         return lambda: meta_step(state, loss_of, batch, plan)
 

@@ -103,7 +103,7 @@ def test_rows_that_repeat_one_another_are_found_to_be_alike(monkeypatch):
     assert once == 0
     assert often > 0.9
     one_task = Repeated(family, 4)
-    one_task.validation_tasks = 1  # dealt again and again, it says nothing about others
+    one_task.validation_tasks = 1  # repeated, it says nothing about other tasks
     assert float(calibrated(learner, learned, one_task)["correlation"]) == 0
 
 

@@ -49,11 +49,11 @@ def train(tmp_path, name, *more, **environment):
 
 def test_compiled_training_gives_the_same_weights_and_does_without_a_compiler(tmp_path):
     plain, _ = train(tmp_path, "plain")
-    compiled, said = train(tmp_path, "compiled", "--compile")
-    assert "not compiled" not in said
+    compiled, printed = train(tmp_path, "compiled", "--compile")
+    assert "not compiled" not in printed
     torch.testing.assert_close(compiled, plain)
-    without, said = train(
+    without, printed = train(
         tmp_path, "without", "--compile", CXX="/nowhere/c++", TORCHINDUCTOR_CACHE_DIR=str(tmp_path)
     )
-    assert "not compiled, going on without (" in said
+    assert "not compiled, going on without (" in printed
     assert torch.equal(without, plain)

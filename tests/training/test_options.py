@@ -167,7 +167,7 @@ def test_images_may_be_coloured_and_of_few_classes(described):
         ("sinusoid --name n --learner conjugate", 1, "conjugate is no learner for numbers"),
     ],
 )
-def test_a_bad_value_is_told_with_its_option_and_what_was_expected(line, status, sentence, capsys):
+def test_a_bad_value_is_reported_with_its_option_and_what_was_expected(line, status, sentence, capsys):
     try:
         found = command.main(shlex.split(line))
     except SystemExit as done:

@@ -32,7 +32,7 @@ def test_a_version_is_drawn_beside_its_card_and_stays_valid(tmp_path, capsys, le
     assert Store(tmp_path).load("tiny").manifest.name == "tiny"
 
 
-def test_with_several_inputs_or_without_a_history_those_pictures_are_left_out(tmp_path, capsys):
+def test_with_several_inputs_or_without_a_history_those_plots_are_left_out(tmp_path, capsys):
     publish(tmp_path, inputs=(X, SIZE))
     table = tmp_path / "rows.csv"
     draw = np.random.default_rng(0)

@@ -80,11 +80,11 @@ def test_a_killed_process_ends_the_run_with_a_reason_and_the_run_resumes(tmp_pat
 
 def test_every_task_of_a_meta_batch_belongs_to_one_process():
     batch = full_batch(tasks=6)
-    parts = [Processes(rank, 3).part(batch) for rank in range(3)]
+    parts = [Processes(rank, 3).share(batch) for rank in range(3)]
     together = torch.stack([part.query.y for part in parts], 1).flatten(0, 1)
     assert torch.equal(together, batch.query.y)
 
 
 def test_a_meta_batch_that_cannot_be_dealt_out_evenly_is_refused():
     with pytest.raises(InvalidConfig, match="3 tasks cannot be dealt out evenly to 2"):
-        Processes(0, 2).part(full_batch(tasks=3))
+        Processes(0, 2).share(full_batch(tasks=3))

@@ -1,10 +1,19 @@
-"""Where tasks come from."""
+"""Families of related tasks: sine curves, tables and images."""
 
-from training.families.family import Family, Numbers
-from training.families.featured import Featured
+from training.families.family import Family, RegressionFamily
+from training.families.image_features import ImageFeatures
 from training.families.images import Images
 from training.families.sinusoid import Sinusoid
 from training.families.splits import UnusableData, UnusableTable
 from training.families.table import Table
 
-__all__ = ["Family", "Featured", "Images", "Numbers", "Sinusoid", "Table", "UnusableData", "UnusableTable"]
+__all__ = [
+    "Family",
+    "ImageFeatures",
+    "Images",
+    "RegressionFamily",
+    "Sinusoid",
+    "Table",
+    "UnusableData",
+    "UnusableTable",
+]

@@ -1,4 +1,4 @@
-"""What the training loop and the evaluation need of a family of tasks."""
+"""The interface of a family of tasks, as the training loop and the evaluation use it."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -20,10 +20,10 @@ class Family(Protocol):
 
     @property
     def validation_tasks(self) -> int:
-        """How many different ones there are; `validation` may deal all of them again and again, in turn."""
+        """The number of different validation tasks; `validation` may repeat all of them, in turn."""
 
 
-class Numbers(Family, Protocol):
+class RegressionFamily(Family, Protocol):
     """A family of regressions."""
 
     @property
@@ -35,4 +35,4 @@ class Numbers(Family, Protocol):
         """The columns of y and their units."""
 
     def held_out(self) -> Iterator[TaskBatch]:
-        """The tasks that the published figures are measured on; never seen before."""
+        """The tasks of the published metrics; no part of training sees them."""

@@ -1,4 +1,4 @@
-"""Few-shot classification of pictures: classes drawn at random, a few pictures of each shown."""
+"""Few-shot classification of images: classes drawn at random, a few images of each in the support set."""
 
 from collections.abc import Iterator
 
@@ -9,93 +9,92 @@ from torch import Tensor
 from bmaml.task import Examples, TaskBatch
 from model_store.images import ImageInput
 from training.config import ImagesConfig
-from training.families.augment import distorted, relit, turned
-from training.families.bank import Bank, Deal
-from training.families.pictures import Pictures, read_pictures
+from training.families.augmentation import distorted, relit, rotated
+from training.families.class_index import ClassIndex, Draw
+from training.families.image_files import LabelledImages, read_images
 from training.families.splits import UnusableData
 
 VALIDATION_TASKS = 200
-EVALUATED_WAYS, EVALUATED_QUERIES = 5, 15
-AT_ONCE = 10
-TURNS = 4
+TASKS_PER_BATCH = 10
+"""Tasks in one batch of validation."""
+MAX_VALIDATION_WAYS, MAX_VALIDATION_QUERIES = 5, 5
+QUARTER_TURNS = 4
 
 
 class Images:
-    """The tasks of a collection of pictures.
+    """The tasks of a collection of images.
 
     Raises:
-        UnusableData: see `pictures`; also too few training classes for the tasks asked for.
+        UnusableData: as `read_images`; also too few training classes for the configured tasks.
     """
 
     def __init__(self, config: ImagesConfig, seed: int) -> None:
         self.config, self._seed = config, seed
         self.image = ImageInput(channels=config.channels, size=config.size, drawing=config.drawing)
-        self.pictures: Pictures = read_pictures(config, seed)
-        self._trained = self.bank("train")
+        self.collection: LabelledImages = read_images(config, seed)
+        self._training = self.of_role("train")
         wanted = config.shots.highest + config.queries
-        there = int((self._trained[1].counts >= wanted).sum())
+        there = int((self._training[1].counts >= wanted).sum())
         if there < config.ways:
-            raise UnusableData(f"{there} training classes have {wanted} pictures; tasks have {config.ways}")
+            raise UnusableData(f"{there} training classes have {wanted} images; tasks have {config.ways}")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found and what was left out, in sentences with counts."""
-        pictures = self.pictures
-        per_role = ", ".join(
-            f"{int((pictures.roles == role).sum())} {role}" for role in np.unique(pictures.roles)
-        )
-        return (
-            f"{len(pictures.owners)} pictures of {len(pictures.names)} classes ({per_role})",
-            *pictures.notes,
-        )
+        """The counts of what was found and of what was left out, in sentences."""
+        found = self.collection
+        per_role = ", ".join(f"{int((found.roles == role).sum())} {role}" for role in np.unique(found.roles))
+        return (f"{len(found.labels)} images of {len(found.names)} classes ({per_role})", *found.notes)
 
-    def bank(self, role: str) -> tuple[Tensor, Bank]:
-        """Images `[picture, channel × height × width]` of a role's classes, as bytes, and whose they are."""
-        chosen = np.flatnonzero(self.pictures.roles == role)
-        mine = np.isin(self.pictures.owners, chosen)
-        owners = np.searchsorted(chosen, self.pictures.owners[mine])
-        scaled = self.image.scaled(self.pictures.pixels[mine])
-        return torch.from_numpy(np.rint(255 * scaled).astype(np.uint8)), Bank(torch.from_numpy(owners))
+    def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
+        """Images `[image, channel × height × width]` of a role's classes, as bytes, and their classes."""
+        chosen = np.flatnonzero(self.collection.roles == role)
+        mine = np.isin(self.collection.labels, chosen)
+        labels = np.searchsorted(chosen, self.collection.labels[mine])
+        scaled = self.image.scaled(self.collection.pixels[mine])
+        return torch.from_numpy(np.rint(255 * scaled).astype(np.uint8)), ClassIndex(torch.from_numpy(labels))
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks of `ways` classes, which may be turned and distorted; shots drawn per batch."""
-        config, (bytes_, bank) = self.config, self._trained
+        """Training tasks of `ways` classes, rotated and distorted as configured.
+
+        The number of shots is drawn for the batch.
+        """
+        config, (pixels, index) = self.config, self._training
         low, high = config.shots.lowest, config.shots.highest
         shots = int(torch.randint(low, high + 1, (), generator=generator))
-        deal = bank.deal(tasks, config.ways, shots, high + config.queries - shots, generator)
-        images = bytes_[deal.pictures.flatten()].float() / 255
+        draw = index.draw(tasks, config.ways, shots, high + config.queries - shots, generator)
+        images = pixels[draw.images.flatten()].float() / 255
         images = images.view(-1, config.channels, config.size, config.size)
-        per_class = deal.pictures.shape[-1]
-        owners = torch.arange(deal.classes.numel()).repeat_interleave(per_class)
+        per_class = draw.images.shape[-1]
+        labels = torch.arange(draw.classes.numel()).repeat_interleave(per_class)
         if config.rotations:
-            images = turned(
-                images, torch.randint(TURNS, (deal.classes.numel(),), generator=generator)[owners]
-            )
+            turns = torch.randint(QUARTER_TURNS, (draw.classes.numel(),), generator=generator)
+            images = rotated(images, turns[labels])
         if config.augment:
-            images = distorted(images, owners, config.augment, generator)
+            images = distorted(images, labels, config.augment, generator)
             if not config.drawing:
                 images = relit(images, config.augment, generator)
-        return dealt(deal, images.flatten(1).view(*deal.pictures.shape, -1))
+        return task_batch(draw, images.flatten(1).view(*draw.images.shape, -1))
 
     def validation(self) -> Iterator[TaskBatch]:
-        """Tasks of five validation classes, one picture shown of each; the same every time."""
-        bytes_, bank = self.bank("validation")
+        """One-shot tasks of up to five validation classes; the same every time."""
+        pixels, index = self.of_role("validation")
         generator = torch.Generator().manual_seed(self._seed + 1_000_003)
-        ways, queries = min(EVALUATED_WAYS, len(bank)), min(5, int(bank.counts.min()) - 1)
-        for _ in range(VALIDATION_TASKS // AT_ONCE):
-            deal = bank.deal(AT_ONCE, ways, 1, queries, generator)
-            yield dealt(deal, bytes_[deal.pictures].float() / 255)
+        ways = min(MAX_VALIDATION_WAYS, len(index))
+        queries = min(MAX_VALIDATION_QUERIES, int(index.counts.min()) - 1)
+        for _ in range(VALIDATION_TASKS // TASKS_PER_BATCH):
+            draw = index.draw(TASKS_PER_BATCH, ways, 1, queries, generator)
+            yield task_batch(draw, pixels[draw.images].float() / 255)
 
     @property
     def validation_tasks(self) -> int:
-        """All are different."""
-        return VALIDATION_TASKS // AT_ONCE * AT_ONCE
+        """The number of validation tasks, all different."""
+        return VALIDATION_TASKS // TASKS_PER_BATCH * TASKS_PER_BATCH
 
 
-def dealt(deal: Deal, x: Tensor) -> TaskBatch:
-    """A deal with its rows `[task, way, picture, input]`, class by class."""
-    shots, asked = deal.shots, x.shape[2] - deal.shots
+def task_batch(draw: Draw, x: Tensor) -> TaskBatch:
+    """The tasks of a draw with its rows `[task, way, image, input]`, class by class."""
+    shots, asked = draw.shots, x.shape[2] - draw.shots
     return TaskBatch(
-        Examples.full(x[:, :, :shots].flatten(1, 2), deal.labels(shots)),
-        Examples.full(x[:, :, shots:].flatten(1, 2), deal.labels(asked)),
+        Examples.full(x[:, :, :shots].flatten(1, 2), draw.labels(shots)),
+        Examples.full(x[:, :, shots:].flatten(1, 2), draw.labels(asked)),
     )

@@ -1,7 +1,7 @@
 """Sine curves, as in Yoon et al. 2018: y = A sin(ωx − b) + ε.
 
-A ∈ [0.1, 5], ω ∈ [0.5, 2], b ∈ [0, 2π], x ∈ [−5, 5], all uniform; ε ~ N(0, (0.01 A)²). Validation and
-held-out tasks ask for noiseless values, so that an error is the learner's and not the noise's.
+A ∈ [0.1, 5], ω ∈ [0.5, 2], b ∈ [0, 2π] and x ∈ [−5, 5] are uniform; ε ~ N(0, (0.01 A)²). The queries of
+validation and held-out tasks are noiseless, so that an error is the learner's alone.
 """
 
 import math
@@ -17,16 +17,17 @@ from training.config import Shots, SinusoidConfig
 AMPLITUDE = (0.1, 5.0)
 FREQUENCY = (0.5, 2.0)
 PHASE = (0.0, 2 * math.pi)
-SPAN = (-5.0, 5.0)
+INPUT_RANGE = (-5.0, 5.0)
 RELATIVE_NOISE = 0.01
 HELD_OUT_TASKS, HELD_OUT_POINTS = 500, 200
+"""Held-out tasks, and query points of each."""
 VALIDATION_TASKS = 200
 
 
 class Sinusoid:
-    """Finite (points drawn once) or unlimited (new curves for ever)."""
+    """Sine curves: `config.tasks` of them with fixed points, or new ones for every batch."""
 
-    inputs = (Column(name="x", lower=SPAN[0], upper=SPAN[1]),)
+    inputs = (Column(name="x", lower=INPUT_RANGE[0], upper=INPUT_RANGE[1]),)
     outputs = (Column(name="y", lower=-AMPLITUDE[1], upper=AMPLITUDE[1]),)
 
     def __init__(self, config: SinusoidConfig, seed: int) -> None:
@@ -39,7 +40,7 @@ class Sinusoid:
             self._points = curves(config.tasks, rows, generator)[:2]
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks; shots drawn per task, query points apart from them."""
+        """Training tasks; the number of shots is drawn for each task."""
         rows = self.config.shots.highest + self.config.queries
         if self._points is None:
             x, y, _ = curves(tasks, rows, generator)
@@ -52,21 +53,21 @@ class Sinusoid:
         return _split(x, y, y, self.config.shots, generator)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """Tasks that ask what the held-out ones ask, from a seed of their own."""
+        """Tasks with queries like the held-out ones, from a seed of their own."""
         generator = torch.Generator().manual_seed(self._seed + 1_000_003)
         x, y, clean = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
         yield _split(x, y, clean, self.config.shots, generator)
 
     @property
     def validation_tasks(self) -> int:
-        """All are different."""
+        """The number of validation tasks, all different."""
         return VALIDATION_TASKS
 
     def held_out(self, shots: int | None = None) -> Iterator[TaskBatch]:
         """500 tasks × 200 noiseless points; the seed does not depend on the run's.
 
         Args:
-            shots: support points; by default the training's, drawn per task.
+            shots: support points; None draws them for each task as in training.
         """
         wanted = self.config.shots if shots is None else Shots(shots, shots)
         generator = torch.Generator().manual_seed(77)
@@ -75,14 +76,14 @@ class Sinusoid:
 
 
 def curves(tasks: int, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """x, noisy y and noiseless y, each `[task, row, 1]`, of freshly drawn curves."""
+    """x, noisy y and noiseless y of random curves, each `[task, row, 1]`."""
 
     def uniform(bounds: tuple[float, float], rows: int = 1) -> Tensor:
         low, high = bounds
         return low + (high - low) * torch.rand(tasks, rows, 1, generator=generator)
 
     amplitude, frequency, phase = uniform(AMPLITUDE), uniform(FREQUENCY), uniform(PHASE)
-    x = uniform(SPAN, rows)
+    x = uniform(INPUT_RANGE, rows)
     clean = amplitude * torch.sin(frequency * x - phase)
     noise = torch.randn(clean.shape, generator=generator)
     return x, clean + RELATIVE_NOISE * amplitude * noise, clean

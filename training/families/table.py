@@ -1,8 +1,7 @@
-"""Tables with a task column, from Parquet or CSV: every user's own data.
+"""Tables with a task column, from Parquet or CSV.
 
-Rows with missing values and tasks with too few rows are left out and counted; what cannot be
-used at all is refused with a sentence that says why. Columns are standardised by the training
-tasks alone.
+Rows with missing values and tasks with too few rows are left out and counted. A table that cannot be used
+is refused with the reason. Columns are standardised by the training tasks alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,27 +18,29 @@ from pyarrow import csv, parquet
 from bmaml.task import Examples, TaskBatch
 from model_store.columns import Array, Column, OutsideDomain, Transform, standardised
 from training.config import Shots, TableConfig
-from training.families.splits import Indices, UnusableTable, constant_codes, roles_from, seeded_roles
+from training.families.splits import Indices, UnusableTable, group_of_tasks, roles_from_column, seeded_roles
 
-MOST_SPREAD = 1e15
-"""Standard deviation of an output, in its units, and one over the least."""
+MAX_STD = 1e15
+"""The largest standard deviation of an output, in its units; its inverse is the smallest."""
 MAX_CATEGORIES = 64
-EVALUATED_AT_ONCE = 200
-VALIDATION_DEALS = 200
-"""How many support sets validation wants at least: five tasks, dealt once, say little about a width."""
-HELD_OUT_QUERIES = 1000
+TASKS_PER_BATCH = 200
+"""Tasks in one batch of validation or evaluation."""
+MIN_VALIDATION_SETS = 200
+"""Support sets in validation: few tasks are drawn several times, since five say little about a width."""
+MAX_HELD_OUT_QUERIES = 1000
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A clean table: tasks lie in one piece, in the wanted order within each.
+    """The usable rows of a table, sorted by task and, within a task, by the `order` column.
 
     Attributes:
-        categories: which of the inputs are the values of one column of texts.
+        inputs: the names of the columns of x.
+        categories: the inputs that stand for one text column, for each such column.
         x, y: `[row, column]` in the caller's units.
-        starts, counts: where each task lies.
+        starts, counts: the first row and the number of rows of each task.
         roles: "train", "validation" or "test" of each task.
-        notes: what was left out, in sentences with counts.
+        notes: sentences that count what was left out.
     """
 
     inputs: tuple[str, ...]
@@ -56,10 +57,11 @@ class Table:
     """The tasks of a table.
 
     Args:
-        columns: the units of a published model to score; by default they are fitted here.
+        columns: input and output columns of a published model; None fits them to the training tasks.
+        fixed_shots: support rows of each task; None takes the configuration's.
 
     Raises:
-        UnusableTable: see the module.
+        UnusableTable: as `read_rows`; fewer than two training tasks, a value outside a transform's domain.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class Table:
             trained = np.flatnonzero(self.rows.roles == "train")
             if len(trained) < 2:
                 raise UnusableTable(f"{len(trained)} training tasks are left; at least 2 are needed")
-            taken = np.isin(_task_of(self.rows), trained)
-            self.inputs, self.outputs = _fitted(config, self.rows, taken)
+            taken = np.isin(_task_of_rows(self.rows), trained)
+            self.inputs, self.outputs = _fitted_columns(config, self.rows, taken)
         else:
             self.inputs, self.outputs = columns
         try:
@@ -91,50 +93,50 @@ class Table:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of the table, in sentences with counts."""
+        """Sentences that count what was left out of the table."""
         return self.rows.notes
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks with shots drawn per task, and at most `queries` of the other rows."""
+        """Training tasks; shots are drawn for each, and at most `queries` of its other rows."""
         trained = torch.from_numpy(np.flatnonzero(self.rows.roles == "train"))
         chosen = trained[torch.randint(len(trained), (tasks,), generator=generator)]
-        batch = self._deal(chosen, self.config.queries, generator, self.config.drop)
-        return self._hidden(batch, generator) if self.config.hide else batch
+        batch = self._draw(chosen, self.config.queries, generator, self.config.drop)
+        return self._hide_texts(batch, generator) if self.config.hide else batch
 
-    def _hidden(self, batch: TaskBatch, generator: torch.Generator) -> TaskBatch:
-        """Without some tasks' texts: zeros in place of the column of each value."""
-        told = torch.ones(len(batch), 1, len(self.inputs))
+    def _hide_texts(self, batch: TaskBatch, generator: torch.Generator) -> TaskBatch:
+        """The batch with the columns of random text columns set to zero, task by task."""
+        visible = torch.ones(len(batch), 1, len(self.inputs))
         for columns in self.rows.categories:
-            told[:, :, columns] = (
+            visible[:, :, columns] = (
                 torch.rand(len(batch), 1, 1, generator=generator) >= self.config.hide
             ).float()
-        support, query = (replace(each, x=each.x * told) for each in (batch.support, batch.query))
+        support, query = (replace(each, x=each.x * visible) for each in (batch.support, batch.query))
         return TaskBatch(support, query)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """The validation tasks, dealt the same way every time; few of them are dealt several times."""
-        deals = max(1, VALIDATION_DEALS // max(1, self.validation_tasks))
-        return self._fixed("validation", self.config.queries, deals)
+        """The validation tasks, drawn the same way every time, and several times where they are few."""
+        draws = max(1, MIN_VALIDATION_SETS // max(1, self.validation_tasks))
+        return self._seeded("validation", self.config.queries, draws)
 
     @property
     def validation_tasks(self) -> int:
-        """How many different ones there are."""
+        """The number of different validation tasks."""
         return int((self.rows.roles == "validation").sum())
 
     def held_out(self) -> Iterator[TaskBatch]:
-        """The test tasks, each with (nearly) all rows asked."""
-        return self._fixed("test", HELD_OUT_QUERIES)
+        """The test tasks, each with up to 1,000 query rows."""
+        return self._seeded("test", MAX_HELD_OUT_QUERIES)
 
-    def _fixed(self, role: str, queries: int, deals: int = 1) -> Iterator[TaskBatch]:
+    def _seeded(self, role: str, queries: int, draws: int = 1) -> Iterator[TaskBatch]:
         generator = torch.Generator().manual_seed(self._seed + 1_000_003)
-        chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role)).repeat(deals)
-        for part in chosen.split(EVALUATED_AT_ONCE):
-            yield self._deal(part, queries, generator)
+        chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role)).repeat(draws)
+        for part in chosen.split(TASKS_PER_BATCH):
+            yield self._draw(part, queries, generator)
 
-    def _deal(
+    def _draw(
         self, tasks: torch.Tensor, queries: int, generator: torch.Generator, drop: float = 0.0
     ) -> TaskBatch:
-        """Rows of each task, sorted by a key: support first, then queries, then what is left out."""
+        """Random rows of each task, sorted by a key: support first, then queries, then rows left out."""
         counts = torch.from_numpy(self.rows.counts)[tasks]
         starts = torch.from_numpy(self.rows.starts)[tasks]
         low, high = self._shots.lowest, self._shots.highest
@@ -166,7 +168,8 @@ def read_rows(
     """The clean rows of the table that `config` describes.
 
     Args:
-        model_inputs: a published model's input columns, whose categories then count.
+        model_inputs: the input columns of a published model, whose categories are used; None finds them.
+        least_shots: every task has one more row than this, and at least two.
 
     Raises:
         UnusableTable: unknown columns, a target that is not numeric, nothing left to use.
@@ -176,22 +179,22 @@ def read_rows(
     wanted = [config.task, *names, *config.y, *filter(None, (config.split, config.order, config.group))]
     if missing := sorted(set(wanted) - set(table.column_names)):
         raise UnusableTable(f"no column {', '.join(missing)}; there are {', '.join(table.column_names)}")
-    table, notes = _without_missing(table.select(list(dict.fromkeys(wanted))))
+    table, notes = _drop_missing(table.select(list(dict.fromkeys(wanted))))
 
     order = [(config.task, "ascending")]
     if config.order is not None:
         order.append((config.order, "ascending"))
     table = table.take(pc.sort_indices(table, sort_keys=order))
     y = np.column_stack([_numeric(table, name, "target") for name in config.y])
-    x_names, categories, x = _inputs(table, config.x, model_inputs)
-    task = _codes(table[config.task])
+    x_names, categories, x = _input_columns(table, config.x, model_inputs)
+    task = _category_codes(table[config.task])
     starts = np.flatnonzero(np.r_[True, task[1:] != task[:-1]])
     counts = np.diff(np.r_[starts, len(task)])
-    groups = constant_codes(_codes(table[config.group or config.task]), starts, counts, config.group)
+    groups = group_of_tasks(_category_codes(table[config.group or config.task]), starts, counts, config.group)
     if config.split is None:
         roles = seeded_roles(groups, seed)
     else:
-        roles = roles_from(table[config.split].to_pylist(), starts, counts, groups, seed)
+        roles = roles_from_column(table[config.split].to_pylist(), starts, counts, groups, seed)
     enough = counts > max(least_shots, 1)
     if not enough.all():
         need = max(least_shots, 1) + 1
@@ -215,7 +218,7 @@ def _read(path: Path) -> pa.Table:
     raise UnusableTable(f"{path}: tables are .parquet, .csv or .tsv files")
 
 
-def _without_missing(table: pa.Table) -> tuple[pa.Table, list[str]]:
+def _drop_missing(table: pa.Table) -> tuple[pa.Table, list[str]]:
     keep = np.ones(len(table), dtype=bool)
     notes = []
     for name in table.column_names:
@@ -238,10 +241,14 @@ def _numeric(table: pa.Table, name: str, use: str) -> Array:
     return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-def _inputs(
+def _input_columns(
     table: pa.Table, columns: Sequence[tuple[str, Transform]], model_inputs: Sequence[Column] | None
 ) -> tuple[tuple[str, ...], tuple[slice, ...], Array]:
-    """Numbers as they are, and one column `name=value` of zeros and ones for each category."""
+    """Numeric columns unchanged, and a column `name=value` of zeros and ones for each category.
+
+    Returns:
+        The names of the columns, those of each text column, and their values `[row, column]`.
+    """
     known = [column.name for column in model_inputs] if model_inputs is not None else None
     names: list[str] = []
     categories: list[slice] = []
@@ -277,7 +284,7 @@ def _inputs(
     return tuple(names), tuple(categories), np.column_stack(values)
 
 
-def _fitted(
+def _fitted_columns(
     config: TableConfig, rows: Rows, taken: NDArray[np.bool_]
 ) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
     transforms = dict(config.x)
@@ -293,7 +300,7 @@ def _fitted(
     inputs = tuple(fit(name, rows.x[:, i]) for i, name in enumerate(rows.inputs))
     outputs = tuple(fit(name, rows.y[:, i]) for i, name in enumerate(config.y))
     for column in outputs:
-        if not 1 / MOST_SPREAD < column.std < MOST_SPREAD:
+        if not 1 / MAX_STD < column.std < MAX_STD:
             raise UnusableTable(
                 f"column {column.name!r} varies by {column.std:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
@@ -301,14 +308,14 @@ def _fitted(
     return inputs, outputs
 
 
-def _codes(column: pa.ChunkedArray) -> Indices:
+def _category_codes(column: pa.ChunkedArray) -> Indices:
     codes = pc.dictionary_encode(column).combine_chunks()
     chunk = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
     return np.asarray(chunk.indices.to_numpy(), dtype=np.int64)
 
 
-def _task_of(rows: Rows) -> Indices:
-    """The task of every row of x; −1 for rows of tasks that were left out."""
+def _task_of_rows(rows: Rows) -> Indices:
+    """The task of every row of x; −1 in tasks that were left out."""
     owner = np.full(len(rows.x), -1, dtype=np.int64)
     for task, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):
         owner[start : start + count] = task

@@ -1,4 +1,4 @@
-"""Pictures by class, and the dealing of few-shot tasks from them."""
+"""Images by class, and few-shot tasks drawn from them."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Deal:
-    """Which pictures make up some tasks.
+class Draw:
+    """The classes and images of some random tasks.
 
     Attributes:
         classes: `[task, way]`, distinct within a task.
-        pictures: positions in the bank, `[task, way, picture]`, distinct within a class; the first
+        images: positions in the collection, `[task, way, image]`, distinct within a class; the first
             `shots` of a class are its support rows.
     """
 
     classes: Int[Tensor, "task way"]
-    pictures: Int[Tensor, "task way picture"]
+    images: Int[Tensor, "task way image"]
     shots: int
 
     def labels(self, rows_per_class: int) -> Tensor:
@@ -28,38 +28,38 @@ class Deal:
         return eye.expand(tasks, -1, -1)
 
 
-class Bank:
-    """Where the pictures of every class lie.
+class ClassIndex:
+    """The positions of each class's images in a collection.
 
     Args:
-        owners: the class of each picture, 0 …; every class has at least one.
+        labels: the class of each image, 0 …; every class has at least one image.
     """
 
-    def __init__(self, owners: Tensor) -> None:
-        self.counts = torch.bincount(owners)
-        order = owners.argsort(stable=True)
+    def __init__(self, labels: Tensor) -> None:
+        self.counts = torch.bincount(labels)
+        order = labels.argsort(stable=True)
         starts = self.counts.cumsum(0) - self.counts
         place = torch.arange(int(self.counts.max()))
         self._real = place < self.counts.unsqueeze(1)
-        self._table = order[(starts.unsqueeze(1) + place).clamp_max(len(owners) - 1)]
+        self._positions = order[(starts.unsqueeze(1) + place).clamp_max(len(labels) - 1)]
 
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.counts)
 
-    def deal(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Deal:
-        """Random tasks; classes with fewer than shots + queries pictures take no part.
+    def draw(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Draw:
+        """Random tasks; classes with fewer than shots + queries images take no part.
 
         Raises:
-            ValueError: fewer than `ways` classes have enough pictures.
+            ValueError: fewer than `ways` classes have enough images.
         """
         wanted = shots + queries
         enough = (self.counts >= wanted).nonzero().squeeze(1)
         if len(enough) < ways:
-            raise ValueError(f"{len(enough)} classes have {wanted} pictures; tasks of {ways} were asked for")
+            raise ValueError(f"{len(enough)} classes have {wanted} images; tasks of {ways} were asked for")
         order = torch.rand(tasks, len(enough), generator=generator).argsort(1)[:, :ways]
         classes = enough[order]
-        key = torch.rand(tasks, ways, self._table.shape[1], generator=generator)
+        key = torch.rand(tasks, ways, self._positions.shape[1], generator=generator)
         key = torch.where(self._real[classes], key, 2.0)
         chosen = key.argsort(-1)[..., :wanted]
-        return Deal(classes, self._table[classes].gather(-1, chosen), shots)
+        return Draw(classes, self._positions[classes].gather(-1, chosen), shots)

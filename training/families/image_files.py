@@ -1,8 +1,9 @@
-"""Pictures from a folder per class, a zip of such folders, or an npz; what cannot be used is counted.
+"""Images from a folder per class, a zip of such folders, or an npz.
 
-Classes are the folders that hold pictures, however deep they lie (alphabets of characters, say).
-With `split="folder"` the topmost folder tells the role of all classes under it. An npz holds `images`
-and a label for each (`labels` or `label`); there `split` names an array with one role per class.
+Classes are the folders that hold images, at any depth (alphabets of characters, for example). With
+`split="folder"` the topmost folder names the role of all classes under it. An npz holds `images` and a
+label for each (`labels` or `label`); there `split` names an array with one role per class. Files and
+classes that cannot be used are left out and counted.
 """
 
 import csv
@@ -19,119 +20,125 @@ from PIL import Image, UnidentifiedImageError
 
 from model_store.images import ImageInput, Pixels, upright
 from training.config import ImagesConfig
-from training.families.splits import UnusableData, roles_by_class
+from training.families.splits import UnusableData, roles_of_classes
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
-TOP_ROLES = {"images_background": "train", "images_evaluation": "test"}
-"""The names of Omniglot's two folders."""
-MOST_PIXELS = 64_000_000
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
+OMNIGLOT_ROLES = {"images_background": "train", "images_evaluation": "test"}
+"""The roles of Omniglot's two folders."""
+MAX_PIXELS = 64_000_000
+"""Pixels of one file: a larger image is left out before it is decompressed."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Clean pictures: `pixels` at the model's size, `owners` the class of each, a name and role per class.
+class LabelledImages:
+    """Usable images with their classes.
 
-    `notes` say what was left out, in sentences with counts.
+    Attributes:
+        pixels: every image at the model's size.
+        labels: the class of each image, 0 …
+        names, roles: one per class; a role is "train", "validation" or "test".
+        notes: sentences that count what was left out.
     """
 
     pixels: Pixels
-    owners: NDArray[np.int64]
+    labels: NDArray[np.int64]
     names: tuple[str, ...]
     roles: NDArray[np.str_]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Pictures by class before small classes are left out."""
+class _AllImages:
+    """Images by class before small classes are left out; `declared` are the roles that the data names."""
 
     pixels: Pixels
-    owners: NDArray[np.int64]
+    labels: NDArray[np.int64]
     names: list[str]
-    told: list[str] | None
+    declared: list[str] | None
     notes: list[str]
 
 
-def read_pictures(config: ImagesConfig, seed: int) -> Pictures:
-    """The usable pictures that `config` describes.
+def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
+    """The usable images that `config` describes.
 
     Raises:
-        UnusableData: nothing there, nothing readable, too few classes, or, with `strict`, anything
-            that would have to be left out.
+        UnusableData: no such path, no readable image, too few classes, or, with `strict`, anything that
+            would be left out.
     """
     path = Path(config.path)
     if not path.exists():
         raise UnusableData(f"there is no file or folder {path}")
     image = ImageInput(channels=config.channels, size=config.size, drawing=config.drawing)
     found = _from_arrays(path, config, image) if path.suffix == ".npz" else _from_files(path, config, image)
-    counts = np.bincount(found.owners, minlength=len(found.names))
+    counts = np.bincount(found.labels, minlength=len(found.names))
     notes, enough = found.notes, counts >= config.least
     if not enough.all():
         notes.append(
-            f"left out {int((~enough).sum())} of {len(counts)} classes with under {config.least} pictures"
+            f"left out {int((~enough).sum())} of {len(counts)} classes with under {config.least} images"
         )
     if config.strict and notes:
         raise UnusableData("; ".join(notes))
     kept = np.flatnonzero(enough)
     if len(kept) < 2:
         raise UnusableData("; ".join(["fewer than two classes can be used", *notes]))
-    told = None if found.told is None else [found.told[index] for index in kept]
-    roles = roles_by_class(told, len(kept), seed)
+    declared = None if found.declared is None else [found.declared[index] for index in kept]
+    roles = roles_of_classes(declared, len(kept), seed)
     renumbered = np.full(len(counts), -1)
     renumbered[kept] = np.arange(len(kept))
-    owners = renumbered[found.owners]
+    labels = renumbered[found.labels]
     names = tuple(found.names[index] for index in kept)
-    return Pictures(found.pixels[owners >= 0], owners[owners >= 0], names, roles, tuple(notes))
+    return LabelledImages(found.pixels[labels >= 0], labels[labels >= 0], names, roles, tuple(notes))
 
 
-def decoded(content: bytes, image: ImageInput) -> Pixels:
-    """One encoded picture at the model's size, grey or RGB.
+def decode_image(content: bytes, target: ImageInput) -> Pixels:
+    """One encoded image at the model's size, grey or RGB.
 
     Raises:
-        UnusableData: not a picture, or one too large to open.
+        UnusableData: not an image, or one of more than `MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
+            if opened.width * opened.height > MAX_PIXELS:
                 raise UnusableData("too many pixels")
-            picture = upright(opened).convert("L" if image.channels == 1 else "RGB")
-            return np.asarray(picture.resize((image.size, image.size), Image.Resampling.BOX), np.uint8)
+            image = upright(opened).convert("L" if target.channels == 1 else "RGB")
+            side = (target.size, target.size)
+            return np.asarray(image.resize(side, Image.Resampling.BOX), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnusableData(f"cannot be read as a picture: {error}") from None
+        raise UnusableData(f"cannot be read as an image: {error}") from None
 
 
-def _from_files(path: Path, config: ImagesConfig, image: ImageInput) -> _Found:
+def _from_files(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImages:
     pixels, classes = [], []
     broken: Counter[str] = Counter()
     for name, content in _files(path):
         try:
-            pixels.append(decoded(content, image))
+            pixels.append(decode_image(content, image))
         except UnusableData:
             broken[str(name.parent)] += 1
             continue
         classes.append(name.parent)
     if not pixels:
-        raise UnusableData(f"{path} holds no readable picture in a folder per class")
+        raise UnusableData(f"{path} holds no readable image in a folder per class")
     folders = sorted(set(classes))
-    owners = np.array([folders.index(each) for each in classes], dtype=np.int64)
+    labels = np.array([folders.index(each) for each in classes], dtype=np.int64)
     names = [str(folder) for folder in folders]
     notes = []
     if broken:
-        notes.append(f"left out {sum(broken.values())} files in {len(broken)} folders that are no pictures")
-    told = None
+        notes.append(f"left out {sum(broken.values())} files in {len(broken)} folders that are no images")
+    declared = None
     if config.split == "folder":
-        told = [TOP_ROLES.get(folder.parts[0], folder.parts[0]) for folder in folders]
+        declared = [OMNIGLOT_ROLES.get(folder.parts[0], folder.parts[0]) for folder in folders]
     elif config.split is not None:
-        told = _roles_in(Path(config.split), names)
-    return _Found(np.stack(pixels), owners, names, told, notes)
+        declared = _roles_from_csv(Path(config.split), names)
+    return _AllImages(np.stack(pixels), labels, names, declared, notes)
 
 
 def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of every picture file below `path`, in order; hidden ones are none."""
+    """Name and content of every image file below `path`, in order, without hidden files."""
 
     def wanted(names: Iterable[PurePosixPath]) -> list[PurePosixPath]:
         shown = (name for name in names if not any(part.startswith((".", "__")) for part in name.parts))
-        return sorted(name for name in shown if name.suffix.lower() in SUFFIXES and len(name.parts) > 1)
+        return sorted(name for name in shown if name.suffix.lower() in IMAGE_SUFFIXES and len(name.parts) > 1)
 
     if path.is_dir():
         for name in wanted(
@@ -147,19 +154,19 @@ def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
         raise UnusableData(f"{path} is neither a folder, nor a zip, nor an npz") from None
 
 
-def _roles_in(path: Path, names: list[str]) -> list[str]:
+def _roles_from_csv(path: Path, names: list[str]) -> list[str]:
     """The role of each class from a CSV of class and role."""
     try:
         with path.open(newline="") as file:
-            told = {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2}
+            declared = {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2}
     except OSError as error:
         raise UnusableData(f"the split file cannot be read: {error}") from None
-    if missing := [name for name in names if name not in told]:
+    if missing := [name for name in names if name not in declared]:
         raise UnusableData(f"{path} gives no role to {len(missing)} classes, {missing[0]!r} among them")
-    return [told[name] for name in names]
+    return [declared[name] for name in names]
 
 
-def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _Found:
+def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImages:
     try:
         arrays = np.load(path, allow_pickle=False)
         key = "labels" if "labels" in arrays else "label"
@@ -169,17 +176,17 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _Found:
         raise UnusableData(f"{path} needs arrays images, labels and the split's: {error}") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
         raise UnusableData(f"{path}: images are uint8, one label each; found {images.dtype} {images.shape}")
-    classes, owners = np.unique(labels, return_inverse=True)
+    classes, labels = np.unique(labels, return_inverse=True)
     if images.shape[1:] != image.shape:
         modes = [Image.fromarray(each) for each in images]
         mode = "L" if image.channels == 1 else "RGB"
         side = (image.size, image.size)
         images = np.stack([np.asarray(m.convert(mode).resize(side, Image.Resampling.BOX)) for m in modes])
-    told = None
+    declared = None
     if split is not None:
         if len(split) != len(classes):
             raise UnusableData(f"{config.split} has {len(split)} entries for {len(classes)} classes")
-        told = [
+        declared = [
             ("train", "validation", "test")[int(r)] if isinstance(r, np.integer) else str(r) for r in split
         ]
-    return _Found(images, owners.astype(np.int64), [str(each) for each in classes], told, [])
+    return _AllImages(images, labels.astype(np.int64), [str(each) for each in classes], declared, [])

@@ -1,4 +1,4 @@
-"""Where tasks come from: sine curves, and every kind of table a user may bring."""
+"""Tables from Parquet and CSV: columns, roles, tasks, and the reasons of a refusal."""
 
 import csv
 import math
@@ -9,62 +9,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from training.config import InvalidConfig, Shots, SinusoidConfig, TableConfig
-from training.families import Sinusoid, Table, UnusableData, UnusableTable
-from training.families.sinusoid import curves
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def test_curves_have_the_paper_s_ranges_and_relative_noise():
-    x, y, clean = curves(2000, 50, generator())
-    assert x.abs().max() <= 5
-    amplitude = clean.abs().amax(1)
-    assert 4.5 < amplitude.max() <= 5
-    noise = (y - clean).std(1) / amplitude
-    assert noise.median() == pytest.approx(0.01, rel=0.1)  # the largest of 50 points is near A
-
-
-def test_a_finite_family_repeats_its_points_and_an_unlimited_one_does_not():
-    finite = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=3), seed=0)
-    seen = {
-        float(value) for seed in range(20) for value in finite.batch(4, generator(seed)).support.x[:, 0, 0]
-    }
-    assert len(seen) == 3
-    unlimited = Sinusoid(SinusoidConfig(Shots(5, 5), 5), seed=0)
-    assert len({float(unlimited.batch(1, generator(seed)).support.x[0, 0, 0]) for seed in range(20)}) == 20
-
-
-def test_resplitting_deals_the_same_points_anew():
-    family = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=1, resplit=True), seed=0)
-    one, other = (family.batch(1, generator(seed)).everything().x.flatten() for seed in (1, 2))
-    assert not torch.equal(one, other)
-    assert torch.equal(one.sort().values, other.sort().values)
-
-
-def test_shots_vary_within_their_range_and_held_out_values_are_noiseless():
-    family = Sinusoid(SinusoidConfig(Shots(2, 6), 5), seed=0)
-    counts = family.batch(500, generator()).support.counts()
-    assert set(counts.tolist()) == {2, 3, 4, 5, 6}
-    (held_out,) = family.held_out(shots=3)
-    assert held_out.query.mask.shape == (500, 200)
-    assert held_out.support.counts().eq(3).all()
-
-
-@pytest.mark.parametrize(("text", "expected"), [("5", Shots(5, 5)), ("3:10", Shots(3, 10))])
-def test_shots_are_a_number_or_a_range(text, expected):
-    assert Shots.parse(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "3:", "5:3", "-1:4"])
-def test_other_shots_are_refused(text):
-    if text == "3:":
-        assert Shots.parse(text) == Shots(3, 3)
-        return
-    with pytest.raises(InvalidConfig):
-        Shots.parse(text)
+from tests.closed_form import generator
+from training.config import InvalidConfig, Shots, TableConfig
+from training.families import Table, UnusableData, UnusableTable
 
 
 def columns(tasks=12, rows=8, seed=0):
@@ -177,9 +124,9 @@ def test_hidden_texts_are_zeros_in_all_rows_of_some_visits_and_none_when_held_ou
     table = Table(config(written(tmp_path, data), x=x, hide=0.4), seed=0)
     batch = table.batch(400, generator())
     rows = batch.everything()
-    told = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)
-    visits = told.amax(1)
-    assert torch.equal(told[rows.mask], visits.unsqueeze(1).expand_as(told)[rows.mask])
+    visible = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)
+    visits = visible.amax(1)
+    assert torch.equal(visible[rows.mask], visits.unsqueeze(1).expand_as(visible)[rows.mask])
     assert set(visits.flatten().tolist()) == {0.0, 1.0}
     assert ((visits.mean(0) - 0.6).abs() < 0.1).all()
     assert 0.2 < (visits[:, 0] * visits[:, 1]).mean() < 0.5  # each on its own

@@ -1,0 +1,63 @@
+"""Tasks of images: roles, support and query images, shots, and too few classes."""
+
+import numpy as np
+import pytest
+
+from model_store.images import ImageInput
+from tests.closed_form import generator
+from tests.pictures import SIZE
+from training.config import ImagesConfig, Shots
+from training.families import Images, UnusableData
+
+SMALL = {"size": SIZE, "ways": 3, "shots": Shots(1, 2), "queries": 2, "augment": 0.0}
+
+
+def family(path, **changes):
+    return Images(ImagesConfig(str(path), **(SMALL | changes)), seed=0)
+
+
+def test_classes_of_one_role_never_meet_those_of_another(folder):
+    whole = family(folder, split="folder")
+    banks = [set(map(bytes, whole.of_role(role)[0].numpy())) for role in ("train", "validation", "test")]
+    assert sum(map(len, banks)) == len(set().union(*banks)) == 72
+    drawn = whole.batch(50, generator()).support.x
+    everything = set(map(bytes, (255 * drawn).round().byte().numpy().reshape(-1, SIZE**2)))
+    assert everything <= banks[0]
+
+
+def test_a_task_shows_and_asks_different_images_of_the_same_classes(arrays):
+    batch = family(arrays, split="split").batch(6, generator())
+    for task in range(6):
+        shown, asked = (set(map(bytes, part.x[task].numpy())) for part in (batch.support, batch.query))
+        assert not shown & asked
+        assert batch.support.y[task].sum(0).tolist() == [len(shown) / 3] * 3
+        assert batch.query.y[task].sum(0).tolist() == [len(asked) / 3] * 3
+
+
+def test_shots_are_drawn_and_what_is_not_shown_is_asked(arrays):
+    whole = family(arrays, split="split")
+    seen = {whole.batch(1, generator(seed)).support.x.shape[1] for seed in range(20)}
+    assert seen == {3, 6}
+    assert {whole.batch(1, generator(s)).everything().x.shape[1] for s in range(20)} == {12}
+
+
+def test_drawings_are_bright_ink_whatever_the_paper():
+    ink = np.zeros((2, SIZE, SIZE), np.uint8)
+    ink[:, 4:9, 4:9] = 200
+    image = ImageInput(channels=1, size=SIZE, drawing=True)
+    np.testing.assert_allclose(image.scaled(255 - ink), image.scaled(ink), atol=1e-6)
+    plain = ImageInput(channels=1, size=SIZE)
+    np.testing.assert_allclose(plain.scaled(255 - ink), 1 - plain.scaled(ink), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"ways": 20}, "8 training classes have 4 images; tasks have 20"),
+        ({"least": 100}, "fewer than two classes"),
+        ({"split": "elsewhere.csv"}, "cannot be read"),
+    ],
+)
+def test_what_makes_no_task_is_refused_with_its_reason(folder, changes, found):
+    with pytest.raises(UnusableData, match=found):
+        family(folder, **({"split": "folder"} | changes))

@@ -1,0 +1,26 @@
+"""Checkpoints: one run a folder, and no other run's settings."""
+
+import pytest
+
+from tests.training.sine_run import arguments
+from training import loop
+from training.__main__ import main
+from training.checkpoint import locked
+
+pytestmark = pytest.mark.usefixtures("few_held_out_tasks")
+
+
+def test_two_runs_of_one_name_do_not_share_a_folder(tmp_path, capsys):
+    with locked(tmp_path / "runs" / "s"):
+        assert main(arguments(tmp_path)) == 1
+    assert "another run is at work in" in capsys.readouterr().err
+    assert main(arguments(tmp_path)) == 0
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "CHECKPOINT_INTERVAL_S", 0)
+    assert main(arguments(tmp_path)) == 0
+    assert main([*arguments(tmp_path, seed=9), "--resume"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    assert main([*arguments(tmp_path, runs="nowhere"), "--resume"]) == 1
+    assert "no checkpoint" in capsys.readouterr().err
