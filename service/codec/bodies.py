@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from starlette.requests import Request
 
 from service.errors import RequestError, field_errors, invalid, invalid_at
-from service.schemas.values import UNION_TAGS, BinaryTensor, DType
+from service.schemas.values import MAX_DIMENSIONS, UNION_TAGS, BinaryTensor, DType
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -105,7 +105,7 @@ def _from_safetensors(content: bytes) -> dict[str, Any]:
         if not isinstance(fields, dict) or field in fields:
             raise invalid_at(f"/{part}", "given twice, as a tensor and in JSON")
         shape = tensor["shape"]
-        if len(shape) not in range(1, 5):
+        if not 1 <= len(shape) <= MAX_DIMENSIONS:
             raise invalid_at(f"/{part}/{field}", "tensors have one to four dimensions")
         dtype = DTYPES[tensor["dtype"]]
         fields[field] = BinaryTensor(dtype=dtype, shape=shape, base64="", content=bytes(tensor["data"]))
@@ -143,9 +143,9 @@ class BodyReader:
         """The body, decompressed, and its media type.
 
         Raises:
-            RequestError: 413 for a body beyond `max_bytes`, 408 for one that arrives late, 429 where all
-                bodies together exceed `max_total_bytes`, 415 for a compression other than gzip, 400 for
-                a body that is not the gzip it claims to be.
+            RequestError: 413 for a body beyond `max_bytes`; 408 for one that arrives late; 429 where all
+                bodies together exceed `max_total_bytes`; 415 for a compression other than gzip; 400 for a
+                body whose gzip is not valid.
         """
         headers = request.headers
         media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()

@@ -16,7 +16,7 @@ from service.codec.support_set import SupportSet, support_set
 from service.codec.warnings import input_warnings
 from service.compute.acquisitions import CAPABILITIES
 from service.engine.posterior_cache import Entry, PosteriorCache
-from service.errors import FieldError, RequestError, invalid, invalid_at
+from service.errors import MAX_ERRORS, FieldError, RequestError, invalid, invalid_at
 from service.job import Array, Job, PredictionSpec, SelectionSpec
 from service.schemas.requests import (
     DEFAULT_TTL_S,
@@ -197,7 +197,7 @@ def _excluded(
     if unknown := [index for index, each in enumerate(request.exclude) if each not in pool]:
         raise invalid(
             "exclude names rows that are not in the pool",
-            *(FieldError(pointer=f"/exclude/{index}", detail="no such id") for index in unknown[:20]),
+            *(FieldError(pointer=f"/exclude/{index}", detail="no such id") for index in unknown[:MAX_ERRORS]),
         )
     return np.array([each in excluded for each in ids], dtype=bool)
 

@@ -15,7 +15,7 @@ from model_store.images import ImageInput
 from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.images import decoded_images
-from service.errors import FieldError, invalid, invalid_at
+from service.errors import MAX_ERRORS, FieldError, invalid, invalid_at
 from service.job import Array
 from service.schemas.values import BinaryTensor, EncodedImages, EncodedTensor, InputValues, LabelValues
 
@@ -90,7 +90,7 @@ def number_rows(values: InputValues, columns: int, pointer: str, max_rows: int, 
                     pointer=f"{pointer}/{index}",
                     detail=f"{len(rows[index])} numbers where the model takes {columns}",
                 )
-                for index in ragged[:20]
+                for index in ragged[:MAX_ERRORS]
             ),
         )
     return np.array(rows, dtype=np.float64).reshape(len(rows), columns)

@@ -11,7 +11,7 @@ from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.inputs import InputRows, check_precision, input_rows, label_values, number_rows
 from service.engine.posterior_cache import Entry
-from service.errors import FieldError, invalid, invalid_at
+from service.errors import MAX_ERRORS, FieldError, invalid, invalid_at
 from service.job import Array, Job, PostedSupport
 from service.schemas.requests import Support
 
@@ -77,7 +77,7 @@ def class_labels(labels: Sequence[Any]) -> list[str] | list[int]:
         raise invalid_at("/support/y", "class labels are strings or integers, one for each row")
     if wrong := [i for i, each in enumerate(numbers) if each != int(each) or abs(each) > MAX_INTEGER_LABEL]:
         detail = "not an integer within ±(2^53 − 1); larger ones can be sent as strings"
-        errors = (FieldError(pointer=f"/support/y/{i}", detail=detail) for i in wrong[:20])
+        errors = (FieldError(pointer=f"/support/y/{i}", detail=detail) for i in wrong[:MAX_ERRORS])
         raise invalid("class labels are strings or integers", *errors)
     return strings or [int(each) for each in numbers]
 

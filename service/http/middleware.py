@@ -234,8 +234,11 @@ PRESSURE_S = 0.1
 SEARCHED_BYTES = 2048
 """Bytes at each end of a body that are searched."""
 MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
+"""The model's name in a body, as JSON or as JSON within safetensors' metadata."""
 NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
+"""A version or posterior that a body names, other than null."""
 DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
+"""The deadline that a body names, in milliseconds."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+"""The media type of a problem document."""
 MAX_PROBLEM_BYTES = 4096
 """Bytes of a problem document."""
 

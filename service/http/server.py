@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         self._runtime.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end; uvicorn calls this every tenth of a second."""
+        """Return True to end the process; uvicorn calls this every tenth of a second."""
         if self._runtime.failed:
             log.critical("the service cannot go on: %s", self._runtime.why_not_ready)
             return True

@@ -15,6 +15,8 @@ ClassName = Annotated[str, Field(strict=True, max_length=200)]
 ClassNames = TypeAliasType("ClassNames", Annotated[list[ClassName], FailFast()])
 
 DType = Literal["float32", "float64", "int64", "uint8"]
+MAX_DIMENSIONS = 4
+"""Dimensions of a tensor: RGB images have four."""
 
 
 class EncodedTensor(BaseModel):
@@ -23,7 +25,9 @@ class EncodedTensor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dtype: DType
-    shape: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1, max_length=4)]
+    shape: Annotated[
+        list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1, max_length=MAX_DIMENSIONS)
+    ]
     base64: str = Field(strict=True)
 
 
@@ -48,7 +52,7 @@ def _form(value: Any) -> str:
     if isinstance(value, EncodedImages | EncodedTensor):
         return "encoded-images" if isinstance(value, EncodedImages) else "encoded-tensor"
     depth = 0
-    while isinstance(value, list) and depth < 4:
+    while isinstance(value, list) and depth < MAX_DIMENSIONS:
         value, depth = (value[0] if value else None), depth + 1
     return "class-names" if depth == 1 and isinstance(value, str) else f"{max(depth, 1)}-D"
 
