@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from bmaml import svgd
+from bmaml.blocks import blocks
 from bmaml.constants import constant
 from bmaml.densities import PRECISIONS, Precisions
 from bmaml.networks import ACTIVATIONS, MLP
 from bmaml.shapes import Particles
 from bmaml.task import Examples
 
-CELLS = 1 << 19
-"""Numbers in the particles of the tasks that move together."""
+MAX_CPU_PARAMETERS = 1 << 19
+"""Parameters, over all particles, of the tasks that move together on a CPU."""
 
 
 def run(
@@ -29,10 +30,9 @@ def run(
         particles: of each task, or one start for all.
         rates: ε, `[#task, 1, 1]` or one per parameter.
     """
-    at_once = max(1, CELLS // particles[0].numel()) if particles.device.type == "cpu" else len(examples)
+    most = MAX_CPU_PARAMETERS if particles.device.type == "cpu" else None
     moved = []
-    for first in range(0, len(examples), at_once):
-        some = slice(first, first + at_once)
+    for some in blocks(len(examples), most, particles[0].numel()):
         own = particles if len(particles) == 1 else particles[some]
         climb = _Climb(network, own, examples.tasks(some), priors)
         rate = rates if len(rates) == 1 else rates[some]

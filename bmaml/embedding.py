@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, max_pool2d
 
+from bmaml.blocks import blocks
 from bmaml.errors import BmamlError
 from bmaml.shapes import Inputs
 from bmaml.task import Examples, TaskBatch
@@ -23,9 +24,8 @@ MOMENTUM = 0.02
 EPSILON = 1e-5
 SMALLEST = 16
 BLOCKS = 4
-TOGETHER = 1 << 16
-"""Pixels of the pictures that a CPU embeds in one go once training is over: more at a time would need more
-memory and be no faster."""
+MAX_CPU_PIXELS = 1 << 16
+"""Pixels of the images that a CPU embeds together after training: more need more memory and are no faster."""
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Rows down and columns right by which the views of a picture are moved."""
 
@@ -124,9 +124,9 @@ class ConvNet:
         if training:
             features = self._features(learned, signal, training)
         else:
-            most = max(1, TOGETHER // self.size**2) if signal.device.type == "cpu" else len(signal)
-            parts = signal.split(most)
-            features = torch.cat([self._average(learned, part) for part in parts])
+            most = MAX_CPU_PIXELS if signal.device.type == "cpu" else None
+            parts = blocks(len(signal), most, self.size**2)
+            features = torch.cat([self._average(learned, signal[part]) for part in parts])
         return features.to(images.dtype).unflatten(0, (tasks, rows))
 
     def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:

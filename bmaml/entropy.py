@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import tails
+from bmaml.blocks import blocks
 from bmaml.shapes import LogWeights
 
 HERMITE_NODES, STRATA = 32, 1024
 """Points at which the density is looked at: in each component, and in all of many together."""
-CELLS = 1 << 18
-"""Places × points × components that are looked at together: they stay in cache."""
+MAX_TERMS = 1 << 18
+"""Places × points × components that are evaluated together: they stay in cache."""
 
 Components = Float[Tensor, "task particle place"]
 
@@ -30,13 +31,12 @@ def of_mixtures(
     """Entropy in nats of each mixture; not a number where the mixture is none."""
     component, standard, share = _points(log_weights)
     weights = tails.exp(log_weights)
-    at_once = max(1, CELLS // (component.shape[1] * means.shape[1]))
+    terms = component.shape[1] * means.shape[1]
     # Results have their place before: a small one that stays between large ones that go would split memory.
     found = means.new_empty(len(means), means.shape[2])
     for task in range(len(means)):
         points = component[task], standard[task], share[task]
-        for first in range(0, means.shape[2], at_once):
-            some = slice(first, first + at_once)
+        for some in blocks(means.shape[2], MAX_TERMS, terms):
             own = means[task, :, some].T, scales[task, :, some].T
             found[task, some] = _of_places(*own, weights[task], *points)
     return found

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bmaml import entropy, quantiles, tails
+from bmaml.blocks import blocks
 from bmaml.errors import BmamlError
 from bmaml.shapes import LogWeights, Moments, Outputs, Targets
 
@@ -110,11 +111,11 @@ class Predictive:
         scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
         weights = self.weights.T[..., None, None]
         wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
-        at_once = quantiles.BLOCK if self.means.device.type == "cpu" else quantiles.GPU_BLOCK
-        block = max(1, at_once // (components * tasks * max(1, levels.shape[1])))
+        most = quantiles.MAX_CPU_TERMS if self.means.device.type == "cpu" else quantiles.MAX_GPU_TERMS
+        terms = components * tasks * max(1, levels.shape[1])
         found = [
             quantiles.solved(means[..., part], scales[..., part], weights, wanted, rounds)
-            for part in (slice(start, start + block) for start in range(0, rows * outputs, block))
+            for part in blocks(rows * outputs, most, terms)
         ]
         return torch.cat(found, -1).unflatten(-1, (rows, outputs))
 

@@ -14,10 +14,10 @@ UNITS = 4.0
 """Or so many units of the root's own rounding."""
 GALLOP = 4.0
 """A move that bisects is at most so many of the last one: the ends may be far, and the root is near."""
-BLOCK = 1 << 18
-"""Components × roots that are worked on together on a CPU: they stay in cache."""
-GPU_BLOCK = 1 << 24
-"""On a GPU: they fit into its memory."""
+MAX_CPU_TERMS = 1 << 18
+"""Components × roots that are searched together on a CPU: they stay in cache."""
+MAX_GPU_TERMS = 1 << 24
+"""The same on a GPU: they fit into its memory."""
 BISECTION, NEWTON = 0.01, 1.0
 """The last move that counts as arrival, of a bisection and of Newton's method, whose error is its square:
 in units of the square root of the precision's rounding times a standard deviation."""

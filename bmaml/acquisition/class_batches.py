@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bmaml import tails
 from bmaml.acquisition.batches import Batch, Candidates, Picker, k_centre, power, top_k
-from bmaml.acquisition.class_scores import PAIRS_AT_ONCE, ceiling
+from bmaml.acquisition.class_scores import MAX_JOINT_PROBABILITIES, ceiling
+from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 
 MOST_OUTCOMES, FEWEST_OUTCOMES = 2_000, 32
@@ -72,10 +73,9 @@ def _uncertain(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:
         probabilities: `[task, particle, row, class]`.
     """
     tasks, outcomes, _ = masses.shape
-    block = max(1, PAIRS_AT_ONCE // (tasks * outcomes * probabilities.shape[3]))
     found = masses.new_empty(tasks, probabilities.shape[2])
-    for first in range(0, found.shape[1], block):
-        some = slice(first, first + block)
+    pairs = tasks * outcomes * probabilities.shape[3]
+    for some in blocks(found.shape[1], MAX_JOINT_PROBABILITIES, pairs):
         # [task, row, outcome, class]: the mass of an outcome together with each class of each row.
         mass = torch.einsum("tom,tmrc->troc", masses, probabilities[:, :, some])
         conditional = torch.special.entr(mass).sum(-1) - torch.special.entr(mass.sum(-1))

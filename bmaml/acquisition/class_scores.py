@@ -9,11 +9,12 @@ from torch import Tensor
 
 from bmaml import tails
 from bmaml.acquisition.scores import NeedsTarget
+from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.shapes import PerRow
 
-PAIRS_AT_ONCE = 2_000_000
-"""Numbers of one block of joint probabilities."""
+MAX_JOINT_PROBABILITIES = 2_000_000
+"""Joint probabilities that are computed together."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,8 @@ def epig(pool: ClassPool) -> PerRow:
     weights = tails.exp(pool.predictive.log_weights)[..., None, None]
     theirs = weights * tails.exp(pool.target.log_probabilities)
     targets, classes = theirs.shape[2], theirs.shape[3]
-    block = max(1, PAIRS_AT_ONCE // (targets * classes**2 * len(ours)))
     both = ours.new_empty(len(ours), ours.shape[2])
-    for first in range(0, ours.shape[2], block):
-        some = slice(first, first + block)
+    for some in blocks(ours.shape[2], MAX_JOINT_PROBABILITIES, targets * classes**2 * len(ours)):
         joint = torch.einsum("tmrc,tmqd->trqcd", ours[:, :, some], theirs)
         both[:, some] = torch.special.entr(joint).sum((-1, -2)).mean(-1)
     return (pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - both).clamp_min(0)

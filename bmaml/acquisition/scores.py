@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from bmaml import tails
+from bmaml.blocks import blocks
 from bmaml.errors import BmamlError
 from bmaml.predictive import Predictive
 from bmaml.shapes import PerRow, PerTask
 
-CELLS = 1 << 20
-"""Pool rows × target rows × outputs that are compared at a time."""
+MAX_CORRELATIONS = 1 << 20
+"""Pool rows × target rows × outputs that are compared together."""
 UCB_WIDTH = 2.0
 """Standard deviations of optimism in the upper confidence bound."""
 
@@ -82,7 +83,6 @@ def epig(pool: Pool) -> PerRow:
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
     targets, target_variance = pool.target.embedding(), pool.target.variance().unsqueeze(1)
-    at_once = max(1, CELLS // max(1, target_variance.numel()))
 
     def about(rows: Tensor, variance: Tensor) -> Tensor:
         scales = variance.unsqueeze(2) * target_variance
@@ -92,8 +92,7 @@ def epig(pool: Pool) -> PerRow:
 
     rows, variance = pool.predictive.embedding(), pool.predictive.variance()
     found = variance.new_empty(variance.shape[:2])
-    for first in range(0, variance.shape[1], at_once):
-        some = slice(first, first + at_once)
+    for some in blocks(variance.shape[1], MAX_CORRELATIONS, target_variance.numel()):
         found[:, some] = about(rows[:, some], variance[:, some])
     return found
 

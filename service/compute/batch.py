@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from bmaml.blocks import blocks
 from bmaml.learners import Diverged
 from service.compute.classification import classify_batch
 from service.compute.cuda_graphs import Graphs
@@ -18,8 +19,8 @@ from service.compute.graphed_regression import answer_with_graphs
 from service.compute.regression import predict_batch
 from service.job import Answer, BatchTimes, Job
 
-MAX_NUMBERS = 1 << 22
-"""Numbers in the features of the rows of one part, and in its tasks' own particles."""
+MAX_CPU_NUMBERS = 1 << 22
+"""Numbers in the features of the rows of one part on a CPU, and in its tasks' own particles."""
 ROWS_PER_SUPPORT_ROW = 3
 """Memory of a support row, in rows: more is kept of it, in float64."""
 
@@ -51,16 +52,21 @@ def answer_batch(jobs: Sequence[Job], graphs: Graphs | None = None) -> list[Answ
 
 
 def _parts(jobs: Sequence[Job], places: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Places in parts whose numbers stay within `MAX_NUMBERS`."""
-    model, at_once = jobs[0].model, max(1, len(places))
-    if places and model.device.type == "cpu":
-        support, query = map(max, zip(*(jobs[place].shape for place in places), strict=True))
-        rows = max(1, ROWS_PER_SUPPORT_ROW * support + query)
-        features = model.learner.particles * rows * model.learner.network.feature_size
-        moved = model.learned["initial"].numel() if jobs[0].steps else 0
-        at_once = max(1, MAX_NUMBERS // (features + moved))
-    for first in range(0, len(places), at_once):
-        yield places[first : first + at_once]
+    """Places in parts whose numbers stay within `MAX_CPU_NUMBERS` on a CPU; on a GPU all together."""
+    most = MAX_CPU_NUMBERS if jobs[0].model.device.type == "cpu" else None
+    for part in blocks(len(places), most, _numbers([jobs[place] for place in places])):
+        yield places[part]
+
+
+def _numbers(jobs: Sequence[Job]) -> int:
+    """Numbers of one task that is padded to the longest of the jobs."""
+    if not jobs:
+        return 0
+    learner, learned = jobs[0].model.learner, jobs[0].model.learned
+    support, query = map(max, zip(*(job.shape for job in jobs), strict=True))
+    rows = max(1, ROWS_PER_SUPPORT_ROW * support + query)
+    moved = learned["initial"].numel() if jobs[0].steps else 0
+    return int(learner.particles * rows * learner.network.feature_size + moved)
 
 
 Compute = Callable[[Sequence[Job], int], Sequence[Answer | Diverged]]

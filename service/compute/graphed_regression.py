@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.task import Examples
 from model_store import Model
 from service.compute.adaptation import stacked
@@ -103,9 +104,9 @@ def _parts(jobs: Sequence[Job], places: Sequence[int]) -> Iterator[Sequence[int]
     cells = learner.hypotheses * (support + query) * levels * learner.network.outputs
     if cells > CELLS:
         return
-    at_once = 1 << ((CELLS // cells).bit_length() - 1)
-    for first in range(0, len(places), at_once):
-        yield places[first : first + at_once]
+    tasks = 1 << ((CELLS // cells).bit_length() - 1)
+    for part in blocks(len(places), tasks):
+        yield places[part]
 
 
 def _sizes(jobs: Sequence[Job]) -> tuple[int, int, int]:

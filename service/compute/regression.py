@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.learners import Diverged
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
@@ -198,10 +199,9 @@ def _by_row(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def _before(model: Model, support: Examples) -> Array:
     """NLL of the support labels before adaptation, a bounded number of tasks at a time."""
-    cells = MAX_CELLS if model.device.type == "cpu" else MAX_GPU_CELLS
-    at_once = max(1, cells // (model.learner.hypotheses * support.x.shape[1]))
-    firsts = range(0, len(support), at_once)
-    return to_numpy(torch.cat([nll_before(model, support.tasks(slice(i, i + at_once))) for i in firsts]))
+    most = MAX_CELLS if model.device.type == "cpu" else MAX_GPU_CELLS
+    parts = blocks(len(support), most, model.learner.hypotheses * support.x.shape[1])
+    return to_numpy(torch.cat([nll_before(model, support.tasks(part)) for part in parts]))
 
 
 def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:

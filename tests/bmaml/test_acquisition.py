@@ -69,7 +69,7 @@ def test_epig_of_many_rows_is_that_of_a_few_at_a_time(monkeypatch, cells):
     about = belief(rank=3)
     here, there = about.part(slice(None), slice(0, 8)), about.part(slice(None), slice(8, None))
     whole = ACQUISITIONS["epig"].score(pool(here, there))
-    monkeypatch.setattr(acquisition_scores, "CELLS", cells)
+    monkeypatch.setattr(acquisition_scores, "MAX_CORRELATIONS", cells)
     torch.testing.assert_close(ACQUISITIONS["epig"].score(pool(here, there)), whole)
 
 

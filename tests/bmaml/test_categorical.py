@@ -127,7 +127,7 @@ def test_every_score_follows_the_rows_when_the_pool_is_permuted():
 
 @pytest.mark.parametrize("at_once", [1, 20, 10**6])
 def test_joint_selection_is_greedy_in_exact_joint_information(monkeypatch, at_once):
-    monkeypatch.setattr(class_batches, "PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr(class_batches, "MAX_JOINT_PROBABILITIES", at_once)
     predictive = belief(particles=5, rows=6, classes=3)
     found = CLASS_STRATEGIES["joint"](candidates(predictive), 3)
     chosen: list[int] = []

@@ -650,7 +650,7 @@ def test_moves_without_a_graph_are_those_with_one(activation, rate, particles, m
     learner = dataclasses.replace(learner, network=MLP(2, (5, 4), 2, activation))
     learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
     batch = ragged_batch()
-    monkeypatch.setattr(ascent, "CELLS", 1)  # one task at a time
+    monkeypatch.setattr(ascent, "MAX_CPU_PARAMETERS", 1)  # one task at a time
     with_graph = learner.adapt(learned, batch.support, 3).particles
     with torch.no_grad():
         without = learner.adapt(learned, batch.support, 3).particles

@@ -99,7 +99,7 @@ def test_memory_for_many_pictures_is_bounded_and_they_are_the_same_as_alone(monk
         return torch.nn.functional.conv2d(signal, *rest)
 
     monkeypatch.setattr(embedding_module, "conv2d", watched)
-    monkeypatch.setattr(embedding_module, "TOGETHER", 3 * embedding.size**2 + 1)
+    monkeypatch.setattr(embedding_module, "MAX_CPU_PIXELS", 3 * embedding.size**2 + 1)
     torch.testing.assert_close(embedding(learned, images), together)
     assert max(seen) == 3
 

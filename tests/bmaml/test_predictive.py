@@ -129,7 +129,7 @@ def test_entropy_is_each_place_s_own_affair(monkeypatch, at_once):
     belief = mixture(particles=40)
     alone = [belief.part(slice(task, task + 1), slice(row, row + 1)) for task in range(2) for row in range(3)]
     expected = torch.cat([each.entropy() for each in alone]).view(2, 3, 2)
-    monkeypatch.setattr(entropy, "CELLS", at_once)
+    monkeypatch.setattr(entropy, "MAX_TERMS", at_once)
     torch.testing.assert_close(belief.entropy(), expected)
 
 

@@ -103,10 +103,10 @@ def same(found, expected):
 @given(
     mix=st.lists(plans(), min_size=1, max_size=12),
     budget=st.sampled_from([1, 500, 10**6]),
-    part=st.sampled_from([1, 3000, batch.MAX_NUMBERS]),
+    part=st.sampled_from([1, 3000, batch.MAX_CPU_NUMBERS]),
 )
 def test_every_answer_of_a_mix_is_the_lonely_one(models, mix, budget, part):
-    with mock.patch.object(batch, "MAX_NUMBERS", part):
+    with mock.patch.object(batch, "MAX_CPU_NUMBERS", part):
         _all_as_if_alone(models, mix, budget)
 
 
