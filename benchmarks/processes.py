@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[1]
-START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 60.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 60.0
 POLL_S = 0.1
 
 

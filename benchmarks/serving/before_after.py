@@ -3,66 +3,73 @@
     git worktree add ../before main
     python -m benchmarks.serving.before_after ../before [--seconds 5] [--rounds 5]
 
-Every round starts both services and puts the closed loops of `throughput.py` on one after the other, so that
-a drift of the machine meets both. Answers per second depend on what else the machine does; processor time
-per answer hardly does. Settings of the environment (BMAML_…) apply to both.
+Every round starts both services and puts the closed loops of `throughput.py` on them, in short slices that
+alternate, so that a drift of the machine meets both. Answers per second depend on what else the machine does;
+processor time per answer depends on it less. Settings of the environment (BMAML_…) apply to both.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from benchmarks import command_line
 from benchmarks.processes import cpu_seconds
 from benchmarks.serving.load_generator import LoadResult, closed_loop
-from benchmarks.serving.throughput import CLOSED_LOOPS, OURS, Load, row, serving
+from benchmarks.serving.throughput import CLOSED_LOOPS, OURS, Load, Server, row, serving
 from benchmarks.serving.workload import requests
 
 BEFORE, AFTER = "before", "after"
+SLICES = 4
+"""Parts that a load is measured in, alternating between the two services."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One closed loop of a comparison: the load's result, and processor seconds of the server."""
+@dataclass
+class Measurement:
+    """One load of one service in one round: all its slices, and processor seconds of the service."""
 
-    result: LoadResult
-    cpu_s: float
+    result: LoadResult = field(default_factory=LoadResult)
+    cpu_s: float = 0.0
 
     @property
     def cpu_ms(self) -> float:
         """Processor milliseconds per good answer."""
         return 1000 * self.cpu_s / len(self.result.latencies)
 
+    def add(self, server: Server, load: Load, seconds: float) -> None:
+        """Measure one slice more, after a warm-up of a fifth of its time."""
+        messages = requests(load.model)
+        closed_loop(server.port, messages, load.clients, seconds / 5)
+        used = cpu_seconds(server.pid)
+        self.result += closed_loop(server.port, messages, load.clients, seconds)
+        self.cpu_s += cpu_seconds(server.pid) - used
+
 
 def comparison(checkout: Path, seconds: float, rounds: int) -> list[str]:
-    """Tables of the two services, loaded in turns.
-
-    Ratios are taken within a round, and the order alternates from round to round.
-    """
-    turns: dict[tuple[Load, str], list[Turn]] = {}
-    for number in range(rounds):
+    """Tables of the two services, with ratios taken within a round."""
+    measured: dict[tuple[Load, str], list[Measurement]] = {}
+    for _ in range(rounds):
         with serving(OURS, checkout) as theirs, serving(OURS) as ours:
-            order = [(BEFORE, theirs), (AFTER, ours)][:: -1 if number % 2 else 1]
             for load in CLOSED_LOOPS:
-                for kind, server in order:
-                    closed_loop(server.port, requests(load.model), load.clients, seconds / 5)
-                    used = cpu_seconds(server.pid)
-                    result = closed_loop(server.port, requests(load.model), load.clients, seconds)
-                    turn = Turn(result, cpu_seconds(server.pid) - used)
-                    turns.setdefault((load, kind), []).append(turn)
-                    print(row(f"{load.model}, {kind}", load.clients, result), flush=True)
-    columns: dict[str, Callable[[Turn], float]] = {
-        "answers a second": lambda turn: turn.result.rate,
-        "p50, ms": lambda turn: turn.result.median,
-        "processor ms an answer": lambda turn: turn.cpu_ms,
+                pair = {BEFORE: (theirs, Measurement()), AFTER: (ours, Measurement())}
+                for number in range(SLICES):
+                    for kind in (BEFORE, AFTER)[:: -1 if number % 2 else 1]:
+                        server, measurement = pair[kind]
+                        measurement.add(server, load, seconds / SLICES)
+                for kind, (_, measurement) in pair.items():
+                    measured.setdefault((load, kind), []).append(measurement)
+                    print(row(f"{load.model}, {kind}", load.clients, measurement.result), flush=True)
+    columns: dict[str, Callable[[Measurement], float]] = {
+        "answers a second": lambda each: each.result.rate,
+        "p50, ms": lambda each: each.result.median,
+        "processor ms an answer": lambda each: each.cpu_ms,
     }
     lines = [f"Medians of {rounds} rounds; every load {seconds:g} s a round."]
     for name, figure in columns.items():
         lines += ["", f"| model | clients | {name}: before | after | after / before | lowest | highest |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for load in CLOSED_LOOPS:
-            before, after = ([figure(turn) for turn in turns[load, kind]] for kind in (BEFORE, AFTER))
+            before, after = ([figure(each) for each in measured[load, kind]] for kind in (BEFORE, AFTER))
             ratios = [new / old for old, new in zip(before, after, strict=True)]
             lines.append(
                 f"| {load.model} | {load.clients} | {median(before):.4g} | {median(after):.4g} "
@@ -75,7 +82,7 @@ def main() -> None:
     """Print the tables."""
     arguments = command_line.parser(__doc__)
     arguments.add_argument("checkout", type=Path, help="folder of the repository before the change")
-    arguments.add_argument("--seconds", type=float, default=5, help="of every closed loop")
+    arguments.add_argument("--seconds", type=float, default=5, help="of every closed loop in a round")
     arguments.add_argument("--rounds", type=int, default=5)
     options = arguments.parse_args()
     if not (options.checkout / "service").is_dir():
