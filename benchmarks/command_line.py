@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common."""
+"""The parser and the options that benchmarks share."""
 
 import argparse
 import platform

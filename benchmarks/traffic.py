@@ -112,7 +112,7 @@ class Traffic:
         await self.post("/uncertainty", body | {"target": self.inputs(20)})
 
     async def posterior(self) -> None:
-        """A posterior kept and asked; every other one is deleted."""
+        """A posterior that is kept and used for a prediction; every other one is deleted."""
         kept = await self.post(
             "/posteriors", {"model": "sinusoid", "support": self.sine_curve(), "keep": {"ttl_s": 60.0}}
         )

@@ -152,8 +152,8 @@ def image_problem(name: str, path: Path, tasks: int, store: Path, pool: int, rou
     family = Images(config, model.manifest.seed)
     images, index = family.of_role("test")
     features = embed(model.embedding, model.learned, images)
-    asked = min(15, int(index.counts.min()) - 1 - pool)
-    chosen = index.draw(tasks, 5, 1, pool + asked, torch.Generator().manual_seed(5))
+    tested = min(15, int(index.counts.min()) - 1 - pool)
+    chosen = index.draw(tasks, 5, 1, pool + tested, torch.Generator().manual_seed(5))
     x = features[chosen.images]  # [task, class, image, feature]
     eye = torch.eye(5).expand(tasks, 5, 5).unsqueeze(2)
 

@@ -33,17 +33,17 @@ def forecasters(problems: dict[bool, Problem], store: Path) -> Iterator[tuple[st
     Args:
         problems: without (False) and with (True) the classifier among the inputs.
     """
-    for name, told in ((PLAIN, False), (NAMED, True)):
+    for name, named in ((PLAIN, False), (NAMED, True)):
         model = Store(store).load(name)
-        yield f"`{name}`", told, served_forecaster(model)
+        yield f"`{name}`", named, served_forecaster(model)
     yield f"`{NAMED}`, told none", True, without_classifier(served_forecaster(model))
-    for told, problem in problems.items():
-        how = "told" if told else "not told"
+    for named, problem in problems.items():
+        how = "told" if named else "not told"
         family = problem.family
         training, validation = problem.training_tasks(BOOSTING_TASKS, 0), problem.validation_tasks()
-        yield f"gradient boosting, {how}", told, gradient_boosting(training, validation, 0)
+        yield f"gradient boosting, {how}", named, gradient_boosting(training, validation, 0)
         look = partial(lambda family: next(iter(family.validation())), family)
-        yield f"neural process, {how}", told, neural_process(family.batch, look, Schedule(CNP_STEPS), 0)
+        yield f"neural process, {how}", named, neural_process(family.batch, look, Schedule(CNP_STEPS), 0)
 
 
 def without_classifier(forecast: Forecaster) -> Forecaster:
@@ -69,16 +69,16 @@ def main() -> None:
     }
     problems = {
         head: {
-            told: learning_curves(options.file, 0, with_classifier=told, min_anchors=fewest)
-            for told in (False, True)
+            named: learning_curves(options.file, 0, with_classifier=named, min_anchors=fewest)
+            for named in (False, True)
         }
         for head, fewest in sets.items()
     }
     columns = [("RMSE", "rmse", "{:.4f}"), *COLUMNS[1:-1]]
     found: dict[str, list[tuple[int, float, str]]] = {head: [] for head in sets}
-    for name, told, forecast in forecasters(next(iter(problems.values())), options.store):
+    for name, named, forecast in forecasters(next(iter(problems.values())), options.store):
         for head, own in problems.items():
-            for shots, metrics in score(own[told], forecast).items():
+            for shots, metrics in score(own[named], forecast).items():
                 cells = [form.format(metrics[key]).replace("%", " %") for _, key, form in columns]
                 line = f"| {shots} | {name} | {' | '.join(cells)} |"
                 found[head].append((int(shots), metrics["nll"], line))

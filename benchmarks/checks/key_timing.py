@@ -39,8 +39,8 @@ def main() -> None:
         key[: right[name]] = good[rng.integers(CALLERS)][: right[name]].encode()
         key[-1:] = b"-"  # no good key ends so: its last character stands for four bits, of sixteen that may
         headers.append(f"Bearer {key.decode()}")
-    # Cut from one text, in the order in which they are asked: where in memory a key lies, and what was freed
-    # beside it, shows in the time.
+    # Cut from one text in the order of the look-ups: a key's place in memory, and what was freed beside it,
+    # show in the time.
     for name, header in zip(names, "\n".join(headers).split("\n"), strict=True):
         began = time.perf_counter_ns()
         with suppress(RequestError):

@@ -141,11 +141,11 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
         async def client(number: int, connection: _Connection) -> None:
             turn = number
             while time.perf_counter() - began < seconds:
-                asked = time.perf_counter()
+                sent = time.perf_counter()
                 status = await connection.send(requests[turn % len(requests)])
                 result.statuses[status] += 1
                 if status == 200:
-                    result.latencies.append(time.perf_counter() - asked)
+                    result.latencies.append(time.perf_counter() - sent)
                 elif status == 0:
                     return
                 turn += clients

@@ -33,34 +33,42 @@ REGRESSION = (
 CLASSIFICATION = (("bald", "top_k"), ("bald", "joint"), ("epig", "joint"))
 
 
-def job(model: Model, acquisition: str, strategy: str, shown: int, pool: int) -> Job:
+def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int) -> Job:
     """A selection of five rows from a pool, with twenty target rows for `epig`."""
     rng, image = np.random.default_rng(0), model.manifest.image
-    asked = pool + (TARGETS if acquisition == "epig" else 0)
+    unlabelled = pool + (TARGETS if acquisition == "epig" else 0)
     if image is None:
-        raw = rng.uniform(-5, 5, (shown + asked, 1))
-        x, y = model.standardised_inputs(raw), model.standardised_targets(2 * np.sin(raw[:shown]))
+        raw = rng.uniform(-5, 5, (labelled + unlabelled, 1))
+        x, y = model.standardised_inputs(raw), model.standardised_targets(2 * np.sin(raw[:labelled]))
         classes: tuple[int, ...] = ()
     else:
-        x = rng.random((shown + asked, image.numbers)).astype(np.float32)
-        y = np.eye(WAYS, dtype=np.float32)[np.arange(shown) % WAYS]
+        x = rng.random((labelled + unlabelled, image.numbers)).astype(np.float32)
+        y = np.eye(WAYS, dtype=np.float32)[np.arange(labelled) % WAYS]
         classes = tuple(range(WAYS))
     joint = image is None and (acquisition == "epig" or strategy == "max_determinant")
     excluded = np.zeros(pool, bool)
     spec = SelectionSpec(acquisition, strategy, BATCH, pool, rng.random(pool), excluded, None, joint)
     return Job(
-        model, x[:shown], y, x[shown:], model.learner.steps, 0, spec, deadline=float("inf"), classes=classes
+        model,
+        x[:labelled],
+        y,
+        x[labelled:],
+        model.learner.steps,
+        0,
+        spec,
+        deadline=float("inf"),
+        classes=classes,
     )
 
 
-def cost(name: str, acquisition: str, strategy: str, shown: int, pool: int) -> tuple[float, float]:
+def cost(name: str, acquisition: str, strategy: str, labelled: int, pool: int) -> tuple[float, float]:
     """Median milliseconds of a case, and MiB by which it raised the peak of memory."""
     torch.set_num_threads(1)
     keep_freed_memory()
     model = Store(SHIPPED).load(name)
     job_of = partial(job, model, acquisition, strategy)
-    answer_batch([job_of(max(shown, WAYS), 30)])  # libraries load and allocate at the first call
-    before, measured = _peak_mib(), job_of(shown, pool)
+    answer_batch([job_of(max(labelled, WAYS), 30)])  # libraries load and allocate at the first call
+    before, measured = _peak_mib(), job_of(labelled, pool)
     times = timed(lambda: answer_batch([measured]), 3)
     return statistics.median(times), _peak_mib() - before
 
@@ -72,9 +80,9 @@ def _peak_mib() -> float:
 def cases() -> Iterator[tuple[str, str, str, int, int]]:
     """The arguments of `cost` for every row of the table."""
     for acquisition, strategy in REGRESSION:
-        for shown in (0, 5, 20):
+        for labelled in (0, 5, 20):
             for pool in (300, 1000):
-                yield "sinusoid", acquisition, strategy, shown, pool
+                yield "sinusoid", acquisition, strategy, labelled, pool
     for acquisition, strategy in CLASSIFICATION:
         for pool in (300, 1000):
             yield "omniglot", acquisition, strategy, WAYS, pool
