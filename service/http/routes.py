@@ -114,7 +114,7 @@ async def forget_posterior(id: str, request: Request) -> Response:
 @router.get("/models", response_model=ModelList, responses=openapi_responses(401, 429, 503), tags=["models"])
 async def models(request: Request) -> ModelList:
     """Every model by name, and the versions in the store that cannot be served."""
-    return ready_runtime(request, needs_model=False).catalogue.listed()
+    return ready_runtime(request, needs_model=False).catalogue.model_list()
 
 
 @router.get(

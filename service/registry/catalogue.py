@@ -1,4 +1,4 @@
-"""Every version the store offers: loaded onto the device, or shelved until somebody asks for it."""
+"""The versions that the store offers: loaded onto the device, or shelved until a request names them."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -11,39 +11,46 @@ from model_store import Model, Store, UnknownModel, Unreadable
 from service.schemas.cards import ModelList, ModelSummary, Refused
 
 Stamp = tuple[tuple[str, int, int], ...]
-Place = tuple[str, int]
-"""A name and a version."""
+"""Name, size and modification time of each file of a version (`Store.stamp`)."""
+VersionId = tuple[str, int]
+"""A model's name and version."""
+
+MAX_REASON_LENGTH = 300
+"""Characters of the reason for which a version is refused."""
+MAX_LISTED_VERSIONS = 5
+"""Versions that an error message lists, the newest ones."""
 
 
 class Shelved(BmamlError):
-    """A version that is offered, and has to be loaded first."""
+    """The version is offered but not loaded."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Models by name and version; versions that had to be refused, with the reason.
+    """Models by name and version, and the versions that were refused.
 
     Attributes:
-        models: those that are loaded; the newest of each name among them.
-        shelved: the digests of those that were loaded, found good, and let go.
-        stamps: of every version that was looked at, whatever came of it.
+        models: loaded versions; they include the newest of each name.
+        refused: versions that cannot be served, and why.
+        shelved: digests of the versions that are offered but not loaded; each has been loaded before.
+        stamps: of every version that need not be read again while its files stay as they are.
     """
 
     models: dict[str, dict[int, Model]] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
-    shelved: dict[Place, str] = field(default_factory=dict)
-    stamps: dict[Place, Stamp] = field(default_factory=dict)
+    shelved: dict[VersionId, str] = field(default_factory=dict)
+    stamps: dict[VersionId, Stamp] = field(default_factory=dict)
 
     def refreshed(self, root: Path, device: torch.device, prepare: Callable[[Model], None]) -> "Catalogue":
-        """What the store offers now; this very catalogue where nothing has changed.
+        """The catalogue of the store's present versions; `self` where nothing has changed.
 
-        A version whose files are as they were is not read again. One that cannot be served is refused,
-        and if it could before, what was loaded then goes on answering. A store that has nothing at all
-        any more is taken for one that cannot be reached. Of what is new only the newest of each name stays
-        loaded: the others are tried, and shelved.
+        A version whose files are unchanged is not read again. A version that cannot be served is refused;
+        if it was loaded before, that model stays. An empty store is taken for an unreachable one, and
+        changes nothing. Of the new versions only the newest of each name stays loaded: the others are
+        loaded, prepared and shelved.
 
         Args:
-            prepare: is given every model that is new, before anybody else; may fail.
+            prepare: called with every new model before anything else uses it; may raise.
         """
         store = Store(root)
         stamps = {
@@ -55,66 +62,67 @@ class Catalogue:
             return self
         newest = dict(sorted(stamps))  # version by name
         models: dict[str, dict[int, Model]] = {}
-        unchanged = {place for place, stamp in stamps.items() if stamp == self.stamps.get(place)}
+        unchanged = {each for each, stamp in stamps.items() if stamp == self.stamps.get(each)}
         refused = [each for each in self.refused if (each.name, each.version) in unchanged]
-        shelved = {place: digest for place, digest in self.shelved.items() if place in unchanged}
-        passing: set[Place] = set()  # refused for what may be no fault of theirs: looked at again
+        shelved = {each: digest for each, digest in self.shelved.items() if each in unchanged}
+        retried: set[VersionId] = set()  # refused for a transient cause, and read again next time
+
+        def load(name: str, version: int) -> Model | None:
+            """The version, prepared; None where it had to be refused."""
+            try:
+                model = store.load(name, version).to(device)
+                prepare(model)
+            except Exception as error:
+                refused.append(_refusal(name, version, error, root))
+                if _transient(error):
+                    retried.add((name, version))
+                return None
+            return model
+
         for name, version in stamps:
-            model = self.models.get(name, {}).get(version)
+            model = loaded = self.models.get(name, {}).get(version)
             if (name, version) not in unchanged:
-                known = model is not None
-                try:
-                    model = store.load(name, version).to(device)
-                    prepare(model)
-                    if version < newest[name] and not known:
-                        shelved[name, version] = model.sha256
-                        model = None
-                except Exception as error:
-                    refused.append(_refused(name, version, error, root))
-                    passing |= _passing(name, version, error)
-                    model = self.models.get(name, {}).get(version)
+                model = load(name, version) or loaded
+                if model is not None and loaded is None and version < newest[name]:
+                    shelved[name, version] = model.sha256
+                    model = None
             if model is not None:
                 models.setdefault(name, {})[version] = model
-        # What is the newest now, because newer ones were taken away, is asked for without its number.
+        # Where newer versions were removed, a shelved one is now the newest, and has to be loaded.
         for name, version in sorted(shelved, reverse=True):
             if version > max(models.get(name, {0: None})):
                 del shelved[name, version]
-                try:
-                    model = store.load(name, version).to(device)
-                    prepare(model)
+                if (model := load(name, version)) is not None:
                     models.setdefault(name, {})[version] = model
-                except Exception as error:
-                    refused.append(_refused(name, version, error, root))
-                    passing |= _passing(name, version, error)
-        looked_at = {place: stamp for place, stamp in stamps.items() if place not in passing}
-        return Catalogue(models, tuple(refused), shelved, looked_at)
+        known_stamps = {each: stamp for each, stamp in stamps.items() if each not in retried}
+        return Catalogue(models, tuple(refused), shelved, known_stamps)
 
-    def shelving(self, places: Collection[Place]) -> "Catalogue":
-        """The same without these models, which stay on offer."""
-        digests = {(name, version): self.models[name][version].sha256 for name, version in places}
+    def shelving(self, versions: Collection[VersionId]) -> "Catalogue":
+        """The same catalogue with these versions shelved: still offered, no longer loaded."""
+        digests = {(name, version): self.models[name][version].sha256 for name, version in versions}
         models = {
-            name: {version: model for version, model in versions.items() if (name, version) not in digests}
-            for name, versions in self.models.items()
+            name: {version: model for version, model in loaded.items() if (name, version) not in digests}
+            for name, loaded in self.models.items()
         }
         return replace(self, models=models, shelved=self.shelved | digests)
 
     def unshelving(self, model: Model) -> "Catalogue":
-        """The same with this model loaded."""
+        """The same catalogue with this model loaded."""
         name, version = model.manifest.name, model.manifest.version
         models = {**self.models, name: {**self.models.get(name, {}), version: model}}
-        shelved = {place: digest for place, digest in self.shelved.items() if place != (name, version)}
+        shelved = {each: digest for each, digest in self.shelved.items() if each != (name, version)}
         return replace(self, models=models, shelved=shelved)
 
     def versions(self, name: str) -> list[int]:
-        """All that are offered, oldest first."""
+        """All versions of a model, loaded or shelved, oldest first."""
         return sorted([*self.models.get(name, ()), *(v for other, v in self.shelved if other == name)])
 
     def model(self, name: str, version: int | None = None) -> Model:
-        """A version, the newest by default.
+        """A loaded version, the newest by default.
 
         Raises:
             UnknownModel: no such name or version.
-            Shelved: it has to be loaded first.
+            Shelved: the version has to be loaded first.
         """
         versions = self.models.get(name)
         if not versions:
@@ -124,11 +132,11 @@ class Catalogue:
         if (name, version) in self.shelved:
             raise Shelved(f"{name} version {version} is not loaded")
         if version not in versions:
-            raise UnknownModel(f"model {name} has versions {_said(self.versions(name))}")
+            raise UnknownModel(f"model {name} has versions {_version_list(self.versions(name))}")
         return versions[version]
 
     def served(self) -> dict[str, str]:
-        """Name and version of everything on offer, by its digest."""
+        """Name and version of everything offered, by digest."""
         loaded = {
             model.sha256: f"{name} version {version}"
             for name, versions in self.models.items()
@@ -137,8 +145,8 @@ class Catalogue:
         shelved = {digest: f"{name} version {version}" for (name, version), digest in self.shelved.items()}
         return loaded | shelved
 
-    def listed(self) -> ModelList:
-        """The answer to GET /models."""
+    def model_list(self) -> ModelList:
+        """The answer to `GET /models`."""
         return ModelList(
             models=[self.summary(name) for name in sorted(self.models)], refused=list(self.refused)
         )
@@ -162,18 +170,18 @@ class Catalogue:
         )
 
 
-def _refused(name: str, version: int, error: Exception, root: Path) -> Refused:
-    """Why, without telling where on this machine the store is."""
+def _refusal(name: str, version: int, error: Exception, root: Path) -> Refused:
+    """The refused version with the reason, which does not reveal the store's path."""
     reason = str(error).replace(f"{root}/", "") if isinstance(error, BmamlError) else "it cannot be run"
-    return Refused(name=name, version=version, reason=reason[:300])
+    return Refused(name=name, version=version, reason=reason[:MAX_REASON_LENGTH])
 
 
-def _passing(name: str, version: int, error: Exception) -> set[Place]:
-    """The version, where another time may go better: memory was short, say, or the disk away."""
-    lasting = isinstance(error, BmamlError) and not isinstance(error, Unreadable)
-    return set() if lasting else {(name, version)}
+def _transient(error: Exception) -> bool:
+    """Whether the version may load another time: memory was short, say, or the disk away."""
+    return not isinstance(error, BmamlError) or isinstance(error, Unreadable)
 
 
-def _said(versions: list[int]) -> str:
-    shown = ", ".join(map(str, versions[-5:]))
-    return shown if len(versions) <= 5 else f"…, {shown}"
+def _version_list(versions: list[int]) -> str:
+    """The newest versions, after an ellipsis where there are more."""
+    listed = ", ".join(map(str, versions[-MAX_LISTED_VERSIONS:]))
+    return listed if len(versions) <= MAX_LISTED_VERSIONS else f"…, {listed}"

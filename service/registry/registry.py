@@ -1,4 +1,4 @@
-"""The versions on offer while the service runs: loaded, let go, loaded again, looked up for requests."""
+"""The registry of served versions: loads, shelves and reloads them, and looks them up for requests."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.errors import RequestError
 from service.job import Job
 from service.ops.metrics import Metrics
-from service.registry.catalogue import Catalogue, Place, Shelved
+from service.registry.catalogue import Catalogue, Shelved, VersionId
 from service.registry.warm_up import warm_up
 from service.schemas.cards import VersionCard
 from service.settings import Settings
@@ -24,13 +24,14 @@ log = logging.getLogger("service.versions")
 
 
 class Registry:
-    """What the store offers, and what of it is loaded.
+    """Keeps the catalogue equal to the store, and loads its versions onto the device.
 
     Args:
-        answer: runs a batch, to warm a version up.
+        answer: answers a batch; warms a version up.
 
     Attributes:
-        device: where versions are loaded to.
+        device: the device onto which versions are loaded.
+        catalogue: replaced as a whole, so that a request sees either the old one or the new one.
     """
 
     def __init__(
@@ -43,15 +44,18 @@ class Registry:
         self.settings, self._posteriors, self._metrics, self._answer = settings, posteriors, metrics, answer
         self.device = torch.device("cpu")
         self.catalogue = Catalogue()
-        self._changing = threading.Lock()  # of the catalogue
-        self._loading: dict[Place, asyncio.Task[Model]] = {}
-        self._asked: dict[str, float] = {}  # when a model was last asked for, by its digest
+        self._lock = threading.Lock()  # held while the catalogue is replaced
+        self._loading: dict[VersionId, asyncio.Task[Model]] = {}
+        self._last_used: dict[str, float] = {}  # monotonic time of a model's last request, by digest
 
     async def model(self, name: str, version: int | None, posterior: str | None) -> Model:
-        """The model of a request: where no version is named, that of its posterior, else the newest.
+        """The model of a request, loaded if it is shelved.
+
+        Where the request names no version, its posterior's version is used, else the newest.
 
         Raises:
             UnknownModel: no such name or version.
+            RequestError: 503 where the version cannot be loaded again.
         """
         if version is None and posterior is not None:
             entry = self._posteriors.get(posterior)
@@ -61,16 +65,16 @@ class Registry:
             model = self.catalogue.model(name, version)
         except Shelved:
             assert version is not None
-            model = await self._unshelved((name, version))
-        self._asked[model.sha256] = time.monotonic()
+            model = await self._reload((name, version))
+        self._last_used[model.sha256] = time.monotonic()
         return model
 
     async def card(self, name: str, version: int) -> VersionCard:
-        """The card of a version; of one that was let go the manifest is read again.
+        """The card of a version. The manifest of a shelved version is read from the store.
 
         Raises:
             UnknownModel: no such name or version.
-            RequestError: 503 where it cannot be read.
+            RequestError: 503 where the manifest cannot be read.
         """
         with contextlib.suppress(Shelved):
             return VersionCard.of(self.catalogue.model(name, version).manifest)
@@ -83,77 +87,83 @@ class Registry:
             log.error("%s version %d cannot be read again: %s", name, version, error)
             raise RequestError("not-ready", "this version cannot be read again", retry_after_s=1) from None
 
-    async def _unshelved(self, place: Place) -> Model:
-        """A version that was let go, loaded again; once, however many ask for it.
+    async def _reload(self, version_id: VersionId) -> Model:
+        """A shelved version, loaded again; concurrent requests for it share one load.
 
         Raises:
             RequestError: 503 where it cannot be loaded.
         """
-        loading = self._loading.get(place)
+        loading = self._loading.get(version_id)
         if loading is None:
-            loading = asyncio.create_task(asyncio.to_thread(self._load, place))
-            self._loading[place] = loading
-            loading.add_done_callback(lambda _: self._loading.pop(place, None))
+            loading = asyncio.create_task(asyncio.to_thread(self._load, version_id))
+            self._loading[version_id] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(version_id, None))
         try:
             return await asyncio.shield(loading)
         except Exception as error:
-            log.error("%s version %d cannot be loaded again: %s", *place, error)
+            log.error("%s version %d cannot be loaded again: %s", *version_id, error)
             raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
 
-    def _load(self, place: Place) -> Model:
-        model = Store(self.settings.store).load(*place).to(self.device)
+    def _load(self, version_id: VersionId) -> Model:
+        """Load and warm up a shelved version."""
+        model = Store(self.settings.store).load(*version_id).to(self.device)
         self._prepare(model)
-        with self._changing:
-            if place in self.catalogue.shelved:
+        with self._lock:
+            if version_id in self.catalogue.shelved:
                 self.catalogue = self.catalogue.unshelving(model)
         self._metrics.reloads.labels("loaded").inc()
         return model
 
     def shelve_idle(self) -> None:
-        """Let go of versions that nobody has asked for lately, and whose posteriors nobody keeps."""
+        """Shelve older versions without a kept posterior and without a request for `idle_s` seconds."""
         now, kept = time.monotonic(), self._posteriors.models()
-        with self._changing:
+        with self._lock:
             idle = [
                 (name, version)
                 for name, versions in self.catalogue.models.items()
                 for version, model in versions.items()
                 if version != max(versions)
                 and model.sha256 not in kept
-                and now - self._asked.setdefault(model.sha256, now) > self.settings.idle_s
+                and now - self._last_used.setdefault(model.sha256, now) > self.settings.idle_s
             ]
             if idle:
                 self.catalogue = self.catalogue.shelving(idle)
         for name, version in idle:
             self._metrics.reloads.labels("shelved").inc()
-            log.info("%s version %d is idle and let go", name, version)
+            log.info("%s version %d is idle, and shelved", name, version)
 
     def refresh(self) -> bool:
-        """Look at the store; whether anything else is served than before."""
-        with self._changing:
+        """Update the catalogue from the store; whether the served versions have changed."""
+        with self._lock:
             before = self.catalogue
             now = before.refreshed(self.settings.store, self.device, self._prepare)
             if now is before:
                 return False
-            self.catalogue = now  # at once: a request sees the old one or the new one, whole
+            self.catalogue = now
         for refused in set(now.refused) - set(before.refused):
             self._metrics.reloads.labels("refused").inc()
             log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
-        served, gone = set(now.served()), set(before.served())
-        for sha in served - gone:
+        served, served_before = set(now.served()), set(before.served())
+        for sha in served - served_before:
             self._metrics.reloads.labels("loaded").inc()
             log.info("serving %s", now.served()[sha])
-        for sha in gone - served:
-            self._asked.pop(sha, None)
+        for sha in served_before - served:
+            self._last_used.pop(sha, None)
             self._metrics.reloads.labels("dropped").inc()
             self._posteriors.drop_model(sha)
             log.info("no longer serving %s", before.served()[sha])
-        return served != gone
+        return served != served_before
 
     def _prepare(self, model: Model) -> None:
+        """Warm a model up.
+
+        Raises:
+            TooManyParticles: it has more than the settings allow.
+        """
         if model.learner.particles > self.settings.max_particles:
             raise TooManyParticles(f"it has more than {self.settings.max_particles} particles")
         warm_up(model, self.settings.max_batch_work, self._answer)
 
 
 class TooManyParticles(BmamlError):
-    """A version whose answers would be larger than the service allows."""
+    """The version has more particles than the settings allow."""

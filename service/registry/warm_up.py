@@ -1,4 +1,4 @@
-"""The first run of a model: what the first callers would have to wait for otherwise."""
+"""The warm-up of a model: its first batches, which would otherwise delay the first requests."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,52 +11,59 @@ from service.compute.cuda_graphs import SEEN
 from service.engine.queue import LOOKED_AT
 from service.job import Job, PredictionSpec, SelectionSpec
 
-TASKS, ROWS, MANY_ROWS, CLASSES = 4, 8, 64, 8
-ON_A_GPU = (1, 8, 64)
-POOL, BATCH = 256, 2
-"""Rows of numbers to choose from, and rows chosen."""
+TASK_ROWS, LARGE_TASK_ROWS = 8, 64
+"""Support rows and query rows of a task; query rows of a larger task, on a GPU."""
+BATCH_TASKS = 4
+"""Tasks of a small batch."""
+RECORDED_BATCH_TASKS = (1, 8, 64)
+"""Tasks of the batches that are recorded as CUDA graphs."""
+CLASSES = 8
+"""Classes of a task of a learner that takes any number of them."""
+POOL_ROWS, SELECTED_ROWS = 256, 2
+"""Rows of a pool of numbers, and rows selected from it."""
 
 
-def warm_up(model: Model, most_work: int, answer: Callable[[list[Job]], object]) -> None:
-    """Run the model alone, in company and in the largest batch, and let it choose: nobody waits for code."""
+def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], object]) -> None:
+    """Let `answer` run the model on one task, a small batch, the largest batch, and a selection."""
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None else model.learner.max_classes or CLASSES
-    x = np.zeros((ROWS, network.inputs if image is None else image.numbers), np.float32)
-    y = np.eye(outputs, dtype=np.float32)[np.arange(ROWS) % outputs]
+    x = np.zeros((TASK_ROWS, network.inputs if image is None else image.numbers), np.float32)
+    y = np.eye(outputs, dtype=np.float32)[np.arange(TASK_ROWS) % outputs]
     spec = PredictionSpec(interval=0.9 if image is None else None)
     classes = tuple(range(outputs)) if image is not None else ()
-    forever = float("inf")
-    job = Job(model, x, y, x, model.learner.steps, 0, spec, deadline=forever, classes=classes)
-    largest = min(LOOKED_AT, max(TASKS, most_work // job.cost))
-    for tasks in sorted({1, TASKS, largest}):
+    no_deadline = float("inf")
+    job = Job(model, x, y, x, model.learner.steps, 0, spec, deadline=no_deadline, classes=classes)
+    largest = min(LOOKED_AT, max(BATCH_TASKS, max_batch_work // job.cost))
+    for tasks in sorted({1, BATCH_TASKS, largest}):
         answer([job] * tasks)
     if image is None and model.device.type == "cuda":
-        for batch in _commonest(job, most_work):
-            for _ in range(SEEN):  # so often that it is recorded
+        for batch in _common_batches(job, max_batch_work):
+            for _ in range(SEEN):  # a shape is recorded once it has come so often
                 answer(batch)
-    if image is None:  # before any labels, when most hypotheses are possible
-        pool = np.zeros((POOL, x.shape[1]), np.float32)
+    if image is None:  # without labels most hypotheses remain, and a selection takes longest
+        pool = np.zeros((POOL_ROWS, x.shape[1]), np.float32)
         job = replace(job, support_x=x[:0], support_y=y[:0], query_x=pool)
-    answer([replace(job, spec=_choice(model, len(job.query_x)))])
+    answer([replace(job, spec=_selection_spec(model, len(job.query_x)))])
 
 
-def _commonest(job: Job, most_work: int) -> Iterator[list[Job]]:
-    """Batches of the shapes that requests will have most often, none larger than the queue makes them."""
-    for rows in (ROWS, MANY_ROWS):
+def _common_batches(job: Job, max_batch_work: int) -> Iterator[list[Job]]:
+    """Batches of the most common shapes that the queue can form."""
+    for rows in (TASK_ROWS, LARGE_TASK_ROWS):
         each = replace(job, query_x=np.zeros((rows, job.query_x.shape[1]), np.float32))
-        for tasks in ON_A_GPU:
-            if tasks * each.cost <= most_work:
+        for tasks in RECORDED_BATCH_TASKS:
+            if tasks * each.cost <= max_batch_work:
                 yield [each] * tasks
 
 
-def _choice(model: Model, rows: int) -> SelectionSpec:
+def _selection_spec(model: Model, rows: int) -> SelectionSpec:
+    """A selection from `rows` rows by the model's default acquisition and strategy."""
     capabilities = CAPABILITIES[model.manifest.kind]
     acquisition = capabilities.without_target
-    strategy = capabilities.resolved("auto", acquisition, BATCH)
+    strategy = capabilities.resolved("auto", acquisition, SELECTED_ROWS)
     return SelectionSpec(
         acquisition=acquisition,
         strategy=strategy,
-        size=BATCH,
+        size=SELECTED_ROWS,
         pool_rows=rows,
         keys=(np.arange(rows) + 0.5) / rows,
         excluded=np.zeros(rows, dtype=np.bool_),

@@ -332,7 +332,7 @@ def test_padding_does_not_make_more_rows_than_features_of_fewer(tmp_path, shown,
 
 def test_the_shapes_that_are_warmed_up_are_recorded_and_no_larger_than_the_queue_makes_them(tmp_path):
     model = kind(tmp_path, "collapsed")
-    batches = list(warm_up._commonest(job(model, rows=8), 8 * work_per_row(model, 0) * (6 + 64)))
+    batches = list(warm_up._common_batches(job(model, rows=8), 8 * work_per_row(model, 0) * (6 + 64)))
     assert {(len(batch), len(batch[0].query_x)) for batch in batches} == {(1, 8), (8, 8), (1, 64), (8, 64)}
 
 
