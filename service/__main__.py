@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.compute.device import device_for
-from service.engine.worker_pool import MUCH, WorkerPool
+from service.engine.worker_pool import MIN_WORK_PER_SHARE, WorkerPool
 from service.http.server import serve
 from service.keys import BadKeys
 from service.ops.cpus import usable_cores
@@ -72,7 +72,7 @@ def _worker_pool(settings: Settings) -> WorkerPool | None:
     if not in_processes:
         return None
     count = settings.workers or min(MAX_DEFAULT_WORKERS, max(1, usable_cores() - 1))
-    return WorkerPool.of(count, much=min(MUCH, settings.max_batch_work))
+    return WorkerPool.start(count, min_share_work=min(MIN_WORK_PER_SHARE, settings.max_batch_work))
 
 
 def _log_json_lines(level: str) -> None:

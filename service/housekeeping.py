@@ -72,7 +72,7 @@ class Housekeeping:
     def _run(self) -> None:
         """Run one round after another; a failure of one does not end the thread."""
         while not self._stopping.wait(self._interval_s):
-            self._posteriors.sweep()
+            self._posteriors.drop_expired()
             # A batch under way may keep a posterior after its version was dropped.
             for sha256 in self._posteriors.models() - set(self._registry.catalogue.served()):
                 self._posteriors.drop_model(sha256)

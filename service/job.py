@@ -1,4 +1,4 @@
-"""One request as the engine sees it: checked arrays in, numbers out; no HTTP and no JSON."""
+"""A request as the engine sees it, and its result: checked arrays in, numbers out; no HTTP and no JSON."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -14,28 +14,28 @@ from model_store.model import Single
 from service.schemas.responses import ClassPrediction, Prediction
 
 Array = NDArray[np.float64]
+"""An array of numbers in double precision."""
 Stratum = tuple[str, bool, int]
-"""Jobs of one model and stratum take about as long for a unit of work (see `Job.stratum`)."""
-
+"""The properties of a job, besides its model, on which its pace depends (see `Job.stratum`)."""
 
 IMAGE_WORK = 1000
 """Work of embedding one image, in the unit of `work_per_row`."""
 
 
 def work_per_row(model: Model, steps: int) -> int:
-    """The work of one row of a request: particles × (steps + 1), and `IMAGE_WORK` for an image."""
+    """The work of one row of a request: particles × (steps + 1), plus `IMAGE_WORK` for an image."""
     image = 0 if model.embedding is None else IMAGE_WORK
     return model.learner.particles * (steps + 1) + image
 
 
 @dataclass(frozen=True)
 class PredictionSpec:
-    """A prediction of every query row.
+    """A request to predict every query row.
 
     Attributes:
-        quantiles: levels to answer.
-        interval: the probability that the central interval holds; None for classes, which have none.
-        particles: also answer each particle's own prediction.
+        quantiles: levels to answer, in (0, 1).
+        interval: probability of the central interval; None for classes, which have none.
+        particles: whether to answer each particle's own prediction, too.
     """
 
     quantiles: tuple[float, ...] = ()
@@ -52,14 +52,19 @@ class PredictionSpec:
 
 @dataclass(frozen=True)
 class SelectionSpec:
-    """Which of the first `pool_rows` query rows to label; the rest of them are targets.
+    """A request to select rows to label. The pool comes first among the query rows, then the targets.
 
     Attributes:
-        keys: one draw in (0, 1) per pool row, made from the seed and the caller's id, so that
-            neither ties nor random choices depend on the order of the pool.
-        excluded: pool rows that must not be chosen.
-        best: the largest label so far, in the caller's units; None without labels (then the largest
-            predicted mean of the pool stands in).
+        acquisition: name of the score of a row.
+        strategy: name of the rule that builds a batch from the scores; never `auto`.
+        size: rows to select.
+        pool_rows: rows of the pool.
+        keys: a number in (0, 1) for each pool row, a hash of the seed and the caller's id: neither ties
+            nor random choices depend on the order of the pool.
+        excluded: pool rows that must not be selected.
+        best: the largest label so far, in the caller's units; None without labels, where the largest
+            predicted mean of the pool takes its place.
+        joint: whether scores or strategy need covariances between rows.
     """
 
     acquisition: str
@@ -74,7 +79,7 @@ class SelectionSpec:
 
 @dataclass(frozen=True)
 class PostedSupport:
-    """A support set as the caller sent it: rows in their units, and labels."""
+    """A support set as the caller sent it: rows in the caller's units, and labels."""
 
     x: NDArray[np.floating]
     labels: tuple[float | str | tuple[float, ...], ...]
@@ -82,32 +87,34 @@ class PostedSupport:
 
 @dataclass(frozen=True)
 class KeptPosterior:
-    """What adaptation gave for one task, to be asked again.
+    """The result of adapting to one task, kept for later requests.
 
     Attributes:
-        support_nll: before and after; None without support rows.
-        labelled: features of the support rows, where x is a picture.
+        support_nll: NLL of the support labels before and after adaptation; None without support rows.
+        effective_particles: 1 / Σ weight² over particles.
+        support_features: features of the support rows, where the inputs are images.
     """
 
     posterior: Posterior
     support_nll: tuple[float, float] | None
     effective_particles: float
-    labelled: Tensor | None = None
+    support_features: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task for the device, in the network's units.
+    """A request as the engine sees it: one task, in the network's units.
 
     Attributes:
-        seed: of the posterior's draws; 0 where nothing is drawn.
-        spec: None where the task is only to be adapted to.
-        deadline: on the engine's clock; work not started by then is dropped.
-        classes: of the support set, in the order of the one-hot columns of `support_y`.
-        sent: the support set in the caller's units.
-        key, ttl_s: what the posterior is to be kept under, if at all, and how long.
-        known: the posterior, where the task has been adapted to before.
-        made: on the engine's clock, when the request was decoded.
+        seed: seed of the posterior's draws; 0 where the learner draws nothing.
+        spec: the question about the query rows; None where the task is only adapted to.
+        deadline: seconds on the monotonic clock; a job that has not started by then expires.
+        classes: classes of the support set, in the order of the one-hot columns of `support_y`.
+        posted: the support set in the caller's units.
+        key: id under which the posterior is kept; None where it is not kept.
+        ttl_s: seconds for which it is kept.
+        kept: the kept posterior, where the task has been adapted to before.
+        decoded_at: seconds on the monotonic clock at which the request had been decoded.
     """
 
     model: Model
@@ -123,26 +130,30 @@ class Job:
     posted: PostedSupport = field(default_factory=lambda: PostedSupport(np.zeros((0, 0)), ()))
     key: str | None = None
     ttl_s: float = 0.0
-    known: KeptPosterior | None = None
-    made: float = field(default_factory=time.monotonic)
+    kept: KeptPosterior | None = None
+    decoded_at: float = field(default_factory=time.monotonic)
 
     @cached_property
     def group(self) -> tuple[str, int, int, int, bool, bool]:
-        """Works of one group can be adapted and predicted together."""
-        known = self.known is not None
-        return self.model.sha256, self.steps, self.seed, self.support_y.shape[1], self.joint, known
+        """Jobs of equal group can be computed in one batch."""
+        has_posterior = self.kept is not None
+        return self.model.sha256, self.steps, self.seed, self.support_y.shape[1], self.joint, has_posterior
 
     @cached_property
     def stratum(self) -> Stratum:
-        """What its pace depends on beside the model: few support rows leave many hypotheses possible."""
-        asked = ""
-        if isinstance(self.spec, SelectionSpec):
-            asked = f"{self.spec.acquisition} {self.spec.strategy} {self.spec.size.bit_length()}"
-        return asked, self.known is not None, len(self.support_x).bit_length()
+        """The selection asked for, whether the posterior is kept, and log₂ of the support rows.
 
-    def kept_as(self, key: str, known: KeptPosterior | None) -> "Job":
-        """The same work, its posterior to be kept under this key, or known from there."""
-        return replace(self, key=key, known=known)
+        Together with the model they determine the seconds per unit of work, by and large. Few support rows,
+        for instance, leave more hypotheses with weight.
+        """
+        selection = ""
+        if isinstance(self.spec, SelectionSpec):
+            selection = f"{self.spec.acquisition} {self.spec.strategy} {self.spec.size.bit_length()}"
+        return selection, self.kept is not None, len(self.support_x).bit_length()
+
+    def with_key(self, key: str, kept: KeptPosterior | None) -> "Job":
+        """The same job with a posterior to keep under this key, or one that is kept there already."""
+        return replace(self, key=key, kept=kept)
 
     @property
     def joint(self) -> bool:
@@ -151,23 +162,26 @@ class Job:
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Rows that the device sees: support (none where it is known already) and query."""
-        return 0 if self.known else len(self.support_x), len(self.query_x)
+        """Support rows (none where the posterior is kept) and query rows to compute."""
+        return 0 if self.kept else len(self.support_x), len(self.query_x)
 
     @cached_property
-    def per_row(self) -> int:
+    def work_per_row(self) -> int:
         """The work of one row."""
-        return work_per_row(self.model, 0 if self.known else self.steps)
+        return work_per_row(self.model, 0 if self.kept else self.steps)
 
     @cached_property
     def cost(self) -> int:
-        """particles × rows × (steps + 1): the unit in which the queue is bounded."""
-        return self.per_row * max(1, sum(self.shape))
+        """The job's work: particles × rows × (steps + 1), the unit in which the queue is bounded."""
+        return self.work_per_row * max(1, sum(self.shape))
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """`[row]`: variances summed over outputs, or entropies in nats; together they are the total."""
+    """The two parts of each row's uncertainty, `[row]`; their sum is the total.
+
+    For numbers they are variances, summed over outputs; for classes, entropies in nats.
+    """
 
     aleatoric: Array
     epistemic: Array
@@ -175,7 +189,19 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Selection:
-    """Answer to a `SelectionSpec`: pool indices in the order of choice, with what each adds."""
+    """The answer to a `SelectionSpec`.
+
+    Attributes:
+        indices: pool rows in the order of selection.
+        gains: gain by each of them, in the unit of the strategy that selected it.
+        scores: score of every pool row, `[row]`.
+        uncertainty: of every pool row.
+        strategies: strategies that selected the rows, in order of use.
+        saturated_at: rows that exhaust the information of the particles; those after them are selected for
+            diversity alone. None where they do not.
+        ceiling: bound of that information: M - 1 rows of M bare particles, log M nats about classes; None
+            where there is none.
+    """
 
     indices: list[int]
     gains: list[float]
@@ -188,14 +214,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """Seconds that a batch took, by phase."""
+    """Seconds of a batch, by phase."""
 
     embed_s: float = 0.0
     adapt_s: float = 0.0
     predict_s: float = 0.0
 
     def __add__(self, other: "BatchTimes") -> "BatchTimes":
-        """Both batches together."""
+        """The times of both batches together."""
         return BatchTimes(
             self.embed_s + other.embed_s, self.adapt_s + other.adapt_s, self.predict_s + other.predict_s
         )
@@ -206,11 +232,13 @@ class Answer:
     """The result of a job.
 
     Attributes:
-        support_nll: before and after adaptation; None without support rows.
-        times: of the whole batch.
-        kept: the posterior, where the job has a key.
-        cached: whether it had been adapted to before.
+        support_nll: NLL of the support labels before and after adaptation; None without support rows.
+        effective_particles: 1 / Σ weight² over particles.
+        times: times of the whole batch.
+        batched_tasks: tasks of the batch.
         queue_s: seconds from submission to the start of the batch.
+        kept: the posterior, where the job has a key.
+        cached: whether the posterior was kept before.
     """
 
     result: Prediction | ClassPrediction | Selection | None

@@ -73,7 +73,7 @@ class Runtime:
         if worker_pool is not None:
             self.metrics.watch_workers([worker.pid for worker in worker_pool.workers])
             trimmers += [HeapTrimmer(worker.pid, worker.trim_heap) for worker in worker_pool.workers]
-            warm = partial(worker_pool.answer_each, threads=threads)
+            warm = partial(worker_pool.broadcast, threads=threads)
         self.registry = Registry(settings, self.posteriors, self.metrics, warm)
         self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
         self.housekeeping = Housekeeping(

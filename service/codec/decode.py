@@ -165,10 +165,10 @@ class Decoder:
         if request.keep is None and entry is None:
             return job
         if entry is not None and not extends:
-            return job.kept_as(entry.id, entry.kept)
+            return job.with_key(entry.id, entry.kept)
         key = self._posteriors.id_of(job, adaptation.caller)
-        known = self._posteriors.get(key)
-        return job.kept_as(key, None if known is None else known.kept)
+        entry = self._posteriors.get(key)
+        return job.with_key(key, None if entry is None else entry.kept)
 
 
 def _steps(request: AdaptationRequest, model: Model) -> int:

@@ -106,7 +106,7 @@ class AnsweredJob:
                 warnings=[*job.warnings, *fit_warnings(nll)],
             ),
             timing_ms=Timing(
-                decode=1000 * (job.made - self.accepted),
+                decode=1000 * (job.decoded_at - self.accepted),
                 queue=1000 * answer.queue_s,
                 embed=1000 * answer.times.embed_s,
                 adapt=1000 * answer.times.adapt_s,

@@ -36,7 +36,7 @@ class Adaptation:
     @classmethod
     def of(cls, jobs: Sequence[Job], model: Model, support: Examples) -> "Adaptation":
         """Adapt to the support sets, or recall what is known of them."""
-        known = [job.known for job in jobs if job.known is not None]
+        known = [job.kept for job in jobs if job.kept is not None]
         if known:
             posteriors = [kept.posterior for kept in known]
             posterior: Posterior = type(posteriors[0]).joined(posteriors)
@@ -52,8 +52,8 @@ class Adaptation:
         """One task's share, if it is to be kept."""
         if job.key is None:
             return None
-        if job.known is not None:
-            return job.known
+        if job.kept is not None:
+            return job.kept
         alone = self.posterior.at(torch.tensor([task]))
         features = None if labelled is None else labelled.clone()
         return KeptPosterior(alone, support_nll, float(self.effective[task]), features)
@@ -61,7 +61,7 @@ class Adaptation:
 
 def padded(jobs: Sequence[Job], device: torch.device) -> tuple[Examples, Examples]:
     """Support sets, and query rows without labels, padded to the longest; no support where it is known."""
-    known = jobs[0].known is not None
+    known = jobs[0].kept is not None
     support_x = [job.support_x[:0] if known else job.support_x for job in jobs]
     support_y = [job.support_y[:0] if known else job.support_y for job in jobs]
     query_x = [job.query_x for job in jobs]

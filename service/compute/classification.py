@@ -39,8 +39,8 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
             answers.append(diverged(job))
             continue
         own, rows = slice(task, task + 1), slice(shown, shown + len(job.query_x))
-        known = job.known
-        labelled = x[own, : len(job.support_x)] if known is None else known.labelled
+        known = job.kept
+        labelled = x[own, : len(job.support_x)] if known is None else known.support_features
         said = (
             (float(np.log(len(job.classes))), float(nll_after[task])) if known is None else known.support_nll
         )
@@ -50,7 +50,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
                 support_nll=said,
                 effective_particles=float(adaptation.effective[task]),
                 kept=adaptation.kept(task, job, said, labelled),
-                cached=job.known is not None,
+                cached=job.kept is not None,
             )
         )
     return answers, BatchTimes(embedded - start, adapted - embedded, predicted - adapted)

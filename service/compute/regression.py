@@ -138,9 +138,9 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
     started = time.perf_counter()
     adaptation = Adaptation.of(jobs, model, support)
     adapted = time.perf_counter()
-    before = _before(model, support) if first.known is None else np.zeros(len(jobs))
+    before = _before(model, support) if first.kept is None else np.zeros(len(jobs))
     answers: dict[int, Answer | Diverged] = {}
-    rows = query.x.shape[1] + (support.x.shape[1] if first.known is None else 0)
+    rows = query.x.shape[1] + (support.x.shape[1] if first.kept is None else 0)
     for tasks in _alike(adaptation.posterior, rows):
         posterior, shown, x = adaptation.posterior, support, query.x
         if len(tasks) < len(jobs):
@@ -148,7 +148,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             posterior, x = posterior.at(index), x[index]
             shown = Examples(support.x[index], support.y[index], support.mask[index])
         levels = torch.from_numpy(quantile_levels([jobs[task] for task in tasks])).to(model.device)
-        belief, tensors = believe(model, posterior, None if first.known else shown, x, levels, first.joint)
+        belief, tensors = believe(model, posterior, None if first.kept else shown, x, levels, first.joint)
         moments = BatchMoments.of(tensors)
         for place, task in enumerate(tasks):
             job = jobs[task]
@@ -156,13 +156,13 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
                 answers[task] = diverged(job)
                 continue
             nll = support_nll(job, float(before[task]), float(moments.nll_after[place]))
-            nll = nll if job.known is None else job.known.support_nll
+            nll = nll if job.kept is None else job.kept.support_nll
             answers[task] = Answer(
                 result=_result(job, moments, place, belief, x),
                 support_nll=nll,
                 effective_particles=float(adaptation.effective[task]),
                 kept=adaptation.kept(task, job, nll),
-                cached=job.known is not None,
+                cached=job.kept is not None,
             )
     times = BatchTimes(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
     return [answers[task] for task in range(len(jobs))], times

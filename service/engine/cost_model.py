@@ -1,4 +1,4 @@
-"""How long the device takes for the work of each model, and how much of its time each has had lately."""
+"""The cost model of the queue: the device time of a model's work, and each model's share of the device."""
 
 import math
 import time
@@ -7,127 +7,139 @@ from dataclasses import dataclass, field
 
 from service.job import Stratum
 
-UNKNOWN_PACE = 1e-6
-"""Seconds for a unit of work, until there has been some."""
-UNKNOWN_BATCH_S = 1e-3
-"""Seconds that any batch takes beside those for its work, until there has been one."""
-LEAST = 0.1
-"""Of the pace of all work of a model, that of a stratum at least: batches need not tell them apart."""
-MEMORY = 0.9
-"""Weight of the past against one batch, in what work is believed to take."""
-LATELY_S = 1.0
-"""For how long, by and large, a model that had the device is believed to want it again."""
-TICK_S = 1e-7
-"""A batch took so long at least, whatever a coarse clock says."""
-REMEMBERED = 256
-"""Models whose pace is, and strata of each."""
+DEFAULT_PACE = 1e-6
+"""Seconds per unit of work of a model without a batch so far."""
+DEFAULT_OVERHEAD_S = 1e-3
+"""Seconds that a batch takes beside its work, for a model without a batch so far."""
+MIN_STRATUM_PACE_RATIO = 0.1
+"""Lower bound of a stratum's pace, as a share of the model's: batches may not tell strata apart."""
+DECAY_PER_BATCH = 0.9
+"""Weight of past batches against the newest one."""
+RECENT_S = 1.0
+"""Time constant, in seconds, of the average of the device's use."""
+MIN_BATCH_S = 1e-7
+"""Shortest time believed of a batch: the clock may be coarse."""
+MAX_TRACKED = 256
+"""Models that are tracked, and strata of each model."""
 
 
 @dataclass
 class _Rate:
-    """Seconds for a unit, lately: so many seconds for so much."""
+    """Seconds per unit: both are summed with weights that decay with every batch."""
 
     seconds: float = 0.0
-    work: float = 0.0
+    units: float = 0.0
 
-    def or_else(self, otherwise: float) -> float:
-        return self.seconds / self.work if self.work else otherwise
+    def value(self, default: float) -> float:
+        """The rate; `default` before the first batch."""
+        return self.seconds / self.units if self.units else default
 
-    def learn(self, seconds: float, work: float) -> None:
-        self.seconds, self.work = MEMORY * self.seconds + seconds, MEMORY * self.work + work
+    def add(self, seconds: float, units: float) -> None:
+        """Count a batch."""
+        self.seconds = DECAY_PER_BATCH * self.seconds + seconds
+        self.units = DECAY_PER_BATCH * self.units + units
 
 
 @dataclass
-class _ModelCost:
-    """Of one model.
+class _BatchTime:
+    """The expected time of a model's batches: an overhead for each, and a pace for each stratum's work.
 
     Attributes:
-        whole: of all its work.
-        strata: of some.
-        batch: what any batch takes beside those.
-        batches: how many there were of late, and how much work in them.
+        pace: seconds per unit of work, all strata together.
+        strata: the same of single strata.
+        overhead: seconds per batch beside its work.
+        batches: batches per unit of work.
     """
 
-    whole: _Rate = field(default_factory=_Rate)
+    pace: _Rate = field(default_factory=_Rate)
     strata: dict[Stratum, _Rate] = field(default_factory=dict)
-    batch: _Rate = field(default_factory=_Rate)
+    overhead: _Rate = field(default_factory=_Rate)
     batches: _Rate = field(default_factory=_Rate)
 
     def learn(self, seconds: float, work: Mapping[Stratum, int]) -> None:
-        """A batch of such work took these seconds.
+        """Learn from a batch with this work in each stratum.
 
-        What each stratum had of them is what was believed of it, in proportion: over batches of different
-        make-up that is expectation maximisation for Poisson rates (Shepp and Vardi 1982).
+        Its seconds are divided in proportion to the expectations of overhead and strata. Over batches of
+        different composition that is expectation maximisation for Poisson rates (Shepp and Vardi 1982).
         """
-        each = {stratum: some * self._rate(stratum) for stratum, some in work.items()}
-        beside = max(self.batch.or_else(UNKNOWN_BATCH_S), TICK_S)
-        scale = seconds / (beside + sum(each.values()))
-        for stratum, some in work.items():
-            self.strata.setdefault(stratum, _Rate()).learn(scale * each[stratum], some)
-        if len(self.strata) > REMEMBERED:
+        expected = {stratum: units * self._pace_of(stratum) for stratum, units in work.items()}
+        overhead = max(self.overhead.value(DEFAULT_OVERHEAD_S), MIN_BATCH_S)
+        scale = seconds / (overhead + sum(expected.values()))
+        for stratum, units in work.items():
+            self.strata.setdefault(stratum, _Rate()).add(scale * expected[stratum], units)
+        if len(self.strata) > MAX_TRACKED:
             del self.strata[next(iter(self.strata))]
         total = sum(work.values())
-        self.whole.learn(scale * sum(each.values()), total)
-        self.batch.learn(scale * beside, 1)
-        self.batches.learn(1, total)
+        self.pace.add(scale * sum(expected.values()), total)
+        self.overhead.add(scale * overhead, 1)
+        self.batches.add(1, total)
 
     def seconds(self, work: Mapping[Stratum, int], batches: float | None = None) -> float:
-        """How long it takes, in so many batches, by default as large as those of late."""
-        total, units = 0.0, 0
-        for stratum, some in list(work.items()):  # at once: another thread may change it
-            total += some * self._rate(stratum)
-            units += some
+        """Expected seconds of this work in so many batches; by default they are as large as recent ones."""
+        seconds, total = 0.0, 0
+        for stratum, units in list(work.items()):  # a copy: another thread may change it
+            seconds += units * self._pace_of(stratum)
+            total += units
         if batches is None:
-            batches = units * self.batches.or_else(0.0)
-        return total + batches * self.batch.or_else(UNKNOWN_BATCH_S)
+            batches = total * self.batches.value(0.0)
+        return seconds + batches * self.overhead.value(DEFAULT_OVERHEAD_S)
 
-    def _rate(self, stratum: Stratum) -> float:
-        """Of one that has not been seen, that of the model's other work."""
-        whole = self.whole.or_else(UNKNOWN_PACE)
-        seen = self.strata.get(stratum)
-        return whole if seen is None else max(seen.or_else(whole), LEAST * whole)
+    def _pace_of(self, stratum: Stratum) -> float:
+        """The stratum's pace; the model's for a stratum without a batch so far."""
+        pace = self.pace.value(DEFAULT_PACE)
+        own = self.strata.get(stratum)
+        return pace if own is None else max(own.value(pace), MIN_STRATUM_PACE_RATIO * pace)
 
 
 @dataclass
 class _DeviceUse:
-    """Of the device: seconds, of which those of `LATELY_S` before `at` count 1/e."""
+    """Device seconds, an exponential average with time constant `RECENT_S`.
 
-    had: float = 0.0
-    at: float = 0.0
+    Attributes:
+        seconds: their sum at `updated_at`, each weighted by exp(-age / `RECENT_S`).
+        updated_at: seconds on the monotonic clock.
+    """
 
-    def learn(self, seconds: float, now: float) -> None:
-        self.had, self.at = LATELY_S * self.share(now) + seconds, now
+    seconds: float = 0.0
+    updated_at: float = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        """Count a batch that has just ended."""
+        self.seconds, self.updated_at = RECENT_S * self.share(now) + seconds, now
 
     def share(self, now: float) -> float:
-        """Of its time of late."""
-        return self.had * math.exp((self.at - now) / LATELY_S) / LATELY_S
+        """The share of recent time that the device was in use."""
+        return self.seconds * math.exp((self.updated_at - now) / RECENT_S) / RECENT_S
 
 
 class CostModel:
-    """Learns from batches. One thread at a time may tell it of them; any may ask."""
+    """The cost model of all models, learned from finished batches.
+
+    One thread at a time may call `learn`; any thread may ask.
+    """
 
     def __init__(self) -> None:
-        self._models: dict[str, tuple[_ModelCost, _DeviceUse]] = {}
-        self._all = _DeviceUse()
+        self._models: dict[str, tuple[_BatchTime, _DeviceUse]] = {}
+        self._total_use = _DeviceUse()
 
     def learn(self, model: str, seconds: float, work: Mapping[Stratum, int]) -> None:
-        """So much work of this model took these seconds, until now."""
-        now, seconds = time.monotonic(), max(seconds, TICK_S)
-        pace, use = self._models.get(model) or (_ModelCost(), _DeviceUse())
-        pace.learn(seconds, work)
-        for each in (use, self._all):
-            each.learn(seconds, now)
-        self._models[model] = pace, use
-        if len(self._models) > REMEMBERED:
-            self._models.pop(min(self._models, key=lambda name: self._models[name][1].at))
+        """Learn from a batch of this model that has just ended."""
+        now, seconds = time.monotonic(), max(seconds, MIN_BATCH_S)
+        batch_time, use = self._models.get(model) or (_BatchTime(), _DeviceUse())
+        batch_time.learn(seconds, work)
+        for each in (use, self._total_use):
+            each.add(seconds, now)
+        self._models[model] = batch_time, use
+        if len(self._models) > MAX_TRACKED:
+            self._models.pop(min(self._models, key=lambda name: self._models[name][1].updated_at))
 
     def seconds(self, model: str, work: Mapping[Stratum, int], batches: float | None = None) -> float:
-        """How long this much work of the model takes, as far as is known, in so many batches."""
-        pace, _ = self._models.get(model) or (_ModelCost(), None)
-        return pace.seconds(work, batches)
+        """Expected seconds of this work of the model, in so many batches (see `_BatchTime.seconds`)."""
+        batch_time, _ = self._models.get(model) or (_BatchTime(), None)
+        return batch_time.seconds(work, batches)
 
-    def left_to(self, model: str) -> float:
-        """Share of the device's time that other models have not used lately."""
+    def share_left_to(self, model: str) -> float:
+        """The share of recent device time that other models have not used."""
         now = time.monotonic()
         own = self._models[model][1].share(now) if model in self._models else 0.0
-        return 1 - (self._all.share(now) - own)
+        return 1 - (self._total_use.share(now) - own)

@@ -1,9 +1,9 @@
-"""The one owner of the device: one thread that takes batches off the queue and answers them.
+"""The engine: the thread that owns the device, takes batches off the queue and answers them.
 
-Whatever waits when the device is free goes next; nobody waits for company. What has been adapted to
-before is not adapted to again, and of several that come together with the same rows one is (single
-flight). A batch that does not fit into memory is split; a task that fails, fails alone; a device that
-does not answer any more ends the engine.
+A batch starts as soon as the device is free; no job waits for others to join it. A task whose posterior is
+kept is not adapted to again, and jobs with the same rows share one adaptation (single flight). A batch that
+does not fit into memory is split. A task that fails, fails alone. A device that stops answering ends the
+engine.
 """
 
 import logging
@@ -18,26 +18,26 @@ from bmaml.learners import Diverged
 from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
 from service.engine.posterior_cache import PosteriorCache
-from service.engine.queue import Outcome, Queue, QueuedJob, rows_of
+from service.engine.queue import Outcome, Queue, QueuedJob, row_counts
 from service.errors import RequestError
 from service.job import Answer, Job
 from service.ops.metrics import Metrics
 
 log = logging.getLogger("service.engine")
 
-PARALLEL_WORK = 1_000_000
-"""Work of a batch, in particles × rows × (steps + 1), from which several threads pay."""
+MIN_PARALLEL_WORK = 1_000_000
+"""Work of a batch, in particles × rows × (steps + 1), above which several threads are faster than one."""
 
 
 class Engine:
-    """Adapts and predicts in its own thread.
+    """The engine: adapts and predicts in its own thread.
 
     Args:
-        queue: what to do.
-        posteriors: where posteriors are kept, and looked for before adapting.
-        threads: of tensor work, at most.
-        check: raises `DeviceFailed` where the device does not answer; asked after every fault.
-        compute: does it, here or elsewhere.
+        queue: the jobs to answer.
+        posteriors: the cache of posteriors.
+        threads: most threads for the computation of a batch.
+        check: raises `DeviceFailed` where the device does not answer; called after every fault.
+        compute: computes a batch, in this process or in a worker pool.
     """
 
     def __init__(
@@ -56,50 +56,55 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to take work off the queue."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Finish what was accepted, then end the thread; new work is refused from now on."""
+        """Refuse new jobs, answer the queued ones, and end the thread.
+
+        Args:
+            timeout_s: seconds to wait for that.
+        """
         self.queue.close("the service is shutting down")
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs and takes work."""
+        """Whether the thread runs and accepts jobs."""
         return self._thread.is_alive() and self.queue.open
 
     @property
     def busy(self) -> bool:
-        """Whether the thread runs still, told to stop or not."""
+        """Whether the thread runs, even if it has been asked to stop."""
         return self._thread.is_alive()
 
     @property
     def failed(self) -> bool:
-        """Whether it ended because of a fault: nothing will be answered any more."""
+        """Whether the thread has ended because of a fault; no job is answered any more."""
         return self._failed
 
     async def submit(self, job: Job) -> Answer:
-        """The answer to `work`, once the device has got to it.
+        """Queue the job, and wait for its answer.
 
         Raises:
-            RequestError: 429 when the queue is full, 503 while stopping, 504 when the deadline
-                passed before the work was started, 413 for what does not fit into memory.
+            RequestError: 429 where the queue is full, 503 while the engine stops, 504 where the deadline
+                passes before the job starts, 413 where the task does not fit into memory.
             Diverged: adaptation left the finite numbers.
         """
-        waiting, timer = self.queue.add(job), None
+        queued, timer = self.queue.add(job), None
         if not math.isinf(job.deadline):
-            timer = waiting.loop.call_later(job.deadline - time.monotonic(), waiting.expire)
+            timer = queued.loop.call_later(job.deadline - time.monotonic(), queued.expire)
         try:
-            return await waiting.future
+            return await queued.future
         finally:
             if timer is not None:
                 timer.cancel()
-            # An error holds this frame, and its future the error: the request would outlive its reply.
-            del waiting, timer
+            # An error holds this frame, and the future the error: the cycle would outlive the reply.
+            del queued, timer
 
     def _run(self) -> None:
+        """Answer batches until the queue is closed and empty, or the device has failed."""
         try:
             while (batch := self.queue.next_batch()) is not None:
                 self._serve(batch)
@@ -107,15 +112,15 @@ class Engine:
             log.critical("the engine ends", exc_info=error)
             self._failed = True
             self.queue.close("the device does not answer any more")
-            self.queue.abandon(RequestError("engine-failed", "the device does not answer any more"))
+            self.queue.fail_all(RequestError("engine-failed", "the device does not answer any more"))
 
     def _serve(self, batch: Sequence[QueuedJob]) -> None:
-        """Answer a batch. Whatever happens, nobody is left waiting.
+        """Answer a batch. Every job is settled, whatever fails.
 
         Raises:
             DeviceFailed: the device does not answer any more.
         """
-        started, jobs = time.monotonic(), [waiting.job for waiting in batch]
+        started, jobs = time.monotonic(), [queued.job for queued in batch]
         outcomes: Sequence[Outcome]
         failure: DeviceFailed | None = None
         try:
@@ -126,58 +131,61 @@ class Engine:
         except Exception as error:
             log.exception("a batch of %d failed", len(jobs))
             outcomes = [error] * len(jobs)
-        for waiting, outcome in zip(batch, outcomes, strict=True):
+        for queued, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):
-                outcome = replace(outcome, queue_s=started - waiting.since)
-            waiting.settle(outcome)
+                outcome = replace(outcome, queue_s=started - queued.queued_at)
+            queued.settle(outcome)
         elapsed = time.monotonic() - started
-        self.queue.took(jobs, elapsed)
-        self._account(batch, outcomes, started, elapsed)
+        self.queue.record_batch(jobs, elapsed)
+        self._update_metrics(batch, outcomes, started, elapsed)
         if failure is not None:
             raise failure
 
     def _outcomes(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
-        """One outcome per work; what is known, or becomes so in this batch, is not adapted to again."""
-        first = {job.key: place for place, job in reversed(list(enumerate(jobs))) if job.key is not None}
+        """One outcome per job. A posterior that is kept, or becomes so in this batch, is used again."""
+        first = {job.key: index for index, job in reversed(list(enumerate(jobs))) if job.key is not None}
         outcomes: list[Outcome | None] = [None] * len(jobs)
-        now: list[int] = []
-        for place, job in enumerate(jobs):
-            if (
-                job.key is None
-                or job.known is not None
-                or (first[job.key] == place and self._posteriors.get(job.key) is None)
-            ):
-                now.append(place)
-        for places in ([p for p in now if jobs[p].known is None], [p for p in now if jobs[p].known]):
-            answers = self._answers([jobs[place] for place in places])
-            for place, outcome in zip(places, answers, strict=True):
-                outcomes[place] = outcome
-                self._keep(jobs[place], outcome)
-        later = [place for place in range(len(jobs)) if outcomes[place] is None]
-        if later:
-            recalled = [self._recalled(jobs[place], outcomes[first[str(jobs[place].key)]]) for place in later]
-            for place, outcome in zip(later, self._outcomes(recalled), strict=True):
-                outcomes[place] = outcome
+        adapted: list[int] = []
+        recalled: list[int] = []  # jobs that came with a kept posterior
+        for index, job in enumerate(jobs):
+            if job.kept is not None:
+                recalled.append(index)
+            elif job.key is None or (first[job.key] == index and self._posteriors.get(job.key) is None):
+                adapted.append(index)
+        for indices in (adapted, recalled):
+            computed = self._computed([jobs[index] for index in indices])
+            for index, outcome in zip(indices, computed, strict=True):
+                outcomes[index] = outcome
+                self._keep_posterior(jobs[index], outcome)
+        followers = [index for index, outcome in enumerate(outcomes) if outcome is None]
+        if followers:
+            again = [self._following(jobs[i], outcomes[first[str(jobs[i].key)]]) for i in followers]
+            for index, outcome in zip(followers, self._outcomes(again), strict=True):
+                outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _keep(self, job: Job, outcome: Outcome) -> None:
+    def _keep_posterior(self, job: Job, outcome: Outcome) -> None:
+        """Keep a new posterior, or extend the time of one that is kept."""
         if job.key is None or not isinstance(outcome, Answer) or outcome.kept is None:
             return
-        self._metrics.posteriors.labels("miss" if job.known is None else "hit").inc()
-        if job.known is None:
+        self._metrics.posteriors.labels("miss" if job.kept is None else "hit").inc()
+        if job.kept is None:
             self._posteriors.put(job.key, job, outcome.kept, job.ttl_s)
         else:
-            self._posteriors.prolong(job.key, job.ttl_s)
+            self._posteriors.extend(job.key, job.ttl_s)
 
-    def _recalled(self, job: Job, leader: Outcome | None) -> Job:
-        """The same work with its posterior; without a key where there is none to be had."""
+    def _following(self, job: Job, leader: Outcome | None) -> Job:
+        """The job with the posterior of its leader, the first job of the batch with the same key.
+
+        Without a key where there is no posterior: then it is adapted to alone.
+        """
         if isinstance(leader, Answer) and leader.kept is not None:
-            return replace(job, known=leader.kept)
+            return replace(job, kept=leader.kept)
         entry = None if job.key is None else self._posteriors.get(job.key)
-        return replace(job, key=None) if entry is None else replace(job, known=entry.kept)
+        return replace(job, key=None) if entry is None else replace(job, kept=entry.kept)
 
-    def _answers(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
-        """One outcome per work. A batch that fails as a whole is tried again in parts.
+    def _computed(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
+        """One computed outcome per job. A batch that fails as a whole is tried again in parts.
 
         Raises:
             DeviceFailed: the device does not answer any more.
@@ -193,20 +201,20 @@ class Engine:
         except Exception as error:
             fault = error
         if out_of_memory(fault):
-            fault.__traceback__ = None  # its frames hold the tensors that there was no room for
-            return self._in_halves(jobs)
+            fault.__traceback__ = None  # its frames hold the tensors that filled the memory
+            return self._computed_in_halves(jobs)
         if not isinstance(fault, BmamlError):
             self._check()
         if len(jobs) > 1:
             self._metrics.retried.labels("error").inc()
             log.warning("a batch of %d failed (%s); trying one by one", len(jobs), type(fault).__name__)
-            return [self._answers([job])[0] for job in jobs]
+            return [self._computed([job])[0] for job in jobs]
         if not isinstance(fault, BmamlError):
             log.error("a task failed", exc_info=fault)
         return [fault]
 
-    def _in_halves(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
-        """What did not fit into memory together, in two parts; a task that does not fit alone fails."""
+    def _computed_in_halves(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
+        """The outcomes of a batch that did not fit into memory; a task that does not fit alone fails."""
         free_memory(jobs[0].model.device)
         log.warning("%d tasks do not fit into memory together", len(jobs))
         if len(jobs) == 1:
@@ -214,28 +222,28 @@ class Engine:
             return [RequestError("task-too-large", detail)]
         self._metrics.retried.labels("memory").inc()
         middle = len(jobs) // 2
-        return [*self._answers(jobs[:middle]), *self._answers(jobs[middle:])]
+        return [*self._computed(jobs[:middle]), *self._computed(jobs[middle:])]
 
     def _threads_for(self, jobs: Sequence[Job]) -> int:
-        """All for pictures and for much work; below that, waking the others takes longer than the work."""
-        heavy = jobs[0].model.embedding is not None or sum(job.cost for job in jobs) > PARALLEL_WORK
+        """Threads for a batch: all for images and much work, else one, as waking others takes longer."""
+        heavy = jobs[0].model.embedding is not None or sum(job.cost for job in jobs) > MIN_PARALLEL_WORK
         return self._threads if heavy else 1
 
-    def _account(
+    def _update_metrics(
         self, batch: Sequence[QueuedJob], outcomes: Sequence[Outcome], started: float, elapsed: float
     ) -> None:
-        metrics, jobs = self._metrics, [waiting.job for waiting in batch]
+        metrics, jobs = self._metrics, [queued.job for queued in batch]
         metrics.batch_seconds.observe(elapsed)
         metrics.batch_tasks.observe(len(jobs))
-        real, padded = rows_of(jobs)
+        real, padded = row_counts(jobs)
         metrics.rows.labels("real").inc(real)
         metrics.rows.labels("padding").inc(padded - real)
         answered = next((outcome for outcome in outcomes if isinstance(outcome, Answer)), None)
         if answered is not None:
             metrics.adapt_seconds.observe(answered.times.adapt_s)
             metrics.predict_seconds.observe(answered.times.predict_s)
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            metrics.queue_seconds.observe(started - waiting.since)
+        for queued, outcome in zip(batch, outcomes, strict=True):
+            metrics.queue_seconds.observe(started - queued.queued_at)
             if isinstance(outcome, BaseException):
                 reason = "diverged" if isinstance(outcome, Diverged) else "error"
                 metrics.failed.labels(reason).inc()

@@ -1,7 +1,7 @@
-"""What the engine's thread and the process that computes say to each other, as bytes.
+"""Messages between the engine and its worker processes, as bytes.
 
-Both hold the models; a message refers to a model by its number. Of a work that is said on which its answer
-depends. Tensors of a posterior that are the model's own are referred to as well: all posteriors share them.
+Both sides hold the models, and a message refers to a model by its number. It refers to a model's own tensors,
+too, which all posteriors share. Of a job, only the fields that affect its result are sent.
 """
 
 import copyreg
@@ -19,107 +19,115 @@ from torch import Tensor
 from model_store import Model
 from service.job import Job, SelectionSpec
 
-View = tuple[torch.Size, tuple[int, ...], int]
-Reference = tuple[int, str | None, View | None]
-"""A model by its number; or a tensor of it by its name, and how it is looked at."""
+TensorView = tuple[torch.Size, tuple[int, ...], int]
+"""Shape, stride and storage offset of a tensor."""
+PersistentId = tuple[int, str | None, TensorView | None]
+"""The number of a model; and, for one of its learned tensors, the tensor's name and view."""
 
 
-class Models:
-    """The models that a process holds, by their numbers, which the other one knows them by, too."""
+class ModelTable:
+    """The models that both sides of a connection hold, by number; pickles messages that refer to them."""
 
     def __init__(self) -> None:
         self._models: dict[int, Callable[[], Model | None]] = {}
         self._numbers: dict[int, int] = {}  # by the model's identity
-        self._owners: dict[int, tuple[int, str]] = {}  # of learned tensors, by where their memory begins
+        self._owners: dict[int, tuple[int, str]] = {}  # of learned tensors, by their storage's address
         self._count = itertools.count()
 
     def number(self, model: Model) -> int | None:
-        """Of a model; None where it has none."""
-        number = self._numbers.get(id(model))  # perhaps that of one that was there before
+        """The model's number; None where it has none."""
+        number = self._numbers.get(id(model))  # perhaps of a former model at this address
         return number if number is not None and self._models[number]() is model else None
 
-    def refer(self, model: Model) -> int:
-        """Give it the next number, and refer to it without keeping it."""
+    def register(self, model: Model) -> int:
+        """Give the model the next number; the table holds it weakly."""
         number = next(self._count)
-        self._put(number, model, weakref.ref(model))
+        self._add(number, model, weakref.ref(model))
         return number
 
-    def keep(self, number: int, model: Model) -> None:
-        """Keep it under the number that the other side has given it."""
-        self._put(number, model, lambda: model)
+    def store(self, number: int, model: Model) -> None:
+        """Hold the model under the number that the other side has given it."""
+        self._add(number, model, lambda: model)
 
-    def drop(self, number: int) -> None:
-        """Forget it: the number has no meaning any more."""
+    def remove(self, number: int) -> None:
+        """Drop the model of this number."""
         del self._models[number]
         self._numbers = {of: each for of, each in self._numbers.items() if each != number}
         self._owners = {at: owner for at, owner in self._owners.items() if owner[0] != number}
 
-    def dumped(self, message: object) -> memoryview:
-        """The message as bytes."""
+    def dumps(self, message: object) -> memoryview:
+        """Pickle a message."""
         content = io.BytesIO()
         _Pickler(content, self).dump(message)
         return content.getbuffer()
 
-    def loaded(self, content: bytes | bytearray | memoryview) -> Any:
-        """The message of these bytes."""
+    def loads(self, content: bytes | bytearray | memoryview) -> Any:
+        """Unpickle a message."""
         return _Unpickler(io.BytesIO(content), self).load()
 
-    def reference(self, thing: object) -> Reference | None:
-        """How a model or a tensor of one is referred to; None for anything else."""
-        kind = type(thing)
+    def persistent_id(self, value: object) -> PersistentId | None:
+        """The reference to a model or to a learned tensor of one; None for any other value."""
+        kind = type(value)
         if kind is Model:
-            assert isinstance(thing, Model)
-            return self._numbers[id(thing)], None, None
+            assert isinstance(value, Model)
+            return self._numbers[id(value)], None, None
         if kind is Tensor:
-            assert isinstance(thing, Tensor)
-            owner = self._owners.get(thing.untyped_storage().data_ptr())
+            assert isinstance(value, Tensor)
+            owner = self._owners.get(value.untyped_storage().data_ptr())
             if owner is not None:
-                return (*owner, (thing.shape, thing.stride(), int(thing.storage_offset())))
+                return (*owner, (value.shape, value.stride(), int(value.storage_offset())))
         return None
 
-    def referred(self, reference: Reference) -> Model | Tensor:
-        """What such a reference means here."""
+    def persistent_load(self, reference: PersistentId) -> Model | Tensor:
+        """The model or tensor that the reference names on this side."""
         number, name, view = reference
         model = self._models[number]()
         assert model is not None
         return model if name is None or view is None else model.learned[name].as_strided(*view)
 
-    def _put(self, number: int, model: Model, recall: Callable[[], Model | None]) -> None:
+    def _add(self, number: int, model: Model, recall: Callable[[], Model | None]) -> None:
         self._models[number], self._numbers[id(model)] = recall, number
         for name, tensor in model.learned.items():
             self._owners[tensor.untyped_storage().data_ptr()] = number, name
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, models: Models) -> None:
+    """Replaces models and their tensors by references, and jobs by the fields that are sent."""
+
+    def __init__(self, file: io.BytesIO, models: ModelTable) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self.persistent_id = models.reference  # type: ignore[method-assign]
+        self.persistent_id = models.persistent_id  # type: ignore[method-assign]
 
     dispatch_table = copyreg.dispatch_table | {
         Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),)),
-        Job: lambda job: (_work, _parts(job)),
+        Job: lambda job: (_job_from_fields, _sent_fields(job)),
     }
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, models: Models) -> None:
+    """Resolves the references of a `_Pickler`."""
+
+    def __init__(self, file: io.BytesIO, models: ModelTable) -> None:
         super().__init__(file)
-        self.persistent_load = models.referred  # type: ignore[method-assign]
+        self.persistent_load = models.persistent_load  # type: ignore[method-assign]
 
 
-def _parts(job: Job) -> tuple[Any, ...]:
-    """What the device looks at: of rows that are known, only a choice between others does."""
-    support_x, support_y, known = job.support_x, job.support_y, job.known
-    if known is not None and not isinstance(job.spec, SelectionSpec):
+def _sent_fields(job: Job) -> tuple[Any, ...]:
+    """The fields of a job that affect its result.
+
+    Beside a kept posterior, support rows affect a selection only.
+    """
+    support_x, support_y, kept = job.support_x, job.support_y, job.kept
+    if kept is not None and not isinstance(job.spec, SelectionSpec):
         support_x, support_y = support_x[:0], support_y[:0]
-        known = replace(known, labelled=None)
-    parts = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
-    return *parts, job.key, known
+        kept = replace(kept, support_features=None)
+    fields = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
+    return *fields, job.key, kept
 
 
-def _work(*parts: Any) -> Job:
-    """A work as the device sees it."""
-    model, support_x, support_y, query_x, steps, seed, spec, classes, key, known = parts
+def _job_from_fields(*fields: Any) -> Job:
+    """The job of these sent fields, without a deadline."""
+    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept = fields
     return Job(
         model=model,
         support_x=support_x,
@@ -131,5 +139,5 @@ def _work(*parts: Any) -> Job:
         deadline=float("inf"),
         classes=classes,
         key=key,
-        known=known,
+        kept=kept,
     )

@@ -1,9 +1,9 @@
-"""Kept posteriors: adapted once, asked often. Bounded in bytes and time, and shared by nobody.
+"""The posterior cache: a task is adapted to once and asked often. Bounded in bytes and in time.
 
-An id is a keyed hash of what was adapted to (model, settings, rows, caller), so the same rows give the
-same id, and a second keyed hash that tells an id we have issued from one that was made up: what was
-issued to this caller and is gone is 410, everything else is 404. Replicas with the same secret issue the
-same ids.
+A posterior's id consists of two keyed hashes. The first is a digest of model, settings, rows and caller: the
+same rows give the same id, and callers share none. The second signs it, which tells issued ids from made-up
+ones: an id that was issued to this caller and is gone gives 410, any other unknown id 404. Replicas with the
+same secret issue the same ids.
 """
 
 import hashlib
@@ -22,39 +22,46 @@ from service.errors import RequestError
 from service.job import Job, KeptPosterior
 from service.ops.metrics import Metrics
 
-PREFIX = "post_"
-DIGEST, SIGNATURE = 20, 8
-"""Bytes of the two hashes."""
-FIXED_BYTES = 10 << 10
-"""Of the objects around a posterior's numbers: what the process grows by for each, less them."""
+ID_PREFIX = "post_"
+"""Beginning of every id."""
+DIGEST_BYTES, SIGNATURE_BYTES = 20, 8
+"""Bytes of the two hashes of an id; it has two hexadecimal digits for each."""
+OVERHEAD_BYTES = 10 << 10
+"""Bytes of the objects around a posterior's numbers, measured as the growth of the process."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A posterior under its id.
+    """A kept posterior and its id.
 
     Attributes:
-        work: what was adapted to.
-        size: bytes of tensors and rows.
-        until: on the cache's clock.
-        expires_at: the same on the wall.
+        job: the job that was adapted to, without its query rows.
+        size: bytes of tensors, rows and labels, and of the objects around them.
+        deadline: expiry in seconds of the cache's clock.
+        expires_at: the same as a date, in UTC.
     """
 
     id: str
     job: Job
     kept: KeptPosterior
     size: int
-    until: float
+    deadline: float
     expires_at: datetime
 
     @property
     def rows(self) -> int:
-        """How many labelled rows it has seen."""
+        """Number of labelled rows."""
         return len(self.job.support_x)
 
 
 class PosteriorCache:
-    """The cache, for the event loop and the engine's thread alike: least recently used goes first."""
+    """The cache, which several threads may use. The least recently used posterior is evicted first.
+
+    Args:
+        max_bytes: bound of the entries' sizes together.
+        secret: key of the ids' hashes.
+        clock: seconds on a clock that never goes back.
+    """
 
     def __init__(
         self, max_bytes: int, secret: bytes, metrics: Metrics, clock: Callable[[], float] = time.monotonic
@@ -66,9 +73,9 @@ class PosteriorCache:
         self._lock = threading.Lock()
 
     def id_of(self, job: Job, caller: str) -> str:
-        """The id under which this work's posterior is kept for this caller."""
+        """The id of this job's posterior for this caller."""
         posted = job.posted
-        told = (
+        identity = (
             job.model.sha256,
             job.steps,
             job.seed,
@@ -77,30 +84,30 @@ class PosteriorCache:
             posted.labels,
             caller,
         )
-        digest = hashlib.blake2b(repr(told).encode(), key=self._secret, digest_size=DIGEST)
+        digest = hashlib.blake2b(repr(identity).encode(), key=self._secret, digest_size=DIGEST_BYTES)
         digest.update(posted.x.tobytes())
-        return PREFIX + digest.hexdigest() + self._signature(digest.hexdigest(), caller)
+        return ID_PREFIX + digest.hexdigest() + self._signature(digest.hexdigest(), caller)
 
-    def get(self, name: str) -> Entry | None:
-        """A kept posterior, now the most recently used."""
+    def get(self, posterior_id: str) -> Entry | None:
+        """The entry of this id, now the most recently used; None where there is none."""
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._entries.get(posterior_id)
             if entry is None:
                 return None
-            if entry.until <= self._clock():
-                self._expire(name)
+            if entry.deadline <= self._clock():
+                self._expire(posterior_id)
                 return None
-            self._entries.move_to_end(name)
+            self._entries.move_to_end(posterior_id)
             return entry
 
-    def find(self, name: str, caller: str) -> Entry:
-        """A posterior that the caller names.
+    def find(self, posterior_id: str, caller: str) -> Entry:
+        """The entry of an id that a request names.
 
         Raises:
-            RequestError: 410 for one that was issued to this caller and is gone, 404 for any other.
+            RequestError: 410 where the id was issued to this caller and is gone, 404 for any other.
         """
-        self._checked(name, caller)
-        entry = self.get(name)
+        self._check_issued(posterior_id, caller)
+        entry = self.get(posterior_id)
         if entry is None:
             self._metrics.posteriors.labels("gone").inc()
             raise RequestError(
@@ -110,98 +117,106 @@ class PosteriorCache:
         return entry
 
     def too_large(self, job: Job, kept: KeptPosterior | None) -> bool:
-        """Whether it does not fit even alone."""
+        """Whether the posterior exceeds the cache's bound alone."""
         return kept is not None and _size(job, kept) > self._max_bytes
 
-    def put(self, name: str, job: Job, kept: KeptPosterior, ttl_s: float) -> None:
-        """Keep a posterior; what is larger than the cache is not kept."""
+    def put(self, posterior_id: str, job: Job, kept: KeptPosterior, ttl_s: float) -> None:
+        """Keep a posterior for `ttl_s` seconds; one that is larger than the cache is evicted at once."""
         size = _size(job, kept)
-        entry = Entry(name, _remembered(job), kept, size, *self._ending(ttl_s))
+        entry = Entry(posterior_id, _without_query(job), kept, size, *self._expiry(ttl_s))
         with self._lock:
-            self._remove(name)
-            self._entries[name] = entry
+            self._remove(posterior_id)
+            self._entries[posterior_id] = entry
             self._bytes += size
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._entries)))
                 self._metrics.posteriors.labels("evicted").inc()
-            self._tell()
+            self._update_gauges()
 
-    def prolong(self, name: str, ttl_s: float) -> None:
-        """Keep it at least this much longer."""
-        until, expires_at = self._ending(ttl_s)
+    def extend(self, posterior_id: str, ttl_s: float) -> None:
+        """Keep the posterior for at least `ttl_s` seconds from now."""
+        deadline, expires_at = self._expiry(ttl_s)
         with self._lock:
-            entry = self._entries.get(name)
-            if entry is not None and entry.until < until:
-                self._entries[name] = replace(entry, until=until, expires_at=expires_at)
+            entry = self._entries.get(posterior_id)
+            if entry is not None and entry.deadline < deadline:
+                self._entries[posterior_id] = replace(entry, deadline=deadline, expires_at=expires_at)
 
-    def drop(self, name: str, caller: str) -> None:
-        """Forget it; forgetting twice is no failure.
+    def drop(self, posterior_id: str, caller: str) -> None:
+        """Drop a posterior, or do nothing where it is gone already.
 
         Raises:
-            RequestError: 404 for what was not issued to this caller.
+            RequestError: 404 where the id was not issued to this caller.
         """
-        self._checked(name, caller)
+        self._check_issued(posterior_id, caller)
         with self._lock:
-            self._remove(name)
-            self._tell()
+            self._remove(posterior_id)
+            self._update_gauges()
 
     def drop_model(self, sha256: str) -> None:
-        """Forget all posteriors of a version that is no longer served."""
+        """Drop all posteriors of the version with this digest."""
         with self._lock:
-            for name in [name for name, each in self._entries.items() if each.job.model.sha256 == sha256]:
-                self._remove(name)
-            self._tell()
+            for entry in list(self._entries.values()):
+                if entry.job.model.sha256 == sha256:
+                    self._remove(entry.id)
+            self._update_gauges()
 
     def models(self) -> set[str]:
-        """The digests of the models whose posteriors are kept."""
+        """Digests of the versions that have a kept posterior."""
         with self._lock:
             return {entry.job.model.sha256 for entry in self._entries.values()}
 
-    def sweep(self) -> None:
-        """Forget what has expired and nobody asks for."""
+    def drop_expired(self) -> None:
+        """Drop the posteriors that have expired."""
         with self._lock:
             now = self._clock()
-            for name in [name for name, entry in self._entries.items() if entry.until <= now]:
-                self._expire(name)
+            for entry in list(self._entries.values()):
+                if entry.deadline <= now:
+                    self._expire(entry.id)
 
-    def _checked(self, name: str, caller: str) -> None:
-        digest, signature = name[len(PREFIX) : -2 * SIGNATURE], name[-2 * SIGNATURE :]
-        own = self._signature(digest, caller)
-        if not name.startswith(PREFIX) or not hmac.compare_digest(own.encode(), signature.encode()):
+    def _check_issued(self, posterior_id: str, caller: str) -> None:
+        """Raise a 404 unless the id was issued to this caller."""
+        digest = posterior_id[len(ID_PREFIX) : -2 * SIGNATURE_BYTES]
+        signature = posterior_id[-2 * SIGNATURE_BYTES :]
+        signed = hmac.compare_digest(self._signature(digest, caller).encode(), signature.encode())
+        if not posterior_id.startswith(ID_PREFIX) or not signed:
             raise RequestError("unknown-posterior", "no posterior of that id")
 
     def _signature(self, digest: str, caller: str) -> str:
-        told = f"{digest} {caller}".encode()
-        return hashlib.blake2b(told, key=self._secret, digest_size=SIGNATURE).hexdigest()
+        signed = f"{digest} {caller}".encode()
+        return hashlib.blake2b(signed, key=self._secret, digest_size=SIGNATURE_BYTES).hexdigest()
 
-    def _ending(self, ttl_s: float) -> tuple[float, datetime]:
+    def _expiry(self, ttl_s: float) -> tuple[float, datetime]:
+        """The time in `ttl_s` seconds: on the cache's clock, and as a date."""
         return self._clock() + ttl_s, datetime.now(UTC) + timedelta(seconds=ttl_s)
 
-    def _expire(self, name: str) -> None:
-        self._remove(name)
+    def _expire(self, posterior_id: str) -> None:
+        """Drop a posterior whose time is over."""
+        self._remove(posterior_id)
         self._metrics.posteriors.labels("expired").inc()
-        self._tell()
+        self._update_gauges()
 
-    def _remove(self, name: str) -> None:
-        entry = self._entries.pop(name, None)
+    def _remove(self, posterior_id: str) -> None:
+        entry = self._entries.pop(posterior_id, None)
         self._bytes -= 0 if entry is None else entry.size
 
-    def _tell(self) -> None:
+    def _update_gauges(self) -> None:
         self._metrics.posterior_bytes.set(self._bytes)
         self._metrics.posterior_count.set(len(self._entries))
 
 
-def _remembered(job: Job) -> Job:
-    """What was adapted to, without what was asked of it."""
-    nothing = np.empty((0, job.query_x.shape[1]), job.query_x.dtype)
-    return replace(job, query_x=nothing, spec=None, known=None, warnings=())
+def _without_query(job: Job) -> Job:
+    """The job of adapting alone: no query rows, no question about them."""
+    no_rows = np.empty((0, job.query_x.shape[1]), job.query_x.dtype)
+    return replace(job, query_x=no_rows, spec=None, kept=None, warnings=())
 
 
 def _size(job: Job, kept: KeptPosterior) -> int:
-    """Bytes of what is kept, less the tensors that belong to the model."""
-    models = {tensor.data_ptr() for tensor in job.model.learned.values()}
-    tensors = [*kept.posterior.tensors().values(), *([] if kept.labelled is None else [kept.labelled])]
-    own = sum(tensor.nbytes for tensor in tensors if tensor.data_ptr() not in models)
+    """Bytes of an entry, without the tensors that belong to the model."""
+    model_tensors = {tensor.data_ptr() for tensor in job.model.learned.values()}
+    tensors = [*kept.posterior.tensors().values()]
+    if kept.support_features is not None:
+        tensors.append(kept.support_features)
+    own = sum(tensor.nbytes for tensor in tensors if tensor.data_ptr() not in model_tensors)
     labels = sum(map(sys.getsizeof, job.posted.labels))
     rows = {id(each): each.nbytes for each in (job.posted.x, job.support_x, job.support_y)}
-    return FIXED_BYTES + own + labels + sum(rows.values())
+    return OVERHEAD_BYTES + own + labels + sum(rows.values())

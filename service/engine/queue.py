@@ -1,7 +1,7 @@
-"""What waits for the device: bounded in work and in time, fair between models, taken in ragged batches.
+"""The queue of jobs: bounded in work and in time, fair between models, emptied in batches of like shapes.
 
-Nothing is accepted that could not be started before its deadline, as far as can be told from how long
-such work took lately. What expires, or whose caller leaves, is dropped before it starts.
+A job is admitted if it can probably start before its deadline, judged by the pace of recent batches. A job
+whose deadline passes, or whose caller leaves, is dropped before it starts.
 """
 
 import asyncio
@@ -19,40 +19,52 @@ from service.errors import RequestError
 from service.job import Answer, Job, Stratum
 
 Outcome = Answer | BaseException
+"""The result of a job: an answer, or the error that it failed with."""
 
-MAX_WASTE = 0.3
+MAX_PADDING_SHARE = 0.3
 """Share of a batch's rows that may be padding."""
-LOOKED_AT = 256
-"""How many of a group are considered for a batch, the oldest first, at most; and half of them at most, so
-that a task unlike the others does not wait for much more than what came before it."""
-FEW = 64
-"""So many are considered in any case."""
-PATIENCE = 0.5
-"""Share of its time after which a task goes into a batch before one that is new and e times less unlike."""
-PRUDENCE = 0.35
-"""Share of a deadline that the wait may be believed to take: the belief may be wrong, and answering takes
-time, too."""
+MAX_CANDIDATES = 256
+"""Jobs of a group that are considered for a batch, the oldest first.
+
+No more than half of them are considered where there are many: so a job unlike the others does not wait much
+longer than for the jobs that came before it.
+"""
+MIN_CANDIDATES = 64
+"""Jobs of a group that are considered however few wait."""
+AGE_SCALE = 0.5
+"""Share of its time limit that a job has to wait to outrank a new job whose size differs e times less."""
+MAX_WAIT_SHARE = 0.35
+"""Share of a job's time limit that its expected wait may take.
+
+The rest is for errors of the estimate and for answering.
+"""
 
 
 @dataclass(eq=False)
 class QueuedJob:
-    """Work that waits, and who waits for it."""
+    """A job in the queue, and the future on which its caller waits.
+
+    Attributes:
+        queued_at: seconds on the monotonic clock.
+        loop: the caller's event loop.
+        started: whether the job has been taken into a batch.
+    """
 
     job: Job
-    since: float
+    queued_at: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Answer]"
     started: bool = False
 
     def settle(self, outcome: Outcome) -> None:
-        """Hand the outcome to the event loop, from any thread; a caller who left is not told."""
-        with suppress(RuntimeError):  # the loop has been closed: nobody waits
+        """Give the caller the outcome, from any thread; nothing happens if the caller has left."""
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits
             self.loop.call_soon_threadsafe(self._settle, outcome)
 
     def expire(self) -> None:
-        """Tell the caller that it is too late, unless the work has been started. On the event loop."""
+        """Give the caller a 504, unless the job has started. To be called on the event loop."""
         if not self.started:
-            self._settle(_too_late())
+            self._settle(_expired())
 
     def _settle(self, outcome: Outcome) -> None:
         if self.future.done():
@@ -65,226 +77,234 @@ class QueuedJob:
 
 @dataclass
 class _Lane:
-    """The work that waits for one model.
+    """The queued jobs of one model: one flow of the fair queue.
 
     Attributes:
-        served: the device's seconds it has had so far, on the scale of all lanes; the least served goes
-            next.
-        queued: work that waits, of each stratum.
-        charged: of `served`, what the batch under way was believed to take.
+        waiting: jobs, the oldest first.
+        served_s: device seconds that the model has had, on a scale common to all lanes. The lane with the
+            least is served next.
+        queued_work: work of the waiting jobs, by stratum.
+        charged_s: the part of `served_s` that is the estimate for the running batch.
     """
 
     waiting: deque[QueuedJob] = field(default_factory=deque)
-    served: float = 0.0
-    queued: Counter[Stratum] = field(default_factory=Counter)
-    charged: float = 0.0
+    served_s: float = 0.0
+    queued_work: Counter[Stratum] = field(default_factory=Counter)
+    charged_s: float = 0.0
 
-    def leave(self, some: Sequence[QueuedJob]) -> None:
-        """Take these out of the line."""
-        if some:
-            gone = set(some)
-            self.waiting = deque(each for each in self.waiting if each not in gone)
-            self.queued -= work_by_stratum([each.job for each in some])
+    def remove(self, jobs: Sequence[QueuedJob]) -> None:
+        """Take these jobs out of the lane."""
+        if jobs:
+            removed = set(jobs)
+            self.waiting = deque(each for each in self.waiting if each not in removed)
+            self.queued_work -= work_by_stratum([each.job for each in jobs])
 
 
 class Queue:
-    """Between the event loop, which adds, and the engine's thread, which takes.
+    """The queue between the event loop, which adds jobs, and the engine's thread, which takes batches.
+
+    Models share the device's time by fair queueing: each has a lane of its own.
 
     Args:
-        max_work: work (see `Job.cost`) that may wait; more is refused.
-        max_batch_work: padded work of one batch, for each process; a larger task has one for itself.
-        processes: that share a batch out.
+        max_work: work (see `Job.cost`) that may wait; a job beyond it is refused.
+        max_batch_work: padded work of one batch, for each process; a larger task has a batch for itself.
+        processes: processes that share a batch.
     """
 
     def __init__(self, max_work: int, max_batch_work: int, processes: int = 1) -> None:
         self._max_work, self._max_batch_work, self._processes = max_work, max_batch_work, processes
         self._lanes: dict[str, _Lane] = {}
-        self._reached = 0.0  # by the lane that was served last, when it was its turn
+        self._virtual_time_s = 0.0  # `served_s` of the lane that was served last, when its turn came
         self._cost_model = CostModel()
         self._changed = threading.Condition()
         self._closed: str | None = None
-        self._under_way: tuple[float, float] | None = None  # since when, and until when, as is believed
+        self._running: tuple[float, float] | None = None  # start and expected end of the running batch
 
     @property
     def open(self) -> bool:
-        """Whether work is accepted."""
+        """Whether jobs are accepted."""
         return self._closed is None
 
     @property
     def tasks(self) -> int:
-        """How many wait."""
+        """Number of waiting jobs."""
         return sum(len(lane.waiting) for lane in list(self._lanes.values()))
 
     @property
     def work(self) -> int:
-        """How much work waits."""
-        return sum(lane.queued.total() for lane in list(self._lanes.values()))
+        """Work of all waiting jobs."""
+        return sum(lane.queued_work.total() for lane in list(self._lanes.values()))
 
     @property
-    def seconds(self) -> float:
-        """How long the device needs for what waits, at its pace of late."""
-        return sum(self._cost_model.seconds(model, lane.queued) for model, lane in list(self._lanes.items()))
+    def drain_s(self) -> float:
+        """Expected device seconds for all waiting jobs."""
+        lanes = list(self._lanes.items())
+        return sum(self._cost_model.seconds(model, lane.queued_work) for model, lane in lanes)
 
-    def seconds_before(self, model: str) -> float:
-        """How long work of this model that came now would wait, at the pace of late and its fair share.
+    def _wait_for_turn_s(self, model: str) -> float:
+        """Expected seconds until this model's lane is served: the running batch, then the owed lanes.
 
-        Of what others have waiting no more is done before it than of its own; and they will bring more,
-        as they did lately.
+        A batch that runs longer than expected is believed to take twice as long as it has. Lanes that have
+        been served less than this one are owed the difference.
         """
-        return self._held_up(model) + self._in_line(model)
-
-    def _held_up(self, model: str) -> float:
-        """By the batch under way, and by what other models have been kept waiting for this one's work.
-
-        A batch that takes longer than was believed may well take twice as long as it has.
-        """
-        begun, done = self._under_way or (math.inf, -math.inf)
+        started, expected_end = self._running or (math.inf, -math.inf)
         now = time.monotonic()
         lanes = list(self._lanes.items())
-        own = next((lane.served for name, lane in lanes if name == model), -math.inf)
-        debt = sum(max(0.0, own - lane.served) for name, lane in lanes if name != model and lane.waiting)
-        return max(done - now if now < done else now - begun, 0.0) + debt
+        own = next((lane.served_s for name, lane in lanes if name == model), -math.inf)
+        owed = sum(max(0.0, own - lane.served_s) for name, lane in lanes if name != model and lane.waiting)
+        return max(expected_end - now if now < expected_end else now - started, 0.0) + owed
 
-    def _in_line(self, model: str) -> float:
+    def _wait_in_lane_s(self, model: str) -> float:
+        """Expected seconds for the model's own waiting jobs, while other models have their share.
+
+        It is the longer of two estimates. The first counts the jobs that wait now, and gives other lanes
+        no more than a fair share. The second expects other models to go on as they did recently.
+        """
         lanes = list(self._lanes.items())
-        own = sum(self._cost_model.seconds(name, lane.queued) for name, lane in lanes if name == model)
-        fair = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
-        return max(min(self.seconds, own / fair), own / max(fair, self._cost_model.left_to(model)))
+        own = sum(self._cost_model.seconds(name, lane.queued_work) for name, lane in lanes if name == model)
+        fair_share = 1 / (1 + sum(bool(lane.waiting) for name, lane in lanes if name != model))
+        return max(
+            min(self.drain_s, own / fair_share), own / max(fair_share, self._cost_model.share_left_to(model))
+        )
 
-    def close(self, why: str) -> None:
-        """Refuse new work from now on; what waits may still be taken."""
+    def close(self, reason: str) -> None:
+        """Refuse new jobs from now on; waiting jobs may still be taken."""
         with self._changed:
-            self._closed = why
+            self._closed = reason
             self._changed.notify_all()
 
-    def check(self, model: str, within_s: float, cost: int = 1) -> None:
-        """Whether work of this model that came now could be answered within this time, by and large.
+    def check_admission(self, model: str, within_s: float, work: int = 1) -> None:
+        """Check that a new job of this model would probably be answered within this time.
 
         Raises:
-            RequestError: 429 where it could not, or where there is no room for it.
+            RequestError: 429 where it would not, or where the queue has no room for its work.
         """
-        queued, held_up = self.work, self._held_up(model)
-        if queued:
-            refused = queued + cost > self._max_work or held_up + self._in_line(model) > PRUDENCE * within_s
-        else:  # what is too late anyway is told so
-            refused = held_up > within_s > 0
+        queued_work, turn_s = self.work, self._wait_for_turn_s(model)
+        if queued_work:
+            wait_s = turn_s + self._wait_in_lane_s(model)
+            refused = queued_work + work > self._max_work or wait_s > MAX_WAIT_SHARE * within_s
+        else:  # a deadline that has passed already is a 504
+            refused = turn_s > within_s > 0
         if refused:
-            # Half of what waits: when all come back, there is to be work left to do.
-            wait = max(1, math.ceil(held_up + self.seconds / 2))
-            raise RequestError("queue-full", "too much work is waiting", retry_after_s=wait)
+            # Half of the queue: should all refused callers return at once, the device still has work.
+            retry_after_s = max(1, math.ceil(turn_s + self.drain_s / 2))
+            raise RequestError("queue-full", "too much work is waiting", retry_after_s=retry_after_s)
 
     def add(self, job: Job) -> QueuedJob:
-        """Let it wait. To be called on the event loop that waits for the answer.
+        """Append a job. To be called on the event loop that waits for the answer.
 
         Raises:
-            RequestError: 429 where it could not be started in time, 503 while closed.
+            RequestError: 429 where it could not start in time, 503 while the queue is closed.
         """
         loop = asyncio.get_running_loop()
         with self._changed:
             if self._closed is not None:
                 raise RequestError("not-ready", self._closed, retry_after_s=1)
             model, now = job.model.sha256, time.monotonic()
-            self.check(model, job.deadline - now, job.cost)
+            self.check_admission(model, job.deadline - now, job.cost)
             lane = self._lanes.setdefault(model, _Lane())
-            if not lane.waiting:  # who had nothing to do saves up no claim
-                lane.served = max(lane.served, self._reached)
-            waiting = QueuedJob(job, now, loop, loop.create_future())
-            lane.waiting.append(waiting)
-            lane.queued[job.stratum] += job.cost
+            if not lane.waiting:  # an idle lane saves up no claim
+                lane.served_s = max(lane.served_s, self._virtual_time_s)
+            queued = QueuedJob(job, now, loop, loop.create_future())
+            lane.waiting.append(queued)
+            lane.queued_work[job.stratum] += job.cost
             self._changed.notify()
-            return waiting
+            return queued
 
     def next_batch(self) -> list[QueuedJob] | None:
-        """The next work and what goes with it, once there is any; None when closed and all is taken.
+        """The next batch: the oldest job of the least served model, and jobs of its group of like shape.
 
-        Of the model that has been served least, the oldest, and others of its group and about its shape.
+        Blocks until there is a job. None once the queue is closed and empty.
         """
         with self._changed:
             while True:
-                self._drop_what_nobody_waits_for()
+                self._drop_unwanted()
                 busy = [lane for lane in self._lanes.values() if lane.waiting]
                 if busy:
                     break
                 if self._closed is not None:
                     return None
                 self._changed.wait()
-            lane = min(busy, key=lambda lane: (lane.served, lane.waiting[0].since))
-            batch = fitting(lane.waiting, self._max_batch_work, self._processes)
-            for waiting in batch:
-                waiting.started = True
-            lane.leave(batch)
-            jobs = [waiting.job for waiting in batch]
-            seconds = self._cost_model.seconds(jobs[0].model.sha256, work_by_stratum(jobs), batches=1)
-            begun = time.monotonic()
-            self._under_way = begun, begun + seconds
-            self._reached = lane.served
-            lane.served += seconds
-            lane.charged = seconds
-            # A lane that is empty and behind would start from here again: it need not be remembered.
+            lane = min(busy, key=lambda lane: (lane.served_s, lane.waiting[0].queued_at))
+            batch = select_batch(lane.waiting, self._max_batch_work, self._processes)
+            for queued in batch:
+                queued.started = True
+            lane.remove(batch)
+            jobs = [queued.job for queued in batch]
+            expected_s = self._cost_model.seconds(jobs[0].model.sha256, work_by_stratum(jobs), batches=1)
+            started = time.monotonic()
+            self._running = started, started + expected_s
+            self._virtual_time_s = lane.served_s
+            lane.served_s += expected_s
+            lane.charged_s = expected_s
+            # An empty lane that is behind the virtual time would start from there again.
             self._lanes = {
                 model: each
                 for model, each in self._lanes.items()
-                if each.waiting or each.served > self._reached
+                if each.waiting or each.served_s > self._virtual_time_s
             }
             return batch
 
-    def abandon(self, error: BaseException) -> None:
-        """Nobody will be served any more: tell all who wait."""
+    def fail_all(self, error: BaseException) -> None:
+        """Settle all waiting jobs with this error, and drop them."""
         with self._changed:
             for lane in self._lanes.values():
-                for waiting in lane.waiting:
-                    waiting.settle(error)
+                for queued in lane.waiting:
+                    queued.settle(error)
             self._lanes.clear()
 
-    def took(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Learn from a batch how long such work takes."""
+    def record_batch(self, jobs: Sequence[Job], seconds: float) -> None:
+        """Learn the pace of a finished batch, and charge its time to its model."""
         model = jobs[0].model.sha256
         with self._changed:
             self._cost_model.learn(model, seconds, work_by_stratum(jobs))
-            self._under_way = None
+            self._running = None
             lane = self._lanes.get(model)
             if lane is not None:
-                lane.served = max(self._reached, lane.served + seconds - lane.charged)
-                lane.charged = 0.0
+                lane.served_s = max(self._virtual_time_s, lane.served_s + seconds - lane.charged_s)
+                lane.charged_s = 0.0
 
-    def _drop_what_nobody_waits_for(self) -> None:
+    def _drop_unwanted(self) -> None:
+        """Drop jobs whose deadline has passed or whose caller has left."""
         now = time.monotonic()
         for lane in self._lanes.values():
             unwanted = [each for each in lane.waiting if each.future.done() or each.job.deadline <= now]
-            for waiting in unwanted:
-                waiting.settle(_too_late())
-            lane.leave(unwanted)
+            for queued in unwanted:
+                queued.settle(_expired())
+            lane.remove(unwanted)
 
 
-def _too_late() -> RequestError:
+def _expired() -> RequestError:
     return RequestError("expired", "the deadline passed while the request waited")
 
 
-def fitting(waiting: Sequence[QueuedJob], most_work: int, processes: int = 1) -> list[QueuedJob]:
-    """The first that waits, and of its group those most like it in shape, while little is padding.
+def select_batch(waiting: Sequence[QueuedJob], max_work: int, processes: int = 1) -> list[QueuedJob]:
+    """The oldest job, and the jobs of its group closest to it in size, while little of the batch is padding.
 
-    The longer one has waited, of the time that there is for it, the less its likeness counts. Together
-    their padded work stays within `most_work` for each process; a larger task has a process for itself.
+    A job's age counts, too: the larger the share of its time limit that it has waited, the larger the
+    difference in size that is overlooked (`AGE_SCALE`).
+
+    Args:
+        max_work: padded work of the batch for each process; a larger task has a process for itself.
     """
     first = waiting[0]
     rows, now = 1 + sum(first.job.shape), time.monotonic()
 
     def rank(each: QueuedJob) -> float:
-        waited = (now - each.since) / (each.job.deadline - each.since)
-        return abs(math.log((1 + sum(each.job.shape)) / rows)) - (waited / PATIENCE) ** 2
+        waited_share = (now - each.queued_at) / (each.job.deadline - each.queued_at)
+        return abs(math.log((1 + sum(each.job.shape)) / rows)) - (waited_share / AGE_SCALE) ** 2
 
-    reach = min(max(FEW, len(waiting) // 2), LOOKED_AT)
-    company = itertools.islice((each for each in waiting if each.job.group == first.job.group), 1, reach)
-    alike = sorted(company, key=rank)  # stable: the oldest first among equals
+    count = min(max(MIN_CANDIDATES, len(waiting) // 2), MAX_CANDIDATES)
+    candidates = itertools.islice((each for each in waiting if each.job.group == first.job.group), 1, count)
     batch, (support, query), real = [first], first.job.shape, sum(first.job.shape)
-    for each in alike:
+    for each in sorted(candidates, key=rank):  # stable: the oldest first among equals
         own_support, own_query = each.job.shape
         longest = max(support, own_support), max(query, own_query)
         padded = (len(batch) + 1) * sum(longest)
         total = real + own_support + own_query
-        if padded - total > MAX_WASTE * padded:
+        if padded - total > MAX_PADDING_SHARE * padded:
             continue
-        if len(batch) >= processes and padded * first.job.per_row > most_work * processes:
+        if len(batch) >= processes and padded * first.job.work_per_row > max_work * processes:
             break
         batch.append(each)
         (support, query), real = longest, total
@@ -292,14 +312,14 @@ def fitting(waiting: Sequence[QueuedJob], most_work: int, processes: int = 1) ->
 
 
 def work_by_stratum(jobs: Sequence[Job]) -> Counter[Stratum]:
-    """How much there is of each stratum."""
+    """Work of the jobs, by stratum."""
     total: Counter[Stratum] = Counter()
     for job in jobs:
         total[job.stratum] += job.cost
     return total
 
 
-def rows_of(jobs: Sequence[Job]) -> tuple[int, int]:
-    """Real rows of a batch, and rows with padding."""
+def row_counts(jobs: Sequence[Job]) -> tuple[int, int]:
+    """Real rows of a batch, and its rows with padding."""
     support, query = (max(sizes) for sizes in zip(*(job.shape for job in jobs), strict=True))
     return sum(sum(job.shape) for job in jobs), len(jobs) * (support + query)

@@ -1,8 +1,8 @@
-"""A process that computes, beside the one that speaks HTTP.
+"""A worker process, which computes batches beside the process that speaks HTTP.
 
 Python runs one thread of a process at a time. A thread that makes a thousand small tensors beside a busy
-event loop waits for its turn after each of them, half of its time; in a process of its own it waits for
-none. The engine's thread hands a batch over a socket, and has its answers back.
+event loop waits for the interpreter lock after each of them, half of its time. In a process of its own it
+does not wait. The engine's thread sends a batch over a socket, and receives the answers.
 """
 
 import contextlib
@@ -26,246 +26,267 @@ from bmaml.learners import Diverged
 from model_store import Model
 from service.compute.batch import compute
 from service.compute.device import DeviceFailed, check
-from service.engine.ipc import Models
+from service.engine.ipc import ModelTable
 from service.job import Answer, Job
 from service.ops.memory import trim_heap
 
-PATIENCE_S = 1.0
-"""How long something of no hurry waits for a batch to end."""
+TRIM_WAIT_S = 1.0
+"""Seconds that trimming the heap may wait for a running batch."""
 CPU = torch.device("cpu")
-LENGTH = struct.Struct("!Q")
-"""Of a message, before it."""
+"""The device of every worker."""
+HEADER = struct.Struct("!Q")
+"""Header of a message: the length of its content in bytes."""
 
 
 class Worker:
-    """A process that adapts and predicts on the CPU. It ends with the one that started it.
+    """A process that adapts and predicts on the CPU. It ends with the process that started it.
 
     Args:
-        method: how to start it (see `multiprocessing`). A fork costs neither time nor memory, and must be
-            made before there are threads.
-        others: that have been started before.
+        method: start method (see `multiprocessing`). A fork costs neither time nor memory, and has to be
+            made before other threads start.
+        others: workers that run already.
     """
 
     def __init__(self, method: str = "fork", others: Sequence["Worker"] = ()) -> None:
         context = multiprocessing.get_context(method)
-        self._line, theirs = socket.socketpair()
-        # A fork has a copy of these ends, too: unless they are closed, the end never comes.
-        ours = [self._line, *(other._line for other in others)] if method == "fork" else []
-        self._process = context.Process(target=_serve, args=(theirs, ours), name="bmaml-worker")  # type: ignore[attr-defined]
+        self._socket, child_end = socket.socketpair()
+        # A fork inherits these ends, too. Unless it closes them, no worker sees the end of its connection.
+        our_ends = [self._socket, *(other._socket for other in others)] if method == "fork" else []
+        self._process = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(child_end, our_ends), name="bmaml-worker"
+        )
         self._process.start()
-        theirs.close()
-        self._speaking, self._stopped = threading.Lock(), False
-        self._models = Models()
-        self._forgotten: deque[int] = deque()
+        child_end.close()
+        self._lock, self._stopped = threading.Lock(), False  # the lock is held from request to reply
+        self._models = ModelTable()
+        self._released: deque[int] = deque()  # numbers of collected models, which the process still holds
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process's id."""
         return int(self._process.pid)
 
     @property
     def failed(self) -> bool:
-        """Whether the process has ended without being told to."""
+        """Whether the process has ended unasked."""
         return not self._stopped and not self._process.is_alive()
 
     def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
-        """As `compute`.
+        """Compute the batch in the process (see `service.compute.batch.compute`).
 
         Raises:
             DeviceFailed: the process has ended.
-            Exception: whatever was raised there.
+            Exception: any error of the computation.
         """
         self.begin(jobs, threads)
         return self.finish(jobs)
 
     def begin(self, jobs: Sequence[Job], threads: int) -> None:
-        """Let the process begin to answer. Nothing else is asked of it until `finish`.
+        """Send the batch to the process, which is busy until `finish` is called.
 
         Raises:
-            As `answer`; then there is nothing to finish.
+            As `answer`; the process is not busy then.
         """
-        self._speaking.acquire()
+        self._lock.acquire()
         try:
             for model in {id(job.model): job.model for job in jobs}.values():
                 if self._models.number(model) is None:
-                    self._hand_over(model)
-            self._forget()
-            self._say(_computed, list(jobs), threads)
+                    self._send_model(model)
+            self._remove_released()
+            self._send(_compute_batch, list(jobs), threads)
         except BaseException:
-            self._speaking.release()
+            self._lock.release()
             raise
 
     def finish(self, jobs: Sequence[Job]) -> list[Answer | Diverged]:
-        """The answers to what it has begun.
+        """Receive the answers to the batch that `begin` has sent.
 
         Raises:
             As `answer`.
         """
         try:
-            answers: list[Answer | Diverged] = self._heard()
+            answers: list[Answer | Diverged] = self._receive()
         finally:
-            self._speaking.release()
+            self._lock.release()
         return [
-            replace(answer, kept=job.known) if isinstance(answer, Answer) and job.known else answer
+            replace(answer, kept=job.kept) if isinstance(answer, Answer) and job.kept else answer
             for job, answer in zip(jobs, answers, strict=True)
         ]
 
     def check(self) -> None:
-        """Let the process compute something.
+        """Check that the process computes.
 
         Raises:
-            DeviceFailed: it does not, or computes nonsense.
+            DeviceFailed: it does not, or its result is wrong.
         """
-        with self._speaking:
-            self._asked(check, CPU)
+        with self._lock:
+            self._call(check, CPU)
 
     def trim_heap(self) -> bool:
-        """Let the process hand its freed memory back; whether it had a moment for it.
+        """Return the process's freed memory to the system; False where the process was busy.
 
         Raises:
-            DeviceFailed: it has ended.
+            DeviceFailed: the process has ended.
         """
-        if not self._speaking.acquire(timeout=PATIENCE_S):
+        if not self._lock.acquire(timeout=TRIM_WAIT_S):
             return False
         try:
-            return bool(self._asked(trim_heap))
+            return bool(self._call(trim_heap))
         finally:
-            self._speaking.release()
+            self._lock.release()
 
-    def dismiss(self, until: float) -> None:
-        """Ask nothing more of the process, once it has answered; it ends by itself then.
+    def close(self, deadline: float) -> None:
+        """Close the connection once the process has answered; the process ends then.
 
         Args:
-            until: how long to wait for that, in seconds of the monotonic clock.
+            deadline: until when to wait for the answer, in seconds of the monotonic clock.
         """
         self._stopped = True
-        if self._speaking.acquire(timeout=max(0.0, until - time.monotonic())):
-            self._line.close()
-            self._speaking.release()
+        if self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._socket.close()
+            self._lock.release()
 
-    def end(self, until: float) -> None:
-        """Wait until then for the process to end, and no longer."""
-        self._process.join(max(0.0, until - time.monotonic()))
+    def join(self, deadline: float) -> None:
+        """Wait for the process to end, and kill it at the deadline."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def _hand_over(self, model: Model) -> None:
+    def _send_model(self, model: Model) -> None:
+        """Send a model to the process, which holds it until it is collected here."""
         content = pickle.dumps(model, pickle.HIGHEST_PROTOCOL)
-        number = self._models.refer(model)
+        number = self._models.register(model)
         try:
-            self._asked(Models.keep, number, content)
+            self._call(ModelTable.store, number, content)
         except BaseException:
-            self._models.drop(number)
+            self._models.remove(number)
             raise
-        # Whoever lets go of it may do so in the middle of anything: it leaves a note.
-        weakref.finalize(model, self._forgotten.append, number).atexit = False
+        # A finalizer may run in the middle of any operation, so it only notes the number.
+        weakref.finalize(model, self._released.append, number).atexit = False
 
-    def _asked(self, job: Callable[..., Any], *arguments: Any) -> Any:
-        self._forget()
-        return self._said(job, *arguments)
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a function in the process, after it has removed the released models."""
+        self._remove_released()
+        return self._send_and_receive(function, *arguments)
 
-    def _forget(self) -> None:
-        while self._forgotten:
-            number = self._forgotten.popleft()
-            self._models.drop(number)
-            self._said(Models.drop, number)
+    def _remove_released(self) -> None:
+        """Remove the models that have been collected, here and in the process."""
+        while self._released:
+            number = self._released.popleft()
+            self._models.remove(number)
+            self._send_and_receive(ModelTable.remove, number)
 
-    def _said(self, job: Callable[..., Any], *arguments: Any) -> Any:
-        self._say(job, *arguments)
-        return self._heard()
+    def _send_and_receive(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a function in the process."""
+        self._send(function, *arguments)
+        return self._receive()
 
-    def _say(self, job: Callable[..., Any], *arguments: Any) -> None:
-        message = self._models.dumped((job, arguments))
-        with self._whole():
-            _send(self._line, message)
+    def _send(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Send the process a function to call."""
+        message = self._models.dumps((function, arguments))
+        with self._closed_on_failure():
+            _send_message(self._socket, message)
 
-    def _heard(self) -> Any:
-        with self._whole():
-            reply = _received(self._line)
-        fine, result = self._models.loaded(reply)
-        if not fine:
+    def _receive(self) -> Any:
+        """The result of the function that was sent last.
+
+        Raises:
+            Exception: the error that it raised.
+        """
+        with self._closed_on_failure():
+            reply = _receive_message(self._socket)
+        succeeded, result = self._models.loads(reply)
+        if not succeeded:
             raise result
         return result
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """A message passes; what is left of one that stuck, for want of memory, is not the next one's."""
+    def _closed_on_failure(self) -> Iterator[None]:
+        """Closes the connection after a partial transfer, whose rest must not be read as the next message.
+
+        Raises:
+            DeviceFailed: the process has ended.
+        """
         try:
             yield
         except (OSError, EOFError) as error:
             raise DeviceFailed("the process that computes has ended") from error
         except BaseException:
-            self._line.close()
+            self._socket.close()
             raise
 
 
-def _send(line: socket.socket, message: memoryview) -> None:
-    line.sendall(LENGTH.pack(len(message)))
-    line.sendall(message)
+def _send_message(connection: socket.socket, content: memoryview) -> None:
+    connection.sendall(HEADER.pack(len(content)))
+    connection.sendall(content)
 
 
-def _received(line: socket.socket) -> bytearray:
-    """One message.
+def _receive_message(connection: socket.socket) -> bytearray:
+    """The content of one message.
 
     Raises:
-        EOFError: nobody is at the other end.
+        EOFError: the other side has closed the connection.
     """
-    return _exactly(LENGTH.unpack(_exactly(LENGTH.size, line))[0], line)
+    return _receive_bytes(HEADER.unpack(_receive_bytes(HEADER.size, connection))[0], connection)
 
 
-def _exactly(count: int, line: socket.socket) -> bytearray:
-    """So many bytes, in one call where no signal comes between.
+def _receive_bytes(count: int, connection: socket.socket) -> bytearray:
+    """The next `count` bytes, in one call unless a signal interrupts it.
 
-    A thread that wakes for every piece that has come would wait for its turn each time.
+    A thread that woke for every piece would wait for the interpreter lock each time.
     """
     content = bytearray(count)
     rest = memoryview(content)
     while rest:
-        came = line.recv_into(rest, flags=socket.MSG_WAITALL)
-        if not came:
+        received = connection.recv_into(rest, flags=socket.MSG_WAITALL)
+        if not received:
             raise EOFError
-        rest = rest[came:]
+        rest = rest[received:]
     return content
 
 
-def _serve(line: socket.socket, other_ends: Sequence[socket.socket]) -> None:
-    """Do what is asked, until nobody can ask any more."""
-    for each in (signal.SIGINT, signal.SIGTERM):  # what has been accepted is finished: see `Server`
+def _serve(connection: socket.socket, inherited: Sequence[socket.socket]) -> None:
+    """The process's main function: answers messages until the connection is closed."""
+    for each in (signal.SIGINT, signal.SIGTERM):  # accepted requests are finished first: see `Server`
         signal.signal(each, signal.SIG_IGN)
-    for end in other_ends:
-        end.close()
-    models = Models()
+    for each_socket in inherited:
+        each_socket.close()
+    models = ModelTable()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            _send(line, _reply(models, _received(line)))
+            _send_message(connection, _reply(models, _receive_message(connection)))
 
 
-def _reply(models: Models, message: bytearray) -> memoryview:
-    """What came of it; or the error, with where it happened, or in words where it cannot be sent."""
+def _reply(models: ModelTable, message: bytearray) -> memoryview:
+    """The reply to a message: the result, or the error with its traceback.
+
+    An error that cannot be pickled is replaced by a `RuntimeError` with its text.
+    """
     try:
-        job, arguments = models.loaded(message)
-        return models.dumped((True, _done(models, job, arguments)))
+        function, arguments = models.loads(message)
+        return models.dumps((True, _execute(models, function, arguments)))
     except Exception as error:
         error.add_note(traceback.format_exc())
         try:
-            return models.dumped((False, error))
+            return models.dumps((False, error))
         except Exception:
-            return models.dumped((False, RuntimeError(f"{type(error).__name__}: {error}")))
+            return models.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _computed(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
-    """What `compute` gives, without the posteriors that the other side knows."""
+def _compute_batch(jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
+    """The answers of `compute`, without the kept posteriors that the other side sent."""
     return [
-        replace(answer, kept=None) if isinstance(answer, Answer) and job.known else answer
+        replace(answer, kept=None) if isinstance(answer, Answer) and job.kept else answer
         for job, answer in zip(jobs, compute(jobs, threads), strict=True)
     ]
 
 
-def _done(models: Models, job: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    if job is Models.keep:
+def _execute(models: ModelTable, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """The result of the function; methods of `ModelTable` act on this side's table."""
+    if function is ModelTable.store:
         number, content = arguments
-        return models.keep(number, pickle.loads(content))
-    if job is Models.drop:
-        return models.drop(*arguments)
-    return job(*arguments)
+        return models.store(number, pickle.loads(content))
+    if function is ModelTable.remove:
+        return models.remove(*arguments)
+    return function(*arguments)

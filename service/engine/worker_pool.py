@@ -1,7 +1,7 @@
-"""The processes that compute, each on a core of its own: a batch is shared out among them.
+"""The pool of worker processes, each on a core of its own, among which a batch is divided.
 
-One engine hands out the work and takes the answers, so that what it promises (fairness, single flight, a
-task that fails alone) does not depend on how many there are.
+One engine sends the batches and receives the answers. Its promises (fairness, single flight, a task that
+fails alone) therefore do not depend on the number of workers.
 """
 
 import time
@@ -14,33 +14,33 @@ from service.compute.device import DeviceFailed
 from service.engine.worker import Worker
 from service.job import Answer, Job
 
-LEAST = 4
-"""Tasks of a share, at least: a process takes about as long for one as for two."""
-MUCH = 1 << 15
-"""Or work of a share, in particles × rows × (steps + 1): what takes far longer than to hand it out."""
-HALVINGS = 8
-"""Of how long the longest share might be, to find out how short it can be: to a part in 256."""
-STOP_S = 5.0
-"""How long the processes may take to end once nothing is asked of them any more."""
+MIN_TASKS_PER_SHARE = 4
+"""Tasks for which a share is worth sending: a process takes about as long for one task as for two."""
+MIN_WORK_PER_SHARE = 1 << 15
+"""Work for which it is, where there are fewer tasks, in particles × rows × (steps + 1)."""
+BISECTION_STEPS = 8
+"""Halvings of the interval in which the shortest possible longest share lies: to a part in 256."""
+STOP_TIMEOUT_S = 5.0
+"""Seconds that the processes may take to end."""
 
 
 class WorkerPool:
-    """Workers that answer as one would.
+    """Worker processes that together answer a batch as one would.
 
     Args:
-        workers: one at least.
-        much: work that is worth a share of its own.
+        workers: at least one.
+        min_share_work: work that is worth a share of its own.
     """
 
-    def __init__(self, workers: Sequence[Worker], much: int = MUCH) -> None:
-        self.workers, self._much = tuple(workers), much
+    def __init__(self, workers: Sequence[Worker], min_share_work: int = MIN_WORK_PER_SHARE) -> None:
+        self.workers, self._min_share_work = tuple(workers), min_share_work
 
     @classmethod
-    def of(cls, count: int, method: str = "fork", much: int = MUCH) -> Self:
-        """So many workers, started as `Worker` says.
+    def start(cls, count: int, method: str = "fork", min_share_work: int = MIN_WORK_PER_SHARE) -> Self:
+        """Start `count` workers (see `Worker`).
 
         Raises:
-            OSError: the system has no room for so many; those that were started have ended again.
+            OSError: the system has no room for so many; the started ones have been ended again.
         """
         workers: list[Worker] = []
         try:
@@ -49,121 +49,139 @@ class WorkerPool:
         except BaseException:
             cls(workers).stop(at_once=True)
             raise
-        return cls(workers, much)
+        return cls(workers, min_share_work)
 
     def __len__(self) -> int:
-        """How many they are."""
+        """Number of workers."""
         return len(self.workers)
 
     @property
     def failed(self) -> bool:
-        """Whether one has ended without being told to."""
+        """Whether a process has ended unasked."""
         return any(worker.failed for worker in self.workers)
 
     def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
-        """As `compute`, on so many threads altogether.
+        """Compute the batch, divided among the workers (see `service.compute.batch.compute`).
+
+        Args:
+            threads: of all workers together; each has at least one.
 
         Raises:
             DeviceFailed: a process has ended.
-            Exception: whatever was raised in one.
+            Exception: any error of the computation.
         """
-        shares = shared_out(jobs, len(self.workers), self._much)
-        each = [[jobs[place] for place in share] for share in shares]
+        shares = split_into_shares(jobs, len(self.workers), self._min_share_work)
+        job_shares = [[jobs[position] for position in share] for share in shares]
+        results = self._answer_shares(job_shares, max(1, threads // len(shares)))
         answers: dict[int, Answer | Diverged] = {}
-        for share, some in zip(shares, self._together(each, max(1, threads // len(shares))), strict=True):
-            answers |= zip(share, some, strict=True)
-        return [answers[place] for place in range(len(jobs))]
+        for share, share_answers in zip(shares, results, strict=True):
+            answers |= zip(share, share_answers, strict=True)
+        return [answers[position] for position in range(len(jobs))]
 
-    def answer_each(self, jobs: Sequence[Job], threads: int) -> None:
-        """Let every worker answer all of it, as when a model is warmed up.
+    def broadcast(self, jobs: Sequence[Job], threads: int) -> None:
+        """Let every worker compute the whole batch, as when a model is warmed up.
 
         Raises:
             As `answer`.
         """
-        self._together([jobs] * len(self.workers), max(1, threads // len(self.workers)))
+        self._answer_shares([jobs] * len(self.workers), max(1, threads // len(self.workers)))
 
     def check(self) -> None:
-        """Let every process compute something.
+        """Check that every process computes.
 
         Raises:
-            DeviceFailed: one does not, or computes nonsense.
+            DeviceFailed: one does not, or its result is wrong.
         """
         for worker in self.workers:
             worker.check()
 
     def stop(self, at_once: bool = False) -> None:
-        """End the processes, once they have answered, or at once."""
-        until = time.monotonic() + (0.0 if at_once else STOP_S)
-        for worker in self.workers:
-            worker.dismiss(until)
-        for worker in self.workers:
-            worker.end(until)
+        """End the processes.
 
-    def _together(self, shares: Sequence[Sequence[Job]], threads: int) -> list[list[Answer | Diverged]]:
-        """The answers to each share, of a worker each. What was begun is finished, whatever fails."""
+        Args:
+            at_once: kill them without waiting for their answers.
+        """
+        deadline = time.monotonic() + (0.0 if at_once else STOP_TIMEOUT_S)
+        for worker in self.workers:
+            worker.close(deadline)
+        for worker in self.workers:
+            worker.join(deadline)
+
+    def _answer_shares(self, shares: Sequence[Sequence[Job]], threads: int) -> list[list[Answer | Diverged]]:
+        """The answers to each share, from one worker each.
+
+        After a failure the other workers are still waited for: each has to be free for the next batch.
+        """
         answers: list[list[Answer | Diverged]] = []
         errors: list[BaseException] = []
         begun: list[tuple[Worker, Sequence[Job]]] = []
         for worker, share in zip(self.workers, shares, strict=False):
-            with _noting(errors):
+            with _collecting(errors):
                 worker.begin(share, threads)
                 begun.append((worker, share))
         for worker, share in begun:
-            with _noting(errors):
+            with _collecting(errors):
                 answers.append(worker.finish(share))
         if errors:
             raise next((error for error in errors if isinstance(error, DeviceFailed)), errors[0])
         return answers
 
 
-def shared_out(jobs: Sequence[Job], most: int, much: int = MUCH) -> list[list[int]]:
-    """Places of works that go to one process each, so that the longest share is short.
+def split_into_shares(
+    jobs: Sequence[Job], max_shares: int, min_share_work: int = MIN_WORK_PER_SHARE
+) -> list[list[int]]:
+    """Divide a batch into shares of like-sized tasks, so that the longest share is short.
 
-    Tasks of like size stay together, and what counts is their work with the padding that they need.
+    A share's length is its rows with padding.
 
     Args:
-        most: shares.
-        much: work that is worth a share of its own, where there are few tasks.
+        max_shares: number of processes.
+        min_share_work: work that is worth a share of its own, where there are few tasks.
+
+    Returns:
+        For each share the positions of its jobs.
     """
-    order = sorted(range(len(jobs)), key=lambda place: (sum(jobs[place].shape), jobs[place].shape))
-    total = sum(job.cost for job in jobs)
-    count = max(1, min(most, len(jobs), max(len(jobs) // LEAST, total // much)))
+    order = sorted(range(len(jobs)), key=lambda position: (sum(jobs[position].shape), jobs[position].shape))
+    total_work = sum(job.cost for job in jobs)
+    worthwhile = max(len(jobs) // MIN_TASKS_PER_SHARE, total_work // min_share_work)
+    count = max(1, min(max_shares, len(jobs), worthwhile))
     if count == len(jobs):
-        return [[place] for place in order]
-    shares, low, high = [order], 0.0, float(_padded(jobs[place].shape for place in order))
-    for _ in range(HALVINGS if count > 1 else 0):
+        return [[position] for position in order]
+    shares, low, high = [order], 0.0, float(_padded_rows(jobs[position].shape for position in order))
+    for _ in range(BISECTION_STEPS if count > 1 else 0):
         middle = (low + high) / 2
-        found = _filled(jobs, order, middle)
-        if len(found) <= count:
-            shares, high = found, middle
+        candidate = _fill_shares(jobs, order, middle)
+        if len(candidate) <= count:
+            shares, high = candidate, middle
         else:
             low = middle
     return shares
 
 
-def _filled(jobs: Sequence[Job], order: Sequence[int], most: float) -> list[list[int]]:
-    """In order, each share as long as it holds no more rows than that, or one task."""
+def _fill_shares(jobs: Sequence[Job], order: Sequence[int], max_rows: float) -> list[list[int]]:
+    """Fill shares in this order, each with at most `max_rows` padded rows, or with a single task."""
     shares: list[list[int]] = []
     support = query = 0
-    for place in order:
-        own_support, own_query = jobs[place].shape
+    for position in order:
+        own_support, own_query = jobs[position].shape
         support, query = max(support, own_support), max(query, own_query)
-        if shares and (len(shares[-1]) + 1) * (support + query) <= most:
-            shares[-1].append(place)
+        if shares and (len(shares[-1]) + 1) * (support + query) <= max_rows:
+            shares[-1].append(position)
         else:
-            shares.append([place])
+            shares.append([position])
             support, query = own_support, own_query
     return shares
 
 
-def _padded(shapes: Iterable[tuple[int, int]]) -> int:
-    """Rows of tasks side by side."""
-    every = list(shapes)
-    return len(every) * (max(support for support, _ in every) + max(query for _, query in every))
+def _padded_rows(shapes: Iterable[tuple[int, int]]) -> int:
+    """Rows of tasks of these shapes, padded to the largest."""
+    tasks = list(shapes)
+    return len(tasks) * (max(support for support, _ in tasks) + max(query for _, query in tasks))
 
 
 @contextmanager
-def _noting(errors: list[BaseException]) -> Iterator[None]:
+def _collecting(errors: list[BaseException]) -> Iterator[None]:
+    """Appends an error of its block to the list instead of raising it."""
     try:
         yield
     except BaseException as error:

@@ -69,7 +69,7 @@ class Gauges(Collector):
         yield _gauge(
             "queue_wait_seconds",
             "Seconds that the device needs for the work that waits, at its recent pace",
-            queue.seconds,
+            queue.drain_s,
         )
 
         labels = ["name", "version", "learner", "sha256"]

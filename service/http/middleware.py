@@ -260,7 +260,7 @@ class LoadShedding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; 429 where it could not start before its deadline."""
         adapts = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in REQUESTS
-        if not adapts or self.queue.seconds < PRESSURE_S:
+        if not adapts or self.queue.drain_s < PRESSURE_S:
             await self.app(scope, receive, send)
             return
         try:
@@ -301,4 +301,4 @@ class LoadShedding:
             within_ms = int(wanted[1]) if wanted else self.deadline_ms
             # The request has already waited, unseen, for as long as the event loop is late.
             within_s = within_ms / 1000 - self.metrics.lag_s
-            self.queue.check(versions[max(versions)].sha256, within_s)
+            self.queue.check_admission(versions[max(versions)].sha256, within_s)

@@ -8,7 +8,7 @@ import numpy as np
 from model_store import Model
 from service.compute.acquisitions import CAPABILITIES
 from service.compute.cuda_graphs import SEEN
-from service.engine.queue import LOOKED_AT
+from service.engine.queue import MAX_CANDIDATES
 from service.job import Job, PredictionSpec, SelectionSpec
 
 TASK_ROWS, LARGE_TASK_ROWS = 8, 64
@@ -33,7 +33,7 @@ def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], obj
     classes = tuple(range(outputs)) if image is not None else ()
     no_deadline = float("inf")
     job = Job(model, x, y, x, model.learner.steps, 0, spec, deadline=no_deadline, classes=classes)
-    largest = min(LOOKED_AT, max(BATCH_TASKS, max_batch_work // job.cost))
+    largest = min(MAX_CANDIDATES, max(BATCH_TASKS, max_batch_work // job.cost))
     for tasks in sorted({1, BATCH_TASKS, largest}):
         answer([job] * tasks)
     if image is None and model.device.type == "cuda":

@@ -166,5 +166,5 @@ def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatc
     job = job_of(models, (0, 30, 7, "predict", None, False, 1))
     answer_batch([job])
     (known,) = answer_batch([replace(job, key="a")])
-    answer_batch([replace(job, known=known.kept)])
+    answer_batch([replace(job, kept=known.kept)])
     assert seen == [37, 37, 7]

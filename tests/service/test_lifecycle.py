@@ -63,7 +63,7 @@ def limited(most_rows, sizes):
 def test_a_batch_that_does_not_fit_is_split_and_only_what_never_fits_fails(tmp_path, monkeypatch):
     model, sizes = publish(tmp_path), []
     monkeypatch.setattr(batch_module, "answer_batch", limited(8, sizes))
-    monkeypatch.setattr("service.engine.queue.MAX_WASTE", 1.0)
+    monkeypatch.setattr("service.engine.queue.MAX_PADDING_SHARE", 1.0)
     engine, metrics = engine_with()
     rows = [3, 4, 9, 2, 5]
     asked = threading.Thread(target=engine.start)

@@ -9,8 +9,14 @@ import pytest
 
 import service.engine.cost_model
 import service.engine.queue
-from service.engine.cost_model import MEMORY, REMEMBERED, UNKNOWN_BATCH_S, UNKNOWN_PACE, CostModel
-from service.engine.queue import PATIENCE, Queue, QueuedJob, fitting
+from service.engine.cost_model import (
+    DECAY_PER_BATCH,
+    DEFAULT_OVERHEAD_S,
+    DEFAULT_PACE,
+    MAX_TRACKED,
+    CostModel,
+)
+from service.engine.queue import AGE_SCALE, Queue, QueuedJob, select_batch
 from service.errors import RequestError
 from service.job import Job, SelectionSpec
 
@@ -19,10 +25,11 @@ FEW, MANY, SEEN = ("", False, 1), ("", False, 5), ("", True, 5)
 
 def test_what_has_not_been_seen_takes_as_long_as_the_models_other_work_and_else_a_guess():
     paces = CostModel()
-    assert paces.seconds("a", {FEW: 10}, batches=2) == pytest.approx(10 * UNKNOWN_PACE + 2 * UNKNOWN_BATCH_S)
+    guess = 10 * DEFAULT_PACE + 2 * DEFAULT_OVERHEAD_S
+    assert paces.seconds("a", {FEW: 10}, batches=2) == pytest.approx(guess)
     paces.learn("a", 3.0, {FEW: 2, MANY: 4})
     assert paces.seconds("a", {SEEN: 7}) == pytest.approx(3.5)
-    assert paces.seconds("b", {SEEN: 7}) == pytest.approx(7 * UNKNOWN_PACE)
+    assert paces.seconds("b", {SEEN: 7}) == pytest.approx(7 * DEFAULT_PACE)
 
 
 @pytest.mark.parametrize("beside_s", [0.0, 0.002, 0.01])
@@ -77,16 +84,16 @@ def test_choices_are_believed_by_what_they_are_and_how_many_rows_they_choose():
 
 def test_the_strata_of_a_model_are_bounded():
     paces = CostModel()
-    for size in range(3 * REMEMBERED):
+    for size in range(3 * MAX_TRACKED):
         paces.learn("a", 1.0, {("", False, size): 1})
-    assert len(paces._models["a"][0].strata) == REMEMBERED
+    assert len(paces._models["a"][0].strata) == MAX_TRACKED
 
 
 def test_the_past_counts_less_with_every_batch():
     paces = CostModel()
     for seconds in (1.0, 3.0):
         paces.learn("a", seconds, {FEW: 1000})
-    assert paces.seconds("a", {FEW: 1000}) == pytest.approx((MEMORY + 3) / (MEMORY + 1))
+    assert paces.seconds("a", {FEW: 1000}) == pytest.approx((DECAY_PER_BATCH + 3) / (DECAY_PER_BATCH + 1))
 
 
 def test_a_clock_that_does_not_move_during_a_batch_is_not_believed():
@@ -102,7 +109,7 @@ def taken(tasks, most_work):
     now = time.monotonic()
     waiting = [
         QueuedJob(
-            SimpleNamespace(shape=(0, rows), group=(), per_row=1, deadline=now + left),
+            SimpleNamespace(shape=(0, rows), group=(), work_per_row=1, deadline=now + left),
             now - waited,
             loop,
             loop.create_future(),
@@ -110,7 +117,7 @@ def taken(tasks, most_work):
         for rows, waited, left in tasks
     ]
     loop.close()
-    return [waiting.index(each) for each in fitting(waiting, most_work)]
+    return [waiting.index(each) for each in select_batch(waiting, most_work)]
 
 
 def test_an_urgent_task_unlike_the_others_does_not_keep_them_apart():
@@ -124,7 +131,7 @@ def test_who_has_waited_long_goes_before_who_is_more_alike():
     def first_two(waited_s):
         return taken([(10, waited_s, 100.0), (14, waited_s, 100.0), (10, 0.0, 100.0)], 28)
 
-    boundary = PATIENCE * np.sqrt(np.log(15 / 11))
+    boundary = AGE_SCALE * np.sqrt(np.log(15 / 11))
     long_ago = 100 * boundary / (1 - boundary)  # of a life of 100 s more
     assert first_two(0.9 * long_ago) == [0, 2]
     assert first_two(1.1 * long_ago) == [0, 1]
@@ -148,7 +155,7 @@ def named(name, clock, cost=1000, within_s=1.0):
         stratum=FEW,
         group=name,
         shape=(0, cost),
-        per_row=1,
+        work_per_row=1,
         deadline=clock.now + within_s,
     )
 
@@ -158,7 +165,7 @@ def test_what_the_batch_under_way_leaves_no_time_for_is_refused_though_nothing_w
         queue = Queue(10**9, 10**9)
         queue.add(named("a", clock))
         (first,) = queue.next_batch()
-        queue.took([first.job], 5.0)
+        queue.record_batch([first.job], 5.0)
         queue.add(named("a", clock))
         queue.next_batch()
         with pytest.raises(RequestError) as early:
@@ -178,11 +185,11 @@ def test_who_has_had_much_of_the_device_is_told_that_others_go_first(clock):
         queue = Queue(10**9, 10**9)
         for name in "ab":
             queue.add(named(name, clock))
-            queue.took([queue.next_batch()[0].job], 0.01)
+            queue.record_batch([queue.next_batch()[0].job], 0.01)
         queue.add(named("b", clock, within_s=100.0))
         queue.add(named("a", clock))
         taken = queue.next_batch()
-        queue.took([each.job for each in taken], 3.0)
+        queue.record_batch([each.job for each in taken], 3.0)
         name = taken[0].job.model.sha256
         with pytest.raises(RequestError) as refused:
             queue.add(named(name, clock))

@@ -19,7 +19,7 @@ from service.compute.cuda_graphs import Graphs
 from service.compute.device import DeviceFailed, device_for
 from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
-from service.engine.queue import MAX_WASTE, Queue, rows_of
+from service.engine.queue import MAX_PADDING_SHARE, Queue, row_counts
 from service.errors import RequestError
 from service.job import Job, PredictionSpec
 from service.ops.metrics import Metrics
@@ -130,8 +130,8 @@ def test_little_of_a_batch_is_padding(model, gate):
     batches = [[len(each.query_x) for each in jobs] for jobs in gate.batches]
     assert sorted(map(sorted, batches), key=sum) == [[3], [1, 1, 2, 2, 3], [28, 29, 30], [180, 200]]
     for batch in batches:
-        real, padded = rows_of([job(model, rows) for rows in batch])
-        assert padded - real <= MAX_WASTE * padded
+        real, padded = row_counts([job(model, rows) for rows in batch])
+        assert padded - real <= MAX_PADDING_SHARE * padded
 
 
 def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path, model, gate):
@@ -183,17 +183,17 @@ def test_a_lane_pays_for_what_its_work_took_not_for_what_it_was_believed_to_take
             queue.add(job(each))
         for _ in range(2):
             (taken,) = queue.next_batch()
-            queue.took([taken.job], 0.002)
+            queue.record_batch([taken.job], 0.002)
         queue.add(job(model, 10_000))  # believed to take seconds
         (large,) = queue.next_batch()
-        queue.took([large.job], 0.02)
+        queue.record_batch([large.job], 0.02)
         for each in [model] * 3 + [other] * 30:
             queue.add(job(each))
         order = []
         while queue.tasks:
             (taken,) = queue.next_batch()
             order.append(taken.job.model.manifest.name)
-            queue.took([taken.job], 0.002)
+            queue.record_batch([taken.job], 0.002)
         return order
 
     assert "tiny" in asyncio.run(scenario())[:15]
@@ -213,7 +213,7 @@ def test_the_same_rows_at_the_same_time_are_adapted_to_once(model, gate):
         return [await task for task in (first, *same)]
 
     alone, *answers = run(engine, scenario)
-    assert sum(each.known is None for jobs in gate.batches for each in jobs) == 2
+    assert sum(each.kept is None for jobs in gate.batches for each in jobs) == 2
     assert [answer.cached for answer in answers] == [False] + [True] * 9
     for answer in answers:
         np.testing.assert_allclose(answer.result.mean, alone.result.mean, rtol=1e-5)

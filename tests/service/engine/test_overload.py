@@ -9,7 +9,7 @@ import pytest
 
 import service.engine.cost_model
 import service.engine.queue
-from service.engine.queue import MAX_WASTE, Queue, rows_of
+from service.engine.queue import MAX_PADDING_SHARE, Queue, row_counts
 from service.errors import RequestError
 
 SECONDS, DEADLINE_S, BATCH_WORK = 20.0, 1.0, 1 << 17
@@ -31,9 +31,9 @@ class Ragged:
 
     model: Named
     shape: tuple[int, int]
-    made: float
+    decoded_at: float
     deadline: float
-    per_row = 30
+    work_per_row = 30
 
     @property
     def group(self):
@@ -41,7 +41,7 @@ class Ragged:
 
     @property
     def cost(self):
-        return self.per_row * sum(self.shape)
+        return self.work_per_row * sum(self.shape)
 
     @property
     def stratum(self):
@@ -78,17 +78,17 @@ class Device:
     def serve(self, arrivals):
         """One batch, and those who come while it is under way; `arrivals` is a list whose last is next."""
         jobs = [each.job for each in self.queue.next_batch()]
-        real, padded = rows_of(jobs)
+        real, padded = row_counts(jobs)
         self.real, self.padded = self.real + real, self.padded + padded
         slower = sum(self.uneven if each.shape[0] < FEW else 1.0 for each in jobs) / len(jobs)
-        seconds = 0.003 + padded * jobs[0].per_row * jobs[0].model.seconds_per_work * slower
+        seconds = 0.003 + padded * jobs[0].work_per_row * jobs[0].model.seconds_per_work * slower
         seconds *= np.exp(self.unsteady * self.rng.normal())
         ends = self.now + seconds
         while arrivals and arrivals[-1] <= ends:
             self.ask(arrivals.pop())
         self.now = ends
-        self.queue.took(jobs, seconds)
-        self.waits += [ends - each.made for each in jobs]
+        self.queue.record_batch(jobs, seconds)
+        self.waits += [ends - each.decoded_at for each in jobs]
 
     def capacity(self):
         """Tasks a second with sixty-four that always wait, for as long as it takes."""
@@ -128,4 +128,4 @@ def test_at_twice_the_capacity_nobody_who_was_let_in_is_late(seed, unsteady, une
     assert set(device.refused) == {(429, 1)}
     assert late == 0
     assert np.count_nonzero(waits <= DEADLINE_S) / elapsed >= 0.9 * capacity
-    assert device.padded - device.real <= MAX_WASTE * device.padded
+    assert device.padded - device.real <= MAX_PADDING_SHARE * device.padded

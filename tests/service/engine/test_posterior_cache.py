@@ -131,7 +131,7 @@ def test_what_is_used_stays_and_the_rest_goes_by_bytes_and_time(kept_work):
     assert cache.get("a") is not None
     cache.put("d", job, kept, 100.0)
     assert [name for name in "abcd" if cache.get(name)] == ["a", "c", "d"]
-    cache.prolong("a", 50.0)
+    cache.extend("a", 50.0)
     clock.now = 20.0
     assert [name for name in "acd" if cache.get(name)] == ["a", "d"]
     tiny = PosteriorCache(size - 1, b"s", metrics, clock)
@@ -179,7 +179,7 @@ def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone
     keys, none = (np.arange(7) + 0.5) / 7, np.zeros(7, bool)
     choice = SelectionSpec("epistemic_variance", "max_determinant", 3, 7, keys, none, None, True)
     ask = choice if joint else PredictionSpec((0.05, 0.95))
-    jobs = [task(model, seed=seed, spec=ask, key="k", known=kept.kept) for seed in range(3)]
+    jobs = [task(model, seed=seed, spec=ask, key="k", kept=kept.kept) for seed in range(3)]
     together = answer_batch(jobs)
     assert [answer.batched_tasks for answer in together] == [3, 3, 3]
     for answer, job in zip(together, jobs, strict=True):

@@ -16,8 +16,8 @@ import service.engine.worker_pool
 from bmaml.learners import Diverged
 from service.compute.batch import compute
 from service.compute.device import DeviceFailed
-from service.engine.ipc import Models
-from service.engine.worker import LENGTH, Worker, _received
+from service.engine.ipc import ModelTable
+from service.engine.worker import HEADER, Worker, _receive_message
 from service.engine.worker_pool import WorkerPool
 from service.job import BatchTimes, Job, PostedSupport, PredictionSpec, SelectionSpec
 from tests.pictures import publish_classifier
@@ -103,23 +103,23 @@ def test_a_choice_of_rows_is_the_same_there(worker, model):
 def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
     fresh = job(model, key="k", posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6))
     (kept,) = worker.answer([fresh], 1)
-    (again,) = worker.answer([replace(fresh, known=kept.kept)], 1)
-    (same,) = compute([replace(fresh, known=compute([fresh], 1)[0].kept)], 1)
+    (again,) = worker.answer([replace(fresh, kept=kept.kept)], 1)
+    (same,) = compute([replace(fresh, kept=compute([fresh], 1)[0].kept)], 1)
     assert again.cached
     assert said(again) == said(same)
     assert again.kept is kept.kept
 
 
 def test_of_rows_that_are_known_nothing_is_sent_that_a_prediction_does_not_look_at(tmp_path):
-    models, model = Models(), publish_classifier(tmp_path, "classes")
-    models.refer(model)
+    models, model = ModelTable(), publish_classifier(tmp_path, "classes")
+    models.register(model)
     (answer,) = compute([job(model, shown=500, key="k")], 1)
-    known = job(model, shown=500, key="k", known=answer.kept)
-    little = len(models.dumped(job(model, shown=0)))
-    kept = len(models.dumped(replace(answer.kept, labelled=None)))
-    assert len(models.dumped(known)) < little + kept + 1000
+    known = job(model, shown=500, key="k", kept=answer.kept)
+    little = len(models.dumps(job(model, shown=0)))
+    kept = len(models.dumps(replace(answer.kept, support_features=None)))
+    assert len(models.dumps(known)) < little + kept + 1000
     choosing = replace(known, spec=choice("entropy"))
-    assert models.loaded(models.dumped(choosing)).known.labelled is not None
+    assert models.loads(models.dumps(choosing)).kept.support_features is not None
 
 
 def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(worker, tmp_path):
@@ -130,14 +130,14 @@ def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(work
 
 
 def test_what_does_not_change_the_answer_is_not_sent(tmp_path):
-    models, model = Models(), publish(tmp_path)
-    models.refer(model)
+    models, model = ModelTable(), publish(tmp_path)
+    models.register(model)
     plain = job(model)
     told = replace(
         plain, deadline=5.0, warnings=("far",) * 1000, posted=PostedSupport(np.zeros((10**5, 1)), ())
     )
-    assert models.dumped(told) == models.dumped(plain)
-    returned = models.loaded(models.dumped(told))
+    assert models.dumps(told) == models.dumps(plain)
+    returned = models.loads(models.dumps(told))
     assert returned.model is model
     np.testing.assert_array_equal(returned.query_x, plain.query_x)
 
@@ -167,20 +167,20 @@ def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
     assert worker._models.number(models[0]) == kept
     for number in gone:
         with pytest.raises(KeyError):
-            worker._said(Models.drop, number)
+            worker._send_and_receive(ModelTable.remove, number)
     assert said(answer) == said(compute([job(models[0])], 1)[0])
 
 
 def test_an_error_that_cannot_be_sent_comes_in_words(worker):
     with pytest.raises(RuntimeError, match="Unsendable: something odd"):
-        worker._asked(fail_unsendably)
+        worker._call(fail_unsendably)
     worker.check()
 
 
 def test_a_model_that_could_not_be_handed_over_is_handed_over_the_next_time(worker, tmp_path, monkeypatch):
     model = publish(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_said", out_of_memory)
+        patch.setattr(worker, "_send_and_receive", out_of_memory)
         with pytest.raises(MemoryError):
             worker.answer([job(model)], 1)
     assert worker._models.number(model) is None
@@ -192,7 +192,7 @@ def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypa
     worker = Worker("spawn")
     worker.check()
     with monkeypatch.context() as patch:
-        patch.setattr(service.engine.worker, "_received", out_of_memory)
+        patch.setattr(service.engine.worker, "_receive_message", out_of_memory)
         with pytest.raises(MemoryError):
             worker.check()
     with pytest.raises(DeviceFailed):
@@ -205,7 +205,7 @@ def test_a_message_that_a_signal_interrupts_comes_whole():
     message, me = os.urandom(3 << 20), threading.get_ident()
 
     def say():
-        theirs.sendall(LENGTH.pack(len(message)) + message[: 1 << 20])
+        theirs.sendall(HEADER.pack(len(message)) + message[: 1 << 20])
         signal.pthread_kill(me, signal.SIGUSR1)  # whoever receives has had a part of it
         theirs.sendall(message[1 << 20 :])
 
@@ -213,7 +213,7 @@ def test_a_message_that_a_signal_interrupts_comes_whole():
     saying = threading.Thread(target=say)
     saying.start()
     try:
-        assert _received(ours) == message
+        assert _receive_message(ours) == message
     finally:
         saying.join()
         signal.signal(signal.SIGUSR1, before)
@@ -223,10 +223,10 @@ def test_a_message_that_a_signal_interrupts_comes_whole():
 
 def test_half_a_message_is_none():
     ours, theirs = socket.socketpair()
-    theirs.sendall(LENGTH.pack(10) + b"half")
+    theirs.sendall(HEADER.pack(10) + b"half")
     theirs.close()
     with ours, pytest.raises(EOFError):
-        _received(ours)
+        _receive_message(ours)
 
 
 def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_path):
@@ -253,7 +253,7 @@ def test_signals_for_the_whole_group_do_not_end_it(worker):
 
 
 def test_one_that_does_not_end_by_itself_is_ended(monkeypatch):
-    monkeypatch.setattr(service.engine.worker_pool, "STOP_S", 0.01)
+    monkeypatch.setattr(service.engine.worker_pool, "STOP_TIMEOUT_S", 0.01)
     busy = Worker("spawn")
     busy.check()
     os.kill(busy.pid, signal.SIGSTOP)

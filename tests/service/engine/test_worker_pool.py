@@ -21,7 +21,13 @@ from service.compute.batch import compute
 from service.compute.device import DeviceFailed
 from service.engine.queue import Queue
 from service.engine.worker import Worker
-from service.engine.worker_pool import HALVINGS, LEAST, MUCH, WorkerPool, shared_out
+from service.engine.worker_pool import (
+    BISECTION_STEPS,
+    MIN_TASKS_PER_SHARE,
+    MIN_WORK_PER_SHARE,
+    WorkerPool,
+    split_into_shares,
+)
 from service.job import PostedSupport, work_per_row
 from service.ops.cpus import usable_cores
 from service.settings import Settings
@@ -34,7 +40,7 @@ SIZES = st.tuples(st.integers(0, 30), st.integers(1, 30))
 
 @pytest.fixture(scope="module")
 def worker_pool():
-    worker_pool = WorkerPool.of(3, "spawn")  # pytest has threads, and a fork only one of them
+    worker_pool = WorkerPool.start(3, "spawn")  # pytest has threads, and a fork only one of them
     yield worker_pool
     worker_pool.stop()
 
@@ -54,7 +60,7 @@ def jobs(model):
 def padded(jobs):
     """Work of tasks side by side."""
     support, query = map(max, zip(*(each.shape for each in jobs), strict=True))
-    return len(jobs) * (support + query) * jobs[0].per_row
+    return len(jobs) * (support + query) * jobs[0].work_per_row
 
 
 def best(jobs, order, count):
@@ -74,7 +80,7 @@ def best(jobs, order, count):
 @given(st.lists(SIZES, min_size=1, max_size=60), st.integers(1, 9))
 def test_every_task_goes_to_one_process_beside_others_of_like_size(model, sizes, most):
     jobs = [job(model, *size) for size in sizes]
-    shares = shared_out(jobs, most)
+    shares = split_into_shares(jobs, most)
     order = list(itertools.chain(*shares))
     assert sorted(order) == list(range(len(jobs)))
     assert all(shares)
@@ -86,14 +92,14 @@ def test_every_task_goes_to_one_process_beside_others_of_like_size(model, sizes,
 @given(st.lists(SIZES, min_size=1, max_size=9), st.integers(1, 4))
 def test_the_longest_share_is_as_short_as_it_can_be_with_its_padding(model, sizes, most):
     jobs = [job(model, *size) for size in sizes]
-    shares = shared_out(jobs, most, much=1)  # any task is worth a share
+    shares = split_into_shares(jobs, most, min_share_work=1)  # any task is worth a share
     longest = max(padded([jobs[place] for place in share]) for share in shares)
     order, count = list(itertools.chain(*shares)), min(most, len(jobs))
-    assert longest <= best(jobs, order, count) + padded(jobs) / 2**HALVINGS
+    assert longest <= best(jobs, order, count) + padded(jobs) / 2**BISECTION_STEPS
 
 
 def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(worker_pool, jobs):
-    shares = shared_out(jobs, 3)
+    shares = split_into_shares(jobs, 3)
     assert len(shares) == 3
     answers = worker_pool.answer(jobs, 1)
     for share in shares:
@@ -102,17 +108,17 @@ def test_the_answers_are_those_of_each_share_alone_in_the_order_of_the_tasks(wor
 
 
 def test_few_tasks_stay_together(worker_pool, jobs):
-    few = jobs[: 2 * LEAST - 1]
+    few = jobs[: 2 * MIN_TASKS_PER_SHARE - 1]
     assert [answer.batched_tasks for answer in worker_pool.answer(few, 1)] == [len(few)] * len(few)
 
 
 def test_few_large_tasks_go_to_a_process_each(model):
-    rows = MUCH // work_per_row(model, model.learner.steps) + 1
-    assert shared_out([job(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
-    assert shared_out([job(model, 0, 2 * rows)], 8) == [[0]]
+    rows = MIN_WORK_PER_SHARE // work_per_row(model, model.learner.steps) + 1
+    assert split_into_shares([job(model, 0, rows, seed) for seed in range(3)], 8) == [[0], [1], [2]]
+    assert split_into_shares([job(model, 0, 2 * rows)], 8) == [[0]]
     sizes = [10, *[100 * rows] * 7]  # a small one beside them leaves none of the processes idle
-    assert len(shared_out([job(model, 5, size) for size in sizes], 8)) == 8
-    assert len(shared_out([job(model, 0, 9), job(model, 0, 9)], 8, much=30)) == 2
+    assert len(split_into_shares([job(model, 5, size) for size in sizes], 8)) == 8
+    assert len(split_into_shares([job(model, 0, 9), job(model, 0, 9)], 8, min_share_work=30)) == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
@@ -123,13 +129,13 @@ def test_a_batch_holds_as_much_for_each_process_or_a_larger_task(model, processe
             queue.add(job(model, 0, rows, seed))
         return [waiting.job for waiting in queue.next_batch()]
 
-    rows = MUCH // work_per_row(model, model.learner.steps) + 1
+    rows = MIN_WORK_PER_SHARE // work_per_row(model, model.learner.steps) + 1
     jobs = asyncio.run(batch_of(40, rows, 4 * job(model, 0, rows).cost))
     assert len(jobs) == 4 * processes
-    assert max(map(len, shared_out(jobs, processes))) == 4
+    assert max(map(len, split_into_shares(jobs, processes))) == 4
     jobs = asyncio.run(batch_of(40, 8 * rows, 4 * job(model, 0, rows).cost))
     assert len(jobs) == processes
-    assert [len(share) for share in shared_out(jobs, processes)] == [1] * processes
+    assert [len(share) for share in split_into_shares(jobs, processes)] == [1] * processes
 
 
 def test_a_posterior_from_one_process_is_known_to_the_others(worker_pool, model):
@@ -138,7 +144,7 @@ def test_a_posterior_from_one_process_is_known_to_the_others(worker_pool, model)
         for seed in range(12)
     ]
     first = worker_pool.answer(fresh, 1)
-    known = [replace(each, known=answer.kept) for each, answer in zip(fresh, first, strict=True)]
+    known = [replace(each, kept=answer.kept) for each, answer in zip(fresh, first, strict=True)]
     again = worker_pool.answer(known[::-1], 1)[::-1]  # each process has others than before
     for before, after in zip(first, again, strict=True):
         assert after.cached
@@ -167,12 +173,12 @@ def test_an_error_in_one_process_leaves_nothing_behind_in_the_others(worker_pool
 
 def test_what_warms_a_model_up_reaches_every_process(worker_pool, tmp_path):
     model = publish(tmp_path)
-    worker_pool.answer_each([job(model)], 1)
+    worker_pool.broadcast([job(model)], 1)
     assert all(worker._models.number(model) is not None for worker in worker_pool.workers)
 
 
 def test_when_one_process_is_gone_the_crew_has_failed(jobs):
-    worker_pool = WorkerPool.of(2, "spawn")
+    worker_pool = WorkerPool.start(2, "spawn")
     try:
         worker_pool.check()
         assert not worker_pool.failed
@@ -187,8 +193,8 @@ def test_when_one_process_is_gone_the_crew_has_failed(jobs):
 
 
 def test_those_that_do_not_end_are_ended_together(monkeypatch):
-    monkeypatch.setattr(service.engine.worker_pool, "STOP_S", 0.01)
-    worker_pool = WorkerPool.of(3, "spawn")
+    monkeypatch.setattr(service.engine.worker_pool, "STOP_TIMEOUT_S", 0.01)
+    worker_pool = WorkerPool.start(3, "spawn")
     worker_pool.check()
     for worker in worker_pool.workers:
         os.kill(worker.pid, signal.SIGSTOP)
@@ -207,7 +213,7 @@ def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
 
     monkeypatch.setattr(service.engine.worker_pool, "Worker", start)
     with pytest.raises(OSError, match="Too many"):
-        WorkerPool.of(8, "spawn")
+        WorkerPool.start(8, "spawn")
     assert len(started) == 2
     assert not any(worker._process.is_alive() for worker in started)
 

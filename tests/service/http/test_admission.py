@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import service.compute.batch as batch_module
-from service.engine.cost_model import _ModelCost, _Rate
+from service.engine.cost_model import _BatchTime, _Rate
 from service.settings import Settings
 from tests.service.conftest import serve
 
@@ -52,7 +52,7 @@ def test_a_packed_body_is_unpacked_within_the_limit_and_no_further(client, conte
 def slow(queue, model):
     """From now on such work is believed to take ten seconds for a row."""
     _, use = queue._cost_model._models[model]
-    queue._cost_model._models[model] = _ModelCost(_Rate(1.0, 0.1)), use
+    queue._cost_model._models[model] = _BatchTime(_Rate(1.0, 0.1)), use
 
 
 @pytest.fixture

@@ -49,11 +49,11 @@ def test_a_worker_gives_back_and_answers_on():
     worker = Worker("spawn")
     try:
         worker.check()
-        worker._asked(a_heap_with_holes)
+        worker._call(a_heap_with_holes)
         before = resident_bytes(worker.pid)
         assert worker.trim_heap()
         assert before - resident_bytes(worker.pid) > 100 * MIB
-        with worker._speaking:  # a batch is under way
+        with worker._lock:  # a batch is under way
             assert not worker.trim_heap()
         worker.check()
     finally:
