@@ -226,7 +226,7 @@ def test_a_service_without_room_for_its_processes_says_so_and_ends(monkeypatch, 
     monkeypatch.setenv("BMAML_DEVICE", "cpu")
     monkeypatch.setenv("BMAML_WORKERS", "2")
     assert main([]) == 1
-    assert "no room for the processes that compute" in capsys.readouterr().err
+    assert "cannot start the worker processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("computing", [{"engine": "thread"}, {"device": "cuda"}])
