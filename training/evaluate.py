@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from model_store.model import Model
@@ -45,8 +46,8 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
     scores: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for batch in batches:
-            for start in range(0, len(batch), TASKS_PER_BLOCK):
-                part = batch.tasks(slice(start, start + TASKS_PER_BLOCK))
+            for block in blocks(len(batch), TASKS_PER_BLOCK):
+                part = batch.tasks(block)
                 posterior = model.learner.adapt(model.learned, part.support, steps)
                 belief = model.in_callers_units(model.predict(posterior, part.query.x))
                 effective = model.learner.effective_particles(posterior)

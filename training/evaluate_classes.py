@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.learners import Belief
 from model_store.model import Model
@@ -64,8 +65,8 @@ def class_metrics(
     queries = min(MAX_QUERIES, _queries(index, ways, shots))
     right, confidence, nll = [], [], []
     with torch.no_grad():
-        for start in range(0, tasks, TASKS_PER_BLOCK):
-            draw = index.draw(min(TASKS_PER_BLOCK, tasks - start), ways, shots, queries, generator)
+        for block in blocks(tasks, TASKS_PER_BLOCK):
+            draw = index.draw(block.stop - block.start, ways, shots, queries, generator)
             batch = task_batch(draw, features[draw.images])
             belief: Belief = model.learner.predict(
                 model.learner.adapt(model.learned, batch.support), batch.query.x

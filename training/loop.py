@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from bmaml.blocks import blocks
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Learner
@@ -198,8 +199,8 @@ def validation_nlls(
     totals: list[Tensor] = []
     with torch.no_grad():
         for whole in family.validation():
-            for start in range(0, len(whole), TASKS_PER_BLOCK):
-                batch = whole.tasks(slice(start, start + TASKS_PER_BLOCK)).to(torch.device(device))
+            for part in blocks(len(whole), TASKS_PER_BLOCK):
+                batch = whole.tasks(part).to(torch.device(device))
                 if embedding is not None:
                     batch = embedding.embedded(learned, batch, training=False)
                 belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)

@@ -25,6 +25,7 @@ from benchmarks import command_line, pages
 from benchmarks.accuracy.problems import validation_curves
 from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
 from bmaml.acquisition.scores import ACQUISITIONS, Pool
+from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.learners import Belief
 from bmaml.predictive import Predictive
@@ -40,7 +41,7 @@ from matplotlib import pyplot as plt
 
 REGRESSION = ("random", "total_variance", "epistemic_variance", "entropy", "epig")
 CLASSIFICATION = tuple(sorted(CLASS_ACQUISITIONS, key=lambda name: name != "random"))
-TASKS_AT_ONCE = 10
+TASKS_PER_BLOCK = 10
 NEGLIGIBLE = 1e-4
 """Hypotheses that together weigh less are left out of scores."""
 Scores = NDArray[np.float64]
@@ -77,11 +78,10 @@ class PoolProblem:
 def run(problem: PoolProblem, acquisition: str, seed: int = 0) -> Scores:
     """The scores before the first and after every round of buying the best row's label."""
     parts = []
-    for begin in range(0, len(problem.rows), TASKS_AT_ONCE):
-        some = slice(begin, begin + TASKS_AT_ONCE)
+    for some in blocks(len(problem.rows), TASKS_PER_BLOCK):
         rows, y, real = problem.rows[some], problem.y[some], problem.real[some]
         test = problem.test.tasks(some)
-        uniform = torch.rand(real.shape, generator=torch.Generator().manual_seed(seed + begin))
+        uniform = torch.rand(real.shape, generator=torch.Generator().manual_seed(seed + some.start))
         labelled = real & (torch.arange(real.shape[1]) < problem.start)
         scores = []
         for number in range(problem.rounds + 1):

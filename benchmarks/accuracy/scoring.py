@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.accuracy.baselines import Forecaster
 from benchmarks.accuracy.problems import Problem
+from bmaml.blocks import blocks
 from bmaml.learners import Learner
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
@@ -49,8 +50,7 @@ def score(problem: Problem, forecast: Forecaster) -> dict[str, dict[str, Any]]:
         for shots, batch in problem.held_out.items():
             parts, pits = [], []
             queries = problem.query_rows(shots)
-            for start in range(0, len(batch), TASKS_PER_BLOCK):
-                some = slice(start, start + TASKS_PER_BLOCK)
+            for some in blocks(len(batch), TASKS_PER_BLOCK):
                 belief = problem.in_units(forecast(batch.support.tasks(some), batch.query.x[some]))
                 truth = queries.tasks(some)
                 parts.append(metrics_by_task(belief, truth))
@@ -71,8 +71,8 @@ def validation_crps(forecast: Forecaster, problem: Problem) -> float:
     scores = []
     with torch.no_grad():
         for batch in problem.family.validation():
-            for start in range(0, len(batch), TASKS_PER_BLOCK):
-                part = batch.tasks(slice(start, start + TASKS_PER_BLOCK))
+            for block in blocks(len(batch), TASKS_PER_BLOCK):
+                part = batch.tasks(block)
                 scores.append(metrics_by_task(forecast(part.support, part.query.x), part.query)["crps"])
     mean = float(torch.cat(scores).double().mean())
     return mean if math.isfinite(mean) else math.inf

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.embedding import PREFIX, ConvNet
 from bmaml.task import TaskBatch
 from training.families.augmentation import rotated
@@ -57,7 +58,5 @@ class ImageFeatures:
 def embed(embedding: ConvNet, learned: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Features `[image, feature]` of images given as bytes."""
     with torch.no_grad():
-        parts = [
-            embedding(learned, part.float().unsqueeze(0) / 255)[0] for part in images.split(IMAGES_PER_BLOCK)
-        ]
-    return torch.cat(parts)
+        parts = blocks(len(images), IMAGES_PER_BLOCK)
+        return torch.cat([embedding(learned, images[part].float().unsqueeze(0) / 255)[0] for part in parts])
