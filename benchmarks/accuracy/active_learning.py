@@ -23,8 +23,7 @@ from torch import Tensor
 
 from benchmarks import command_line, pages
 from benchmarks.accuracy.problems import validation_curves
-from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
-from bmaml.acquisition.scores import ACQUISITIONS, Pool
+from bmaml.acquisition import ACQUISITIONS, CLASS_ACQUISITIONS, ClassPool, Pool
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.learners import Belief

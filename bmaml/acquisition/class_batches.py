@@ -1,35 +1,31 @@
-"""Which rows to label together where labels are classes: greedy joint information (BatchBALD)."""
-
-from collections.abc import Callable
+"""Batch selection for classification: greedy joint information (BatchBALD)."""
 
 import torch
 from torch import Tensor
 
 from bmaml import tails
-from bmaml.acquisition.batches import Batch, Candidates, Picker, k_centre, power, top_k
-from bmaml.acquisition.class_scores import MAX_JOINT_PROBABILITIES, ceiling
+from bmaml.acquisition.batches import Batch, Candidates, Picker, Strategy, k_centre, power, top_k
+from bmaml.acquisition.class_scores import MAX_JOINT_PROBABILITIES, information_ceiling
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 
-MOST_OUTCOMES, FEWEST_OUTCOMES = 2_000, 32
-"""Joint labellings of the chosen rows that are kept; more are represented by a sample of them."""
-MOST_WORK = 1 << 28
-"""Labellings × rows × classes × picks: where there would be more, fewer labellings are kept."""
-ROUNDING = 1e-5
-"""Nats about the particles that are none."""
-
-SATURATED = 0.01
-"""Saturation: the chosen rows leave less than this part of the ceiling to be learned about the particles."""
+MIN_OUTCOMES, MAX_OUTCOMES = 32, 2_000
+"""Joint labellings of the selected rows in the table; a sample represents more of them."""
+MAX_TABLE_WORK = 1 << 28
+"""Labellings × rows × classes × picks; larger selections keep fewer labellings, `MIN_OUTCOMES` at least."""
+MIN_INFORMATION = 1e-5
+"""Nats about the particles; less is rounding."""
+MIN_LEFT_INFORMATION = 0.01
+"""Fraction of the information ceiling; a selection that leaves less to be learned is saturated."""
 
 
 def joint_information(candidates: Candidates, size: int) -> Batch:
-    """Greedily the rows whose labels together say most about the particle (Kirsch et al. 2019).
+    """Greedy maximisation of the information that labels give about the particle (Kirsch et al. 2019).
 
-    A row adds I(y; m | y₁ … y_k) = H(y | y₁ … y_k) − E H(y | m), the labels being independent given the
-    particle, so that the joint distribution of the chosen labels is a table of outcomes × particles.
-    Beyond 2,000 outcomes (32 for large batches of large pools) the table is a sample of them, drawn from
-    itself. What can be learned ends at the
-    entropy of the particles' weights; once 99 % of it is spent, `k_centre` chooses.
+    A row adds I(y; m | y₁ … y_k) = H(y | y₁ … y_k) − E H(y | m). Labels are independent given the particle,
+    so that the joint distribution of the selected labels is a table of outcomes × particles. Where the table
+    has more outcomes than `MAX_OUTCOMES`, a sample of it takes its place. The information ceiling is the
+    entropy of the particles' weights; a saturated task goes on with `k_centre`.
     """
     picker, belief = Picker(candidates), candidates.predictive
     assert isinstance(belief, Categorical)
@@ -37,20 +33,21 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
     weights, expected = tails.exp(belief.log_weights), belief.expected_entropy()
     limits = torch.special.entr(weights).sum(-1)
     outcomes = torch.ones_like(weights).unsqueeze(1)  # [task, outcome, particle]
-    shares = weights.new_ones(len(weights), 1)  # how much of the whole an outcome stands for, over its mass
+    shares = weights.new_ones(len(weights), 1)  # probability that an outcome represents, over its mass
     size = min(size, candidates.available.shape[-1])
     work = len(weights) * probabilities.shape[2] * probabilities.shape[3] * size
-    most = min(MOST_OUTCOMES, max(FEWEST_OUTCOMES, MOST_WORK // work))
+    most = min(MAX_OUTCOMES, max(MIN_OUTCOMES, MAX_TABLE_WORK // work))
     known = weights.new_zeros(len(weights))
     saturated_at = torch.full((len(weights),), -1, device=weights.device)
     generator = torch.Generator(weights.device).manual_seed(0)
     for pick in range(size):
-        full = (known >= (1 - SATURATED) * limits - ROUNDING) & picker.available.any(-1)
-        saturated_at = torch.where((saturated_at < 0) & full, pick, saturated_at)
-        if bool((saturated_at >= 0).all()):  # nothing of what labels would tell is asked any more
+        spent = known >= (1 - MIN_LEFT_INFORMATION) * limits - MIN_INFORMATION
+        spent = spent & picker.available.any(-1)
+        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
+        if bool((saturated_at >= 0).all()):  # no task needs its joint information any more
             picker.take(picker.distances())
             continue
-        gain = _uncertain(outcomes * weights.unsqueeze(1), shares, probabilities) - expected
+        gain = _conditional_entropy(outcomes * weights.unsqueeze(1), shares, probabilities) - expected
         index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), gain))
         place = index.clamp_min(0)
         each = torch.arange(len(weights), device=weights.device)
@@ -62,14 +59,15 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
             outcomes, shares = _sampled(outcomes, shares, weights, most, generator)
     used = ["joint"] if bool((saturated_at != 0).any()) else []
     used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
-    return picker.batch(used, saturated_at, ceiling(belief))
+    return picker.batch(used, saturated_at, information_ceiling(belief))
 
 
-def _uncertain(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:
+def _conditional_entropy(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:
     """H(y | outcome) of each row, `[task, row]`.
 
     Args:
-        masses: of each outcome and particle, `[task, outcome, particle]`.
+        masses: joint probabilities `[task, outcome, particle]`, up to a factor per outcome.
+        shares: probability that each outcome represents, over its mass.
         probabilities: `[task, particle, row, class]`.
     """
     tasks, outcomes, _ = masses.shape
@@ -86,9 +84,9 @@ def _uncertain(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:
 def _sampled(
     outcomes: Tensor, shares: Tensor, weights: Tensor, most: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Outcomes drawn in proportion to their mass, each standing for an equal part of the whole.
+    """Outcomes drawn in proportion to their probability, each representing an equal share of the whole.
 
-    They come with a mass of one: that of fifty labels together has no place in single precision.
+    Their masses are one: the probability of fifty labels together underflows in single precision.
     """
     mass = (outcomes * weights.unsqueeze(1)).sum(-1)
     drawn = torch.multinomial(mass * shares, most, replacement=True, generator=generator)
@@ -96,7 +94,7 @@ def _sampled(
     return kept / mass.gather(1, drawn).unsqueeze(-1), torch.full_like(drawn, 1 / most, dtype=shares.dtype)
 
 
-CLASS_STRATEGIES: dict[str, Callable[[Candidates, int], Batch]] = {
+CLASS_STRATEGIES: dict[str, Strategy] = {
     "top_k": top_k,
     "power": power,
     "joint": joint_information,

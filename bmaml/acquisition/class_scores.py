@@ -1,14 +1,12 @@
-"""Which unlabelled row to label next where labels are classes: scores for a pool, higher is better."""
+"""Acquisitions for classification: scores `[task, row]` of a pool, higher for rows more worth a label."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from bmaml import tails
-from bmaml.acquisition.scores import NeedsTarget
+from bmaml.acquisition.scores import Acquisition, NeedsTarget
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.shapes import PerRow
@@ -19,9 +17,12 @@ MAX_JOINT_PROBABILITIES = 2_000_000
 
 @dataclass(frozen=True)
 class ClassPool:
-    """What a score may look at: beliefs about the pool and, for EPIG, the target rows.
+    """The arguments of a score.
 
-    `uniform` is one draw in (0, 1) per pool row.
+    Attributes:
+        predictive: the belief about the pool rows.
+        uniform: one draw in (0, 1) per pool row, for `random`.
+        target: the belief about the target rows of EPIG.
     """
 
     predictive: Categorical
@@ -30,12 +31,12 @@ class ClassPool:
 
 
 def entropy(pool: ClassPool) -> PerRow:
-    """Of the mixture: maximum entropy sampling, as in Yoon et al. 2018."""
+    """Entropy of the mixture, in nats: maximum entropy sampling, as in Yoon et al. 2018."""
     return pool.predictive.entropy()
 
 
 def bald(pool: ClassPool) -> PerRow:
-    """Mutual information of label and particle (Houlsby et al. 2011)."""
+    """Mutual information of label and particle, in nats (Houlsby et al. 2011)."""
     return pool.predictive.mutual_information()
 
 
@@ -50,18 +51,18 @@ def least_confidence(pool: ClassPool) -> PerRow:
 
 
 def variation_ratio(pool: ClassPool) -> PerRow:
-    """The weight of particles that name another class than most."""
+    """The weight of the particles whose most probable class is not the one that most of them name."""
     return pool.predictive.variation_ratio()
 
 
 def epig(pool: ClassPool) -> PerRow:
     """Expected predictive information gain about the target rows (Bickford Smith et al. 2023, eq. 9).
 
-    The mutual information of the labels of a pool row and of a target row, which are independent given
-    the particle, averaged over target rows; exact over the particles.
+    The mutual information of the labels of a pool row and of a target row, averaged over target rows.
+    Labels are independent given the particle, so that it is exact.
 
     Raises:
-        NeedsTarget: there are no target rows.
+        NeedsTarget: without target rows.
     """
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
@@ -77,34 +78,26 @@ def epig(pool: ClassPool) -> PerRow:
 
 
 def random(pool: ClassPool) -> PerRow:
-    """Uniform: what every other score has to beat."""
+    """The uniform draw: the baseline of every other score."""
     return pool.uniform
 
 
-@dataclass(frozen=True)
-class ClassAcquisition:
-    """A score `[task, row]` with the unit it is in."""
-
-    score: Callable[[ClassPool], Tensor]
-    units: str
-
-
-CLASS_ACQUISITIONS: dict[str, ClassAcquisition] = {
-    "entropy": ClassAcquisition(entropy, "nats"),
-    "bald": ClassAcquisition(bald, "nats"),
-    "margin": ClassAcquisition(margin, "probability"),
-    "least_confidence": ClassAcquisition(least_confidence, "probability"),
-    "variation_ratio": ClassAcquisition(variation_ratio, "probability"),
-    "epig": ClassAcquisition(epig, "nats"),
-    "random": ClassAcquisition(random, "none"),
+CLASS_ACQUISITIONS: dict[str, Acquisition[ClassPool]] = {
+    "entropy": Acquisition(entropy, "nats"),
+    "bald": Acquisition(bald, "nats"),
+    "margin": Acquisition(margin, "probability"),
+    "least_confidence": Acquisition(least_confidence, "probability"),
+    "variation_ratio": Acquisition(variation_ratio, "probability"),
+    "epig": Acquisition(epig, "nats"),
+    "random": Acquisition(random, "none"),
 }
-"""Those that fit a classification."""
+"""Every acquisition for classification, by name."""
 
 
-def ceiling(belief: Categorical) -> float:
+def information_ceiling(belief: Categorical) -> float:
     """The most nats that any number of labels can tell about the particles: the entropy of their weights.
 
-    log M for M that count alike.
+    M particles of equal weight give log M, which is the maximum.
     """
     most = torch.special.entr(tails.exp(belief.log_weights)).sum(-1).amax()
     return min(float(most), math.log(belief.log_weights.shape[-1]))

@@ -1,11 +1,12 @@
-"""Which unlabelled row to label next: scores for a pool, for many tasks at once.
+"""Acquisitions for regression: scores `[task, row]` of a pool, higher for rows more worth a label.
 
-Every score is higher for rows more worth labelling. Scores of several outputs are summed: sums
-of variances, and of information as if the outputs were independent given the row.
+Scores of several outputs are summed: variances, and information as if outputs were independent given the
+row.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,23 +20,23 @@ from bmaml.shapes import PerRow, PerTask
 MAX_CORRELATIONS = 1 << 20
 """Pool rows × target rows × outputs that are compared together."""
 UCB_WIDTH = 2.0
-"""Standard deviations of optimism in the upper confidence bound."""
+"""Epistemic standard deviations above the mean, in the upper confidence bound."""
 
 
 class NeedsTarget(BmamlError, ValueError):
-    """EPIG was asked for without the rows it should inform about."""
+    """EPIG without target rows."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What a score may look at.
+    """The arguments of a score.
 
     Attributes:
         predictive: the belief about the pool rows.
-        best: `[task]`, what expected improvement improves on: the largest label seen so far (with
-            none, the largest predicted mean will do).
+        best: the largest label so far, `[task]`, which expected improvement compares with; without labels
+            the largest predicted mean.
         uniform: one draw in (0, 1) per pool row, for `random`.
-        target: the belief about the rows EPIG wants to inform, with its factor.
+        target: the belief about the target rows of EPIG, with its factor.
     """
 
     predictive: Predictive
@@ -44,14 +45,19 @@ class Pool:
     target: Predictive | None = None
 
 
-@dataclass(frozen=True)
-class Acquisition:
-    """A score `[task, row]` with the unit it is in.
+PoolT = TypeVar("PoolT")
 
-    `joint` scores need covariances between rows: predict with `joint=True`.
+
+@dataclass(frozen=True)
+class Acquisition(Generic[PoolT]):
+    """A score with its unit.
+
+    Attributes:
+        score: `[task, row]` of a pool.
+        joint: the score needs covariances between rows, as of `predict(joint=True)`.
     """
 
-    score: Callable[[Pool], Tensor]
+    score: Callable[[PoolT], Tensor]
     units: str
     joint: bool = False
 
@@ -62,23 +68,23 @@ def total_variance(pool: Pool) -> PerRow:
 
 
 def epistemic_variance(pool: Pool) -> PerRow:
-    """The variance a label could remove (active learning Cohn)."""
+    """The variance that labels can remove (MacKay 1992)."""
     return pool.predictive.epistemic().sum(-1)
 
 
 def entropy(pool: Pool) -> PerRow:
-    """Differential entropy of the predictive mixture (maximum entropy sampling)."""
+    """Differential entropy of the mixture (maximum entropy sampling, Shewry & Wynn 1987)."""
     return pool.predictive.entropy().sum(-1)
 
 
 def epig(pool: Pool) -> PerRow:
     """Expected predictive information gain about the target rows (Bickford Smith et al. 2023).
 
-    −½ log(1 − ρ²) averaged over targets, with ρ the predictive correlation of a pool row's
-    observation and a target's: Gaussian in the mixture's first two moments.
+    −½ log(1 − ρ²) averaged over targets, with ρ the predictive correlation of the labels of a pool row
+    and of a target row: Gaussian in the mixture's first two moments.
 
     Raises:
-        NeedsTarget: there are no target rows.
+        NeedsTarget: without target rows.
     """
     if pool.target is None:
         raise NeedsTarget("epig needs target rows: where should the predictions get better?")
@@ -98,31 +104,29 @@ def epig(pool: Pool) -> PerRow:
 
 
 def expected_improvement(pool: Pool) -> PerRow:
-    """E[max(y − best, 0)] under the mixture: a weighted mean of the Gaussian formulas (Jones 1998).
-
-    For maximisation, of the first output.
-    """
+    """E[max(y − best, 0)] of the first output: Gaussian formulas, averaged by weight (Jones et al. 1998)."""
     predictive = pool.predictive
     scale = (predictive.within + predictive.noise).sqrt().expand_as(predictive.means)[..., 0]
     gain = predictive.means[..., 0] - pool.best.view(-1, 1, 1)
     standard = gain / scale
     density = tails.exp(-0.5 * standard.square()) / (2 * torch.pi) ** 0.5
-    improvement = gain * tails.ndtr(standard) + scale * density  # far below, a difference of tiny numbers
+    # Far below the best this is a difference of tiny numbers, and may come out negative.
+    improvement = gain * tails.ndtr(standard) + scale * density
     return (predictive.weights.unsqueeze(-1) * improvement).sum(1).clamp_min(0)
 
 
 def upper_confidence_bound(pool: Pool) -> PerRow:
-    """mean + 2 epistemic standard deviations of the first output (Srinivas et al. 2010)."""
+    """Mean + `UCB_WIDTH` epistemic standard deviations of the first output (Srinivas et al. 2010)."""
     predictive = pool.predictive
     return predictive.mean()[..., 0] + UCB_WIDTH * predictive.epistemic()[..., 0].clamp_min(0).sqrt()
 
 
 def random(pool: Pool) -> PerRow:
-    """Uniform: what every other score has to beat."""
+    """The uniform draw: the baseline of every other score."""
     return pool.uniform
 
 
-ACQUISITIONS: dict[str, Acquisition] = {
+ACQUISITIONS: dict[str, Acquisition[Pool]] = {
     "total_variance": Acquisition(total_variance, "output units squared"),
     "epistemic_variance": Acquisition(epistemic_variance, "output units squared"),
     "entropy": Acquisition(entropy, "nats"),
@@ -131,4 +135,4 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "ucb": Acquisition(upper_confidence_bound, "output units"),
     "random": Acquisition(random, "none"),
 }
-"""Those that fit a regression."""
+"""Every acquisition for regression, by name."""

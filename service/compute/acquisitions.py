@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bmaml.acquisition.batches import STRATEGIES
-from bmaml.acquisition.class_batches import CLASS_STRATEGIES
-from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS
-from bmaml.acquisition.scores import ACQUISITIONS
+from bmaml.acquisition import ACQUISITIONS, CLASS_ACQUISITIONS, CLASS_STRATEGIES, STRATEGIES
 from bmaml.learners.interface import Kind
 
 

@@ -1,14 +1,20 @@
 """Scores of a pool and the batch chosen from it, for one task; tensor work, on the engine's thread."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from bmaml.acquisition.batches import STRATEGIES, Batch, Candidates
-from bmaml.acquisition.class_batches import CLASS_STRATEGIES
-from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
-from bmaml.acquisition.scores import ACQUISITIONS, Pool
+from bmaml.acquisition import (
+    ACQUISITIONS,
+    CLASS_ACQUISITIONS,
+    CLASS_STRATEGIES,
+    STRATEGIES,
+    Candidates,
+    ClassPool,
+    Pool,
+    Strategy,
+)
 from bmaml.categorical import Categorical
 from bmaml.predictive import Predictive
 from service.job import Selection, SelectionSpec, Uncertainty
@@ -44,7 +50,7 @@ def choose_by_class(
 
 def _chosen(
     spec: SelectionSpec,
-    strategies: Mapping[str, Callable[[Candidates, int], Batch]],
+    strategies: Mapping[str, Strategy],
     scores: Tensor,
     predictive: Predictive | Categorical,
     uncertainty: Uncertainty,
