@@ -34,6 +34,8 @@ DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", 
 """Dtypes of a request's tensors, by their codes in safetensors."""
 GZIP_WBITS = 16 + zlib.MAX_WBITS
 """zlib's `wbits` argument for the gzip format."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""UTF-8's mark, which some editors and shells write before JSON."""
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -64,7 +66,7 @@ def parsed(content: bytes, media_type: str, body_type: type[BodyT]) -> BodyT:
         raise RequestError("unsupported-media-type", f"send {JSON} or {SAFETENSORS}")
     try:
         if media_type == JSON:
-            return body_type.model_validate_json(content)
+            return body_type.model_validate_json(content.removeprefix(BYTE_ORDER_MARK))
         return body_type.model_validate(_from_safetensors(content))
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)

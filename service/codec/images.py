@@ -1,8 +1,6 @@
 """Images in a request: base64 PNG or JPEG files to pixels, and the threads that decode them."""
 
 import asyncio
-import base64
-import binascii
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from model_store.images import ImageInput, Pixels, upright
+from service.codec.base64_text import decoded_base64
 from service.codec.budget import Budget
 from service.errors import RequestError, invalid_at
 
@@ -68,10 +67,7 @@ def decoded_images(files: Sequence[str], image: ImageInput, budget: Budget, poin
 
 
 def _decoded_image(file: str, image: ImageInput, budget: Budget, pointer: str) -> Pixels:
-    try:
-        content = base64.b64decode(file.removeprefix("data:").rpartition("base64,")[2], validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid_at(pointer, "not base64") from None
+    content = decoded_base64(file.removeprefix("data:").rpartition("base64,")[2], pointer)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             budget.take_image(opened.width, opened.height, pointer)

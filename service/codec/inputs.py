@@ -1,7 +1,5 @@
 """Rows and labels of a request, as arrays: numbers or images, in any form that the schema accepts."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from model_store import Model, OutsideDomain
 from model_store.images import ImageInput
 from model_store.model import Single
+from service.codec.base64_text import decoded_base64
 from service.codec.budget import Budget
 from service.codec.images import decoded_images
 from service.errors import MAX_ERRORS, FieldError, invalid, invalid_at
@@ -102,7 +101,9 @@ def image_rows(
     """Images `[image, channel × height × width]` in [0, 1].
 
     They are sent as files of any size, as `uint8` tensors (0 … 255), or as numbers in [0, 1]. Tensors and
-    numbers have the model's own size: `[image, height, width]` grey, `[image, height, width, 3]` RGB.
+    numbers have the model's own size: `[image, height, width]` grey, `[image, height, width, 3]` RGB. The
+    channel axis of other libraries is taken too: `[image, 1, height, width]`, `[image, height, width, 1]`,
+    `[image, 3, height, width]`. A 3 × 3 RGB model reads `[image, 3, 3, 3]` with channels last.
 
     Raises:
         RequestError: 422 for other shapes or values, 413 for too many pixels, 504 where the deadline passes.
@@ -123,15 +124,31 @@ def image_rows(
     _check_row_count(len(array) if array.ndim else 0, pointer, max_rows, min_rows)
     if not len(array):
         return np.zeros((0, image.numbers), np.float32)
-    flat = (image.numbers,) if image.channels == 1 else None
-    if array.shape[1:] not in (image.shape, flat):
-        raise invalid_at(pointer, f"images of shape {list(image.shape)} are wanted, or encoded ones")
+    array = _channels_last(array, image, pointer)
     if array.dtype == np.uint8:
-        return image.scaled(array.reshape(len(array), *image.shape))
+        return image.scaled(array)
     _check_finite(array, pointer)
     if array.size and (array.min() < 0 or array.max() > 1):
         raise invalid_at(pointer, "pixel values lie in [0, 1]; send uint8 for 0 to 255")
     return image.turned(array.astype(np.float32))
+
+
+def _channels_last(array: NDArray[Any], image: ImageInput, pointer: str) -> NDArray[Any]:
+    """Images `[image, *image.shape]`, of any layout that `image_rows` takes.
+
+    Raises:
+        RequestError: 422 for other shapes.
+    """
+    shape, sides = array.shape[1:], (image.size, image.size)
+    alike = [image.shape]
+    if image.channels == 1:
+        alike += [(image.numbers,), (1, *sides), (*sides, 1)]
+    if shape in alike:
+        return array.reshape(len(array), *image.shape)
+    if shape == (image.channels, *sides):
+        return array.transpose(0, 2, 3, 1)
+    wanted = f"{list(image.shape)} or {[image.channels, *sides]}"
+    raise invalid_at(pointer, f"images of shape {wanted} are wanted, or encoded ones")
 
 
 def label_values(values: LabelValues, pointer: str) -> Sequence[float | str | list[float]]:
@@ -164,10 +181,7 @@ def _decoded_tensor(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     dtype: np.dtype[Any] = np.dtype(values.dtype).newbyteorder("<")
     if isinstance(values, BinaryTensor):
         return _shaped(values.content, dtype, values.shape, pointer)
-    try:
-        content = base64.b64decode(values.base64, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid_at(f"{pointer}/base64", "not base64") from None
+    content = decoded_base64(values.base64, f"{pointer}/base64")
     expected_bytes = dtype.itemsize
     for length in values.shape:  # Python's integers do not overflow
         expected_bytes *= length

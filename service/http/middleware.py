@@ -69,7 +69,10 @@ CALLER_LEFT = 499
 
 @dataclass
 class RequestContext:
-    """The outermost layer: request id, common headers, metrics, log line, a problem for every failure."""
+    """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
+
+    HEAD is routed as GET, and its reply loses the body.
+    """
 
     app: ASGIApp
     runtime: Runtime
@@ -84,6 +87,9 @@ class RequestContext:
         sent_id = headers.get(b"x-request-id", b"")
         state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state["caller"] = ""
+        # A copy: the server reads the method from its own scope.
+        head = scope["method"] == "HEAD"
+        routed = {**scope, "method": "GET"} if head else scope
         status = 0
 
         async def with_headers(message: Message) -> None:
@@ -91,10 +97,12 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._add_headers(message, state, started)
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            await self.app(scope, receive, with_headers)
+            await self.app(routed, receive, with_headers)
         except (CallerLeft, ClientDisconnect):
             status = CALLER_LEFT
         except asyncio.CancelledError:
@@ -112,7 +120,8 @@ class RequestContext:
             await problems.response(problems.internal(), state)(scope, receive, with_headers)
         finally:
             elapsed = time.perf_counter() - started
-            fields = self._account(scope, state, status or CALLER_LEFT, elapsed)
+            fields = self._account(routed, state, status or CALLER_LEFT, elapsed)
+            fields["method"] = scope["method"]
             if self.runtime.tracing is not None:
                 fields["trace_id"] = self._trace(headers, fields, began_ns, elapsed, state.get("timing", {}))
             access_log.info("request", extra={"fields": fields})
@@ -182,7 +191,7 @@ class Cors(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=self.EXPOSED,
         )

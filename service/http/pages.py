@@ -73,12 +73,12 @@ def install(app: FastAPI) -> None:
     }
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
-    @router.api_route("/docs", methods=["GET", "HEAD"])
+    @router.get("/")
+    @router.get("/docs")
     async def page(request: Request) -> Response:
         return assets[PAGES[request.scope["route"].path]].reply(request)
 
-    @router.api_route("/playground/{path:path}", methods=["GET", "HEAD"])
+    @router.get("/playground/{path:path}")
     async def asset(path: str, request: Request) -> Response:
         if path not in assets:
             raise HTTPException(404)

@@ -70,7 +70,10 @@ def install(app: FastAPI) -> None:
     async def http_exception(request: Request, error: HTTPException) -> Response:
         kinds: dict[int, Kind] = {404: "no-such-route", 405: "method-not-allowed"}
         kind = kinds.get(error.status_code, "http-error")
-        problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=error.headers or {})
+        headers = dict(error.headers or {})
+        if "GET" in headers.get("Allow", "").split(", "):  # HEAD is answered wherever GET is
+            headers["Allow"] += ", HEAD"
+        problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=headers)
         return _reply(request, problem, error.status_code)
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import math
 import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -22,6 +24,11 @@ log = logging.getLogger("service.server")
 
 RESERVED_FILES = 256
 """Open files that the process needs beside its connections."""
+OPEN_WARNING = (
+    "no keys are configured and BMAML_HOST=%s listens beyond the loopback interface: everyone who reaches "
+    "the port can use the service. Set BMAML_KEYS or BMAML_KEYS_FILE, or BMAML_HOST=127.0.0.1"
+)
+"""The line of the log at the start of a service that anyone may use."""
 
 
 class Server(uvicorn.Server):
@@ -69,6 +76,8 @@ class ProbeServer(uvicorn.Server):
 def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal or a failure; return the exit status of the process."""
     raise_file_limit(settings.max_connections)
+    if not app.state.runtime.keys.configured and not is_loopback(settings.host):
+        log.warning(OPEN_WARNING, settings.host)
     with asyncio.Runner(loop_factory=uvicorn_config(app, settings).get_loop_factory()) as runner:
         return runner.run(_serve(app, settings))
 
@@ -76,12 +85,21 @@ def serve(app: FastAPI, settings: Settings) -> int:
 async def _serve(app: FastAPI, settings: Settings) -> int:
     runtime: Runtime = app.state.runtime
     server = Server(uvicorn_config(app, settings), runtime, settings.linger_s)
+    probe_host = settings.probe_host or settings.host
+    try:
+        sockets = dual_stack_socket(settings.host, settings.port)
+        probe_sockets = None
+        if settings.probe_port is not None:
+            probe_sockets = dual_stack_socket(probe_host, settings.probe_port)
+    except OSError as error:
+        log.critical("cannot listen: %s", error)
+        return 1
     if settings.probe_port is None:
-        await server.serve()
+        await server.serve(sockets)
     else:
         probes = uvicorn.Config(
             create_probe_app(runtime),
-            host=settings.probe_host or settings.host,
+            host=probe_host,
             port=settings.probe_port,
             lifespan="off",
             access_log=False,
@@ -90,9 +108,9 @@ async def _serve(app: FastAPI, settings: Settings) -> int:
             timeout_graceful_shutdown=1,
         )
         probe_server = ProbeServer(probes)
-        task = asyncio.create_task(probe_server.serve())
+        task = asyncio.create_task(probe_server.serve(probe_sockets))
         try:
-            await server.serve()
+            await server.serve(sockets)
         finally:
             probe_server.should_exit = True
             await task
@@ -113,6 +131,28 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
     )
+
+
+def dual_stack_socket(host: str, port: int) -> list[socket.socket] | None:
+    """A listening socket of both IP families where `host` is `::`; None leaves the socket to uvicorn.
+
+    asyncio restricts an IPv6 socket to its own family, so that `::` would refuse IPv4.
+
+    Raises:
+        OSError: the port is taken, or the machine has no IPv6.
+    """
+    if host != str(ipaddress.IPv6Address(0)) or not socket.has_dualstack_ipv6():
+        return None
+    return [socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether all addresses of a host are this machine's loopback; False for a name that is not known."""
+    try:
+        addresses = {str(each[4][0]) for each in socket.getaddrinfo(host, None)} if host else set()
+    except OSError:
+        return False
+    return bool(addresses) and all(ipaddress.ip_address(each).is_loopback for each in addresses)
 
 
 def raise_file_limit(max_connections: int) -> None:

@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypeAliasType
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -17,6 +27,8 @@ ClassNames = TypeAliasType("ClassNames", Annotated[list[ClassName], FailFast()])
 DType = Literal["float32", "float64", "int64", "uint8"]
 MAX_DIMENSIONS = 4
 """Dimensions of a tensor: RGB images have four."""
+MAX_MIXED_ROWS = 20
+"""Rows of mixed labels that errors point at."""
 
 
 class EncodedTensor(BaseModel):
@@ -67,6 +79,28 @@ def _label_form(value: Any) -> str:
     return form if form in ("2-D", "class-names", "encoded-tensor") else "1-D"
 
 
+def _check_one_type(value: Any) -> Any:
+    """The labels, unless strings and numbers stand among them.
+
+    Raises:
+        ValidationError: at each row of the rarer type; of two as frequent, at those unlike the first row.
+    """
+    if not isinstance(value, list) or not {str} < set(map(type, value)):
+        return value
+    strings = [row for row, each in enumerate(value) if isinstance(each, str)]
+    numbers = [row for row, each in enumerate(value) if isinstance(each, int | float)]
+    if len(strings) + len(numbers) < len(value):  # other types are refused by the schema
+        return value
+    sorts = [(strings, "a string beside numbers"), (numbers, "a number beside strings")]
+    if strings[0] == 0:
+        sorts.reverse()
+    rows, found = min(sorts, key=lambda sort: len(sort[0]))
+    error = PydanticCustomError("mixed_labels", "{found}: labels are all of one type", {"found": found})
+    raise ValidationError.from_exception_data(
+        "labels", [InitErrorDetails(type=error, loc=(row,), input=None) for row in rows[:MAX_MIXED_ROWS]]
+    )
+
+
 X = Annotated[
     Annotated[Rows, Tag("2-D")]
     | Annotated[GreyImages, Tag("3-D")]
@@ -83,6 +117,7 @@ Labels = Annotated[
     | Annotated[ClassNames, Tag("class-names")]
     | Annotated[EncodedTensor, Tag("encoded-tensor")],
     Discriminator(_label_form),
+    BeforeValidator(_check_one_type),
 ]
 """Numbers, rows of numbers for several outputs, class names, or a tensor of numbers."""
 

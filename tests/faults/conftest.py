@@ -95,6 +95,10 @@ class Process:
     def end(self, how: signal.Signals) -> int:
         """Send a signal; its exit status, once it has ended and all of its log has come."""
         self.process.send_signal(how)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Its exit status, once it has ended by itself and all of its log has come."""
         status = self.process.wait(60)
         self._reader.join()
         return status

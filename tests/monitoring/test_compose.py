@@ -62,7 +62,7 @@ def test_prometheus_asks_by_the_name_and_port_that_the_service_has():
     assert job["static_configs"] == [{"targets": ["bmaml:8000"]}]
     for name in ("api", "api-gpu"):
         assert SERVICES[name]["networks"]["default"]["aliases"] == ["bmaml"]
-        assert SERVICES[name]["ports"] == ["${BMAML_PORT:-8000}:8000"]
+        assert SERVICES[name]["ports"] == ["${BMAML_BIND:-127.0.0.1}:${BMAML_PORT:-8000}:8000"]
 
 
 def checked(port: str, **environment: str) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 from model_store.images import ImageInput
 from service.codec.budget import Budget
 from service.codec.images import decoded_images
+from service.codec.inputs import image_rows
 from service.errors import RequestError
 from service.settings import Settings
 from tests.pictures import SIZE, pictures, png, publish_classifier
@@ -102,6 +103,65 @@ def test_all_forms_of_a_picture_give_one_answer(client):
     flat = tensor((asked / 255).astype(np.float64).reshape(len(asked), -1))
     found = predict(client, body | {"query": {"x": flat}})["prediction"]["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, SIZE, SIZE), (SIZE, SIZE, 1)])
+def test_a_channel_axis_of_grey_pictures_may_stand_first_or_last(client, shape):
+    expected = predict(client, task())["prediction"]["probabilities"]
+    asked = GREY[:, 2:].reshape(-1, *shape)
+    for form in (tensor(asked), (asked / 255).tolist()):
+        found = predict(client, task(query={"x": form}))["prediction"]["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    wrong = client.post("/adapt-predict", json=task(query={"x": tensor(np.zeros((1, 3, SIZE, SIZE)))}))
+    assert f"[{SIZE}, {SIZE}] or [1, {SIZE}, {SIZE}]" in wrong.json()["errors"][0]["detail"]
+
+
+def test_the_channels_of_colour_pictures_may_stand_first_or_last(client):
+    noise = np.random.default_rng(3).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    body = {"model": "colour", "support": {"x": tensor(noise[:2]), "y": ["a", "b"]}}
+    expected = predict(client, body | {"query": {"x": tensor(noise)}})["prediction"]["probabilities"]
+    first = noise.transpose(0, 3, 1, 2)
+    for form in (tensor(first), (first / 255).tolist()):
+        found = predict(client, body | {"query": {"x": form}})["prediction"]["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_three_channels_of_three_by_three_pixels_stand_last(tmp_path):
+    image = ImageInput(channels=3, size=3)
+    values = np.random.default_rng(4).random((2, 3, 3, 3)).astype(np.float32)
+    budget = Budget(Settings(store=tmp_path), float("inf"))
+    found = image_rows(values.tolist(), image, "/query/x", 5, budget)
+    np.testing.assert_allclose(found, values.transpose(0, 3, 1, 2).reshape(2, -1), rtol=1e-6)
+
+
+def test_base64_of_pictures_and_tensors_may_have_line_breaks(client):
+    expected = predict(client, task())["prediction"]["probabilities"]
+    files = task()["query"]["x"]["images"]
+    wrapped = [base64.encodebytes(base64.b64decode(each)).decode() for each in files]
+    numbers = tensor(GREY[:, 2:].reshape(-1, SIZE, SIZE))
+    content = base64.encodebytes(base64.b64decode(numbers["base64"])).decode().replace("\n", "\r\n")
+    assert wrapped[0].count("\n") > 1
+    for form in ({"images": wrapped}, numbers | {"base64": content}):
+        found = predict(client, task(query={"x": form}))["prediction"]["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "found"),
+    [
+        ([1, "1"], [1], "a string beside numbers"),
+        (["1", 1], [1], "a number beside strings"),
+        ([1, "1", 1, "2", 1], [1, 3], "a string beside numbers"),
+        ([1.0, "1", "2"], [0], "a number beside strings"),
+    ],
+)
+def test_numbers_beside_strings_as_labels_are_told_by_their_rows(client, labels, rows, found):
+    shown = tensor(np.zeros((len(labels), SIZE, SIZE), np.uint8))
+    reply = client.post("/adapt-predict", json=task() | {"support": {"x": shown, "y": labels}})
+    assert reply.status_code == 422
+    errors = reply.json()["errors"]
+    assert [each["pointer"] for each in errors] == [f"/support/y/{row}" for row in rows]
+    assert errors[0]["detail"] == f"{found}: labels are all of one type"
 
 
 def test_pictures_of_any_size_and_colour_are_made_the_models(client):

@@ -81,6 +81,12 @@ def test_bytes_that_are_not_text_are_a_400(client):
     assert send(client, b'{"model": "\xff\xfe"}')["status"] == 400
 
 
+def test_a_byte_order_mark_before_json_is_skipped(client):
+    answer = client.post("/adapt-predict", content=b"\xef\xbb\xbf" + json.dumps(BODY).encode())
+    assert answer.status_code == 200
+    assert send(client, b"\xef\xbb\xbf\xef\xbb\xbf{}")["type"] == "urn:bmaml:problem:not-json"
+
+
 def test_logarithmic_columns_refuse_what_is_not_positive(client):
     body = {"model": "wide", "support": {"x": [], "y": []}, "query": {"x": [[0.0, 16], [0.0, -1]]}}
     (error,) = send(client, json.dumps(body))["errors"]
