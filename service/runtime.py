@@ -14,7 +14,7 @@ from service.codec.bodies import BodyReader
 from service.codec.decode import Decoder
 from service.codec.images import DecodingThreads
 from service.compute.batch import answer_batch, compute
-from service.compute.cuda_graphs import Graphs
+from service.compute.cuda_graphs import GraphCache
 from service.compute.device import check, device_for
 from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
@@ -58,7 +58,7 @@ class Runtime:
         self.queue = Queue(settings.max_queue_work, settings.max_batch_work, processes)
         graphs = None
         if worker_pool is None and settings.graphs and settings.device != "cpu" and torch.cuda.is_available():
-            graphs = Graphs(tell=lambda event: self.metrics.graphs.labels(event).inc())
+            graphs = GraphCache(on_event=lambda event: self.metrics.graphs.labels(event).inc())
         threads = settings.threads or min(usable_cores(), torch.get_num_threads())
         self.engine = Engine(
             self.queue,

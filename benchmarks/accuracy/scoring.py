@@ -16,7 +16,7 @@ from bmaml.learners import Learner
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from model_store import Model
-from service.compute.adaptation import NEGLIGIBLE
+from service.compute.adaptation import NEGLIGIBLE_WEIGHT
 from training.evaluate import TASKS_PER_BLOCK, mean_metrics, metrics_by_task
 
 LEVELS = [step / 20 for step in range(1, 20)]
@@ -38,7 +38,7 @@ def served_forecaster(model: Model) -> Forecaster:
     """The forecaster of a model as the service computes it, in the network's units."""
 
     def forecast(support: Examples, x: Tensor) -> Predictive:
-        return model.predict(model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE), x)
+        return model.predict(model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT), x)
 
     return forecast
 

@@ -14,7 +14,7 @@ from service.codec.budget import Budget
 from service.codec.inputs import input_rows
 from service.codec.support_set import SupportSet, support_set
 from service.codec.warnings import input_warnings
-from service.compute.acquisitions import CAPABILITIES
+from service.compute.capabilities import CAPABILITIES
 from service.engine.posterior_cache import Entry, PosteriorCache
 from service.errors import MAX_ERRORS, FieldError, RequestError, invalid, invalid_at
 from service.job import Array, Job, PredictionSpec, SelectionSpec
@@ -88,7 +88,7 @@ class Decoder:
             raw_rows["target"] = target.raw
         capabilities = CAPABILITIES[model.manifest.kind]
         acquisition = request.acquisition or (
-            capabilities.without_target if request.target is None else "epig"
+            capabilities.default_acquisition if request.target is None else "epig"
         )
         if acquisition not in capabilities.acquisitions:
             raise invalid_at(
@@ -99,7 +99,7 @@ class Decoder:
             raise invalid_at("/target", "epig needs target rows: where should the predictions get better?")
         if request.batch.strategy not in ("auto", *capabilities.strategies):
             raise invalid_at("/batch/strategy", f"one of auto, {', '.join(capabilities.strategies)}")
-        strategy = capabilities.resolved(request.batch.strategy, acquisition, request.batch.size)
+        strategy = capabilities.resolve_strategy(request.batch.strategy, acquisition, request.batch.size)
         ids, labels = _pool_ids(request, len(pool.raw)), adaptation.support.labels
         spec = SelectionSpec(
             acquisition=acquisition,

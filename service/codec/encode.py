@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from service.codec.warnings import fit_warnings
-from service.compute.acquisitions import CAPABILITIES
+from service.compute.capabilities import CAPABILITIES
 from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
 from service.schemas.requests import UncertaintyRequest

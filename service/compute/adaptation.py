@@ -1,4 +1,4 @@
-"""The first half of a batch, for all kinds of model: padded rows in, one posterior over all tasks out."""
+"""The adaptation of a batch, for all kinds of model: padded rows in, one posterior over all tasks out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,84 +16,98 @@ from model_store import Model
 from model_store.model import Single
 from service.job import Array, Job, KeptPosterior
 
-NEGLIGIBLE = 1e-8
-"""Weight of the hypotheses that are left out: far below single precision."""
+NEGLIGIBLE_WEIGHT = 1e-8
+"""Total weight of the hypotheses that are left out: far below single precision."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Every task's posterior, and what is said of it.
+    """The posterior of a batch.
 
     Attributes:
-        finite: False where adaptation diverged.
-        effective: 1 / Σ weight² over particles.
+        posterior: one posterior over all tasks, with a leading `task` axis.
+        finite: whether the task's adaptation stayed finite, `[task]`.
+        effective_particles: 1 / Σ weight² over particles, `[task]`.
     """
 
     posterior: Any
     finite: NDArray[np.bool_]
-    effective: Array
+    effective_particles: Array
 
     @classmethod
     def of(cls, jobs: Sequence[Job], model: Model, support: Examples) -> "Adaptation":
-        """Adapt to the support sets, or recall what is known of them."""
-        known = [job.kept for job in jobs if job.kept is not None]
-        if known:
-            posteriors = [kept.posterior for kept in known]
+        """Adapt to the support sets, or join the jobs' kept posteriors."""
+        all_kept = [job.kept for job in jobs if job.kept is not None]
+        if all_kept:
+            posteriors = [kept.posterior for kept in all_kept]
             posterior: Posterior = type(posteriors[0]).joined(posteriors)
-            effective = np.array([kept.effective_particles for kept in known])
-            return cls(posterior, np.ones(len(known), bool), effective)
-        posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE, jobs[0].steps)
+            effective = np.array([kept.effective_particles for kept in all_kept])
+            return cls(posterior, np.ones(len(all_kept), bool), effective)
+        posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT, jobs[0].steps)
         finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(jobs))
         return cls(posterior, finite, to_numpy(model.learner.effective_particles(posterior)))
 
-    def kept(
-        self, task: int, job: Job, support_nll: tuple[float, float] | None, labelled: Tensor | None = None
+    def kept_posterior(
+        self,
+        task: int,
+        job: Job,
+        support_nll: tuple[float, float] | None,
+        support_features: Tensor | None = None,
     ) -> KeptPosterior | None:
-        """One task's share, if it is to be kept."""
+        """One task's posterior, if its job has a key; else None."""
         if job.key is None:
             return None
         if job.kept is not None:
             return job.kept
-        alone = self.posterior.at(torch.tensor([task]))
-        features = None if labelled is None else labelled.clone()
-        return KeptPosterior(alone, support_nll, float(self.effective[task]), features)
+        own = self.posterior.at(torch.tensor([task]))
+        features = None if support_features is None else support_features.clone()
+        return KeptPosterior(own, support_nll, float(self.effective_particles[task]), features)
 
 
-def padded(jobs: Sequence[Job], device: torch.device) -> tuple[Examples, Examples]:
-    """Support sets, and query rows without labels, padded to the longest; no support where it is known."""
-    known = jobs[0].kept is not None
-    support_x = [job.support_x[:0] if known else job.support_x for job in jobs]
-    support_y = [job.support_y[:0] if known else job.support_y for job in jobs]
+def padded_examples(jobs: Sequence[Job], device: torch.device) -> tuple[Examples, Examples]:
+    """Support sets, and query rows without labels, padded to the longest of the batch.
+
+    The support sets are empty where the posteriors are kept.
+    """
+    adapts = jobs[0].kept is None
+    support_x = [job.support_x if adapts else job.support_x[:0] for job in jobs]
+    support_y = [job.support_y if adapts else job.support_y[:0] for job in jobs]
     query_x = [job.query_x for job in jobs]
-    return _examples(support_x, support_y, device), _examples(query_x, [x[:, :0] for x in query_x], device)
+    return _padded(support_x, support_y, device), _padded(query_x, [x[:, :0] for x in query_x], device)
 
 
-def _examples(x: Sequence[Single], y: Sequence[Single], device: torch.device) -> Examples:
+def _padded(x: Sequence[Single], y: Sequence[Single], device: torch.device) -> Examples:
     counts = np.array([len(each) for each in x])
     mask = np.arange(max(1, counts.max())) < counts[:, None]
-    return Examples(*(_moved(values, device) for values in (stacked(x, mask), stacked(y, mask), mask)))
+    arrays = padded_rows(x, mask), padded_rows(y, mask), mask
+    return Examples(*(_to_device(array, device) for array in arrays))
 
 
-def stacked(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
-    """The tasks' rows where the mask is true, `[task, row, column]`."""
-    whole = np.zeros((*mask.shape, rows[0].shape[1]), np.float32)
-    whole[mask] = np.concatenate(rows)
-    return whole
+def padded_rows(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
+    """All tasks' rows in one array `[task, row, column]`, zero where the mask is False."""
+    result = np.zeros((*mask.shape, rows[0].shape[1]), np.float32)
+    result[mask] = np.concatenate(rows)
+    return result
 
 
-def _moved(values: NDArray[Any], device: torch.device) -> Tensor:
-    """On the device; through pinned memory, so that the copy need not be waited for."""
+def _to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on the device; through pinned memory on a GPU, so that the host does not wait for it."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def to_numpy(values: Tensor) -> Array:
-    """On the CPU, in double precision."""
+    """The values on the CPU in double precision."""
     return values.double().cpu().numpy()
 
 
+def single_precision(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The values in single precision, contiguous."""
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
 def diverged(job: Job) -> Diverged:
-    """What a task is told whose adaptation left the finite numbers."""
+    """The error of a task whose adaptation left the finite numbers."""
     return Diverged(
         f"adapting {job.model.manifest.name!r} to these {len(job.support_x)} rows left the finite numbers; "
         "check the units of the rows, or ask for fewer steps"

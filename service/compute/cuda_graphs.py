@@ -1,12 +1,12 @@
-"""Computations on a GPU that are recorded once for each shape of their input, and then launched whole.
+"""The cache of CUDA graphs: GPU computations that are recorded for a shape of input, and launched as a whole.
 
 A batch of small tasks is hundreds of kernels of a few microseconds each; to launch them one by one takes
-longer than to run them. A recorded computation (a CUDA graph) is launched in one go. It does the same to
-whatever lies in its input, so that what is recorded must not depend on what the numbers are.
+longer than to run them. A CUDA graph is launched in one call. It repeats the same kernels on any numbers in
+its input, so that the recorded operations must depend on shapes alone.
 
-All recordings share one pool of memory: they run one after the other on one stream, and what one has
-computed is on its way to the host before the next begins. So many are kept at most, the least recently used
-go, and those of a model that nobody holds any more.
+All recordings share one memory pool: they run one after the other on one stream, and the results of one are
+copied to the host before the next begins. The least recently used recordings are dropped, and those of models
+that no longer exist.
 """
 
 import logging
@@ -28,107 +28,116 @@ from service.compute.device import check, free_memory, out_of_memory
 log = logging.getLogger("service.graphs")
 
 Function = Callable[..., Sequence[Tensor]]
+"""A computation: from tensors on the model's device to its results."""
 Arrays = Sequence[NDArray[Any]]
+"""Input of a computation, or its results, on the host."""
 
-MOST = 128
+MAX_RECORDINGS = 128
 """Recordings that are kept."""
-SEEN = 3
-"""How often a shape must come before it is recorded, which takes longer than to compute it once."""
-TOLERANCE = 1e-4
-"""By how much a recording may differ from the computation, relative to a task's largest number."""
-SMALL = 1e-3
-"""What counts beside that of the largest number of all tasks: a result may happen to be next to nothing."""
+SHAPES_PER_RECORDING = 16
+"""Shapes whose uses are counted, for each recording that may be kept."""
+MIN_USES = 3
+"""Uses of a shape before it is recorded: to record takes longer than to compute once."""
+RELATIVE_TOLERANCE = 1e-4
+"""Difference allowed between recording and computation, relative to the task's largest number."""
+BATCH_SCALE_SHARE = 1e-3
+"""Share of the largest number of all tasks that is added to each task's: a result may be close to zero."""
 
 
 class Launched(Protocol):
-    """A computation under way."""
+    """A launched computation."""
 
     def wait(self) -> list[NDArray[np.float64]]:
-        """Its results, once they are there."""
+        """Wait for the results, and return them."""
 
 
 class Recording(Protocol):
-    """A computation for input of one shape."""
+    """A recorded computation for input of one shape."""
 
     def launch(self, arrays: Arrays) -> Launched:
-        """Begin to compute; the arrays are the caller's again."""
+        """Launch the computation; the caller may change the arrays afterwards."""
 
 
-Record = Callable[[Function, Arrays], Recording]
+Recorder = Callable[[Function, Arrays], Recording]
+"""Records a computation for the shapes of these arrays."""
 
 
 @dataclass
 class _Entry:
-    """What is known of a computation on one shape.
+    """A computation on one shape.
 
     Attributes:
         owner: the model whose tensors the recording reads.
+        uses: how often the shape has come.
+        recording: None until it has come often enough.
     """
 
     owner: "weakref.ref[Model]"
-    seen: int = 0
+    uses: int = 0
     recording: Recording | None = None
 
 
-class Graphs:
-    """Recordings of models' computations; several threads may ask, and do not wait for one that records.
+class GraphCache:
+    """The recordings of models' computations, for several threads; none waits while another records.
 
     Args:
-        record: makes a recording.
-        device_type: of the models whose computations are recorded.
-        most: are kept.
-        seen: how often a shape must come before it is recorded.
-        tell: is told of every "recorded", "launched", "dropped" and "failed"; failed is what cannot be
-            recorded, or said something else when it was launched.
+        recorder: makes a recording.
+        device_type: type of the device whose computations are recorded.
+        max_recordings: recordings that are kept.
+        min_uses: uses of a shape before it is recorded.
+        on_event: called with "recorded", "launched", "dropped" or "failed". A computation has failed if it
+            cannot be recorded, or if its recording gives other results.
     """
 
     def __init__(
         self,
-        record: Record | None = None,
+        recorder: Recorder | None = None,
         device_type: str = "cuda",
-        most: int = MOST,
-        seen: int = SEEN,
-        tell: Callable[[str], object] = lambda event: None,
+        max_recordings: int = MAX_RECORDINGS,
+        min_uses: int = MIN_USES,
+        on_event: Callable[[str], object] = lambda event: None,
     ) -> None:
-        self.device_type, self._tell = device_type, tell
-        self._record: Record = GpuRecorder() if record is None else record
-        self._most, self._seen = most, seen
+        self.device_type, self._on_event = device_type, on_event
+        self._recorder: Recorder = GpuRecorder() if recorder is None else recorder
+        self._max_recordings, self._min_uses = max_recordings, min_uses
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._hopeless: dict[Hashable, weakref.ref[Model]] = {}
+        self._unrecordable: dict[Hashable, weakref.ref[Model]] = {}
         self._lock, self._recording = threading.Lock(), threading.Lock()
 
-    def hopeless(self, model: Model, key: Hashable) -> bool:
-        """Whether a computation could not be recorded on some shape, and will not be tried on others."""
-        owner = self._hopeless.get((id(model), key))
+    def unrecordable(self, model: Model, key: Hashable) -> bool:
+        """Whether the computation could not be recorded for some shape, and is not tried for others."""
+        owner = self._unrecordable.get((id(model), key))
         return owner is not None and owner() is model
 
     def launch(self, model: Model, key: Hashable, function: Function, arrays: Arrays) -> Launched | None:
-        """Compute `function` of the arrays; None where it is not recorded, and has to be computed as it is.
+        """Launch the recording of `function` for these arrays; None where there is none.
+
+        The function is recorded first, if the shape has come often enough.
 
         Args:
-            model: whose tensors the function reads.
-            key: which function of the model it is.
-            function: of as many tensors as there are arrays, on the model's device.
+            model: the model whose tensors the function reads.
+            key: identifies the function among those of the model.
+            function: takes a tensor for each array, on the model's device.
 
         Raises:
             DeviceFailed: the device does not answer any more.
         """
-        if self.hopeless(model, key):
+        if self.unrecordable(model, key):
             return None
-        place = (id(model), key, *((array.shape, array.dtype.str) for array in arrays))
+        entry_key = (id(model), key, *((array.shape, array.dtype.str) for array in arrays))
         with self._lock:
-            self._forget_the_gone()
-            entry = self._entries.setdefault(place, _Entry(weakref.ref(model)))
-            self._entries.move_to_end(place)
-            entry.seen += 1
-            wanted = entry.recording is None and entry.seen >= self._seen
-        if wanted and self._recording.acquire(blocking=False):
+            self._drop_collected()
+            entry = self._entries.setdefault(entry_key, _Entry(weakref.ref(model)))
+            self._entries.move_to_end(entry_key)
+            entry.uses += 1
+            due = entry.recording is None and entry.uses >= self._min_uses
+        if due and self._recording.acquire(blocking=False):
             try:
-                self._make(entry, key, function, arrays, model)
+                self._record(entry, key, function, arrays, model)
             finally:
                 self._recording.release()
         with self._lock:
-            self._let_go()
+            self._evict()
             if entry.recording is None:
                 return None
             try:
@@ -137,94 +146,100 @@ class Graphs:
                 if out_of_memory(error):
                     raise
                 entry.recording = None
-                self._give_up(model, key, error)
+                self._mark_unrecordable(model, key, error)
                 return None
-        self._tell("launched")
+        self._on_event("launched")
         return launched
 
     def clear(self) -> None:
-        """Drop all recordings, and what they hold of the device's memory."""
+        """Drop all recordings, and release their memory."""
         with self._lock:
-            for place in list(self._entries):
-                self._drop(place)
+            for entry_key in list(self._entries):
+                self._drop(entry_key)
 
-    def _make(self, entry: _Entry, key: Hashable, function: Function, arrays: Arrays, model: Model) -> None:
-        """Record on zeros, and believe the recording once it says of the arrays what the computation says."""
+    def _record(self, entry: _Entry, key: Hashable, function: Function, arrays: Arrays, model: Model) -> None:
+        """Record on zeros; keep the recording if its results for the arrays are those of the function."""
         try:
-            recording = self._record(function, [np.zeros_like(array) for array in arrays])
+            recording = self._recorder(function, [np.zeros_like(array) for array in arrays])
             tensors = [torch.from_numpy(array).to(model.device) for array in arrays]
             expected = [each.double().cpu().numpy() for each in function(*tensors)]
             with self._lock:
                 launched = recording.launch(arrays)
             if fault := _difference(launched.wait(), expected):
-                raise _Unlike(fault)
+                raise _DifferentResults(fault)
         except Exception as error:
             if not out_of_memory(error):
-                self._give_up(model, key, error)
+                self._mark_unrecordable(model, key, error)
                 return
-            error.__traceback__ = None  # its frames hold the tensors that there was no room for
-            entry.seen = 0
+            error.__traceback__ = None  # its frames hold the tensors that filled the memory
+            entry.uses = 0
             self.clear()
             free_memory(model.device)
-            self._tell("failed")
+            self._on_event("failed")
             log.warning("there was no memory to record a computation of %s", model.manifest.name)
         else:
             entry.recording = recording
-            self._tell("recorded")
+            self._on_event("recorded")
 
-    def _give_up(self, model: Model, key: Hashable, error: Exception) -> None:
-        """On a computation, whatever its shape: what a failed recording holds may never be given back.
+    def _mark_unrecordable(self, model: Model, key: Hashable, error: Exception) -> None:
+        """Record this computation no more, for any shape: a failed recording may never release its memory.
 
         Raises:
             DeviceFailed: the device does not answer any more.
         """
         check(model.device)
-        self._hopeless[id(model), key] = weakref.ref(model)
-        self._tell("failed")
+        self._unrecordable[id(model), key] = weakref.ref(model)
+        self._on_event("failed")
         fault = f"{type(error).__name__}: {error}"
         log.warning("computations of %s stay unrecorded: %s", model.manifest.name, fault)
 
-    def _forget_the_gone(self) -> None:
-        for place in [place for place, entry in self._entries.items() if entry.owner() is None]:
-            self._drop(place)
-        for place in [place for place, owner in list(self._hopeless.items()) if owner() is None]:
-            del self._hopeless[place]
+    def _drop_collected(self) -> None:
+        """Drop everything about models that have been collected."""
+        for entry_key in [entry_key for entry_key, entry in self._entries.items() if entry.owner() is None]:
+            self._drop(entry_key)
+        for entry_key in [
+            entry_key for entry_key, owner in list(self._unrecordable.items()) if owner() is None
+        ]:
+            del self._unrecordable[entry_key]
 
-    def _let_go(self) -> None:
-        """Of recordings beyond the bound, and of shapes that came once and not again."""
-        recorded = [place for place, entry in self._entries.items() if entry.recording is not None]
-        for place in recorded[: -self._most]:
-            self._drop(place)
-        while len(self._entries) > 16 * self._most:
+    def _evict(self) -> None:
+        """Drop the least recently used recordings and shapes beyond the bounds."""
+        recorded = [entry_key for entry_key, entry in self._entries.items() if entry.recording is not None]
+        for entry_key in recorded[: -self._max_recordings]:
+            self._drop(entry_key)
+        while len(self._entries) > SHAPES_PER_RECORDING * self._max_recordings:
             self._drop(next(iter(self._entries)))
 
-    def _drop(self, place: Hashable) -> None:
-        if self._entries.pop(place).recording is not None:
-            self._tell("dropped")
+    def _drop(self, entry_key: Hashable) -> None:
+        if self._entries.pop(entry_key).recording is not None:
+            self._on_event("dropped")
 
 
-class _Unlike(Exception):
-    """A recording said something else than what was recorded."""
+class _DifferentResults(Exception):
+    """A recording gives other results than the computation."""
 
 
 def _difference(found: Arrays, expected: Arrays) -> str | None:
-    """What is wrong with the found results, if anything; each has a leading axis of tasks."""
-    for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+    """The first difference beyond the tolerance, in words; None without one.
+
+    Each result has a leading `task` axis.
+    """
+    for index, (own, other) in enumerate(zip(found, expected, strict=True)):
         finite = np.isfinite(other)
-        if one.shape != other.shape or not np.array_equal(np.isfinite(one), finite):
-            return f"result {place} has another shape, or is not finite elsewhere"
+        if own.shape != other.shape or not np.array_equal(np.isfinite(own), finite):
+            return f"result {index} has another shape, or is not finite elsewhere"
         tasks = len(other)
-        size = np.where(finite, np.abs(other), 0).reshape(tasks, -1).max(1)
-        off = np.abs(np.where(finite, one - np.where(finite, other, 0), 0)).reshape(tasks, -1).max(1)
-        if (off > TOLERANCE * (size + SMALL * size.max())).any():
-            return f"result {place} differs by {off.max():.2g} of {size.max():.2g}"
+        scale = np.where(finite, np.abs(other), 0).reshape(tasks, -1).max(1)
+        error = np.abs(np.where(finite, own - np.where(finite, other, 0), 0)).reshape(tasks, -1).max(1)
+        if (error > RELATIVE_TOLERANCE * (scale + BATCH_SCALE_SHARE * scale.max())).any():
+            return f"result {index} differs by {error.max():.2g} of {scale.max():.2g}"
     return None
 
 
 class GpuRecorder:
-    """Records on the current GPU; one recording after the other uses the same memory.
+    """Records computations on the current GPU, all of them with one memory pool.
 
-    What is launched has a stream of its own, so that it need not wait for what is being recorded.
+    Recordings are launched on a stream of their own, so that they need not wait while another is recorded.
     """
 
     def __init__(self) -> None:
@@ -233,10 +248,10 @@ class GpuRecorder:
         self._alive: weakref.WeakSet[GpuRecording] = weakref.WeakSet()
 
     def __call__(self, function: Function, arrays: Arrays) -> "GpuRecording":
-        """A recording of the function of these arrays' shapes."""
+        """Record the function for the shapes of these arrays."""
         if self._streams is None:
             self._streams = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        if not self._alive:  # a pool that nobody uses is given back, and not to be used again
+        if not self._alive:  # torch releases a pool without users, and it cannot be used again
             self._pool = torch.cuda.graph_pool_handle()
         recording = GpuRecording(function, arrays, *self._streams, self._pool)
         self._alive.add(recording)
@@ -244,11 +259,12 @@ class GpuRecorder:
 
 
 class GpuRecording:
-    """A CUDA graph with its input on the device, its results packed into one tensor.
+    """A CUDA graph with its input on the device; its results are packed into one tensor.
 
     Args:
-        recording, launching: streams.
-        pool: of the memory for what is between input and results.
+        recording: stream on which the graph is recorded.
+        launching: stream on which it is launched.
+        pool: memory pool of the intermediate tensors.
     """
 
     def __init__(
@@ -263,11 +279,11 @@ class GpuRecording:
         with torch.cuda.stream(launching):
             self._inputs = [torch.from_numpy(array).to("cuda") for array in arrays]
         launching.synchronize()
-        # A failed recording would leave its stream the current one; this puts back what was before.
+        # A failed recording leaves its stream the current one; this context restores the former.
         with torch.cuda.stream(recording):
-            function(*self._inputs)  # what is made at the first use is made now
+            function(*self._inputs)  # libraries allocate their workspaces at the first use
             recording.synchronize()
-            # Others may allocate while this thread records: only its own calls must be recordable.
+            # Other threads may allocate meanwhile: only this thread's calls have to be recordable.
             mode = "thread_local"
             with torch.cuda.graph(self._graph, pool=pool, stream=recording, capture_error_mode=mode):
                 results = function(*self._inputs)
@@ -275,38 +291,44 @@ class GpuRecording:
         self._shapes = [tuple(result.shape) for result in results]
 
     def replay(self) -> None:
-        """Compute the same again."""
+        """Launch the graph on its present input, without copies."""
         with torch.cuda.stream(self._stream):
             self._graph.replay()
 
     def launch(self, arrays: Arrays) -> "GpuLaunched":
-        """Copy in, compute, copy out, all of it behind what was launched before; nothing is waited for.
+        """Copy the arrays in, launch the graph, and copy the results out, without host synchronisation.
 
-        The host's side of a copy is pinned memory of torch's own cache, which hands it out again once
-        the copy is done.
+        All of it runs after the earlier launches. Pinned memory comes from torch's cache, which reuses it
+        only when the copy is done.
         """
         with torch.cuda.stream(self._stream):
             for tensor, array in zip(self._inputs, arrays, strict=True):
                 tensor.copy_(torch.from_numpy(array).pin_memory(), non_blocking=True)
             self._graph.replay()
-            said = torch.empty(self._packed.shape, dtype=self._packed.dtype, pin_memory=True)
-            said.copy_(self._packed, non_blocking=True)
+            results = torch.empty(self._packed.shape, dtype=self._packed.dtype, pin_memory=True)
+            results.copy_(self._packed, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(self._stream)
-        return GpuLaunched(said, self._shapes, done)
+        return GpuLaunched(results, self._shapes, done)
 
 
 @dataclass(frozen=True)
 class GpuLaunched:
-    """Results on their way to the host."""
+    """A launched CUDA graph, whose results are being copied to the host.
 
-    said: Tensor
+    Attributes:
+        results: all results, flattened, in pinned memory.
+        shapes: of each result.
+        done: occurs when the copy is done.
+    """
+
+    results: Tensor
     shapes: list[tuple[int, ...]]
     done: torch.cuda.Event
 
     def wait(self) -> list[NDArray[np.float64]]:
-        """Its results, once they are there."""
+        """Wait for the results, and return them."""
         self.done.synchronize()
         sizes = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
-        pieces = np.split(self.said.numpy(), sizes)
+        pieces = np.split(self.results.numpy(), sizes)
         return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]

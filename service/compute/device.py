@@ -1,19 +1,20 @@
-"""The device: which one, whether it still answers, and what running out of its memory looks like."""
+"""The device: its choice, its health, and its memory."""
 
 import torch
 
 from bmaml.errors import BmamlError
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
-"""What errors say that have no class of their own: of the host, of pinned memory, of cuBLAS and cuDNN."""
+OUT_OF_MEMORY_TEXTS = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
+"""Texts of out-of-memory errors without a class of their own: of the host, of pinned memory, and of
+cuBLAS and cuDNN."""
 
 
 class DeviceFailed(BmamlError):
-    """The device is not there, or does not answer."""
+    """The device is missing, or does not answer any more."""
 
 
 def device_for(choice: str) -> torch.device:
-    """The device of a setting: `auto` takes the GPU where there is one.
+    """The device of a setting; `auto` is the GPU where there is one.
 
     Raises:
         DeviceFailed: `cuda` was asked for and there is none.
@@ -25,13 +26,13 @@ def device_for(choice: str) -> torch.device:
 
 
 def check(device: torch.device) -> None:
-    """Let the device compute something.
+    """Check that the device computes.
 
-    An error of a CUDA kernel leaves its context broken for good: everything that is asked of it from
-    then on fails, and only a new process helps.
+    An error of a CUDA kernel breaks its context for good: all later calls fail, and only a new process
+    helps.
 
     Raises:
-        DeviceFailed: it does not, or computes nonsense.
+        DeviceFailed: it does not, or its result is wrong.
     """
     try:
         total = float(torch.arange(4, device=device, dtype=torch.float32).sum())
@@ -42,20 +43,20 @@ def check(device: torch.device) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that was too much for the memory of the device, or of this machine."""
+    """Whether the error says that the device or this machine was out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 def free_memory(device: torch.device) -> None:
-    """Hand back what the allocator keeps for later."""
+    """Return the unused memory of the GPU's allocator to the GPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def memory(device: torch.device) -> dict[str, int]:
-    """Bytes of the device's memory by what holds them; nothing on the CPU, whose memory is the process's."""
+    """Bytes of the GPU's memory that are allocated, reserved, free and in total; empty on a CPU."""
     if device.type != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info(device)

@@ -16,15 +16,15 @@ from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store import Model
-from service.compute.adaptation import Adaptation, diverged, padded, to_numpy
+from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
 from service.compute.selection import choose
 from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
 from service.schemas.responses import Interval, ParticleMoments, Prediction, Quantiles, Variance
 
 MAX_CELLS, MAX_GPU_CELLS = 1 << 17, 1 << 24
-"""Tasks × hypotheses × rows that are predicted together: they stay in cache, and in a GPU's memory."""
-MAX_PADDING, MAX_GPU_PADDING = 20_000, 1 << 21
-"""Cells of padding that cost as much as another part."""
+"""Tasks × hypotheses × rows that are predicted together: on a CPU they stay in cache, on a GPU in memory."""
+MAX_PADDING_CELLS, MAX_GPU_PADDING_CELLS = 20_000, 1 << 21
+"""Cells of padding that take as long as another group, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,26 @@ class BatchMoments:
         """The tensors of `believe` copied to the CPU; waits for the device."""
         return cls(*map(to_numpy, tensors))
 
-    def finite(self, place: int, job: Job) -> bool:
+    def finite(self, task: int, job: Job) -> bool:
         """Whether every number of a task's answer is finite."""
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
-        values = [each[place, :rows] for each in (self.mean, self.aleatoric, self.epistemic)]
-        values += [self.nll_after[place], self.quantiles[place, : len(levels), :rows]]
+        values = [each[task, :rows] for each in (self.mean, self.aleatoric, self.epistemic)]
+        values += [self.nll_after[task], self.quantiles[task, : len(levels), :rows]]
         return all(bool(np.isfinite(each).all()) for each in values)
 
-    def uncertainty(self, place: int, job: Job) -> Uncertainty:
+    def uncertainty(self, task: int, job: Job) -> Uncertainty:
         """A task's variances, summed over outputs."""
-        own = place, slice(len(job.query_x))
+        own = task, slice(len(job.query_x))
         return Uncertainty(self.aleatoric[own].sum(-1), self.epistemic[own].sum(-1))
 
-    def prediction(self, place: int, job: Job, particles: ParticleMoments | None = None) -> Prediction:
-        """A task's answer."""
-        spec, own = job.spec, (place, slice(len(job.query_x)))
+    def prediction(self, task: int, job: Job, particles: ParticleMoments | None = None) -> Prediction:
+        """A task's prediction in the caller's units."""
+        spec, own = job.spec, (task, slice(len(job.query_x)))
         assert isinstance(spec, PredictionSpec)
         assert spec.interval is not None
         aleatoric, epistemic = self.aleatoric[own], self.epistemic[own]
         total = aleatoric + epistemic
-        quantiles = _by_row(self.quantiles[place, : len(spec.levels), : len(job.query_x)])
+        quantiles = _by_row(self.quantiles[task, : len(spec.levels), : len(job.query_x)])
         return Prediction(
             mean=_by_row(self.mean[own]),
             std=_by_row(np.sqrt(total)),
@@ -91,10 +91,11 @@ def believe(
 
     Args:
         support: rows whose labels are scored; None where their NLL is known.
-        query_x: standardised, `[task, row, input]`.
-        levels: of the quantiles, `[task, level]`.
-        joint: the belief also carries what covariances between rows need.
-        rounds: of the search for quantiles; then nothing depends on the numbers (no host synchronisation).
+        query_x: standardised inputs, `[task, row, input]`.
+        levels: quantile levels, `[task, level]`.
+        joint: whether the belief also carries the features that covariances between rows need.
+        rounds: rounds of the search for quantiles; with a given number there is no host synchronisation.
+            None: until it converges.
     """
     skip_inside = rounds is None
     if support is None:
@@ -102,10 +103,10 @@ def believe(
         belief = model.predict(posterior, query_x, joint, skip_inside)
     else:
         # The support rows are predicted beside the query rows: one pass also scores their labels.
-        shown = support.x.shape[1]
+        support_rows = support.x.shape[1]
         belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, skip_inside)
-        nll_after = _nll(model, belief.part(slice(None), slice(shown)), support)
-        belief = belief.part(slice(None), slice(shown, None))
+        nll_after = _nll(model, belief.part(slice(None), slice(support_rows)), support)
+        belief = belief.part(slice(None), slice(support_rows, None))
     belief = model.in_callers_units(belief)
     moments = belief.mean(), belief.aleatoric(), belief.epistemic()
     return belief, (nll_after, *moments, belief.quantiles(levels, rounds))
@@ -123,45 +124,46 @@ def support_nll(job: Job, before: float, after: float) -> tuple[float, float] | 
 
 def quantile_levels(jobs: Sequence[Job], tasks: int = 0, width: int = 0) -> Array:
     """Each task's quantile levels, padded with medians to the longest list, and to `tasks` × `width`."""
-    wanted = [job.spec.levels if isinstance(job.spec, PredictionSpec) else () for job in jobs]
-    levels = np.full((max(tasks, len(jobs)), max(width, *map(len, wanted))), 0.5)
-    for task, own in enumerate(wanted):
+    by_job = [job.spec.levels if isinstance(job.spec, PredictionSpec) else () for job in jobs]
+    levels = np.full((max(tasks, len(jobs)), max(width, *map(len, by_job))), 0.5)
+    for task, own in enumerate(by_job):
         levels[task, : len(own)] = own
     return levels
 
 
 def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
-    """The answers to jobs of one group, in order; a diverged task gets its error in place of one."""
+    """The answers to jobs of one group, in order; a diverged task has its error in place of one."""
     first = jobs[0]
     model = first.model.drawing(first.seed)
-    support, query = padded(jobs, model.device)
+    support, query = padded_examples(jobs, model.device)
     started = time.perf_counter()
     adaptation = Adaptation.of(jobs, model, support)
     adapted = time.perf_counter()
-    before = _before(model, support) if first.kept is None else np.zeros(len(jobs))
+    before = _nll_before_in_blocks(model, support) if first.kept is None else np.zeros(len(jobs))
     answers: dict[int, Answer | Diverged] = {}
     rows = query.x.shape[1] + (support.x.shape[1] if first.kept is None else 0)
-    for tasks in _alike(adaptation.posterior, rows):
-        posterior, shown, x = adaptation.posterior, support, query.x
+    for tasks in _groups_of_like_size(adaptation.posterior, rows):
+        posterior, group_support, x = adaptation.posterior, support, query.x
         if len(tasks) < len(jobs):
             index = torch.tensor(tasks, device=model.device)
             posterior, x = posterior.at(index), x[index]
-            shown = Examples(support.x[index], support.y[index], support.mask[index])
+            group_support = Examples(support.x[index], support.y[index], support.mask[index])
         levels = torch.from_numpy(quantile_levels([jobs[task] for task in tasks])).to(model.device)
-        belief, tensors = believe(model, posterior, None if first.kept else shown, x, levels, first.joint)
+        scored = None if first.kept else group_support
+        belief, tensors = believe(model, posterior, scored, x, levels, first.joint)
         moments = BatchMoments.of(tensors)
-        for place, task in enumerate(tasks):
+        for row, task in enumerate(tasks):
             job = jobs[task]
-            if not (adaptation.finite[task] and np.isfinite(before[task]) and moments.finite(place, job)):
+            if not (adaptation.finite[task] and np.isfinite(before[task]) and moments.finite(row, job)):
                 answers[task] = diverged(job)
                 continue
-            nll = support_nll(job, float(before[task]), float(moments.nll_after[place]))
+            nll = support_nll(job, float(before[task]), float(moments.nll_after[row]))
             nll = nll if job.kept is None else job.kept.support_nll
             answers[task] = Answer(
-                result=_result(job, moments, place, belief, x),
+                result=_result(job, moments, row, belief, x),
                 support_nll=nll,
-                effective_particles=float(adaptation.effective[task]),
-                kept=adaptation.kept(task, job, nll),
+                effective_particles=float(adaptation.effective_particles[task]),
+                kept=adaptation.kept_posterior(task, job, nll),
                 cached=job.kept is not None,
             )
     times = BatchTimes(adapt_s=adapted - started, predict_s=time.perf_counter() - adapted)
@@ -169,22 +171,26 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
 
 
 def _result(
-    job: Job, moments: BatchMoments, place: int, belief: Predictive, x: Tensor
+    job: Job, moments: BatchMoments, task: int, belief: Predictive, x: Tensor
 ) -> Prediction | Selection | None:
-    """The prediction or the selection that the task at this place asks for."""
+    """The prediction or the selection that a task asks for.
+
+    Args:
+        task: index of the task in `moments`, `belief` and `x`.
+    """
     if job.spec is None:
         return None
-    own = slice(place, place + 1), slice(len(job.query_x))
+    own = slice(task, task + 1), slice(len(job.query_x))
     if isinstance(job.spec, PredictionSpec):
         particles = _particles(belief.part(*own)) if job.spec.particles else None
-        return moments.prediction(place, job, particles)
-    labelled = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
-    spread = moments.uncertainty(place, job)
-    return choose(job.spec, belief.part(*own).without_negligible(0.0), spread, x[own], labelled)
+        return moments.prediction(task, job, particles)
+    support_x = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
+    uncertainty = moments.uncertainty(task, job)
+    return choose(job.spec, belief.part(*own).without_negligible(0.0), uncertainty, x[own], support_x)
 
 
 def _particles(belief: Predictive) -> ParticleMoments:
-    """Every hypothesis that has weight."""
+    """Means, standard deviations and weights of the hypotheses that have weight."""
     weights = to_numpy(belief.log_weights.exp())[0]
     std = (belief.noise + belief.within).sqrt().expand_as(belief.means)
     real = weights > 0
@@ -193,27 +199,32 @@ def _particles(belief: Predictive) -> ParticleMoments:
 
 
 def _by_row(values: NDArray[Any]) -> NDArray[np.float32]:
-    """`[…, row, output]` in single precision, in one piece of memory; `[…, row]` for a single output."""
-    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values, dtype=np.float32)
+    """`[…, row, output]` in single precision; `[…, row]` for a single output."""
+    return single_precision(values[..., 0] if values.shape[-1] == 1 else values)
 
 
-def _before(model: Model, support: Examples) -> Array:
-    """NLL of the support labels before adaptation, a bounded number of tasks at a time."""
-    most = MAX_CELLS if model.device.type == "cpu" else MAX_GPU_CELLS
-    parts = blocks(len(support), most, model.learner.hypotheses * support.x.shape[1])
+def _nll_before_in_blocks(model: Model, support: Examples) -> Array:
+    """`nll_before`, computed in blocks of tasks."""
+    max_cells = MAX_CELLS if model.device.type == "cpu" else MAX_GPU_CELLS
+    parts = blocks(len(support), max_cells, model.learner.hypotheses * support.x.shape[1])
     return to_numpy(torch.cat([nll_before(model, support.tasks(part)) for part in parts]))
 
 
-def _alike(posterior: Posterior, rows: int) -> Iterator[list[int]]:
-    """Tasks with about as many hypotheses, in order: together they waste little, and stay in cache."""
+def _groups_of_like_size(posterior: Posterior, rows: int) -> Iterator[list[int]]:
+    """Groups of tasks with about as many hypotheses each: little padding, and few cells.
+
+    Args:
+        rows: predicted rows of each task.
+    """
     on_cpu = posterior.log_weights.device.type == "cpu"
-    cells, waste = (MAX_CELLS, MAX_PADDING) if on_cpu else (MAX_GPU_CELLS, MAX_GPU_PADDING)
+    max_cells = MAX_CELLS if on_cpu else MAX_GPU_CELLS
+    max_padding = MAX_PADDING_CELLS if on_cpu else MAX_GPU_PADDING_CELLS
     counts = (posterior.log_weights > -torch.inf).sum(-1).tolist()
     group: list[int] = []
     real = 0
     for task in sorted(range(len(counts)), key=counts.__getitem__):
         real, with_padding = real + counts[task], (len(group) + 1) * counts[task]
-        if group and (rows * (with_padding - real) > waste or rows * with_padding > cells):
+        if group and (rows * (with_padding - real) > max_padding or rows * with_padding > max_cells):
             yield sorted(group)
             group, real = [], counts[task]
         group.append(task)

@@ -1,4 +1,4 @@
-"""Scores of a pool and the batch chosen from it, for one task; tensor work, on the engine's thread."""
+"""The selection of rows to label: scores of one task's pool, and a batch chosen by them."""
 
 from collections.abc import Mapping
 
@@ -23,13 +23,20 @@ from service.job import Selection, SelectionSpec, Uncertainty
 def choose(
     spec: SelectionSpec, belief: Predictive, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
 ) -> Selection:
-    """The batch of pool rows to label next, by what is believed about their numbers."""
-    pool, everything = slice(spec.pool_rows), slice(None)
-    predictive = belief.part(everything, pool)
+    """Select pool rows of a regression task.
+
+    Args:
+        belief: the belief about pool rows, then target rows.
+        uncertainty: of the same rows.
+        rows_x: their inputs, `[1, row, input]`.
+        support_x: inputs of the support rows, `[1, shot, input]`.
+    """
+    pool, all_tasks = slice(spec.pool_rows), slice(None)
+    predictive = belief.part(all_tasks, pool)
     uniform = _uniform(spec, rows_x)
     best = predictive.mean()[..., 0].amax(-1) if spec.best is None else uniform.new_tensor([spec.best])
     has_target = belief.means.shape[2] > spec.pool_rows
-    target = belief.part(everything, slice(spec.pool_rows, None)) if has_target else None
+    target = belief.part(all_tasks, slice(spec.pool_rows, None)) if has_target else None
     scores = ACQUISITIONS[spec.acquisition].score(
         Pool(predictive, best.to(predictive.means), uniform, target)
     )
@@ -39,7 +46,7 @@ def choose(
 def choose_by_class(
     spec: SelectionSpec, belief: Categorical, uncertainty: Uncertainty, rows_x: Tensor, support_x: Tensor
 ) -> Selection:
-    """The batch of pool rows to label next, by what is believed about their classes."""
+    """Select pool rows of a classification task; arguments as `choose`, with features for inputs."""
     predictive = belief.part(slice(None), slice(spec.pool_rows))
     has_target = belief.log_probabilities.shape[2] > spec.pool_rows
     target = belief.part(slice(None), slice(spec.pool_rows, None)) if has_target else None
@@ -57,6 +64,7 @@ def _chosen(
     rows_x: Tensor,
     support_x: Tensor,
 ) -> Selection:
+    """Let the strategy select a batch by these scores of the pool rows, `[1, row]`."""
     pool = slice(spec.pool_rows)
     batch = strategies[spec.strategy](
         Candidates(
@@ -84,4 +92,5 @@ def _chosen(
 
 
 def _uniform(spec: SelectionSpec, like: Tensor) -> Tensor:
+    """The pool rows' keys as a tensor `[1, row]` on the device of `like`."""
     return torch.from_numpy(spec.keys).to(like.device).unsqueeze(0)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from bmaml.learners import MAX_STEPS
 from service.codec import bodies, encode
 from service.codec.decode import Decoder
-from service.compute.acquisitions import CAPABILITIES
+from service.compute.capabilities import CAPABILITIES
 from service.errors import RequestError
 from service.http.exchange import Exchange, ready_runtime
 from service.http.problems import openapi_responses

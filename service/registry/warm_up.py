@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from model_store import Model
-from service.compute.acquisitions import CAPABILITIES
-from service.compute.cuda_graphs import SEEN
+from service.compute.capabilities import CAPABILITIES
+from service.compute.cuda_graphs import MIN_USES
 from service.engine.queue import MAX_CANDIDATES
 from service.job import Job, PredictionSpec, SelectionSpec
 
@@ -38,7 +38,7 @@ def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], obj
         answer([job] * tasks)
     if image is None and model.device.type == "cuda":
         for batch in _common_batches(job, max_batch_work):
-            for _ in range(SEEN):  # a shape is recorded once it has come so often
+            for _ in range(MIN_USES):  # until the shape is recorded
                 answer(batch)
     if image is None:  # without labels most hypotheses remain, and a selection takes longest
         pool = np.zeros((POOL_ROWS, x.shape[1]), np.float32)
@@ -58,8 +58,8 @@ def _common_batches(job: Job, max_batch_work: int) -> Iterator[list[Job]]:
 def _selection_spec(model: Model, rows: int) -> SelectionSpec:
     """A selection from `rows` rows by the model's default acquisition and strategy."""
     capabilities = CAPABILITIES[model.manifest.kind]
-    acquisition = capabilities.without_target
-    strategy = capabilities.resolved("auto", acquisition, SELECTED_ROWS)
+    acquisition = capabilities.default_acquisition
+    strategy = capabilities.resolve_strategy("auto", acquisition, SELECTED_ROWS)
     return SelectionSpec(
         acquisition=acquisition,
         strategy=strategy,

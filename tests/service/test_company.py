@@ -144,24 +144,26 @@ class Counted:
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 640), min_size=1, max_size=64), st.integers(1, 300))
 def test_tasks_are_predicted_together_where_padding_costs_less_than_a_part(counts, rows):
-    parts = list(regression._alike(Counted(counts), rows))
+    parts = list(regression._groups_of_like_size(Counted(counts), rows))
     assert sorted(task for part in parts for task in part) == list(range(len(counts)))
     sizes = [[counts[task] for task in part] for part in parts]
     for size in sizes:
-        assert sum(max(size) - count for count in size) * rows <= regression.MAX_PADDING
+        assert sum(max(size) - count for count in size) * rows <= regression.MAX_PADDING_CELLS
         assert len(size) == 1 or len(size) * max(size) * rows <= regression.MAX_CELLS
     for size, following in itertools.pairwise(sizes):  # nor could the next have come along
         more = [*size, min(following)]
         padding = sum(max(more) - count for count in more) * rows
         assert max(size) <= min(following)
-        assert padding > regression.MAX_PADDING or len(more) * max(more) * rows > regression.MAX_CELLS
+        assert padding > regression.MAX_PADDING_CELLS or len(more) * max(more) * rows > regression.MAX_CELLS
 
 
 def test_rows_that_are_shown_count_as_rows_that_are_predicted(models, monkeypatch):
     seen = []
-    whole = regression._alike
+    whole = regression._groups_of_like_size
     monkeypatch.setattr(
-        regression, "_alike", lambda posterior, rows: seen.append(rows) or whole(posterior, rows)
+        regression,
+        "_groups_of_like_size",
+        lambda posterior, rows: seen.append(rows) or whole(posterior, rows),
     )
     job = job_of(models, (0, 30, 7, "predict", None, False, 1))
     answer_batch([job])

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bmaml.learners import Diverged
 from service.compute import cuda_graphs, graphed_regression
 from service.compute.batch import answer_batch
-from service.compute.cuda_graphs import Graphs
+from service.compute.cuda_graphs import GraphCache
 from service.compute.device import DeviceFailed
 from service.job import Job, PredictionSpec, work_per_row
 from service.registry import warm_up
@@ -93,7 +93,9 @@ class Results(list):
 def noting(seen=1, record=Noted, device_type="cpu", **bounds):
     """Graphs, with what they have told so far."""
     events = Counter()
-    graphs = Graphs(record, device_type, seen=seen, tell=lambda event: events.update([event]), **bounds)
+    graphs = GraphCache(
+        record, device_type, min_uses=seen, on_event=lambda event: events.update([event]), **bounds
+    )
     return graphs, events
 
 
@@ -163,7 +165,7 @@ def test_a_diverged_task_fails_alone_among_launched_ones(tmp_path):
 
 
 def test_quantiles_that_are_not_found_in_time_are_found_the_usual_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(graphed_regression, "ROUNDS", 0)
+    monkeypatch.setattr(graphed_regression, "QUANTILE_ROUNDS", 0)
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
     (found,) = answer_batch([job(model)], graphs)
     assert events["launched"] == 1
@@ -173,7 +175,7 @@ def test_quantiles_that_are_not_found_in_time_are_found_the_usual_way(tmp_path, 
 def test_a_large_batch_is_launched_in_parts(tmp_path, monkeypatch):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
     cells = model.learner.hypotheses * (16 + 16) * 2
-    monkeypatch.setattr(graphed_regression, "CELLS", 3 * cells)  # so two tasks at a time
+    monkeypatch.setattr(graphed_regression, "MAX_PART_CELLS", 3 * cells)  # so two tasks at a time
     jobs = [job(model, shown=9, seed=seed) for seed in range(5)]
     found = answer_batch(jobs, graphs)
     assert events == {"recorded": 2, "launched": 3}  # two, two and one
@@ -193,7 +195,7 @@ def test_what_comes_once_is_not_recorded(tmp_path):
 
 
 def test_so_many_recordings_are_kept_and_none_of_a_model_that_is_gone(tmp_path):
-    graphs, events = noting(most=2)
+    graphs, events = noting(max_recordings=2)
     first, second = kind(tmp_path, "collapsed"), kind(tmp_path, "bfa")
     for rows in (16, 64, 256):
         answer_batch([job(first, rows=rows)], graphs)
@@ -327,7 +329,7 @@ def test_nobody_waits_for_what_is_being_recorded(tmp_path):
 def test_padding_does_not_make_more_rows_than_features_of_fewer(tmp_path, shown, padded):
     """Of which there are six: exact layers have another form then."""
     model = kind(tmp_path, "collapsed")
-    assert graphed_regression._sizes([job(model, 0), job(model, shown, rows=20)]) == (padded, 64, 2)
+    assert graphed_regression._padded_sizes([job(model, 0), job(model, shown, rows=20)]) == (padded, 64, 2)
 
 
 def test_the_shapes_that_are_warmed_up_are_recorded_and_no_larger_than_the_queue_makes_them(tmp_path):
@@ -379,9 +381,9 @@ def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     model = kind(tmp_path, name)
     there = copy.copy(model)
     object.__setattr__(there, "learned", {key: each.to("meta") for key, each in model.learned.items()})
-    arrays = graphed_regression._arrays([job(model), job(model, 3, 20)])
+    arrays = graphed_regression._padded_arrays([job(model), job(model, 3, 20)])
     tensors = [torch.from_numpy(each).to("meta") for each in arrays]
-    run = partial(graphed_regression.predicted, there, model.learner.steps)
+    run = partial(graphed_regression.adapt_and_predict, there, model.learner.steps)
     run(*tensors)  # what is made at the first use is made now
     with FromNumbers() as numbers, Waits() as waits:
         results = run(*tensors)

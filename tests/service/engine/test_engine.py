@@ -15,7 +15,7 @@ import torch
 import service.compute.batch as batch_module
 from bmaml.learners import Diverged
 from service.compute.batch import compute
-from service.compute.cuda_graphs import Graphs
+from service.compute.cuda_graphs import GraphCache
 from service.compute.device import DeviceFailed, device_for
 from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
@@ -348,7 +348,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_the_cpu():
 
 
 def test_what_is_recorded_is_let_go_where_there_is_no_room(model, monkeypatch):
-    graphs, answered, whole = Graphs(), [], batch_module.answer_batch
+    graphs, answered, whole = GraphCache(), [], batch_module.answer_batch
 
     def answer_batch(jobs, graphs):
         answered.append(len(jobs))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from service.compute.adaptation import Adaptation, padded
+from service.compute.adaptation import Adaptation, padded_examples
 from service.compute.batch import answer_batch
 from service.engine.posterior_cache import PosteriorCache
 from service.errors import RequestError
@@ -115,7 +115,7 @@ def kept_work(tmp_path):
     model = publish(tmp_path)
     x, y = np.ones((2, 1), np.float32), np.ones((2, 1), np.float32)
     job = Job(model, x, y, x[:0], 0, 0, None, float("inf"), posted=PostedSupport(x.astype(float), (1.0, 1.0)))
-    adaptation = Adaptation.of([job], model, padded([job], model.device)[0])
+    adaptation = Adaptation.of([job], model, padded_examples([job], model.device)[0])
     return job, KeptPosterior(adaptation.posterior, None, 1.0)
 
 
