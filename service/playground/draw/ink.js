@@ -1,10 +1,10 @@
-// Strokes as pixels: on a pad for people, and as the small picture that a model takes.
+// Strokes as pixels: on a pad for people, and as the small image that a model takes.
 
 import { html, svg } from "../dom.js";
 
-/** Pixels along a side of the picture that is sent, per pixel of the model's. */
+/** Pixels along a side of the image that is sent, per pixel of the model's. */
 const FINER = 4;
-/** The width of a pen and the longest side of a character, as shares of the picture. */
+/** The width of a pen and the longest side of a character, as shares of the image. */
 const PEN = 1.5 / 28;
 const EXTENT = 20 / 28;
 /** A drawing is made larger at most so much: a dot stays a dot. */
@@ -35,8 +35,8 @@ export function centred(strokes) {
 
 const painted = new WeakMap();
 
-/** Black ink on white paper as a base64 PNG for a model of pictures of `size` pixels; painted once. */
-export function picture(strokes, size) {
+/** Black ink on white paper as a base64 PNG for a model of images of `size` pixels a side; painted once. */
+export function image(strokes, size) {
   const key = `${size} ${strokes.flat().length}`;
   if (painted.get(strokes)?.key !== key) painted.set(strokes, { key, png: paint(strokes, size) });
   return painted.get(strokes).png;

@@ -7,7 +7,7 @@ import { post } from "../service.js";
 import { showAnswer, showNone } from "./answer.js";
 import { Classes } from "./classes.js";
 import { GLYPHS, variant } from "./glyphs.js";
-import { picture, thumb } from "./ink.js";
+import { image, thumb } from "./ink.js";
 import { Pad } from "./pad.js";
 
 const FIRST = ["balloon", "key", "eight"];
@@ -103,13 +103,13 @@ export class DrawPanel {
     if (!empty.length && labels.size < 2)
       this.missing = "Two classes have the same name: give them different ones.";
     if (this.missing) return null;
-    const images = rows.map((row) => picture(row.strokes, this.card.image.size));
+    const images = rows.map((row) => image(row.strokes, this.card.image.size));
     return { x: { images }, y: rows.map((row) => row.label) };
   }
 
   async #asked({ card, support, strokes }) {
     const started = performance.now();
-    const query = { x: { images: [picture(strokes, card.image.size)] } };
+    const query = { x: { images: [image(strokes, card.image.size)] } };
     // Kept: while the pen moves only the query is embedded anew.
     const reply = await post("adapt-predict", {
       model: card.name,
@@ -157,7 +157,7 @@ export class DrawPanel {
       support,
       pool: {
         ids: pool.map((each) => each.id),
-        x: { images: pool.map((each) => picture(each.strokes, card.image.size)) },
+        x: { images: pool.map((each) => image(each.strokes, card.image.size)) },
       },
       acquisition,
       batch: { size: SUGGESTED, strategy: "top_k" },
@@ -174,7 +174,7 @@ export class DrawPanel {
         "button",
         {
           type: "button",
-          className: "picture",
+          className: "image",
           title: "Ask about it",
           "aria-label": `Ask about ${id}`,
           onclick: () => this.query.set(strokes),

@@ -3,7 +3,7 @@
 import { examplesFor } from "../curves/examples.js";
 import { domainOf, grid } from "../curves/space.js";
 import { GLYPHS, variant } from "../draw/glyphs.js";
-import { picture } from "../draw/ink.js";
+import { image } from "../draw/ink.js";
 import { columnsOf, writtenInputs } from "./csv.js";
 
 const d3 = globalThis.d3;
@@ -14,7 +14,7 @@ const TAUGHT = ["hook", "balloon", "fork"];
 /** Text in CSV that the model can answer, or its header alone where no rows can be made up. */
 export async function exampleFor(card) {
   const { inputs, outputs } = columnsOf(card);
-  if (card.kind !== "regression") return written([...inputs, ...outputs], pictures(card));
+  if (card.kind !== "regression") return written([...inputs, ...outputs], images(card));
   const { numbers, texts } = writtenInputs(card);
   const header = [...numbers.map(({ name }) => name), ...texts.keys(), ...outputs];
   return written(header, await rowsOf(card, numbers, [...texts.values()]));
@@ -38,9 +38,9 @@ async function rowsOf(card, numbers, texts) {
 
 const rounded = (value) => Number(value.toPrecision(4));
 
-function pictures(card) {
+function images(card) {
   if (!card.image.drawing) return [];
-  const drawn = (name, seed) => picture(variant(GLYPHS[name], seed), card.image.size);
+  const drawn = (name, seed) => image(variant(GLYPHS[name], seed), card.image.size);
   return [
     ...TAUGHT.map((name) => [drawn(name, 1), name]),
     ...TAUGHT.slice(0, 2).map((name) => [drawn(name, 2), ""]),

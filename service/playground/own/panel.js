@@ -55,10 +55,10 @@ export class OwnPanel {
     const { numbers, texts } = writtenInputs(this.card);
     const named = [...texts].map(([name, values]) => `${name} (${values.join(", ")})`);
     const asked = texts.size ? [...numbers.map(({ name }) => name), ...named] : inputs;
-    const pictures = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
+    const imageHint = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
     say(
       byId("own-columns"),
-      `Columns: ${asked.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${pictures}`,
+      `Columns: ${asked.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${imageHint}`,
     );
     byId("own-interval").disabled = this.card.kind === "classification";
     await this.#example();
