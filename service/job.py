@@ -59,8 +59,8 @@ class SelectionSpec:
         strategy: name of the rule that builds a batch from the scores; never `auto`.
         size: rows to select.
         pool_rows: rows of the pool.
-        keys: a number in (0, 1) for each pool row, a hash of the seed and the caller's id: neither ties
-            nor random choices depend on the order of the pool.
+        keys: a number in (0, 1) for each pool row, a hash of the seed and the caller's id. Neither ties
+            nor random choices then depend on the order of the pool.
         excluded: pool rows that must not be selected.
         best: the largest label so far, in the caller's units; None without labels, where the largest
             predicted mean of the pool takes its place.

@@ -25,18 +25,18 @@ MAX_TRACKED = 256
 
 @dataclass
 class _Rate:
-    """Seconds per unit: both are summed with weights that decay with every batch."""
+    """An amount per unit, as seconds per unit of work: two sums whose weights decay with every batch."""
 
-    seconds: float = 0.0
+    amount: float = 0.0
     units: float = 0.0
 
     def value(self, default: float) -> float:
         """The rate; `default` before the first batch."""
-        return self.seconds / self.units if self.units else default
+        return self.amount / self.units if self.units else default
 
-    def add(self, seconds: float, units: float) -> None:
-        """Count a batch."""
-        self.seconds = DECAY_PER_BATCH * self.seconds + seconds
+    def add(self, amount: float, units: float) -> None:
+        """Add a batch's amount and units to the sums."""
+        self.amount = DECAY_PER_BATCH * self.amount + amount
         self.units = DECAY_PER_BATCH * self.units + units
 
 
@@ -75,7 +75,11 @@ class _BatchTime:
         self.batches.add(1, total)
 
     def seconds(self, work: Mapping[Stratum, int], batches: float | None = None) -> float:
-        """Expected seconds of this work in so many batches; by default they are as large as recent ones."""
+        """Expected seconds of this work.
+
+        Args:
+            batches: number of batches; by default they are as large as recent ones.
+        """
         seconds, total = 0.0, 0
         for stratum, units in list(work.items()):  # a copy: another thread may change it
             seconds += units * self._pace_of(stratum)
@@ -134,7 +138,11 @@ class CostModel:
             self._models.pop(min(self._models, key=lambda name: self._models[name][1].updated_at))
 
     def seconds(self, model: str, work: Mapping[Stratum, int], batches: float | None = None) -> float:
-        """Expected seconds of this work of the model, in so many batches (see `_BatchTime.seconds`)."""
+        """Expected seconds of this work of the model.
+
+        Args:
+            batches: number of batches; by default they are as large as recent ones.
+        """
         batch_time, _ = self._models.get(model) or (_BatchTime(), None)
         return batch_time.seconds(work, batches)
 

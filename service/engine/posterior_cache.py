@@ -2,7 +2,7 @@
 
 A posterior's id consists of two keyed hashes. The first is a digest of model, settings, rows and caller: the
 same rows give the same id, and callers share none. The second signs it, which tells issued ids from made-up
-ones: an id that was issued to this caller and is gone gives 410, any other unknown id 404. Replicas with the
+ones. An id that was issued to this caller and is gone gives 410, any other unknown id 404. Replicas with the
 same secret issue the same ids.
 """
 

@@ -26,8 +26,8 @@ MAX_PADDING_SHARE = 0.3
 MAX_CANDIDATES = 256
 """Jobs of a group that are considered for a batch, the oldest first.
 
-No more than half of them are considered where there are many: so a job unlike the others does not wait much
-longer than for the jobs that came before it.
+Of a longer queue at most half are considered. A job unlike the others then waits for few jobs that came
+after it.
 """
 MIN_CANDIDATES = 64
 """Jobs of a group that are considered however few wait."""
