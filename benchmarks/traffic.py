@@ -116,6 +116,8 @@ class Traffic:
         kept = await self.post(
             "/posteriors", {"model": "sinusoid", "support": self.sine_curve(), "keep": {"ttl_s": 60.0}}
         )
+        if kept.status_code != 200:
+            return
         name = kept.json()["posterior"]["id"]
         await self.post("/adapt-predict", {"model": "sinusoid", "posterior": name, "query": self.inputs(50)})
         if self.rng.random() < 0.5:
