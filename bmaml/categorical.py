@@ -1,4 +1,4 @@
-"""What is believed about the class of a query: a weighted mixture of the particles' probabilities."""
+"""The belief about the class of a query: a weighted mixture of the particles' class probabilities."""
 
 from dataclasses import dataclass
 
@@ -15,45 +15,48 @@ class Categorical:
     """Class probabilities of every particle for every query row.
 
     Attributes:
-        log_probabilities: of each particle, normalised over the classes of the task; −∞ for others.
-        log_weights: of the particles, normalised.
+        log_probabilities: of each particle, normalised over the classes of the task; −∞ for other classes.
+        log_weights: logarithms of the particles' weights, normalised.
     """
 
     log_probabilities: Float[Tensor, "task particle row class"]
     log_weights: LogWeights
 
     def log_mixture(self) -> Float[Tensor, "task row class"]:
-        """Logarithms of `probabilities`."""
+        """Log probabilities of the mixture."""
         return tails.logsumexp(self.log_probabilities + self.log_weights[..., None, None], 1)
 
     def probabilities(self) -> Float[Tensor, "task row class"]:
-        """Of the mixture."""
+        """Class probabilities of the mixture."""
         return self.log_mixture().exp()
 
     def log_density(self, y: Float[Tensor, "task row class"]) -> Float[Tensor, "task row 1"]:
-        """log probability of the true class, told by one-hot rows; zero for a row of zeros."""
+        """Log probability of the true class, given as one-hot rows; zero for a row of zeros."""
         truth = torch.where(y > 0, self.log_mixture(), 0.0)
         return truth.sum(-1, keepdim=True)
 
     def entropy(self) -> PerRow:
-        """Of the mixture, in nats: all that is uncertain."""
+        """Entropy of the mixture in nats: the total uncertainty."""
         return torch.special.entr(self.probabilities()).sum(-1)
 
     def expected_entropy(self) -> PerRow:
-        """The weighted mean of the particles' entropies: what no label would remove (aleatoric)."""
+        """Weighted mean of the particles' entropies in nats, which no label removes (aleatoric)."""
         return self._average(torch.special.entr(tails.exp(self.log_probabilities)).sum(-1))
 
     def mutual_information(self) -> PerRow:
-        """Between the label and the particle (epistemic; BALD, Houlsby et al. 2011): the difference."""
+        """Mutual information of label and particle in nats (epistemic; BALD, Houlsby et al. 2011).
+
+        It is the entropy minus the expected entropy.
+        """
         return (self.entropy() - self.expected_entropy()).clamp_min(0)
 
     def margin(self) -> PerRow:
-        """The most probable class's lead over the next; 1 where there is no other."""
+        """Probability of the most probable class minus that of the next; 1 where there is no other."""
         best = self.probabilities().topk(min(2, self.log_probabilities.shape[-1]), -1).values
         return best[..., 0] - (best[..., 1] if best.shape[-1] > 1 else 0)
 
     def variation_ratio(self) -> PerRow:
-        """The weight of particles whose most probable class is not the one most of them name."""
+        """The weight of the particles whose most probable class is not the one that most of them name."""
         classes = self.log_probabilities.shape[-1]
         votes = torch.nn.functional.one_hot(self.log_probabilities.argmax(-1), classes)
         return (1 - self._average(votes.to(self.log_weights.dtype)).amax(-1)).clamp_min(0)
@@ -70,15 +73,15 @@ class Categorical:
 def normalised(
     logits: Float[Tensor, "task particle row class"], present: Bool[Tensor, "task class"]
 ) -> Float[Tensor, "task particle row class"]:
-    """log softmax over the classes of each task; −∞ for others, and everywhere in a task without classes."""
+    """Log softmax over the classes of each task; −∞ for other classes, and in tasks without classes."""
     some = present.any(-1, keepdim=True)
-    among = torch.where(some, present, True)[:, None, None, :]  # a softmax over nothing is not a number
+    among = torch.where(some, present, True)[:, None, None, :]  # a softmax over nothing is NaN
     logs = logits.masked_fill(~among, -torch.inf).log_softmax(-1)
     return logs.masked_fill(~some[:, :, None, None], -torch.inf)
 
 
-def classes_of(
+def present_classes(
     y: Float[Tensor, "task row class"], mask: Bool[Tensor, "task row"]
 ) -> Bool[Tensor, "task class"]:
-    """Which classes a task has: those its support rows name."""
+    """True for the classes of each task: those of its real rows."""
     return ((y > 0) & mask.unsqueeze(-1)).any(1)

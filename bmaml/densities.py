@@ -24,7 +24,7 @@ from bmaml.task import Examples
 
 LOG_2PI = math.log(2 * math.pi)
 PRECISIONS = 2
-"""log γ and log λ, the last two entries of every particle."""
+"""Precisions at the end of every particle: log γ and log λ."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def with_precisions(weights: Tensor, log_noise: float, log_weight: float) -> Ten
 
 
 def weights_of(particles: Tensor) -> Tensor:
-    """Particles without their precisions: where distances between networks are measured."""
+    """Particles without their precisions."""
     return particles[..., :-PRECISIONS]
 
 
@@ -90,27 +90,26 @@ def log_joint(network: MLP, particles: Particles, examples: Examples, priors: Pr
 def joint_scores(network: MLP, particles: Particles, examples: Examples, priors: Precisions) -> Particles:
     """∇θ log_joint in closed form, for every task.
 
-    It can be differentiated once more (the chaser loss does): the backward pass is a
-    Hessian-vector product, also in closed form (Pearlmutter 1994), which spares autograd the
-    graph of a graph. Starts shared by all tasks enter as `[1, particle, param]`.
+    The result can be differentiated once more, as the chaser loss does. That backward pass is a
+    Hessian-vector product, also in closed form (Pearlmutter 1994), and needs no graph of a graph. A start
+    that all tasks share has the shape `[1, particle, param]`.
     """
     scores: Tensor = _Scores.apply(particles, examples, network, priors)
     return scores
 
 
 def likelihood_scores(network: MLP, particles: Particles, examples: Examples) -> Particles:
-    """∇θ log_likelihood, as `joint_scores` gives the joint's; zero for log λ."""
+    """∇θ log_likelihood in closed form, differentiable as `joint_scores`; zero for log λ."""
     scores: Tensor = _Scores.apply(particles, examples, network, None)
     return scores
 
 
 class _Scores(torch.autograd.Function):
-    """The likelihood's gradient, and the prior's where there is one.
+    """The gradient of the log likelihood, and of the log prior where there is one.
 
-    Every tensor inside is a stack of matrices, one for each network. Where all tasks share the
-    networks, a network's matrix holds the rows of all tasks, one task after the other, and the
-    products multiply them in one go; sums that belong to a single task split the rows again, which
-    is a view.
+    Every tensor inside is a stack of matrices, one for each network. Where all tasks share the networks, a
+    network's matrix holds the rows of all tasks, so that one product multiplies them. Sums over a single
+    task's rows split them again, which is a view.
     """
 
     @staticmethod
@@ -118,7 +117,7 @@ class _Scores(torch.autograd.Function):
         ctx: Any, particles: Tensor, examples: Examples, network: MLP, priors: Precisions | None
     ) -> Tensor:
         activation, stack = ACTIVATIONS[network.activation], _Stack.of(particles, examples)
-        weights, log_noise, log_weight = _take_apart(particles.flatten(0, 1))
+        weights, log_noise, log_weight = _split(particles.flatten(0, 1))
         gamma, lamda = log_noise.exp(), log_weight.exp()
         layers = network.unpack(weights)
 
@@ -168,10 +167,10 @@ class _Scores(torch.autograd.Function):
         network, priors, stack, mask, layers, signals, slopes, pre_activations, deltas = ctx.parts
         particles, error, squares, norm = ctx.saved_tensors
         curvature = ACTIVATIONS[network.activation].curvature
-        weights, log_noise, log_weight = _take_apart(particles.flatten(0, 1))
+        weights, log_noise, log_weight = _split(particles.flatten(0, 1))
         gamma, lamda = log_noise.exp(), log_weight.exp()
         whole = stack.from_particles(tangent)  # [network, task, param]
-        u, u_noise, u_weight = _take_apart(whole)
+        u, u_noise, u_weight = _split(whole)
         tangents = network.unpack(u.flatten(0, 1))
 
         # Forward with tangents: how signals move when the parameters move along u.
@@ -212,7 +211,7 @@ class _Scores(torch.autograd.Function):
             pieces += [d_noise.sum(1, keepdim=True), torch.zeros_like(lamda).unsqueeze(-1)]
             return torch.cat(pieces, -1).view_as(particles), None, None, None
         d_noise = d_noise - priors.noise_rate * gamma[:, None] * u_noise
-        # The prior is the same for all tasks, and linear in the tangent.
+        # The prior's part is the same for all tasks, and linear in the tangent.
         u, u_weight = u.sum(1), u_weight.sum(1)
         d_weight = -lamda * (0.5 * u_weight * norm + (weights * u).sum(-1) + priors.weight_rate * u_weight)
         pieces += [d_noise.sum(1, keepdim=True), d_weight.unsqueeze(-1)]
@@ -223,10 +222,10 @@ class _Scores(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Stack:
-    """How tasks and particles lie in a stack of networks.
+    """The layout of tasks and particles in a stack of networks.
 
-    Shared networks: one per particle, each with the rows of all `tasks`. Own networks: one per task
-    and particle, each with the rows of its task, and `tasks` is 1.
+    Shared networks are one per particle, each with the rows of all `tasks`. Own networks are one per task and
+    particle, each with the rows of its task; `tasks` is then 1.
     """
 
     shared: bool
@@ -250,7 +249,7 @@ class _Stack:
         return values.unsqueeze(1).expand(-1, self.particles, -1, -1).flatten(0, 1)
 
     def by_task(self, values: Tensor) -> Tensor:
-        """A matrix per network and task, of a matrix per network."""
+        """A matrix per network, split into one per network and task."""
         return values.reshape(self.networks * self.tasks, self.rows, values.shape[-1])
 
     def together(self, values: Tensor) -> Tensor:
@@ -278,5 +277,5 @@ class _Stack:
         return values.reshape(self.networks, 1, -1)
 
 
-def _take_apart(particles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split(particles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return weights_of(particles), particles[..., -2], particles[..., -1]

@@ -1,8 +1,8 @@
-"""Convolutional features of an image, shared by all particles: embedded once, then only heads adapt.
+"""Convolutional features of images, shared by all particles: only the heads adapt to a task.
 
-Parameters are named tensors beside the learner's own (`embedding.0.kernel`, …), because no
-particle carries them. Batch normalisation uses the batch's statistics in training and remembered
-ones afterwards, so that an answer never depends on what else is in the batch.
+Parameters are named tensors beside the learner's own (`embedding.0.kernel`, …), because no particle carries
+them. Batch normalisation uses the batch's statistics in training and running statistics afterwards, so that
+an answer never depends on the rest of its batch.
 """
 
 import math
@@ -20,14 +20,19 @@ from bmaml.shapes import Inputs
 from bmaml.task import Examples, TaskBatch
 
 PREFIX = "embedding."
+"""Start of the names of the parameters."""
 MOMENTUM = 0.02
+"""Weight of a training batch in the running statistics."""
 EPSILON = 1e-5
-SMALLEST = 16
+"""Added to variances before they are inverted."""
+MIN_SIZE = 16
+"""Pixels along each side of an image, at least: four poolings leave one."""
 BLOCKS = 4
+"""Blocks of convolution, normalisation, ReLU and pooling."""
 MAX_CPU_PIXELS = 1 << 16
 """Pixels of the images that a CPU embeds together after training: more need more memory and are no faster."""
-MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""Rows down and columns right by which the views of a picture are moved."""
+VIEW_SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""Rows down and columns right by which each view of an image is shifted, cyclically."""
 
 
 class InvalidEmbedding(BmamlError, ValueError):
@@ -46,10 +51,10 @@ class ConvNet:
     Attributes:
         channels: 1 for grey, 3 for RGB.
         size: pixels along each side.
-        views: features are averaged over so many views of a picture once training is over: itself, and
-            itself moved by one pixel down, up, right, left (cyclically). Each costs a pass.
-        bfloat16: multiply in bfloat16 while training, where the processor has it; features are
-            float32 in any case, and so is all of serving.
+        views: views of an image whose features are averaged after training: the image, and the image shifted
+            by one pixel down, up, right, left (cyclically). Each costs a pass.
+        bfloat16: multiply in bfloat16 in training, where the processor has it. Features are float32, and
+            so is all of serving.
 
     Raises:
         InvalidEmbedding: channels other than 1 or 3, images under 16 × 16, a width that is odd or
@@ -66,22 +71,22 @@ class ConvNet:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise InvalidEmbedding(f"images have 1 or 3 channels; found {self.channels}")
-        if self.size < SMALLEST:
-            raise InvalidEmbedding(f"images need at least {SMALLEST} pixels a side; found {self.size}")
+        if self.size < MIN_SIZE:
+            raise InvalidEmbedding(f"images need at least {MIN_SIZE} pixels a side; found {self.size}")
         if self.width < 2 or self.width % 2:
             raise InvalidEmbedding(f"the width must be even and positive; found {self.width}")
 
-        if not 1 <= self.views <= len(MOVES):
-            raise InvalidEmbedding(f"there are 1 to {len(MOVES)} views; found {self.views}")
+        if not 1 <= self.views <= len(VIEW_SHIFTS):
+            raise InvalidEmbedding(f"there are 1 to {len(VIEW_SHIFTS)} views; found {self.views}")
 
     @property
     def inputs(self) -> int:
-        """Numbers in one image: channels × size × size."""
+        """Values of one image: channels × size × size."""
         return self.channels * self.size**2
 
     @property
     def features(self) -> int:
-        """Numbers in one embedded image."""
+        """Features of one image."""
         side = self.size
         for _ in range(BLOCKS):
             side //= 2
@@ -114,8 +119,8 @@ class ConvNet:
         """Features of images `[task, row, channel × height × width]`.
 
         Args:
-            training: normalise by the batch's own statistics, and move the remembered ones towards
-                them in place: the one thing a meta-step changes beside what its optimiser moves.
+            training: normalise by the batch's own statistics, and update the running statistics in place;
+                nothing else is changed by a meta-step but the optimiser's parameters.
         """
         tasks, rows, _ = images.shape
         signal = images.reshape(tasks * rows, self.channels, self.size, self.size)
@@ -130,7 +135,7 @@ class ConvNet:
         return features.to(images.dtype).unflatten(0, (tasks, rows))
 
     def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
-        """A batch with features in the place of images, all from one pass."""
+        """The batch with features in the place of images, from one pass."""
         shown = batch.support.x.shape[1]
         features = self(learned, torch.cat([batch.support.x, batch.query.x], 1), training)
         support, query = features[:, :shown], features[:, shown:]
@@ -140,9 +145,9 @@ class ConvNet:
         )
 
     def _average(self, learned: Mapping[str, Tensor], signal: Tensor) -> Tensor:
-        """Over the views."""
+        """Features averaged over the views of each image."""
         total = self._features(learned, signal, False)
-        for move in MOVES[1 : self.views]:
+        for move in VIEW_SHIFTS[1 : self.views]:
             total = total + self._features(learned, signal.roll(move, (-2, -1)), False)
         return total / self.views
 
@@ -161,8 +166,8 @@ class ConvNet:
         stride, padding = 2 if strided else 1, kernel.shape[-1] // 2
         if training:
             signal = conv2d(signal, kernel, None, stride, padding)
-            remembered = mean.detach(), variance.detach()
-            signal = batch_norm(signal, *remembered, scale, shift, True, MOMENTUM, EPSILON)
+            running = mean.detach(), variance.detach()
+            signal = batch_norm(signal, *running, scale, shift, True, MOMENTUM, EPSILON)
         else:  # an affine map per channel, folded into the kernel
             factor = scale * torch.rsqrt(variance + EPSILON)
             folded = kernel * factor[:, None, None, None]

@@ -1,9 +1,9 @@
 """Differential entropy of one-dimensional mixtures of Gaussians, many at a time.
 
-−E[log p(y)] is a weighted sum over points. Of a few components they are the nodes of Gauss–Hermite quadrature
-in each: exact for one Gaussian, and good to about a hundredth of a nat for mixtures whose narrow components
-do not hide inside wide ones. Of more components STRATA points are drawn evenly instead, each standing for the
-same share of the probability, so that the cost grows with the components and not with their square.
+−E[log p(y)] is a weighted sum over points. With few components these are the nodes of Gauss–Hermite
+quadrature in each: exact for one Gaussian, and within about 0.01 nats for mixtures whose narrow components
+do not hide inside wide ones. With more components they are `STRATA` points of equal probability, so that the
+cost grows with the number of components and not with its square.
 """
 
 import math
@@ -18,39 +18,44 @@ from bmaml.blocks import blocks
 from bmaml.shapes import LogWeights
 
 HERMITE_NODES, STRATA = 32, 1024
-"""Points at which the density is looked at: in each component, and in all of many together."""
+"""Points at which the density is evaluated: in each of few components; in all of many together."""
 MAX_TERMS = 1 << 18
 """Places × points × components that are evaluated together: they stay in cache."""
 
 Components = Float[Tensor, "task particle place"]
 
 
-def of_mixtures(
+def mixture_entropy(
     means: Components, scales: Components, log_weights: LogWeights
 ) -> Float[Tensor, "task place"]:
-    """Entropy in nats of each mixture; not a number where the mixture is none."""
+    """Entropy of each mixture in nats; NaN where a moment or weight is NaN."""
     component, standard, share = _points(log_weights)
     weights = tails.exp(log_weights)
     terms = component.shape[1] * means.shape[1]
-    # Results have their place before: a small one that stays between large ones that go would split memory.
+    # Allocated first: a small result among large temporaries would fragment memory.
     found = means.new_empty(len(means), means.shape[2])
     for task in range(len(means)):
         points = component[task], standard[task], share[task]
         for some in blocks(means.shape[2], MAX_TERMS, terms):
             own = means[task, :, some].T, scales[task, :, some].T
-            found[task, some] = _of_places(*own, weights[task], *points)
+            found[task, some] = _block_entropy(*own, weights[task], *points)
     return found
 
 
-def _of_places(
+def _block_entropy(
     means: Tensor, scales: Tensor, weights: Tensor, component: Tensor, standard: Tensor, share: Tensor
 ) -> Tensor:
-    """Means and scales are `[place, component]`; component, standard and share tell each point."""
+    """Entropy of the mixtures of a block, `[place]`.
+
+    Args:
+        means, scales: `[place, component]`.
+        component, standard, share: of each point, as `_points` returns them.
+    """
     inverse = math.sqrt(0.5) / scales
     points = means[:, component] + scales[:, component] * standard
     offsets = (points.unsqueeze(-1) - means.unsqueeze(1)).mul_(inverse.unsqueeze(1))
-    near = offsets.square_().neg_().clamp_min_(-tails.FAR).exp_()  # less counts as if it were so much
-    # In units of the highest peak: whatever the unit of y, these are no tiny numbers.
+    near = offsets.square_().neg_().clamp_min_(-tails.MAX_EXPONENT).exp_()  # never subnormal
+    # Relative to the highest peak, so that the unit of y cannot make them subnormal.
     heights = weights * inverse
     highest = heights.amax(1, keepdim=True)
     logs = torch.bmm(near, (heights / highest).unsqueeze(-1)).squeeze(-1).log()
@@ -58,7 +63,7 @@ def _of_places(
 
 
 def _points(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to look: `[task, point]` the component, the standard normal position in it, and the share."""
+    """Points `[task, point]`: component, standard normal position in it, and share of the probability."""
     tasks, components = log_weights.shape
     if components * HERMITE_NODES > STRATA:
         component, standard = _strata(log_weights)
@@ -72,10 +77,10 @@ def _points(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _strata(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """STRATA evenly spread points of each task's mixture: the component of each, and where in it.
+    """Points of each task's mixture by systematic sampling, `STRATA` in number.
 
-    The probability line is laid out component after component and cut into equal parts, whose middles
-    are the points (systematic sampling).
+    The probability line is laid out component after component and cut into equal parts; their middles are
+    the points.
 
     Returns:
         Components `[task, point]`, and standard normal positions in them.

@@ -19,9 +19,8 @@ from bmaml.task import Examples
 def log_evidence(network: MLP, particles: Particles, start: Particles, support: Examples) -> PerParticle:
     """Laplace's estimate of log p(support | particle's neighbourhood).
 
-    log p(S | θ) + log N(w | w_start, λ⁻¹ I) − ½ log |H / 2π|: the fit, what it cost to get there from
-    the start, and the share of the prior's volume that is left. Zero for an empty support set at
-    the start.
+    log p(S | θ) + log N(w | w_start, λ⁻¹ I) − ½ log |H / 2π|: the fit, the distance from the start, and the
+    volume of the posterior relative to the prior. It is zero at the start for an empty support set.
     """
     travel = (weights_of(particles) - weights_of(start)).square().sum(-1)
     log_noise, log_weight = particles[..., -2], particles[..., -1]
@@ -42,7 +41,7 @@ def log_volume(
     ratio = log_ratio.exp()[..., None, None].double()
     inner = (gram * mask.unsqueeze(-1) * mask.unsqueeze(-2)).double() * ratio
     identity = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
-    # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
+    # cholesky_ex reports failure in its result and does not raise: a bad task must fail alone.
     diagonal = torch.linalg.cholesky_ex(identity + inner).L.diagonal(dim1=-2, dim2=-1)
     return (2 * diagonal.log().sum(-1)).to(particles.dtype)
 
@@ -54,16 +53,16 @@ def draws(
     log_weight: Float[Tensor, ""],
     standard: Float[Tensor, "draw weight"],
 ) -> Float[Tensor, "task draw weight"]:
-    """Weights drawn exactly from N(point, H⁻¹), one for each standard normal vector.
+    """Exact draws of weights from N(point, H⁻¹), one for each standard normal vector ε.
 
     H^(−½) ε = λ^(−½) [ε + Jᵀ U g(d) Uᵀ J ε] with J Jᵀ = U diag(d) Uᵀ and
-    g(d) = ((1 + γd/λ)^(−½) − 1) / d, written so that d = 0 is no special case.
+    g(d) = ((1 + γd/λ)^(−½) − 1) / d, in a form that is regular at d = 0.
     """
     weights = weights_of(point)
     jacobian = network.jacobian(weights, support.x).squeeze(1) * support.mask[..., None, None]
     rows = jacobian.flatten(1, 2)
     gram = (rows @ rows.mT).double()
-    # eigh raises for the whole batch where one task has diverged: that one must fail alone.
+    # eigh raises for the whole batch where one task has diverged, which must fail alone.
     finite = gram.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     eigenvalues, vectors = torch.linalg.eigh(torch.where(finite, gram, torch.zeros_like(gram)))
     ratio = (point[..., -2] - log_weight).exp().double()  # γ/λ, [#task, 1]

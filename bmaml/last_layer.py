@@ -1,12 +1,11 @@
-"""Bayesian linear last layers: what rows say to them, in closed form, for many tasks and particles.
+"""Bayesian linear last layers conditioned on rows in closed form, for many tasks and particles.
 
-Weights w ~ N(0, λ⁻¹ I), residuals r = Φw + noise of variance one (rows and residuals come divided by
-their noise's standard deviation; padding is zero and says nothing). With K = ΦΦᵀ/λ + I the evidence
-needs the misfit rᵀK⁻¹r and log |K|; w's posterior has a mean, and a covariance with the root
-λ^(−½) (I − seen spentᵀ), whose rank is that of the rows, or of the features where there are more rows. All
-come from the Cholesky factor of K or from that of I + ΦᵀΦ/λ, whichever is smaller
-(Rasmussen & Williams 2006, eqs 2.8 and 2.11). A root is good in single precision, where the
-covariance itself, a difference of nearly equal numbers, is not.
+Weights are w ~ N(0, λ⁻¹ I), residuals r = Φw + noise of variance one: rows and residuals come divided by the
+standard deviation of their noise, and padding is zero. With K = ΦΦᵀ/λ + I, the evidence needs the misfit
+rᵀK⁻¹r and log |K|. The posterior of w has a mean, and a covariance with the root λ^(−½) (I − seen spentᵀ)
+whose rank is the number of rows, or of features where there are more rows. All come from the Cholesky factor
+of K or of I + ΦᵀΦ/λ, whichever is smaller (Rasmussen & Williams 2006, eqs 2.8 and 2.11). The root is accurate
+in single precision; the covariance itself, a difference of nearly equal numbers, is not.
 """
 
 from abc import ABC, abstractmethod
@@ -24,12 +23,12 @@ Residuals = Float[Tensor, "task particle row output"]
 
 
 @dataclass(frozen=True)
-class Conditions(ABC):
-    """Last layers that have seen some rows.
+class ConditionedLayers(ABC):
+    """Last layers conditioned on the rows of a task.
 
     Attributes:
         misfit: rᵀK⁻¹r, summed over outputs.
-        log_volume: log |K|, the rows' noise included.
+        log_volume: log |K|, with the rows' noise variances.
         width: λ^(−½), as `[#task, particle, 1, 1]`.
     """
 
@@ -38,29 +37,29 @@ class Conditions(ABC):
     width: Tensor
 
     @abstractmethod
-    def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+    def posterior(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean `[task, particle, feature, output]`, seen and spent `[task, particle, feature, rank]`."""
 
-    def each(self, part: Callable[[Tensor], Tensor]) -> "Conditions":
-        """The same for some of the particles."""
-        return replace(self, **{field.name: part(getattr(self, field.name)) for field in fields(self)})
+    def of_particles(self, select: Callable[[Tensor], Tensor]) -> "ConditionedLayers":
+        """The last layers of some particles; `select` takes them from every tensor."""
+        return replace(self, **{field.name: select(getattr(self, field.name)) for field in fields(self)})
 
 
-def conditioned(scaled: Rows, residual: Residuals, width: Tensor, log_noise: PerParticle) -> Conditions:
-    """What rows say to each last layer.
+def condition(scaled: Rows, residual: Residuals, width: Tensor, log_noise: PerParticle) -> ConditionedLayers:
+    """Each last layer conditioned on its rows.
 
     Args:
         scaled: G = Φ/√λ.
         width: λ^(−½), as `[#task, particle, 1, 1]`.
-        log_noise: log of the rows' noise variances, added up: part of the volume.
+        log_noise: sum of the logarithms of the rows' noise variances, part of the volume.
     """
-    form = _InRows if scaled.shape[-2] <= scaled.shape[-1] else _InFeatures
+    form = _RowForm if scaled.shape[-2] <= scaled.shape[-1] else _FeatureForm
     return form.of(scaled, residual, width, log_noise)
 
 
 @dataclass(frozen=True)
-class _InRows(Conditions):
-    """With K = I + GGᵀ = LLᵀ a root of the covariance is λ^(−½)(I − GᵀL⁻ᵀ(L + I)⁻¹G) (Andrews 1968).
+class _RowForm(ConditionedLayers):
+    """The form for few rows: K = I + GGᵀ = LLᵀ, with the root λ^(−½)(I − GᵀL⁻ᵀ(L + I)⁻¹G) (Andrews 1968).
 
     Attributes:
         scaled: G.
@@ -73,13 +72,13 @@ class _InRows(Conditions):
     whitened: Tensor
 
     @classmethod
-    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_InRows":
+    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_RowForm":
         lower = _cholesky(scaled, scaled.mT)
         whitened = torch.linalg.solve_triangular(lower, residual, upper=False)
         misfit = whitened.square().sum((-1, -2))
         return cls(misfit, _log_determinant(lower) + log_noise, width, scaled, lower, whitened)
 
-    def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+    def posterior(self) -> tuple[Tensor, Tensor, Tensor]:
         eye = _identity(self.lower)
         seen = torch.linalg.solve_triangular(self.lower, self.scaled, upper=False).mT
         spent = torch.linalg.solve_triangular(self.lower + eye, self.scaled, upper=False).mT
@@ -87,8 +86,8 @@ class _InRows(Conditions):
 
 
 @dataclass(frozen=True)
-class _InFeatures(Conditions):
-    """With I + GᵀG = LLᵀ a root of the covariance is λ^(−½) L⁻ᵀ.
+class _FeatureForm(ConditionedLayers):
+    """The form for many rows: I + GᵀG = LLᵀ, with the root λ^(−½) L⁻ᵀ.
 
     Attributes:
         lower: L.
@@ -99,23 +98,23 @@ class _InFeatures(Conditions):
     projected: Tensor
 
     @classmethod
-    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_InFeatures":
+    def of(cls, scaled: Tensor, residual: Tensor, width: Tensor, log_noise: Tensor) -> "_FeatureForm":
         lower = _cholesky(scaled.mT, scaled)
         projected = torch.linalg.solve_triangular(lower, scaled.mT @ residual, upper=False)
         misfit = (residual.square().sum((-1, -2)) - projected.square().sum((-1, -2))).clamp_min(0)
         return cls(misfit, _log_determinant(lower) + log_noise, width, lower, projected)
 
-    def last_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+    def posterior(self) -> tuple[Tensor, Tensor, Tensor]:
         eye = _identity(self.lower).expand_as(self.lower)
         inverse = torch.linalg.solve_triangular(self.lower, eye, upper=False)
         return self.width * (inverse.mT @ self.projected), eye, eye - inverse
 
 
 def _cholesky(left: Tensor, right: Tensor) -> Tensor:
-    """Of I + left right."""
+    """Cholesky factor of I + left right."""
     eye = torch.eye(left.shape[-2], dtype=left.dtype, device=left.device)
     inner = torch.baddbmm(eye, left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
-    # cholesky_ex reports failure in numbers, not by raising: one bad task must fail alone.
+    # cholesky_ex reports failure in its result and does not raise: a bad task must fail alone.
     return torch.linalg.cholesky_ex(inner).L
 
 
@@ -124,5 +123,5 @@ def _identity(like: Tensor) -> Tensor:
 
 
 def _log_determinant(lower: Tensor) -> Tensor:
-    """Of lower lowerᵀ."""
+    """Log determinant of lower lowerᵀ."""
     return 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)

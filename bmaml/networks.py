@@ -1,8 +1,8 @@
 """Predictors as functions of one flat parameter vector, evaluated for all tasks and particles at once.
 
-Parameters lie in the order weights, biases, layer by layer, so that a set of particles is one
-matrix and SVGD can treat it as points in a vector space. One `split` takes them apart; slicing
-layer by layer would cost a zero-filled full-size gradient per slice under autograd.
+A vector holds weights and biases layer by layer, so that a set of particles is one matrix and SVGD moves
+points of a vector space. One `split` takes it apart: slices would each have a full-size gradient under
+autograd.
 """
 
 import itertools
@@ -24,24 +24,25 @@ class InvalidNetwork(BmamlError, ValueError):
 
 @dataclass(frozen=True)
 class Activation:
-    """A nonlinearity and its first two derivatives, each a function of the pre-activation.
+    """A nonlinearity and its derivatives, as functions of the pre-activation a.
 
-    `pulled` multiplies what comes back from the next layer by the slope, in one pass where there is one.
-
-    `curvature` is None where it is zero almost everywhere. `gain` scales the initial weights so
-    that the signal keeps its size from layer to layer.
+    Attributes:
+        value, slope: the function and its first derivative.
+        curvature: the second derivative; None where it is zero almost everywhere.
+        gain: scale of initial weights that keeps the signal's size from layer to layer.
+        backward: (δ, a) ↦ δ · slope(a), the backward pass, fused where there is a kernel for it.
     """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor], Tensor] | None
     gain: float
-    pulled: Callable[[Tensor, Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
 
 
-def _relu_pulled(delta: Tensor, a: Tensor) -> Tensor:
-    pulled: Tensor = torch.ops.aten.threshold_backward(delta, a, 0)
-    return pulled
+def _relu_backward(delta: Tensor, a: Tensor) -> Tensor:
+    gradient: Tensor = torch.ops.aten.threshold_backward(delta, a, 0)
+    return gradient
 
 
 def _tanh_slope(a: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def _tanh_curvature(a: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {
-    "relu": Activation(torch.relu, lambda a: (a > 0).to(a.dtype), None, math.sqrt(2), _relu_pulled),
+    "relu": Activation(torch.relu, lambda a: (a > 0).to(a.dtype), None, math.sqrt(2), _relu_backward),
     "tanh": Activation(torch.tanh, _tanh_slope, _tanh_curvature, 1.0, lambda d, a: d * _tanh_slope(a)),
     "sine": Activation(torch.sin, torch.cos, lambda a: -torch.sin(a), 1.0, lambda d, a: d * torch.cos(a)),
 }
@@ -137,7 +138,7 @@ class MLP:
         return self.features_and_outputs(theta, x)[1]
 
     def features_and_outputs(self, theta: Tensor, x: Inputs) -> tuple[Features, Outputs]:
-        """Both from one pass; without a hidden layer the features are x, shared by all particles."""
+        """Features and outputs from one pass; without a hidden layer all particles share the features x."""
         layers = self.unpack(theta)
         features = self._hidden(layers, x)
         weight, bias = layers[-1]
@@ -192,8 +193,8 @@ class MLP:
 def affine(signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """signal `[task, #particle, row, i]` times weight `[#task, particle, i, o]`, plus bias.
 
-    Where all tasks share the weights their rows are folded into one product per particle, so
-    that the weights are neither copied nor multiplied task by task.
+    Where all tasks share the weights, their rows are folded into one product per particle, so that weights
+    are neither copied nor multiplied task by task.
     """
     tasks, rows = signal.shape[0], signal.shape[2]
     if weight.shape[0] == 1 and tasks > 1:

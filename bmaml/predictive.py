@@ -1,4 +1,4 @@
-"""What is believed about a query: a weighted mixture of the particles' Gaussian predictions."""
+"""The belief about a query: a weighted mixture of the particles' Gaussian predictions."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from bmaml.shapes import LogWeights, Moments, Outputs, Targets
 
 
 class NoJoint(BmamlError, ValueError):
-    """Covariances between rows were asked of a prediction that carries variances alone."""
+    """Covariances between rows, asked of a prediction that carries variances alone."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Predictive:
         noise: variance of each particle's noise, 1/γ, broadcastable to `means`.
         within: epistemic variance inside each particle, broadcastable to `means`; zero for bare
             particles, the exact posterior variance of the last layer for `collapsed`.
-        log_weights: of the particles, normalised.
-        factor: where asked for, rows whose inner products are the covariances inside the particles,
-            averaged; their squared norm is the average of `within`.
+        log_weights: logarithms of the particles' weights, normalised.
+        factor: rows whose inner products are the average covariances inside the particles, and whose
+            squared norms are the average of `within`; None where it was not asked for.
     """
 
     means: Outputs
@@ -40,7 +40,7 @@ class Predictive:
 
     @cached_property
     def weights(self) -> LogWeights:
-        """Of the particles; they add up to one."""
+        """The particles' weights; they add up to one."""
         return tails.exp(self.log_weights)
 
     def mean(self) -> Moments:
@@ -48,90 +48,86 @@ class Predictive:
         return self._average(self.means)
 
     def aleatoric(self) -> Moments:
-        """Noise that no label can remove: the weighted mean of the particles' noise variances."""
+        """The variance that no label removes: the weighted mean of the particles' noise variances."""
         return self._average(self.noise.expand_as(self.means))
 
     def epistemic(self) -> Moments:
-        """What labels could remove: variance of the particles' means + mean variance within them."""
+        """The variance that labels can remove: that of the particles' means + the mean within particles."""
         offsets = self.means - self.mean().unsqueeze(1)
         return self._average(offsets.square() + self.within)
 
     def variance(self) -> Moments:
-        """Of the mixture: aleatoric + epistemic."""
+        """The mixture's variance: aleatoric + epistemic."""
         return self.aleatoric() + self.epistemic()
 
     def log_density(self, y: Targets) -> Moments:
-        """log of the mixture's density at y, each output on its own."""
-        return self._mixed(self.component_log_density(y))
+        """Log density of the mixture at y, output by output."""
+        return self._log_average(self.component_log_density(y))
 
     def component_log_density(self, y: Targets) -> Outputs:
-        """log of each particle's Gaussian density at y."""
+        """Log density of each particle's Gaussian at y."""
         scale = self._scale()
         standard = (y.unsqueeze(1) - self.means) / scale
         return -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
 
     def cdf(self, y: Targets) -> Moments:
-        """P(value ≤ y) under the mixture, each output on its own."""
+        """P(value ≤ y) under the mixture, output by output."""
         return self._average(tails.ndtr((y.unsqueeze(1) - self.means) / self._scale()))
 
     def crps(self, y: Targets) -> Moments:
-        """Continuous ranked probability score at y, in the units of y; the lower the better.
+        """Continuous ranked probability score at y, in the units of y; lower is better.
 
-        E|Y − y| − ½ E|Y − Y′| in closed form (Grimit et al. 2006, eq. 3): a proper score like the log
-        density, but one that a single far-off truth cannot dominate.
+        E|Y − y| − ½ E|Y − Y′| in closed form (Grimit et al. 2006, eq. 3). Like the log density it is a proper
+        score; unlike it, it grows only linearly with an outlier's distance.
         """
         scale = self._scale()
         weights = self.weights[..., None, None]
-        total = (weights * _absolute(self.means - y.unsqueeze(1), scale)).sum(1)
+        total = (weights * _mean_absolute(self.means - y.unsqueeze(1), scale)).sum(1)
         for other in range(self.means.shape[1]):
             one = slice(other, other + 1)
             distance = self.means - self.means[:, one]
             both = (scale.square() + scale[:, one].square()).sqrt()
-            total = total - 0.5 * weights[:, other] * (weights * _absolute(distance, both)).sum(1)
+            total = total - 0.5 * weights[:, other] * (weights * _mean_absolute(distance, both)).sum(1)
         return total
 
     def entropy(self) -> Moments:
-        """Differential entropy of each output in nats, −E[log p(y)].
-
-        See `bmaml.entropy`.
-        """
+        """Differential entropy of each output in nats, −E[log p(y)]; see `bmaml.entropy`."""
         means, scales = self.means.flatten(2), self._scale().flatten(2)
-        return entropy.of_mixtures(means, scales, self.log_weights).unflatten(-1, self.means.shape[2:])
+        return entropy.mixture_entropy(means, scales, self.log_weights).unflatten(-1, self.means.shape[2:])
 
     def quantiles(
         self, levels: Float[Tensor, "#task level"], rounds: int | None = None
     ) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
-        As `quantiles.solved` says, `rounds` too; where the prediction is not a number, neither is the
-        quantile.
+        NaN where the prediction is NaN. `rounds` is that of `quantiles.mixture_quantiles`.
         """
         tasks, components, rows, outputs = self.means.shape
         means = self.means.flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
         scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
         weights = self.weights.T[..., None, None]
-        wanted = levels.double().expand(tasks, -1).unsqueeze(-1)
+        targets = levels.double().expand(tasks, -1).unsqueeze(-1)
         most = quantiles.MAX_CPU_TERMS if self.means.device.type == "cpu" else quantiles.MAX_GPU_TERMS
         terms = components * tasks * max(1, levels.shape[1])
         found = [
-            quantiles.solved(means[..., part], scales[..., part], weights, wanted, rounds)
+            quantiles.mixture_quantiles(means[..., part], scales[..., part], weights, targets, rounds)
             for part in blocks(rows * outputs, most, terms)
         ]
         return torch.cat(found, -1).unflatten(-1, (rows, outputs))
 
     def interval(self, level: float) -> tuple[Moments, Moments]:
         """The central interval that holds `level` of the mixture's probability."""
-        tails = self.means.new_tensor([[0.5 - level / 2, 0.5 + level / 2]], dtype=torch.float64)
-        lower, upper = self.quantiles(tails).unbind(1)
+        ends = self.means.new_tensor([[0.5 - level / 2, 0.5 + level / 2]], dtype=torch.float64)
+        lower, upper = self.quantiles(ends).unbind(1)
         return lower, upper
 
     def embedding(self) -> Float[Tensor, "task row output dimension"]:
-        """Rows whose inner products are the mixture's epistemic covariances, per output.
+        """Rows whose inner products are the mixture's epistemic covariances, output by output.
 
-        Bare particles give M dimensions (and rank M − 1); a factor adds its own.
+        Bare particles give M dimensions (of rank M − 1); a factor adds its own.
 
         Raises:
-            NoJoint: the prediction has variance inside its particles and no factor for it.
+            NoJoint: the particles have variance of their own, and there is no factor.
         """
         root = self.weights.sqrt()[..., None, None]
         between = (root * (self.means - self.mean().unsqueeze(1))).movedim(1, -1)
@@ -141,13 +137,13 @@ class Predictive:
             return between
         return torch.cat([between, self.factor.expand(-1, -1, between.shape[2], -1)], -1)
 
-    def without_negligible(self, lost: float) -> "Predictive":
-        """The same belief carried by its weightiest components.
+    def pruned(self, negligible: float) -> "Predictive":
+        """The same belief without its lightest components.
 
-        Each task drops, lightest first, what together weighs no more than `lost`; no task depends
-        on another. The others' weights add up to one again. The factor stays that of all.
+        Each task drops components that together weigh no more than `negligible`, whatever the other tasks
+        drop. The weights of the rest add up to one again. The factor stays that of all components.
         """
-        order, logs = weightiest(self.log_weights, weighty(self.log_weights, lost))
+        order, logs = heaviest_first(self.log_weights, kept_components(self.log_weights, negligible))
 
         def taken(values: Tensor) -> Tensor:
             if values.shape[1] == 1:
@@ -165,14 +161,14 @@ class Predictive:
         )
 
     def towards(self, prior: "Predictive", share: Float[Tensor, "task row"], joint: bool) -> "Predictive":
-        """The belief where what was seen counts only 1 − share, and the prior the rest.
+        """The belief mixed with the prior, which has `share` of each row.
 
-        Every component's mean moves to the prior mixture's, and its epistemic variance to the
+        Every component's mean moves towards the prior mixture's mean, and its epistemic variance towards the
         prior mixture's; noise stays. At share 1 each has the prior's mean and epistemic variance.
 
         Args:
-            joint: carry a `factor` too: the correlations that the covariances inside the particles have
-                on average, at the new variances; what is new in bare particles moves together.
+            joint: also carry a factor: the average correlations inside the particles, at the new variances.
+                Variance that bare particles gain is fully correlated between rows.
         """
         share = share.unsqueeze(1).unsqueeze(-1)  # [task, 1, row, 1]
         kept = 1 - share
@@ -198,7 +194,7 @@ class Predictive:
         return replace(self, noise=torch.minimum(self.noise, ceiling.to(self.noise)))
 
     def at_rows(self, rows: Int[Tensor, "task chosen"]) -> "Predictive":
-        """The belief about some rows, other ones in each task."""
+        """The belief about some rows, different ones in each task."""
 
         def taken(values: Tensor) -> Tensor:
             if values.shape[2] == 1:
@@ -231,7 +227,7 @@ class Predictive:
         )
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> "Predictive":
-        """The belief about scale · y + shift, one number per output each: another unit of y."""
+        """The belief about scale · y + shift, with one number of each per output."""
         return Predictive(
             means=self.means * scale + shift,
             noise=self.noise * scale.square(),
@@ -243,36 +239,36 @@ class Predictive:
     def _average(self, values: Tensor) -> Tensor:
         return (self.weights[..., None, None] * values).sum(1)
 
-    def _mixed(self, logs: Tensor) -> Tensor:
+    def _log_average(self, logs: Tensor) -> Tensor:
         return tails.logsumexp(logs + self.log_weights[..., None, None], 1)
 
     def _scale(self) -> Tensor:
         return (self.noise + self.within).sqrt().expand_as(self.means)
 
 
-def weighty(log_weights: LogWeights, lost: float) -> Bool[Tensor, "task particle"]:
-    """Which components to keep when each task drops, lightest first, what together weighs at most `lost`.
+def kept_components(log_weights: LogWeights, negligible: float) -> Bool[Tensor, "task particle"]:
+    """True for the components that stay when each task drops its lightest, of weight `negligible` together.
 
-    Weights that are no numbers stay, and are seen.
+    NaN weights stay, so that divergence is seen.
     """
     weights, order = tails.exp(log_weights).sort(-1, descending=True)
     lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ~(lighter <= lost))
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ~(lighter <= negligible))
 
 
-def weightiest(
+def heaviest_first(
     log_weights: LogWeights, kept: Bool[Tensor, "task particle"]
 ) -> tuple[Int[Tensor, "task kept"], Float[Tensor, "task kept"]]:
-    """The kept components of each task, the heaviest first, and the logarithms of their new weights.
+    """Indices of the kept components of each task, heaviest first, and the logarithms of their new weights.
 
-    Tasks keep different numbers: those with fewer get others, of weight zero.
+    Tasks that keep fewer than others are filled up with components of weight zero.
     """
     logs, order = log_weights.masked_fill(~kept, -math.inf).sort(dim=-1, descending=True, stable=True)
     count = max(1, int(kept.sum(-1).max()))
     return order[:, :count], logs[:, :count].log_softmax(-1)
 
 
-def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
+def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """E|X| of X ~ N(mean, scale²)."""
     standard = mean / scale
     density = tails.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)

@@ -1,4 +1,4 @@
-"""Quantiles of mixtures of Gaussians: many roots at once."""
+"""Quantiles of mixtures of Gaussians, many roots at once."""
 
 import math
 from dataclasses import dataclass
@@ -8,43 +8,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmaml.tails import FURTHEST
+from bmaml.tails import MAX_ERFC_ARGUMENT
 
-UNITS = 4.0
-"""Or so many units of the root's own rounding."""
-GALLOP = 4.0
-"""A move that bisects is at most so many of the last one: the ends may be far, and the root is near."""
+ROUNDING_UNITS = 4.0
+"""Units of a root's own rounding; a root has converged when its last move is no larger."""
+MAX_MOVE_GROWTH = 4.0
+"""Length of a bisecting move over that of the move before: a bracket may be wide, and its root near."""
 MAX_CPU_TERMS = 1 << 18
 """Components × roots that are searched together on a CPU: they stay in cache."""
 MAX_GPU_TERMS = 1 << 24
 """The same on a GPU: they fit into its memory."""
-BISECTION, NEWTON = 0.01, 1.0
-"""The last move that counts as arrival, of a bisection and of Newton's method, whose error is its square:
-in units of the square root of the precision's rounding times a standard deviation."""
+BISECTION_TOLERANCE, NEWTON_TOLERANCE = 0.01, 1.0
+"""Last move of a root that has converged, by bisection and by Newton's method, whose error is its square.
+
+The unit is a standard deviation times the square root of the precision's rounding.
+"""
 
 
-def solved(
+def mixture_quantiles(
     means: Float[Tensor, "component task #level place"],
     scales: Float[Tensor, "component task #level place"],
     weights: Float[Tensor, "component task #level #place"],
     levels: Float[Tensor, "task level #place"],
     rounds: int | None = None,
 ) -> Float[Tensor, "task level place"]:
-    """Where the mixture's cdf is `level`, in the precision of the means.
+    """The values at which each mixture's cdf is `level`, in the precision of the means.
 
-    Each root lies between the smallest and the largest of the components' own quantiles. From there
-    Newton's method solves Φ⁻¹(cdf) = Φ⁻¹(level), which is linear for one Gaussian and nearly so for
-    many mixtures, and bisects where a step would leave the bracket or shrink too slowly (Numerical
-    Recipes, `rtsafe`), though not far at once: what lies far out often hardly weighs anything. Roots
-    that are found stay, and are set aside once they are half of all, so that a hard one does not keep
-    the others.
-    Levels above one half are solved in the mirror: a small tail is known more precisely than what it
-    leaves of one.
+    A root lies between the smallest and the largest of the components' own quantiles. In that bracket
+    Newton's method solves Φ⁻¹(cdf) = Φ⁻¹(level), which is linear for one Gaussian and nearly so for many
+    mixtures. It bisects where a step would leave the bracket or shrink too slowly (Numerical Recipes,
+    `rtsafe`). A bisecting move is bounded too, since the far ends of a bracket often weigh hardly anything.
+    Converged roots are set aside once they are half of all, so that a hard one does not delay the others.
+    Levels above one half are solved in the mirror, because a small tail is more precise than its complement.
 
     Args:
         levels: float64.
-        rounds: take so many, whatever the numbers are, and answer NaN where a root has not been found by
-            then. By default as many as it takes, which on a GPU is a wait for it in each.
+        rounds: a fixed number of rounds; roots that have not converged by then are NaN. None: as many as
+            needed, each a host synchronisation on a GPU.
     """
     shape, count, dtype = np.broadcast_shapes(means.shape[1:], levels.shape), len(means), means.dtype
     levels = levels.expand(shape).flatten()
@@ -55,116 +55,119 @@ def solved(
     )
     search = _Search.of(means * mirror, scales, weights, levels)
     if rounds is None:
-        while left := int(search.left.sum()):
-            if 2 * left <= len(search.root):
-                search.set_found_aside()
+        while active := int(search.active.sum()):
+            if 2 * active <= len(search.root):
+                search.drop_converged()
             search.round()
-            search.note()
+            search.store()
         found = search.result
     else:
         for _ in range(rounds):
             search.round()
-        found = torch.where(search.left, torch.nan, search.root)
+        found = torch.where(search.active, torch.nan, search.root)
     return (found * mirror).view(shape)
 
 
 @dataclass
 class _Search:
-    """The roots that are looked for, each on its own place along the last axis.
+    """The state of the search for the roots that have not converged, along the last axis.
 
     Attributes:
-        narrow, half, peaks: of each component, `[component, place]`: 1 / (√2 scale); half its weight; and its
-            density's peak, times √(2π). erfc is twice a tail of the normal at √2 times its place: both
-            factors go into scale and weight.
-        wanted: Φ⁻¹ of the level.
-        close, newton_close: the last move that counts as arrival. Where a root is close, Newton's method is
-            closer still; bisection is not.
-        left: not found yet.
-        place: in `result`, where all roots are.
+        inverse_scales, half_weights, peaks: of each component, `[component, place]`: 1 / (√2 scale), weight /
+            2 and the density's peak times √(2π). The factors are those of Φ(−√2 z) = erfc(z) / 2.
+        levels: at most one half.
+        targets: Φ⁻¹ of the levels.
+        low, high: the bracket of each root.
+        move: length of the last move.
+        bisection_move, newton_move: last move of a root that has converged.
+        active: True for roots that have not converged.
+        place: index of each root in `result`.
+        result: every root, converged or not.
     """
 
     means: Tensor
-    narrow: Tensor
-    half: Tensor
+    inverse_scales: Tensor
+    half_weights: Tensor
     peaks: Tensor
     levels: Tensor
-    wanted: Tensor
+    targets: Tensor
     low: Tensor
     high: Tensor
     root: Tensor
     move: Tensor
-    close: Tensor
-    newton_close: Tensor
-    left: Tensor
+    bisection_move: Tensor
+    newton_move: Tensor
+    active: Tensor
     place: Tensor
     result: Tensor
 
     @classmethod
     def of(cls, means: Tensor, scales: Tensor, weights: Tensor, levels: Tensor) -> "_Search":
-        """At the start, `levels` at most one half."""
-        wanted, rounding = torch.special.ndtri(levels), torch.finfo(means.dtype).eps
-        each = torch.addcmul(means, scales, wanted)
+        """The start of a search."""
+        targets, rounding = torch.special.ndtri(levels), torch.finfo(means.dtype).eps
+        each = torch.addcmul(means, scales, targets)
         low, high = each.amin(0), each.amax(0)
         root = (weights * each).sum(0).clamp(low, high)
         typical = (weights * scales).sum(0) * math.sqrt(rounding)
-        narrow, half, close = math.sqrt(0.5) / scales, 0.5 * weights, BISECTION * typical
+        inverse_scales, half_weights = math.sqrt(0.5) / scales, 0.5 * weights
+        bisection_move = BISECTION_TOLERANCE * typical
         return cls(
             means=means,
-            narrow=narrow,
-            half=half,
-            peaks=2 * math.sqrt(2) * half * narrow,
+            inverse_scales=inverse_scales,
+            half_weights=half_weights,
+            peaks=2 * math.sqrt(2) * half_weights * inverse_scales,
             levels=levels,
-            wanted=wanted,
+            targets=targets,
             low=low,
             high=high,
             root=root,
             move=high - low,
-            close=close,
-            newton_close=NEWTON * typical,
-            left=high - low > close + UNITS * rounding * root.abs(),
+            bisection_move=bisection_move,
+            newton_move=NEWTON_TOLERANCE * typical,
+            active=high - low > bisection_move + ROUNDING_UNITS * rounding * root.abs(),
             place=torch.arange(len(root), device=root.device),
             result=root.clone(),
         )
 
-    def set_found_aside(self) -> None:
-        """Go on with the others alone."""
-        chosen = self.left.nonzero().squeeze(-1)
-        for name in ("means", "narrow", "half", "peaks"):
+    def drop_converged(self) -> None:
+        """Go on with the roots that have not converged."""
+        chosen = self.active.nonzero().squeeze(-1)
+        for name in ("means", "inverse_scales", "half_weights", "peaks"):
             setattr(self, name, getattr(self, name).index_select(1, chosen))
         for name in (
             "levels",
-            "wanted",
+            "targets",
             "low",
             "high",
             "root",
             "move",
-            "close",
-            "newton_close",
-            "left",
+            "bisection_move",
+            "newton_move",
+            "active",
             "place",
         ):
             setattr(self, name, getattr(self, name)[chosen])
 
     def round(self) -> None:
-        """One move of all that are left."""
+        """One move of every root that has not converged."""
         root = self.root
-        standard = (root - self.means).mul_(self.narrow).clamp_(-FURTHEST, FURTHEST)
+        standard = (root - self.means).mul_(self.inverse_scales).clamp_(-MAX_ERFC_ARGUMENT, MAX_ERFC_ARGUMENT)
         slope = standard.square().neg_().exp_().mul_(self.peaks).sum(0)
-        cdf = standard.neg_().erfc_().mul_(self.half).sum(0)
+        cdf = standard.neg_().erfc_().mul_(self.half_weights).sum(0)
         below = cdf < self.levels
         self.low, self.high = torch.where(below, root, self.low), torch.where(below, self.high, root)
         reached = torch.special.ndtri(cdf)
-        step = (self.wanted - reached).mul_(reached.square().mul_(-0.5).exp_()).div_(slope)
+        step = (self.targets - reached).mul_(reached.square().mul_(-0.5).exp_()).div_(slope)
         newton = root + step
         good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
-        within = root.sub(self.move, alpha=GALLOP), root.add(self.move, alpha=GALLOP)
+        within = root.sub(self.move, alpha=MAX_MOVE_GROWTH), root.add(self.move, alpha=MAX_MOVE_GROWTH)
         halfway = torch.lerp(self.low, self.high, 0.5).clamp(*within)
-        moved = torch.where(self.left, torch.where(good, newton, halfway), root)
+        moved = torch.where(self.active, torch.where(good, newton, halfway), root)
         self.move = (moved - root).abs_()
         self.root = moved
-        near = torch.where(good, self.newton_close, self.close)
-        self.left = self.move > near.add_(moved.abs(), alpha=UNITS * torch.finfo(moved.dtype).eps)
+        near = torch.where(good, self.newton_move, self.bisection_move)
+        self.active = self.move > near.add_(moved.abs(), alpha=ROUNDING_UNITS * torch.finfo(moved.dtype).eps)
 
-    def note(self) -> None:
-        """Where the roots are now."""
+    def store(self) -> None:
+        """Write the roots to `result`."""
         self.result[self.place] = self.root

@@ -1,7 +1,7 @@
-"""The axis vocabulary of the method: what every tensor's dimensions are called.
+"""The axis vocabulary of the method: the names of every tensor's dimensions.
 
-`#task` may have length 1 and then stands for all tasks (the meta-learned start is shared by all).
-Shapes are checked at run time in the tests and cost nothing elsewhere.
+`#task` may have length 1, which stands for all tasks: they share the meta-learned start. Shapes are checked
+at run time in tests and cost nothing elsewhere.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Particles = Float[Tensor, "#task particle param"]
-"""Flat parameters, one network per particle; used for their scores and directions too."""
+"""Flat parameters, one network per particle; also their scores and directions."""
 
 Inputs = Float[Tensor, "task row input"]
 Targets = Float[Tensor, "task row output"]
@@ -19,10 +19,10 @@ Mask = Bool[Tensor, "task row"]
 
 Outputs = Float[Tensor, "task particle row output"]
 Features = Float[Tensor, "task #particle row feature"]
-"""Of one particle, or shared by all of them."""
+"""Features of each particle; `#particle` has length 1 where all particles share them."""
 
 LogWeights = Float[Tensor, "task particle"]
-"""Logarithms of the particles' weights; they sum to one over particles."""
+"""Logarithms of the particles' weights, which add up to one."""
 
 PerParticle = Float[Tensor, "task particle"]
 PerTask = Float[Tensor, " #task"]
@@ -30,9 +30,9 @@ Gram = Float[Tensor, "#task particle particle"]
 Moments = Float[Tensor, "task row output"]
 PerRow = Float[Tensor, "task row"]
 Verdicts = Bool[Tensor, " #task"]
-"""One yes or no per task."""
+"""One truth value per task."""
 
 Scalar = Float[Tensor, ""]
 
 ScoreFunction = Callable[[Tensor], Tensor]
-"""Particles in, the gradient of their log target density out."""
+"""Maps particles to the gradient of their log target density."""

@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: particles that climb a density and keep apart.
+"""Stein variational gradient descent (SVGD): particles climb a density and repel each other.
 
 Liu & Wang, "Stein Variational Gradient Descent", NeurIPS 2016, Algorithm 1.
 """
@@ -18,10 +18,10 @@ def squared_distances(particles: Particles) -> Gram:
 
 
 def median_bandwidth(squared: Gram) -> PerTask:
-    """h = median squared distance of the M(M−1)/2 distinct pairs ÷ log(M + 1).
+    """The bandwidth h: median squared distance of the M(M−1)/2 distinct pairs ÷ log(M + 1).
 
-    A constant: no gradient flows through it. Floored above zero, so that coincident particles
-    (and a single one, which has no pairs) leave the kernel finite.
+    It is a constant: no gradient flows through it. A floor above zero keeps the kernel finite for coincident
+    particles. It is 1 for a single particle, which has no pairs.
     """
     count = squared.shape[-1]
     floor = torch.finfo(squared.dtype).eps
@@ -46,7 +46,7 @@ def direction(particles: Particles, scores: Particles, bandwidth: PerTask | None
     if particles.shape[-2] == 1:
         return scores
     centred, gram, sharpness = kernel(particles, bandwidth)
-    # Σⱼ kᵢⱼ (θᵢ − θⱼ) = (Σⱼ kᵢⱼ) cᵢ − Σⱼ kᵢⱼ cⱼ, wherever the origin lies: one product does for both parts.
+    # Σⱼ kᵢⱼ (θᵢ − θⱼ) = (Σⱼ kᵢⱼ) cᵢ − Σⱼ kᵢⱼ cⱼ for any origin of c, so that one product serves both parts.
     pushed = scores - sharpness * centred
     own = sharpness * gram.sum(-1, keepdim=True) * centred
     return torch.baddbmm(own, gram.expand(len(scores), -1, -1), pushed)
@@ -55,7 +55,7 @@ def direction(particles: Particles, scores: Particles, bandwidth: PerTask | None
 def kernel(
     particles: Particles, bandwidth: PerTask | None = None
 ) -> tuple[Particles, Gram, Float[Tensor, "#task 1 1"]]:
-    """Particles c around their mean, k / M, and 2/h."""
+    """Centred particles c, the kernel matrix divided by M, and 2/h."""
     centred = _centred(particles)
     squared = _squared_distances(centred)
     if bandwidth is None:
@@ -65,7 +65,7 @@ def kernel(
 
 
 def run(particles: Particles, scores: ScoreFunction, steps: int, step_size: Tensor | float) -> Particles:
-    """`steps` moves θ ← θ + ε φ, with ε one number or one per parameter."""
+    """Particles after `steps` moves θ ← θ + ε φ, with ε one number or one per parameter."""
     rate = torch.as_tensor(step_size, dtype=particles.dtype, device=particles.device)
     for _ in range(steps):
         particles = torch.addcmul(particles, rate, direction(particles, scores(particles)))

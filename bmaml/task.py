@@ -1,8 +1,7 @@
 """A few-shot task, and many of them side by side.
 
-A task shows a *support* set and asks about a *query* set. Requests are ragged, so many tasks at
-once are padded to a common number of rows and carry a mask; padding never changes a result
-beyond rounding.
+A task shows a *support* set and asks about a *query* set. Tasks are ragged, so a batch pads them to a common
+number of rows and carries a mask. Padding changes no result beyond rounding.
 """
 
 from collections.abc import Sequence
@@ -84,7 +83,7 @@ class Examples:
         return len(self.mask)
 
     def counts(self) -> PerTask:
-        """How many real rows each task has."""
+        """The number of real rows of each task."""
         return self.mask.sum(-1).to(self.x.dtype)
 
     def tasks(self, chosen: slice) -> "Examples":
@@ -110,7 +109,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Many tasks: what each shows, and what it asks.
+    """The support and query sets of many tasks.
 
     Raises:
         InvalidExamples: support and query describe different numbers of tasks.
@@ -137,6 +136,6 @@ class TaskBatch:
         """The same tasks on another device or in another precision."""
         return TaskBatch(self.support.to(target), self.query.to(target))
 
-    def everything(self) -> Examples:
-        """Support and query rows together: what the leader of the chaser loss sees."""
+    def all_examples(self) -> Examples:
+        """Support and query rows together, as the leader of the chaser loss takes them."""
         return self.support.joined(self.query)

@@ -64,7 +64,7 @@ def metrics_by_task(belief: Predictive, query: Examples) -> dict[str, Tensor]:
         return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
 
     nll = mean(-belief.log_density(query.y))  # with all components: the lightest may explain an outlier
-    belief = belief.without_negligible(NEGLIGIBLE_WEIGHT)
+    belief = belief.pruned(NEGLIGIBLE_WEIGHT)
     probability = belief.cdf(query.y)
     lower, upper = belief.interval(0.9)
     weights = belief.log_weights.exp()[..., None, None]

@@ -81,7 +81,7 @@ def _tasks(model: Model, batch: TaskBatch, path: Path) -> Path:
 
 def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive) -> None:
     """The particles as lines as dark as their weight, the mean, and the 50 and 90 % intervals."""
-    light = belief.without_negligible(1e-3)
+    light = belief.pruned(1e-3)
     weights = light.log_weights[0].exp()
     for particle in range(min(MAX_PARTICLES, len(weights))):
         strength = float(weights[particle] / weights.max())

@@ -114,7 +114,7 @@ def _acquisition_values(acquisition: str, about: Belief, uniform: Tensor, real: 
     """The acquisition of every row. EPIG's targets are the pool itself; padded pools go task by task."""
     if isinstance(about, Categorical):
         return CLASS_ACQUISITIONS[acquisition].score(ClassPool(about, uniform, about))
-    about = about.without_negligible(NEGLIGIBLE)
+    about = about.pruned(NEGLIGIBLE)
     if acquisition != "epig" or bool(real.all()):
         pool = Pool(about, torch.zeros(len(uniform)), uniform, about)
         return ACQUISITIONS[acquisition].score(pool).to(uniform.dtype)

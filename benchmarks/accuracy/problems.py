@@ -57,7 +57,7 @@ class Problem:
 
 def _ordered_rows(batch: TaskBatch) -> Iterator[tuple[Array, Array]]:
     """All rows of each task, in the order of the first input."""
-    rows = batch.everything()
+    rows = batch.all_examples()
     for x, y, mask in zip(rows.x, rows.y, rows.mask, strict=True):
         order = x[mask, 0].argsort()
         yield x[mask][order].double().numpy(), y[mask, 0][order].double().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.serving import reference_models
 from bmaml.densities import weights_of
-from bmaml.learners.collapsed import LEAST_NOISE, USUAL_ROWS, Collapsed
+from bmaml.learners.collapsed import MIN_NOISE, REFERENCE_ROWS, Collapsed
 from bmaml.predictive import Predictive
 from model_store import Model
 
@@ -49,7 +49,7 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
         noise = torch.exp(-theta[-2].double()).expand(len(rows))
         if learner.varying_noise:
             noise = noise * torch.exp(whole @ model.learned["noise_slopes"][number].double())
-        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise.clamp_min(LEAST_NOISE)
+        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise.clamp_min(MIN_NOISE)
 
     phi, prior, noise = features(x)
     kernel = phi @ phi.T / precision + noise.diag()
@@ -83,7 +83,7 @@ def evidence_exponent(model: Model, rows: int) -> Tensor:
         return temperature
     correlation, (fewest, most) = model.learned["correlation"].double(), correlated
     rows = min(max(1, fewest, rows), most)
-    return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
+    return temperature * (1 + (REFERENCE_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
 
 def collapsed(model: Model) -> Collapsed:

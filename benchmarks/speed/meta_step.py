@@ -46,7 +46,7 @@ def autograd_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
         return particles + LEARNER.step_size * (gram @ scores + repulsion) / LEARNER.particles
 
     chaser = step(initial.expand(len(batch), -1, -1), batch.support, True)
-    leader = step(chaser.detach().requires_grad_(), batch.everything(), False).detach()
+    leader = step(chaser.detach().requires_grad_(), batch.all_examples(), False).detach()
     return (weights_of(chaser) - weights_of(leader)).square().sum() / len(batch)
 
 

@@ -1,4 +1,4 @@
-"""Every learner by the name it has in the literature, and its settings as plain data and back."""
+"""Learners by their names in the literature, and the conversion of settings to plain data and back."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,12 +42,12 @@ __all__ = [
 
 
 def settings_of(learner: Learner[Any]) -> dict[str, Any]:
-    """A learner's settings as plain data: what `learner_from` takes."""
+    """A learner's settings as plain data, as `learner_from` takes them."""
     return dataclasses.asdict(learner)
 
 
 def learner_from(name: str, settings: Mapping[str, Any]) -> Learner[Any]:
-    """The learner that settings describe; nested settings are mappings too.
+    """The learner that settings describe; nested settings are mappings as well.
 
     Raises:
         InvalidLearner: an unknown learner, an unknown setting, or a value it refuses.

@@ -1,4 +1,4 @@
-"""Bare particles: each is a point, and all that is epistemic lies between them."""
+"""Bare particles: points, whose differences are all of the epistemic uncertainty."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from bmaml import densities, softmax
-from bmaml.categorical import Categorical, classes_of
+from bmaml import class_densities, densities
+from bmaml.categorical import Categorical, present_classes
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
 from bmaml.learners.interface import Belief, CalibratedScalar, InvalidLearner, Kind, Learned, Learner
@@ -23,7 +23,7 @@ Likelihood = Literal["gaussian", "categorical"]
 
 @dataclass(frozen=True)
 class BareParticles(Posterior):
-    """Adapted particles, and the classes of each task if it has any."""
+    """Adapted particles, and the classes of each task where labels are classes."""
 
     particles: Particles
     present: Bool[Tensor, "task class"] | None = None
@@ -31,7 +31,7 @@ class BareParticles(Posterior):
 
 @dataclass(frozen=True)
 class Bare(Learner[BareParticles]):
-    """What the learners have in common whose posterior is a set of points.
+    """The base of learners whose posterior is a set of points.
 
     Particles carry log γ and log λ after their weights.
 
@@ -62,7 +62,7 @@ class Bare(Learner[BareParticles]):
 
     @property
     def kind(self) -> Kind:
-        """As the likelihood says."""
+        """The kind that the likelihood implies."""
         return "classification" if self.likelihood == "categorical" else "regression"
 
     @property
@@ -83,11 +83,11 @@ class Bare(Learner[BareParticles]):
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
     def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Belief:
-        """Each particle's mean and noise, or its class probabilities; alone, it knows no other view."""
-        del joint  # bare particles need nothing more for it
+        """Each particle's mean and noise, or its class probabilities."""
+        del joint  # the particles themselves have all covariances
         particles = posterior.particles
         if posterior.present is not None:
-            logs = softmax.class_logs(self.network, particles, x, posterior.present)
+            logs = class_densities.class_logs(self.network, particles, x, posterior.present)
             return Categorical(logs, posterior.log_weights)
         means = self.network(weights_of(particles), x)
         return Predictive(
@@ -107,24 +107,26 @@ class Bare(Learner[BareParticles]):
         return BareParticles(weights, adapted, self._classes(support))
 
     def _classes(self, support: Examples) -> Tensor | None:
-        return classes_of(support.y, support.mask) if self.likelihood == "categorical" else None
+        return present_classes(support.y, support.mask) if self.likelihood == "categorical" else None
 
     def _log_likelihood(self, posterior: BareParticles, examples: Examples) -> PerParticle:
         if posterior.present is not None:
-            return softmax.log_likelihood(self.network, posterior.particles, examples, posterior.present)
+            return class_densities.log_likelihood(
+                self.network, posterior.particles, examples, posterior.present
+            )
         return densities.log_likelihood(self.network, posterior.particles, examples)
 
     def _likelihood_scores(self, particles: Particles, examples: Examples) -> Particles:
-        of = softmax if self.likelihood == "categorical" else densities
-        return of.likelihood_scores(self.network, particles, examples)
+        likelihood = class_densities if self.likelihood == "categorical" else densities
+        return likelihood.likelihood_scores(self.network, particles, examples)
 
     def _joint_scores(self, particles: Particles, examples: Examples) -> Particles:
-        of = softmax if self.likelihood == "categorical" else densities
-        return of.joint_scores(self.network, particles, examples, self.priors)
+        likelihood = class_densities if self.likelihood == "categorical" else densities
+        return likelihood.joint_scores(self.network, particles, examples, self.priors)
 
 
 def without_precisions(rates: Tensor, particles: Tensor) -> Tensor:
-    """Inner rates that leave log γ and log λ where they are."""
+    """Inner rates that are zero for log γ and log λ."""
     moving = torch.ones_like(particles[:1, :1])
     moving[..., -PRECISIONS:] = 0
     return rates * moving

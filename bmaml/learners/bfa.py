@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bmaml import ascent, svgd
+from bmaml import fused_svgd, svgd
 from bmaml.learners.bare import Bare, BareParticles
 from bmaml.learners.interface import Learned
 from bmaml.shapes import Particles, Scalar
@@ -17,8 +17,8 @@ from bmaml.task import Examples, TaskBatch
 class BFA(Bare):
     """Adapt by SVGD under log p(support, θ); minimise −log Σₘ weightₘ p(query | θₘ).
 
-    The weights are 1/M, as published, unless `evidence_weights` are asked for. The precisions that
-    particles carry after their weights move with them.
+    The weights are 1/M, as published, unless `evidence_weights` is set. The precisions that particles carry
+    after their weights move with them.
     """
 
     name: ClassVar[str] = "bfa"
@@ -31,15 +31,15 @@ class BFA(Bare):
         return self._weighted(learned, adapted, support)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
-        """−log of the weighted particles' likelihood of the query set, per task."""
+        """−log likelihood of the query set under the weighted particles, a mean over tasks."""
         posterior = self.adapt(learned, batch.support)
         likelihoods = self._log_likelihood(posterior, batch.query)
         return -torch.logsumexp(likelihoods + posterior.log_weights, -1).mean()
 
     def _move(self, particles: Particles, examples: Examples, steps: int, rates: Tensor) -> Particles:
-        plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if plain and steps and self.likelihood == "gaussian":
-            return ascent.run(self.network, particles, examples, self.priors, steps, rates)
+        no_gradient = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if no_gradient and steps and self.likelihood == "gaussian":
+            return fused_svgd.run(self.network, particles, examples, self.priors, steps, rates)
 
         def scores(particles: Tensor) -> Tensor:
             return self._joint_scores(particles, examples)

@@ -14,7 +14,7 @@ from bmaml.task import TaskBatch
 
 @dataclass(frozen=True)
 class BMAML(BFA):
-    """Adapt as `bfa` does; minimise how far the particles still have to travel.
+    """Adapt as `bfa` does; minimise the distance that the particles still have to travel.
 
     The *chaser* takes `steps` SVGD steps on the support set; the *leader* takes `leader_steps`
     more from there, with the query set as well. The loss is Σₘ ‖wₘ chaser − wₘ leader‖², over
@@ -42,8 +42,8 @@ class BMAML(BFA):
         """The chaser loss, second order through SVGD."""
         chaser = self.adapt(learned, batch.support).particles
         with torch.no_grad():
-            everything = batch.everything()
-            leader = self._move(chaser, everything, self.leader_steps, self.rates(learned, everything))
-            # The precisions do not count: where both have them in common they add nothing.
+            examples = batch.all_examples()
+            leader = self._move(chaser, examples, self.leader_steps, self.rates(learned, examples))
+            # The precisions do not count in the distance, and equal ones add nothing to it.
             leader[..., -PRECISIONS:] = chaser[..., -PRECISIONS:]
         return torch.linalg.vector_norm(chaser - leader).square() / len(batch)

@@ -9,33 +9,30 @@ before any data. With Φ the support features, r = y − f(x) and K = ΦΦᵀ/λ
     mean(x*)       = f(x*) + k*ᵀK⁻¹ r          with k* = Φ φ(x*)/λ
     variance(x*)   = φ*ᵀφ*/λ − k*ᵀK⁻¹k* + 1/γ
 
-(Rasmussen & Williams 2006, eqs 2.11 and 2.25–2.30, in weight space). The answer is the mixture of
-the particles with weight ∝ exp(τ · evidence): Bayesian model averaging over hypotheses. τ is
-learned. Padding has zero features, zero residual and unit diagonal, so it adds nothing.
+(Rasmussen & Williams 2006, eqs 2.11 and 2.25–2.30, in weight space). The answer is the mixture of the
+particles with weight ∝ exp(τ · evidence), which is Bayesian model averaging over hypotheses; τ is learned.
+Padding has zero features, zero residual and unit diagonal, and adds nothing.
 
-The noise may depend on x: then the variance 1/γ of a row becomes exp(aᵀψ(x)) / γ, with ψ the features
-before their scaling and a meta-learned per particle, on K's diagonal and in the prediction alike.
+**Varying noise.** The variance of a row's noise may depend on x: it is exp(aᵀψ(x)) / γ, on K's diagonal and
+in the prediction. ψ are the features before their scaling, and a is meta-learned for each particle.
 
-Tasks also differ in the size of their targets. Each particle may therefore be held at several
-scales s, which multiply every standard deviation: K becomes s²K, and with the same Cholesky
-factor the evidence is −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n log 2π. A (particle, scale) pair is a
-hypothesis of its own; the average over scales is a discrete stand-in for the Student-t of an
-unknown scale, with Gaussian components.
+**Scales.** Tasks also differ in the size of their targets. Each particle may therefore have several scales s,
+which multiply every standard deviation. K becomes s²K, with the same Cholesky factor, and the evidence
+−½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n log 2π. A (particle, scale) pair is a hypothesis of its own. The
+average over scales is a discrete form of the Student-t of an unknown scale, with Gaussian components.
 
-Where no particle is quite true, the errors of a task's rows are alike, and n of them say no more than
-n/(1 + (n − 1)ρ) whose errors are not, with ρ their correlation (the design effect of Kish, Survey Sampling,
-1965). With `correlated` rows the evidence has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ): n₀ = 5 rows
-weigh what τ says, whatever ρ is, fewer count for more each and more for less. As a function of n that is the
-power of the coarsened posterior (Miller & Dunson 2019), ∝ 1/(α + n) with α = (1 − ρ)/ρ. Beyond the numbers of
-rows on which ρ was found n counts as the nearest of them. ρ is zero in training, whose tasks the particles
-are made for; the validation tasks tell it.
+**Correlated rows.** Where no particle is quite true, the errors of a task's rows are correlated. With
+correlation ρ, n rows carry the information of n/(1 + (n − 1)ρ) independent ones (the design effect of Kish,
+Survey Sampling, 1965). The evidence then has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ). It is τ at n₀ = 5
+rows, whatever ρ is. As a function of n it is the power of the coarsened posterior (Miller & Dunson 2019),
+∝ 1/(α + n) with α = (1 − ρ)/ρ. ρ is zero in training, whose tasks the particles fit, and is calibrated on
+validation tasks. n is clamped to the numbers of rows of that calibration.
 
-One last number, the widening ω, multiplies predicted standard deviations but not the evidence:
-features chosen among thousands of tasks are a little too sure, or too careful, of a new one. It counts
-as far as the rows have spoken: where a particle's epistemic variance v is still its prior's v₀, nothing
-is widened, and everything where it is gone; the factor is ω^(1 − v/v₀). With `prior_widening` the epistemic
-part has a second one for what they have not spoken of, ω₀^(v/v₀): particles that are trained to explain whole
-tasks once there are rows need not spread like the tasks where there are none.
+**Widening.** Particles fitted to thousands of tasks may be over- or under-confident of a new one. The
+widening ω multiplies predicted standard deviations, but not the evidence. Its factor is ω^(1 − v/v₀), with v
+and v₀ a particle's epistemic variance after and before the rows: 1 where the rows say nothing, ω where they
+determine the prediction. With `prior_widening` the epistemic part also has the factor ω₀^(v/v₀). It corrects
+the prior: particles that are trained to explain tasks with rows need not spread like the tasks without any.
 """
 
 import math
@@ -48,36 +45,44 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import svgd, tails
-from bmaml.bands import in_bands
-from bmaml.constants import constant
 from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
-from bmaml.last_layer import Conditions, conditioned
-from bmaml.learners.hypotheses import Chosen, CollapsedPosterior, of_hypotheses, of_particles, picked
+from bmaml.device_constants import constant
+from bmaml.frequency_bands import redraw_in_bands
+from bmaml.last_layer import ConditionedLayers, condition
+from bmaml.learners.hypotheses import (
+    CollapsedPosterior,
+    KeptHypotheses,
+    gathered,
+    per_hypothesis,
+    sum_per_particle,
+)
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
 
-USUAL_ROWS = 5
-"""n₀, at which the temperature of the evidence means the same however alike the rows' errors are."""
+REFERENCE_ROWS = 5
+"""n₀, the number of rows at which the exponent of the evidence is τ, whatever the correlation."""
 
-LEAST_NOISE = torch.finfo(torch.float32).eps ** 2
-"""No label is more exact than single precision holds it. A particle may have learned that of some rows, and
-with noise much below this their covariance is numerically singular."""
+MIN_NOISE = torch.finfo(torch.float32).eps ** 2
+"""Variance of the noise, standardised: that of rounding a label to single precision.
+
+With noise much below it, which a particle may learn for some rows, their covariance is numerically singular.
+"""
 
 
 @dataclass(frozen=True)
 class Collapsed(Learner[CollapsedPosterior]):
     """Learn features whose exact Bayesian last layers explain a task after a few rows.
 
-    Minimises −log Σₘ weightₘ Π_q N(y_q | particle m), so that particles become rival hypotheses
-    about the whole task; with `pointwise`, −Σ_q log Σₘ weightₘ N(y_q | particle m), the very figure
-    that is reported, which is kinder to tasks that no single particle explains. `steps` SVGD steps
-    on the features under the evidence may come first; zero steps are allowed, and the default.
+    Minimises −log Σₘ weightₘ Π_q N(y_q | particle m), so that particles become rival hypotheses about the
+    whole task. With `pointwise` it minimises −Σ_q log Σₘ weightₘ N(y_q | particle m), the NLL that evaluation
+    reports, which lets several particles explain a task together. `steps` SVGD steps on the features under
+    the evidence may come first; the default is none.
 
-    Conditioning runs in float64 whatever the network's precision: a covariance is a difference of
-    nearly equal numbers, and the systems are tiny. Its root is good in any precision.
+    Conditioning runs in float64, whatever the network's precision: the systems are tiny, and a covariance is
+    a difference of nearly equal numbers. Its root is accurate in any precision.
 
     Attributes:
         priors: only the starting values of γ and λ are used; both are then meta-learned.
@@ -85,7 +90,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             logarithm, as rival hypotheses about the size of a task.
         scales: s, the sizes at which each particle is held.
         bands: lowest and highest frequency of a sine network's first layer, split into one band for each
-            particle's start (see bmaml/bands.py); None draws all from one distribution.
+            particle's start (see bmaml/frequency_bands.py); None draws all from one distribution.
         pointwise: score each query row on its own.
         evidence_weights: weight particles by their evidence; False weights all alike (the ablation).
         varying_noise: let the noise depend on x.
@@ -131,7 +136,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     @property
     def hypotheses(self) -> int:
-        """Every particle at every scale."""
+        """One for every particle at every scale."""
         return self.particles * len(self.scales)
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -143,7 +148,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
-            weights = in_bands(self.network, weights, self.bands, generator)
+            weights = redraw_in_bands(self.network, weights, self.bands, generator)
         weights[:, -self.network.head_size :] = 0
         initial = with_precisions(weights, *self.priors.starts())
         initial[:, -PRECISIONS:] += torch.linspace(-1, 1, self.particles).unsqueeze(-1) * self.spread
@@ -177,20 +182,20 @@ class Collapsed(Learner[CollapsedPosterior]):
         if steps:
             particles = self._move_features(learned, support, steps)
         slopes = learned["noise_slopes"].unsqueeze(0) if self.varying_noise else None
-        conditions = self._conditions(particles, slopes, support)
-        evidence = self._evidence(conditions, support).flatten(1)
+        layers = self._conditioned(particles, slopes, support)
+        evidence = self._evidence(layers, support).flatten(1)
         if self.evidence_weights:
             weights = (self._exponent(learned, support) * evidence).log_softmax(-1)
         else:
             weights = torch.zeros_like(evidence).log_softmax(-1)
-        scales, owner, chosen = constant(self.scales, support.x).repeat(1, self.particles), None, None
+        scales, owner, kept = constant(self.scales, support.x).repeat(1, self.particles), None, None
         if negligible:
-            chosen = Chosen.of(weights, len(self.scales), negligible)
-            weights, owner, scales = chosen.log_weights, chosen.owner, picked(scales, chosen.hypothesis)
-            if (some := chosen.particle) is not None:
-                particles = picked(particles, some)
-                slopes = None if slopes is None else picked(slopes, some)
-        mean, seen, spent = conditions.last_layer() if chosen is None else chosen.last_layer(conditions)
+            kept = KeptHypotheses.of(weights, len(self.scales), negligible)
+            weights, owner, scales = kept.log_weights, kept.owner, gathered(scales, kept.hypothesis)
+            if (some := kept.particle) is not None:
+                particles = gathered(particles, some)
+                slopes = None if slopes is None else gathered(slopes, some)
+        mean, seen, spent = layers.posterior() if kept is None else kept.posterior(layers)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
         return CollapsedPosterior(
@@ -211,26 +216,26 @@ class Collapsed(Learner[CollapsedPosterior]):
         hidden = self.network.features(weights_of(posterior.particles), x)
         means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
-        before = (_square(hidden) + 1) / precision
-        left, left_of_one, within = hidden, torch.ones_like(before), before
+        prior = (_squared_norm(hidden) + 1) / precision
+        left, left_of_one, within = hidden, torch.ones_like(prior), prior
         if posterior.seen.shape[-1]:
             known = affine(hidden, posterior.seen[..., :-1, :], posterior.seen[..., -1:, :])
             left = hidden - known @ posterior.spent[..., :-1, :].mT
             left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
-            within = (_square(left) + left_of_one.square()) / precision
-        unspoken = within / before
-        spread = ((1 - unspoken) * posterior.log_widening).exp()
-        widening = spread * (unspoken * posterior.log_prior_widening).exp()
+            within = (_squared_norm(left) + left_of_one.square()) / precision
+        remaining = within / prior
+        widening = ((1 - remaining) * posterior.log_widening).exp()
+        epistemic_widening = widening * (remaining * posterior.log_prior_widening).exp()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
         factor = None
         if joint:
-            whole = torch.cat([left, left_of_one], -1) * (widening * precision.rsqrt())
-            share = of_particles(tails.exp(posterior.log_weights) * posterior.scales.square(), posterior)
-            factor = (whole * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
+            root = torch.cat([left, left_of_one], -1) * (epistemic_widening * precision.rsqrt())
+            share = sum_per_particle(tails.exp(posterior.log_weights) * posterior.scales.square(), posterior)
+            factor = (root * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
         return Predictive(
-            means=of_hypotheses(means, posterior, 0),
-            noise=of_hypotheses(spread.square() * noise, posterior, 2),
-            within=of_hypotheses(widening.square() * within, posterior, 2),
+            means=per_hypothesis(means, posterior, 0),
+            noise=per_hypothesis(widening.square() * noise, posterior, 2),
+            within=per_hypothesis(epistemic_widening.square() * within, posterior, 2),
             log_weights=posterior.log_weights.expand(len(x), -1),
             factor=factor,
         )
@@ -239,7 +244,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """1 / Σ weight², the hypotheses of a particle counted together."""
         if posterior.owner is None:
             return super().effective_particles(posterior)
-        return 1 / of_particles(tails.exp(posterior.log_weights), posterior).square().sum(-1)
+        return 1 / sum_per_particle(tails.exp(posterior.log_weights), posterior).square().sum(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
@@ -260,17 +265,17 @@ class Collapsed(Learner[CollapsedPosterior]):
         Zero for an empty support set.
         """
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
-        conditions = self._conditions(particles, slopes, support)
-        return self._evidence(conditions, support).logsumexp(-1) - math.log(len(self.scales))
+        layers = self._conditioned(particles, slopes, support)
+        return self._evidence(layers, support).logsumexp(-1) - math.log(len(self.scales))
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
-        """What the evidence is multiplied by."""
+        """The exponent of the evidence, τ corrected for correlated rows."""
         temperature = learned["log_temperature"].exp().view(1, 1)
         if self.correlated is None:
             return temperature
         correlation, (fewest, most) = learned["correlation"], self.correlated
         rows = support.counts().clamp(max(1, fewest), most).unsqueeze(-1)
-        return temperature * (1 + (USUAL_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
+        return temperature * (1 + (REFERENCE_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
         """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""
@@ -278,29 +283,29 @@ class Collapsed(Learner[CollapsedPosterior]):
         if slopes is not None:
             exponent = affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1)
             noise = noise * torch.exp(exponent)
-        return noise.clamp_min(LEAST_NOISE)
+        return noise.clamp_min(MIN_NOISE)
 
-    def _conditions(self, particles: Tensor, slopes: Tensor | None, support: Examples) -> Conditions:
-        """What the support set says to the last layers."""
+    def _conditioned(self, particles: Tensor, slopes: Tensor | None, support: Examples) -> ConditionedLayers:
+        """The last layers conditioned on each support set."""
         hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), support.x)
         noise = self._noise(particles, slopes, hidden).double()
-        # Rows as if their noise had variance one; padding is zero.
+        # Rows are scaled to noise of variance one; padding is zero.
         scale = torch.where(support.mask.unsqueeze(1), noise, math.inf).rsqrt().unsqueeze(-1)
         width = torch.exp(-0.5 * particles[..., -1].double())[..., None, None]
         factor = scale * width / math.sqrt(self.network.feature_size + 1)
         scaled = torch.cat([hidden * factor, factor], -1)
         residual = (support.y.unsqueeze(1) - prior_mean) * scale
         log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
-        return conditioned(scaled, residual, width, log_noise)
+        return condition(scaled, residual, width, log_noise)
 
-    def _evidence(self, conditions: Conditions, support: Examples) -> Float[Tensor, "task particle scale"]:
-        scales = constant(self.scales, conditions.misfit)
+    def _evidence(self, layers: ConditionedLayers, support: Examples) -> Float[Tensor, "task particle scale"]:
+        scales = constant(self.scales, layers.misfit)
         rows = support.mask.sum(-1).view(-1, 1, 1)
-        volume = conditions.log_volume.unsqueeze(-1) + rows * (LOG_2PI + 2 * scales.log())
-        return -0.5 * (conditions.misfit.unsqueeze(-1) / scales.square() + self.network.outputs * volume)
+        volume = layers.log_volume.unsqueeze(-1) + rows * (LOG_2PI + 2 * scales.log())
+        return -0.5 * (layers.misfit.unsqueeze(-1) / scales.square() + self.network.outputs * volume)
 
     def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:
-        """SVGD on the hidden layers alone, each particle's target being its evidence."""
+        """Particles after SVGD on the hidden layers alone, with the evidence as each particle's target."""
         particles, rates = learned["initial"].unsqueeze(0), self.rates(learned, support)
         fixed_from = particles.shape[-1] - self.network.head_size - PRECISIONS
         fixed = particles[..., fixed_from:]
@@ -319,6 +324,6 @@ class Collapsed(Learner[CollapsedPosterior]):
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
 
 
-def _square(values: Tensor) -> Tensor:
+def _squared_norm(values: Tensor) -> Tensor:
     """‖·‖² over the last axis, which stays."""
     return torch.linalg.vector_norm(values, dim=-1, keepdim=True).square()

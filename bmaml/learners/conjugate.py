@@ -1,29 +1,28 @@
 """Conjugate particles: Gaussian classes with exact posterior means, on learned projections.
 
-Particle m projects the features of a row, z = A_mᵀ f(x) + b_m (its network), and believes that a class
-has mean μ_c ~ N(0, diag τ²) and rows z | c ~ N(μ_c, diag σ²), dimension by dimension. With n rows of
-mean z̄ in a class the posterior of its mean has
+Particle m projects the features of a row, z = A_mᵀ f(x) + b_m (its network). In its model a class has mean
+μ_c ~ N(0, diag τ²) and rows z | c ~ N(μ_c, diag σ²), dimension by dimension. With n rows of mean z̄ in a
+class, the posterior of its mean has
 
     precision   1/v = 1/τ² + n/σ²          mean   m = v n z̄ / σ²
 
-and the class of a query follows from Bayes' rule with z* | c about m with variances v + σ², each class as
-likely as the others beforehand. A query of unknown scale, Gaussian given it, has a Student-t density,
+and the class of a query follows from Bayes' rule with equal priors: z* | c has mean m and variances v + σ².
+A query of unknown scale, Gaussian given the scale, has a Student-t density,
 
     log p(z* | c) = −½ s [ Σ log(v + σ²) + k log(1 + D²/k) ],    D² = Σ (z* − m)² / (v + σ²)
 
-up to a constant, with a learned knee k and sharpness s; k → ∞ is the Gaussian. Its tails are what keeps
-the answer honest about a picture that is like none of the classes: far from all of them a Gaussian
-is ever surer which is nearest, and this is ever less. The support's
+up to a constant, with a learned knee k and sharpness s; k → ∞ is the Gaussian. The tails matter for an image
+that is like none of the classes: far from all of them, a Gaussian is ever more certain of the nearest, and a
+Student-t ever less. The support's
 
     log p(z | c) = −½ Σ [ n log 2πσ² + log(1 + nτ²/σ²) + Σᵢ zᵢ²/σ² − m²/v ]
 
-weighs the particles, ∝ exp(temperature · Σ_c log p). Densities of different projections are not in the
-same units, so the learned temperature, which starts near zero, decides how much they count.
+weighs the particles, ∝ exp(temperature · Σ_c log p). Densities of different projections have different
+units, so that a temperature, which starts near zero, is learned.
 
-With τ, k → ∞ and one σ this is a prototypical network (Snell et al. 2017) in each particle; a finite τ
-shrinks classes of few rows to the middle, and v tells how little is known of them. No limit on the
-number of classes or of rows; nothing iterates. Padding and absent classes have no rows and are
-left out of Bayes' rule.
+With τ, k → ∞ and one σ, each particle is a prototypical network (Snell et al. 2017). A finite τ shrinks
+classes of few rows towards the middle, and v is the uncertainty of their means. Neither the number of classes
+nor that of rows is bounded, and nothing iterates. Absent classes have no rows, and no place in Bayes' rule.
 """
 
 import math
@@ -35,25 +34,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bmaml.categorical import Categorical, classes_of, normalised
+from bmaml.categorical import Categorical, normalised, present_classes
 from bmaml.densities import LOG_2PI
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
 from bmaml.shapes import Inputs, Particles, Scalar
 from bmaml.task import Examples, TaskBatch
 
-FIRST_TEMPERATURE = 0.01
-FIRST_KNEE = 2.0
-"""Per dimension of the projection: D² is about one per dimension for a row of the class."""
+INITIAL_TEMPERATURE = 0.01
+"""The temperature of the evidence before training."""
+INITIAL_KNEE = 2.0
+"""k before training, per dimension of the projection: a row of the class has D² of about one for each."""
 
 
 @dataclass(frozen=True)
 class ConjugatePosterior(Posterior):
-    """What each particle believes about every class's mean.
+    """The posterior of every class's mean in every particle.
 
     Attributes:
         projections: the particles, `[1, particle, param]`.
-        means, variances: of a class's rows, posterior and scatter together, in z.
+        means, variances: of the predictive Gaussian of each class in z, scatter included.
         present: classes that have rows.
         sharpness, knee: s and k.
     """
@@ -71,8 +71,8 @@ class Conjugate(Learner[ConjugatePosterior]):
     """Learn projections in which classes are Gaussian after a few rows.
 
     Minimises −log Σₘ weightₘ p(class of the query | particle m), averaged over query rows and over the
-    numbers of classes in `ways`: since classes do not know of each other, a task of many is at once
-    several smaller ones, at no cost but Bayes' rule.
+    numbers of classes in `ways`. Classes are independent given the projections, so that a task of many
+    classes contains several smaller tasks at the cost of Bayes' rule alone.
 
     Attributes:
         steps: always 0, since the posterior is exact.
@@ -99,7 +99,7 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     @property
     def kind(self) -> Kind:
-        """Classes."""
+        """Always classification."""
         return "classification"
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -112,13 +112,13 @@ class Conjugate(Learner[ConjugatePosterior]):
             "initial": self.network.initialise(self.particles, generator),
             "log_between": torch.zeros(per_dimension),
             "log_within": torch.zeros(per_dimension),
-            "log_temperature": torch.tensor(math.log(FIRST_TEMPERATURE)),
+            "log_temperature": torch.tensor(math.log(INITIAL_TEMPERATURE)),
             "log_sharpness": torch.zeros(()),
-            "log_knee": torch.tensor(math.log(FIRST_KNEE * self.network.outputs)),
+            "log_knee": torch.tensor(math.log(INITIAL_KNEE * self.network.outputs)),
         }
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
-        """Every class's posterior in every particle; the weights from all classes together."""
+        """The posterior of every class in every particle, and weights from the evidence of all classes."""
         del steps
         posterior, evidence = self._condition(learned, support)
         weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
@@ -143,7 +143,7 @@ class Conjugate(Learner[ConjugatePosterior]):
         total = logits.new_zeros(())
         sizes = (classes, *(ways for ways in self.ways if ways < classes))
         for ways in sizes:
-            # Classes side by side form the smaller task; labels have no meaning, so any grouping will do.
+            # Neighbouring classes form the smaller tasks: labels have no meaning, so any grouping will do.
             group = torch.arange(classes, device=logits.device) // ways
             own = (y @ torch.nn.functional.one_hot(group).to(y.dtype)).argmax(-1)  # [task, row]
             among = (group == own.unsqueeze(-1)) & present.unsqueeze(1)  # [task, row, class]
@@ -173,7 +173,7 @@ class Conjugate(Learner[ConjugatePosterior]):
         mean = variance * total / within
         terms = counts * (LOG_2PI + within.log()) + torch.log1p(counts * between / within)
         evidence = -0.5 * (terms + squares / within - mean.square() / variance).sum(-1)
-        present = classes_of(support.y, support.mask)
+        present = present_classes(support.y, support.mask)
         return (projections, mean, variance + within, present), evidence
 
     def _log_densities(self, posterior: ConjugatePosterior, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ensemble MAML: M networks, each adapted by plain gradient ascent, that know nothing of each other."""
+"""Ensemble MAML: M independent networks, each adapted by plain gradient ascent."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,9 +15,9 @@ from bmaml.task import Examples, TaskBatch
 class EMAML(Bare):
     """Adapt each of M starts by w ← w + ε ∇ log p(support | w); minimise −(1/M) Σₘ log p(query | wₘ).
 
-    The baseline of Yoon et al. 2018: MAML (Finn et al. 2017) M times over. The gradient is of the
-    summed log likelihood; how many steps are taken, and how far, is the only prior (Grant et al.
-    2018, §3.1). The precision of the noise is meta-learned and stays where it is within a task.
+    It is the baseline of Yoon et al. 2018: MAML (Finn et al. 2017) M times. The gradient is of the summed log
+    likelihood; number and size of the steps are the only prior (Grant et al. 2018, §3.1). The precision of
+    the noise is meta-learned, and fixed within a task.
     """
 
     name: ClassVar[str] = "emaml"
@@ -29,7 +29,7 @@ class EMAML(Bare):
         return self._weighted(learned, self._climb(particles, support, steps, rates), support)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
-        """Mean over particles and tasks of −log p(query | particle)."""
+        """−log p(query | particle), a mean over particles and tasks."""
         return -self._log_likelihood(self.adapt(learned, batch.support), batch.query).mean()
 
     def _climb(self, particles: Particles, support: Examples, steps: int | None, rates: Tensor) -> Particles:

@@ -1,6 +1,6 @@
-"""What collapsed particles believe after some rows, and which of their hypotheses have any weight.
+"""The posterior of collapsed particles, and the hypotheses of weight in it.
 
-A hypothesis is a particle held at one scale; see `collapsed.py`.
+A hypothesis is a particle at one scale; see `collapsed.py`.
 """
 
 import math
@@ -12,32 +12,32 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bmaml.last_layer import Conditions
+from bmaml.last_layer import ConditionedLayers
 from bmaml.learners.posterior import Posterior
-from bmaml.predictive import weightiest, weighty
+from bmaml.predictive import heaviest_first, kept_components
 from bmaml.shapes import Particles, Scalar, Verdicts
 
 
 @dataclass(frozen=True)
 class CollapsedPosterior(Posterior):
-    """Particles, each with the exact posterior of its last layer, and the hypotheses they stand for.
+    """Particles with the exact posteriors of their last layers, and their hypotheses.
 
-    A hypothesis is a particle at one scale. With u = √(H + 1) φ, the hidden layer and a constant 1, it
-    predicts headᵀu, with the epistemic deviation ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1.
+    With u = √(H + 1) φ, the hidden layer and a constant 1, a particle predicts headᵀu. Its epistemic standard
+    deviation is ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1.
 
     Attributes:
-        particles: adapted parameters; `[1, …]` where no step was taken and all particles are there.
+        particles: adapted parameters; `[1, …]` for zero steps with all particles kept.
         head: mean of the last layer, prior mean included.
-        seen, spent: of the root of its covariance (see `bmaml.last_layer`).
-        owner: which particle it is of; None where every particle has the same scales, side by side.
+        seen, spent: factors in the root of its covariance (see `bmaml.last_layer`).
+        owner: particle of each hypothesis; None where all particles have all scales, side by side.
         scales: s of each hypothesis.
         noise_slopes: a, where the noise depends on x.
-        log_widening, log_prior_widening: log ω, what predicted standard deviations are multiplied by where
-            the rows have spoken, and log ω₀, the epistemic ones where they have not.
+        log_widening: log ω, for standard deviations where the support rows determine a prediction.
+        log_prior_widening: log ω₀, for epistemic standard deviations where they do not.
     """
 
     fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
-    own: ClassVar[frozenset[str]] = Posterior.own | {"owner"}
+    per_task: ClassVar[frozenset[str]] = Posterior.per_task | {"owner"}
 
     particles: Particles
     head: Float[Tensor, "#task particle unit output"]
@@ -50,11 +50,11 @@ class CollapsedPosterior(Posterior):
     log_prior_widening: Scalar
 
     def finite(self) -> Verdicts:
-        """True for each task whose adaptation stayed finite: where the factor is not, nothing is."""
+        """True for each task whose adaptation stayed finite; the head shows a failed Cholesky factor."""
         return ~self.log_weights.isnan().any(-1) & self.head.isfinite().flatten(1).all(-1)
 
     def at(self, tasks: Tensor) -> "CollapsedPosterior":
-        """The posterior of some tasks, without what has weight in none of them."""
+        """The posterior of some tasks, without hypotheses that have weight in none of them."""
         part = super().at(tasks)
         if part.owner is None:
             return part
@@ -76,15 +76,15 @@ class CollapsedPosterior(Posterior):
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which hypotheses of each task are kept, and which particles have any.
+class KeptHypotheses:
+    """The hypotheses of each task that are kept, and the particles that have any.
 
     Attributes:
-        particle: indices of the kept particles; None where most are kept, and all may stay.
-        real: which of them are; the others only fill up.
+        particle: indices of the kept particles; None where most are kept, so that all stay.
+        real: False for padding among the kept particles.
         hypothesis: indices of the kept hypotheses.
-        owner: their particles, by place among the kept.
-        log_weights: of the kept hypotheses, normalised; −∞ for those that only fill up.
+        owner: place of their particles among the kept ones.
+        log_weights: of the kept hypotheses, normalised; −∞ for padding.
     """
 
     particle: Int[Tensor, "task kept"] | None
@@ -94,10 +94,10 @@ class Chosen:
     log_weights: Float[Tensor, "task hypothesis"]
 
     @classmethod
-    def of(cls, log_weights: Tensor, scales: int, lost: float) -> "Chosen":
-        """Drop, lightest first, what together weighs no more than `lost`; `scales` of each particle."""
-        kept = weighty(log_weights, lost)
-        hypothesis, logs = weightiest(log_weights, kept)
+    def of(cls, log_weights: Tensor, scales: int, negligible: float) -> "KeptHypotheses":
+        """All but the lightest, which together weigh `negligible` at most; each particle has `scales`."""
+        kept = kept_components(log_weights, negligible)
+        hypothesis, logs = heaviest_first(log_weights, kept)
         owner, has_any = hypothesis // scales, kept.unflatten(1, (-1, scales)).any(-1)
         counts = has_any.sum(-1)
         if 2 * int(counts.sum()) > has_any.numel():
@@ -109,37 +109,39 @@ class Chosen:
         real = torch.arange(count, device=counts.device) < counts.unsqueeze(-1)
         return cls(particle, real, hypothesis, place.gather(1, owner), logs)
 
-    def last_layer(self, conditions: Conditions) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the kept particles alone, many in one task and one in another; zero where they only fill up."""
+    def posterior(self, layers: ConditionedLayers) -> tuple[Tensor, Tensor, Tensor]:
+        """The posterior of the kept particles' last layers; zero for padding."""
         if self.particle is None or self.real is None:
-            return conditions.last_layer()
+            return layers.posterior()
         task, place = self.real.nonzero(as_tuple=True)
         particle = self.particle[task, place]
-        each = conditions.each(lambda values: values[task if len(values) > 1 else 0, particle].unsqueeze(0))
+        each = layers.of_particles(
+            lambda values: values[task if len(values) > 1 else 0, particle].unsqueeze(0)
+        )
 
         shape = self.real.shape
 
-        def side_by_side(values: Tensor) -> Tensor:
+        def padded(values: Tensor) -> Tensor:
             whole = values.new_zeros(*shape, *values.shape[2:])
             whole[task, place] = values[0]
             return whole
 
-        mean, seen, spent = each.last_layer()
-        return side_by_side(mean), side_by_side(seen), side_by_side(spent)
+        mean, seen, spent = each.posterior()
+        return padded(mean), padded(seen), padded(spent)
 
 
-def picked(values: Tensor, index: Tensor) -> Tensor:
-    """`values[task, index[task, …], …]`, where values may be the same for all tasks."""
+def gathered(values: Tensor, index: Tensor) -> Tensor:
+    """`values[task, index[task, …], …]`; `values` may have a task axis of length one."""
     if values.shape[0] == 1:
         return values[0][index]
     return values[torch.arange(len(index), device=index.device).unsqueeze(-1), index]
 
 
-def of_hypotheses(values: Tensor, posterior: CollapsedPosterior, power: int) -> Tensor:
-    """`[task, particle, …]` times a power of the scale of each hypothesis, `[task, hypothesis, …]`."""
+def per_hypothesis(values: Tensor, posterior: CollapsedPosterior, power: int) -> Tensor:
+    """Values `[task, particle, …]` as `[task, hypothesis, …]`, times a power of each hypothesis' scale."""
     scales = posterior.scales
     if posterior.owner is not None:
-        values = picked(values, posterior.owner)
+        values = gathered(values, posterior.owner)
     elif scales.shape[1] != values.shape[1]:
         values = values.repeat_interleave(scales.shape[1] // values.shape[1], 1)
     if not power:
@@ -147,8 +149,8 @@ def of_hypotheses(values: Tensor, posterior: CollapsedPosterior, power: int) -> 
     return values * (scales**power).view(*scales.shape, *[1] * (values.ndim - 2))
 
 
-def of_particles(values: Tensor, posterior: CollapsedPosterior) -> Tensor:
-    """`[task, hypothesis]` added up over the hypotheses of each particle, `[task, particle]`."""
+def sum_per_particle(values: Tensor, posterior: CollapsedPosterior) -> Tensor:
+    """Values `[task, hypothesis]` added up over the hypotheses of each particle, `[task, particle]`."""
     if posterior.owner is None:
         return values.unflatten(1, (posterior.particles.shape[1], -1)).sum(-1)
     total = values.new_zeros(len(values), posterior.head.shape[1])

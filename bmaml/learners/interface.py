@@ -1,4 +1,4 @@
-"""What every learner of the literature can do, whatever its inner step and meta-objective."""
+"""The interface of all learners, whatever their inner step and meta-objective."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,10 +19,10 @@ from bmaml.shapes import Inputs, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
 
 Learned = Mapping[str, Tensor]
-"""Everything meta-training changes, by name: `initial` and whatever a learner adds to it."""
+"""The meta-learned tensors by name: `initial`, and those that a learner adds to it."""
 
 MAX_STEPS = 100
-"""More inner steps than any learner here profits from; a bound on the work of one request."""
+"""Inner steps of a learner or a request, at most; no learner here profits from so many."""
 
 
 class InvalidLearner(BmamlError, ValueError):
@@ -34,13 +34,12 @@ class Diverged(BmamlError, ArithmeticError):
 
 
 Belief = Predictive | Categorical
-"""About numbers, or about classes; either way with `log_density` of the truth."""
-
+"""The belief about numbers or about classes; both have a `log_density` of the truth."""
 
 Kind = Literal["regression", "classification"]
 
 LearnedRate = Literal["none", "scalar", "parameter"]
-"""What is meta-learned of the inner rate: nothing, one number, or one for every parameter."""
+"""The meta-learned part of the inner rate: nothing, one number, or one number per parameter."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class CalibratedScalar:
 
 @dataclass(frozen=True)
 class Learner(ABC, Generic[PosteriorT]):
-    """Settings of a learner; the functions that go with them.
+    """A learner: its settings, and the functions that depend on them.
 
     Attributes:
         network: the predictor each particle parametrises.
@@ -75,7 +74,7 @@ class Learner(ABC, Generic[PosteriorT]):
 
     name: ClassVar[str]
     max_steps: ClassVar[int] = MAX_STEPS
-    """The most inner steps; 0 where adaptation is exact."""
+    """Inner steps, at most; 0 where adaptation is exact."""
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {}
     """Scalars among the learned tensors that are fitted after training, by name."""
 
@@ -135,16 +134,16 @@ class Learner(ABC, Generic[PosteriorT]):
 
     @abstractmethod
     def predict(self, posterior: PosteriorT, x: Inputs, joint: bool = False) -> Belief:
-        """The ensemble's belief about the rows x of each task.
+        """The belief about the rows x of each task.
 
         Args:
             joint: also carry what covariances between rows need.
         """
 
     def effective_particles(self, posterior: PosteriorT) -> PerTask:
-        """1 / Σ weight²: M when all particles count alike, 1 when one decides.
+        """1 / Σ weight²: M for equal weights, 1 where one particle has all the weight.
 
-        Where each stands for several hypotheses, those lie side by side and count as one.
+        The hypotheses of a particle lie side by side and count together.
         """
         logs = posterior.log_weights.unflatten(1, (self.particles, -1)).logsumexp(-1)
         return torch.exp(-torch.logsumexp(2 * logs, -1))
@@ -155,12 +154,12 @@ class Learner(ABC, Generic[PosteriorT]):
 
     @property
     def hypotheses(self) -> int:
-        """How many components its belief about a task has, at most."""
+        """Components of its belief about a task, at most."""
         return self.particles
 
     @property
     def kind(self) -> Kind:
-        """What it predicts: numbers or classes."""
+        """The kind of its predictions: numbers or classes."""
         return "regression"
 
     @property
@@ -170,18 +169,18 @@ class Learner(ABC, Generic[PosteriorT]):
 
     @property
     def has_epistemic(self) -> bool:
-        """False where the posterior is a single point: its epistemic variance is zero, for want of others."""
+        """False where the posterior is a single point, whose epistemic variance is zero."""
         return True
 
     def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 #param"]:
-        """The inner rate ε of each task: zero without rows, so that the start itself is the prior."""
+        """The inner rate ε of each task; zero for an empty support set, whose posterior is the start."""
         fixed = self.learn_step_size == "none"
         rate = learned["initial"].new_full((), self.step_size) if fixed else learned["log_step_size"].exp()
         seen = (support.counts() > 0).to(rate.dtype)
         return rate.view(1, 1, -1) * seen.view(-1, 1, 1)
 
     def _rate_start(self, parameters: int) -> dict[str, Tensor]:
-        """`log_step_size`: nothing, a scalar, or `[param]`."""
+        """The start of `log_step_size`: a scalar or `[param]`; nothing where the rate is fixed."""
         if self.learn_step_size == "none":
             return {}
         shape = () if self.learn_step_size == "scalar" else (parameters,)

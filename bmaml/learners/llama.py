@@ -16,18 +16,18 @@ from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned
 from bmaml.shapes import Scalar
 from bmaml.task import Examples, TaskBatch
 
-WEIGHT_PRECISION_START = 1e3
+INITIAL_WEIGHT_PRECISION = 1e3
+"""λ before training."""
 
 
 @dataclass(frozen=True)
 class LLAMA(EMAML):
-    """Adapt one θ by its gradient; believe in a Gaussian around it.
+    """Adapt one θ by its gradient; the posterior is a Gaussian around it.
 
-    Minimises −log p(query | θ̂) + η · ½ log |H| / |λI|, with H = λI + γJᵀJ at the adapted point θ̂
-    (the Gauss–Newton precision; the constant P log λ is left out). The answer consists of M exact
-    draws from N(θ̂, H⁻¹), the same standard normal vectors for every task, so that an answer depends
-    neither on its company nor on chance. λ, how tightly the start binds, is fitted to the
-    validation tasks after training: the point alone says nothing about it.
+    Minimises −log p(query | θ̂) + η · ½ log |H| / |λI|, with H = λI + γJᵀJ at the adapted point θ̂, the
+    Gauss–Newton precision; the constant P log λ is left out. The particles are M exact draws from N(θ̂, H⁻¹).
+    All tasks share the standard normal vectors, so that an answer depends neither on its batch nor on chance.
+    The loss says nothing about λ, the precision around the start: it is fitted to the validation tasks.
 
     Attributes:
         particles: M, the number of draws.
@@ -62,7 +62,7 @@ class LLAMA(EMAML):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[1, param]`, the scalar `log_weight_precision`, and the rate where it is learned."""
         learned = super().initialise(generator)
-        start = torch.tensor(WEIGHT_PRECISION_START).log()
+        start = torch.tensor(INITIAL_WEIGHT_PRECISION).log()
         return {**learned, "initial": learned["initial"][:1], "log_weight_precision": start}
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> BareParticles:
@@ -74,7 +74,7 @@ class LLAMA(EMAML):
         return self._weighted(learned, torch.cat([weights, precisions], -1), support)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
-        """The point's query loss and η times half the log volume of its neighbourhood."""
+        """The query loss of the point, and η times half the log volume of H relative to the prior."""
         point = super().adapt(learned, batch.support).particles
         loss = -log_likelihood(self.network, point, batch.query).mean()
         if not self.occam:

@@ -9,7 +9,7 @@ from bmaml.learners.interface import InvalidLearner
 
 @dataclass(frozen=True)
 class MAML(EMAML):
-    """`emaml` with one particle: a point, which has no epistemic variance and says so.
+    """`emaml` with one particle: a point without epistemic variance.
 
     Raises:
         InvalidLearner: any other number of particles.

@@ -1,4 +1,4 @@
-"""What adaptation gives, for many tasks side by side: taken apart into tasks, and put together again."""
+"""The posteriors of many tasks side by side, split into tasks and joined again."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,19 @@ PosteriorT = TypeVar("PosteriorT", bound="Posterior")
 
 @dataclass(frozen=True)
 class Posterior:
-    """Tensors with a leading axis of tasks, or of length one where all tasks share them; and scalars.
+    """The posterior of each task: tensors with a leading axis of tasks, and scalars.
+
+    The axis has length one for tensors that all tasks share.
 
     Attributes:
-        log_weights: of the hypotheses, normalised, `[task, hypothesis]`; −∞ for those that only fill up.
+        log_weights: of the hypotheses, normalised, `[task, hypothesis]`; −∞ for padding.
     """
 
     fill: ClassVar[Mapping[str, float]] = {"log_weights": -math.inf}
-    """What a tensor is padded with where tasks differ in size; zero where it does not say."""
+    """Padding of a tensor, by name, where tasks differ in size; zero where there is none."""
 
-    own: ClassVar[frozenset[str]] = frozenset({"log_weights"})
-    """Tensors that each task has for itself, whether they differ or not."""
+    per_task: ClassVar[frozenset[str]] = frozenset({"log_weights"})
+    """Tensors that tasks never share, by name, even where they are equal."""
 
     log_weights: Tensor
 
@@ -39,7 +41,7 @@ class Posterior:
         return verdicts
 
     def at(self: PosteriorT, tasks: Tensor) -> PosteriorT:
-        """The posterior of some tasks, without what has weight in none of them."""
+        """The posterior of some tasks, without hypotheses that have weight in none of them."""
         if len(self.log_weights) == 1:
             return self
         own = {name: tensor[tasks] for name, tensor in self.tensors().items() if len(tensor) > 1}
@@ -52,7 +54,7 @@ class Posterior:
         together = {}
         for name, tensor in first.tensors().items():
             every = [part.tensors()[name] for part in parts]
-            if name not in cls.own and all(_same(tensor, other) for other in every):
+            if name not in cls.per_task and all(_same(tensor, other) for other in every):
                 continue
             sizes = [max(each) for each in zip(*(other.shape for other in every), strict=True)]
             fill = cls.fill.get(name, 0.0)
@@ -60,7 +62,7 @@ class Posterior:
         return replace(first, **together)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that have an axis of tasks."""
+        """The tensors with an axis of tasks, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: each for name, each in found.items() if isinstance(each, Tensor) and each.ndim}
 

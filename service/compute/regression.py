@@ -186,7 +186,7 @@ def _result(
         return moments.prediction(task, job, particles)
     support_x = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
     uncertainty = moments.uncertainty(task, job)
-    return choose(job.spec, belief.part(*own).without_negligible(0.0), uncertainty, x[own], support_x)
+    return choose(job.spec, belief.part(*own).pruned(0.0), uncertainty, x[own], support_x)
 
 
 def _particles(belief: Predictive) -> ParticleMoments:

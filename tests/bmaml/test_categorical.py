@@ -2,7 +2,7 @@
 
 import torch
 
-from bmaml.categorical import Categorical, classes_of, normalised
+from bmaml.categorical import Categorical, normalised, present_classes
 from tests.bmaml.acquisition.pools import class_belief
 
 
@@ -37,7 +37,7 @@ def test_absent_classes_have_no_probability_and_no_effect_on_entropy():
 def test_the_classes_of_a_task_are_those_of_its_real_rows():
     y = torch.eye(3)[torch.tensor([[0, 1], [2, 2]])]
     mask = torch.tensor([[True, False], [True, True]])
-    assert classes_of(y, mask).tolist() == [[True, False, False], [False, False, True]]
+    assert present_classes(y, mask).tolist() == [[True, False, False], [False, False, True]]
 
 
 def test_votes_and_margins_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bmaml.learners import InvalidLearner
-from bmaml.learners.collapsed import USUAL_ROWS, Collapsed
+from bmaml.learners.collapsed import REFERENCE_ROWS, Collapsed
 from bmaml.networks import MLP
 from bmaml.task import Examples
 from tests.closed_form import full_batch, generator, learner_of, ragged
@@ -28,7 +28,7 @@ def test_rows_count_as_far_as_they_are_new_between_the_numbers_it_was_found_on(r
     support = full_batch(shots=rows).support
     counted = min(max(rows, 2), 12)
     each = effective_rows(counted, correlation) / counted
-    usual = effective_rows(USUAL_ROWS, correlation) / USUAL_ROWS
+    usual = effective_rows(REFERENCE_ROWS, correlation) / REFERENCE_ROWS
     evidence = learner.evidence(learned["initial"].unsqueeze(0), support)
     expected = (learned["log_temperature"].exp() * each / usual * evidence).softmax(-1)
     posterior = learner.adapt(learned, support)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from bmaml import ascent, laplace, svgd
+from bmaml import fused_svgd, laplace, svgd
 from bmaml.densities import joint_scores, log_joint, log_likelihood, weights_of
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.bfa import BFA
@@ -206,7 +206,7 @@ def test_the_chaser_loss_has_no_gradient_through_the_leader():
         return particles + learner.step_size * svgd.direction(particles, scores)
 
     chaser = step(initial.unsqueeze(0), batch.support)
-    leader = step(chaser.detach(), batch.everything()).detach()
+    leader = step(chaser.detach(), batch.all_examples()).detach()
     expected = (weights_of(chaser) - weights_of(leader)).square().sum() / len(batch)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(found, torch.autograd.grad(expected, initial)[0])
@@ -650,7 +650,7 @@ def test_moves_without_a_graph_are_those_with_one(activation, rate, particles, m
     learner = dataclasses.replace(learner, network=MLP(2, (5, 4), 2, activation))
     learned = {name: value.double() for name, value in learner.initialise(generator()).items()}
     batch = ragged_batch()
-    monkeypatch.setattr(ascent, "MAX_CPU_PARAMETERS", 1)  # one task at a time
+    monkeypatch.setattr(fused_svgd, "MAX_CPU_PARAMETERS", 1)  # one task at a time
     with_graph = learner.adapt(learned, batch.support, 3).particles
     with torch.no_grad():
         without = learner.adapt(learned, batch.support, 3).particles

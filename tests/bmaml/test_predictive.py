@@ -228,7 +228,7 @@ def test_components_of_no_weight_go_and_the_others_stay():
     belief = mixture(particles=5, rank=2)
     weights = torch.tensor([[0.5, 1e-4, 0.3, 2e-4, 0.1997], [0.9, 0.1 - 3e-4, 1e-4, 1e-4, 1e-4]])
     belief = dataclasses.replace(belief, log_weights=weights.log())
-    light = belief.without_negligible(3.5e-4)
+    light = belief.pruned(3.5e-4)
     torch.testing.assert_close(
         light.log_weights.exp(),
         torch.tensor([[0.5, 0.3, 0.1997], [0.9, 0.0997, 0.0]]) / torch.tensor([[0.9997], [0.9997]]),
@@ -242,8 +242,8 @@ def test_components_of_no_weight_go_and_the_others_stay():
 
 def test_dropping_components_is_each_task_s_own_affair():
     belief = mixture(tasks=3, particles=6)
-    together = belief.without_negligible(0.2)
+    together = belief.pruned(0.2)
     for task in range(3):
-        alone = belief.part(slice(task, task + 1)).without_negligible(0.2)
+        alone = belief.part(slice(task, task + 1)).pruned(0.2)
         torch.testing.assert_close(alone.mean()[0], together.mean()[task])
         torch.testing.assert_close(alone.variance()[0], together.variance()[task])

@@ -40,7 +40,7 @@ def test_rows_that_do_not_fit_together_are_refused_by_name(build, found):
 
 def test_everything_is_support_and_query():
     batch = full_batch(shots=4, queries=5)
-    assert batch.everything().mask.shape == (3, 9)
+    assert batch.all_examples().mask.shape == (3, 9)
 
 
 def test_the_network_equals_a_torch_module():

@@ -38,7 +38,7 @@ def test_shots_are_drawn_and_what_is_not_shown_is_asked(arrays):
     whole = family(arrays, split="split")
     seen = {whole.batch(1, generator(seed)).support.x.shape[1] for seed in range(20)}
     assert seen == {3, 6}
-    assert {whole.batch(1, generator(s)).everything().x.shape[1] for s in range(20)} == {12}
+    assert {whole.batch(1, generator(s)).all_examples().x.shape[1] for s in range(20)} == {12}
 
 
 def test_drawings_are_bright_ink_whatever_the_paper():

@@ -30,7 +30,7 @@ def test_a_finite_family_repeats_its_points_and_an_unlimited_one_does_not():
 
 def test_resplitting_deals_the_same_points_anew():
     family = Sinusoid(SinusoidConfig(Shots(5, 5), 5, tasks=1, resplit=True), seed=0)
-    one, other = (family.batch(1, generator(seed)).everything().x.flatten() for seed in (1, 2))
+    one, other = (family.batch(1, generator(seed)).all_examples().x.flatten() for seed in (1, 2))
     assert not torch.equal(one, other)
     assert torch.equal(one.sort().values, other.sort().values)
 

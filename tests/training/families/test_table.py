@@ -123,17 +123,17 @@ def test_hidden_texts_are_zeros_in_all_rows_of_some_visits_and_none_when_held_ou
     x = (("size", "log2"), ("kind", "none"), ("wet", "none"))
     table = Table(config(written(tmp_path, data), x=x, hide=0.4), seed=0)
     batch = table.batch(400, generator())
-    rows = batch.everything()
+    rows = batch.all_examples()
     visible = torch.stack([rows.x[..., 1:3].sum(-1), rows.x[..., 3:].sum(-1)], -1)
     visits = visible.amax(1)
     assert torch.equal(visible[rows.mask], visits.unsqueeze(1).expand_as(visible)[rows.mask])
     assert set(visits.flatten().tolist()) == {0.0, 1.0}
     assert ((visits.mean(0) - 0.6).abs() < 0.1).all()
     assert 0.2 < (visits[:, 0] * visits[:, 1]).mean() < 0.5  # each on its own
-    plain = Table(config(written(tmp_path, data), x=x), seed=0).batch(400, generator()).everything()
+    plain = Table(config(written(tmp_path, data), x=x), seed=0).batch(400, generator()).all_examples()
     assert torch.equal(rows.x[..., 0], plain.x[..., 0])
     for fixed in (*table.held_out(), *table.validation()):
-        known = fixed.everything()
+        known = fixed.all_examples()
         assert (known.x[known.mask][:, 1:].sum(-1) == 2).all()
 
 

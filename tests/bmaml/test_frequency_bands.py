@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from bmaml.bands import OVERLAP, in_bands
+from bmaml.frequency_bands import BAND_OVERLAP, redraw_in_bands
 from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import MLP
 from bmaml.task import Examples
@@ -20,17 +20,17 @@ def first_layer(network, weights):
 
 def test_every_frequency_lies_in_the_band_of_its_particle():
     network = MLP(3, (50, 4), 1, "sine")
-    weights = in_bands(network, network.initialise(8, generator()), BANDS, generator(1))
+    weights = redraw_in_bands(network, network.initialise(8, generator()), BANDS, generator(1))
     frequencies = first_layer(network, weights)[0].norm(dim=1)  # [particle, unit]
     step = (BANDS[1] - BANDS[0]) / 8
     centres = BANDS[0] + step * (torch.arange(8) + 0.5)
-    assert bool(((frequencies - centres.unsqueeze(-1)).abs() <= OVERLAP * step / 2 + 1e-9).all())
+    assert bool(((frequencies - centres.unsqueeze(-1)).abs() <= BAND_OVERLAP * step / 2 + 1e-9).all())
 
 
 def test_only_the_first_layer_is_redrawn():
     network = MLP(2, (5, 4), 1, "sine")
     before = network.initialise(6, generator())
-    after = in_bands(network, before, BANDS, generator(1))
+    after = redraw_in_bands(network, before, BANDS, generator(1))
     size = network.layers[0][0] * network.layers[0][1] + network.layers[0][1]
     assert torch.equal(before[:, size:], after[:, size:])
     assert not bool((before[:, :size] == after[:, :size]).any())
@@ -39,7 +39,7 @@ def test_only_the_first_layer_is_redrawn():
 def test_phases_and_directions_cover_the_circle():
     network = MLP(2, (4000,), 1, "sine")
     weight, bias = first_layer(
-        network, in_bands(network, network.initialise(1, generator()), BANDS, generator(1))
+        network, redraw_in_bands(network, network.initialise(1, generator()), BANDS, generator(1))
     )
     angles = torch.atan2(weight[0, 1], weight[0, 0]) + math.pi
     for each in (bias[0], angles):

@@ -1,9 +1,9 @@
-"""SVGD on Gaussian networks without a graph: what serving and leaders need, in few passes over memory.
+"""SVGD of networks with Gaussian noise without autograd, in few passes over memory.
 
-The same moves as `svgd.run` over `densities.joint_scores`, for when nothing is to be differentiated. A
-layer's weights and biases lie side by side in a particle, so with a constant appended to every signal
-they are one matrix: one product is the layer, and one is the gradient of both. On a CPU tasks are
-taken a few at a time, so that particles, scores and moves stay in cache.
+The moves are those of `svgd.run` over `densities.joint_scores`, for serving and for leaders, which are not
+differentiated. A layer's weights and biases lie side by side in a particle: with a constant appended to every
+signal they are one matrix, one product is the layer, and one product is the gradient of both. On a CPU tasks
+move block by block, so that particles, scores and moves stay in cache.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bmaml import svgd
 from bmaml.blocks import blocks
-from bmaml.constants import constant
 from bmaml.densities import PRECISIONS, Precisions
+from bmaml.device_constants import constant
 from bmaml.networks import ACTIVATIONS, MLP
 from bmaml.shapes import Particles
 from bmaml.task import Examples
@@ -24,28 +24,28 @@ MAX_CPU_PARAMETERS = 1 << 19
 def run(
     network: MLP, particles: Particles, examples: Examples, priors: Precisions, steps: int, rates: Tensor
 ) -> Particles:
-    """`steps` moves θ ← θ + ε φ under log p(D | θ) + log p(θ), `[task, particle, param]`.
+    """Particles after `steps` moves θ ← θ + ε φ under log p(D | θ) + log p(θ), `[task, particle, param]`.
 
     Args:
-        particles: of each task, or one start for all.
+        particles: those of each task, or one start for all.
         rates: ε, `[#task, 1, 1]` or one per parameter.
     """
     most = MAX_CPU_PARAMETERS if particles.device.type == "cpu" else None
     moved = []
     for some in blocks(len(examples), most, particles[0].numel()):
         own = particles if len(particles) == 1 else particles[some]
-        climb = _Climb(network, own, examples.tasks(some), priors)
+        moving = _MovingParticles(network, own, examples.tasks(some), priors)
         rate = rates if len(rates) == 1 else rates[some]
         for _ in range(steps):
-            climb.move(rate)
-        moved.append(climb.particles)
+            moving.move(rate)
+        moved.append(moving.particles)
     return torch.cat(moved)
 
 
-class _Climb:
-    """The particles of a few tasks on their way, with the buffers they need and the views into them.
+class _MovingParticles:
+    """The particles of a block of tasks, with buffers and views that every step uses again.
 
-    A step of few tasks takes as long as it has operations: all that can be is prepared here.
+    A step of few tasks costs as much as it has operations, so that all that can be is prepared here.
     """
 
     def __init__(self, network: MLP, particles: Tensor, examples: Examples, priors: Precisions) -> None:
@@ -55,7 +55,7 @@ class _Climb:
         self.particles = particles.repeat(tasks // len(particles), 1, 1)
 
         def for_each(values: Tensor) -> Tensor:
-            """`[task, …]` for every network."""
+            """Values `[task, …]` repeated for every network."""
             return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
         one = examples.x.new_ones(tasks * count, rows, 1)
@@ -67,7 +67,7 @@ class _Climb:
 
         flat = self.particles.flatten(0, 1)
         self._weights, self._log_precisions = flat[:, :-PRECISIONS], flat[:, -PRECISIONS:]
-        # Every layer's weights over its biases, [network, inputs + 1, outputs].
+        # Each layer's weights above its biases, [network, inputs + 1, outputs].
         shapes = [(i + 1, o) for i, o in network.layers]
         pieces = self._weights.split([i * o for i, o in shapes], -1)
         self._layers = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
@@ -107,8 +107,8 @@ class _Climb:
             pieces.insert(0, torch.bmm(signals[depth].mT, delta).flatten(1))
             if depth:
                 delta = torch.bmm(delta, layers[depth][:, :-1].mT)
-                delta = activation.pulled(delta, before[depth - 1])
-        # ½ (misfit, ‖w‖²) + rate against the shape, as both are Gamma in γ and λ.
+                delta = activation.backward(delta, before[depth - 1])
+        # γ and λ have Gamma posteriors: shape − precision × (rate + ½ misfit or ½ ‖w‖²).
         torch.linalg.vector_norm(error, dim=(1, 2), out=self._norms[:, 0])
         torch.linalg.vector_norm(self._weights, dim=-1, out=self._norms[:, 1])
         halves = torch.addcmul(self._rates, self._norms, self._norms, value=0.5)
