@@ -1,4 +1,4 @@
-"""`bmaml-store list | show | verify | remove`: look after published versions."""
+"""`bmaml-store list | show | verify | remove`: list, show, verify and remove published versions."""
 
 import argparse
 import os
@@ -11,14 +11,14 @@ from model_store.store import SHIPPED, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where all is well, 1 where a version is bad or missing."""
+    """Run one command; the exit status is 1 where a version is bad or missing."""
     options = _parser().parse_args(arguments)
     store = Store(options.store)
     try:
         status = int(options.command(store, options))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BmamlError as error:
@@ -92,11 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("version", type=int, nargs="?", help="default: the newest")
     show.add_argument("--card", action="store_true", help="the model card instead of the manifest")
     show.set_defaults(command=_show)
-    verify = commands.add_parser("verify", help="read versions whole and check every digest")
+    verify = commands.add_parser("verify", help="read whole versions and check every digest")
     verify.add_argument("name", nargs="?", help="default: all models")
     verify.add_argument("version", type=int, nargs="?", help="default: all versions")
     verify.set_defaults(command=_verify)
-    remove = commands.add_parser("remove", help="take one version away")
+    remove = commands.add_parser("remove", help="remove one version")
     remove.add_argument("name")
     remove.add_argument("version", type=int)
     remove.set_defaults(command=_remove)

@@ -1,4 +1,4 @@
-"""The units of a model's inputs and outputs: the caller's on one side, standardised on the other."""
+"""Columns of inputs and outputs, converted between the caller's units and standardised ones."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Transform = Literal["none", "log", "log2"]
 
 
 class OutsideDomain(BmamlError, ValueError):
-    """A value that a column's transform is not defined for."""
+    """A value outside the domain of its column's transform."""
 
     def __init__(self, column: str, transform: str, row: int) -> None:
         super().__init__(
@@ -25,9 +25,10 @@ class OutsideDomain(BmamlError, ValueError):
 
 
 class Column(BaseModel):
-    """One column of x or y: value ↦ (transform(value) − mean) / std.
+    """One column of x or y, standardised as (transform(value) − mean) / std.
 
-    `lower` and `upper` bound what training saw, in the caller's units.
+    Attributes:
+        lower, upper: the training range, in the caller's units.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,7 +45,7 @@ class Column(BaseModel):
         """The column that gives `values` mean zero and unit variance.
 
         Raises:
-            OutsideDomain: a logarithm of something that is not positive.
+            OutsideDomain: the logarithm of a value that is not positive.
             ValueError: the values do not vary.
         """
         scaled = transformed(name, transform, values)
@@ -62,10 +63,10 @@ class Column(BaseModel):
 
 
 def transformed(name: str, transform: Transform, values: Array) -> Array:
-    """`values` on the column's scale.
+    """Values on the column's own scale, before they are standardised.
 
     Raises:
-        OutsideDomain: a logarithm of something that is not positive.
+        OutsideDomain: the logarithm of a value that is not positive.
     """
     if transform == "none":
         return values
@@ -75,10 +76,10 @@ def transformed(name: str, transform: Transform, values: Array) -> Array:
 
 
 def standardised(columns: Sequence[Column], values: Array) -> Array:
-    """`[row, column]` in the caller's units, as the network wants them; infinite where they are too large.
+    """Values `[row, column]` in standardised units, from the caller's; infinite where they overflow.
 
     Raises:
-        OutsideDomain: a logarithm of something that is not positive.
+        OutsideDomain: the logarithm of a value that is not positive.
     """
     result = np.empty_like(values)
     for index, column in enumerate(columns):
@@ -89,7 +90,7 @@ def standardised(columns: Sequence[Column], values: Array) -> Array:
 
 
 def restored(columns: Sequence[Column], values: Array) -> Array:
-    """The inverse of `standardised`."""
+    """Values `[row, column]` in the caller's units: the inverse of `standardised`."""
     result = np.empty_like(values)
     for index, column in enumerate(columns):
         scaled = values[:, index] * column.std + column.mean

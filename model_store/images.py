@@ -1,4 +1,4 @@
-"""How pictures become the numbers an image model takes."""
+"""Conversion of images to the inputs of a model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,25 +9,25 @@ Pixels = NDArray[np.uint8]
 """`[image, height, width]` grey, or `[image, height, width, 3]` RGB."""
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """The picture as it is meant to be seen: turned as its camera says, in eight bits a channel.
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says, in eight bits a channel.
 
-    Pillow turns everything brighter than 255 of 65535 to white.
+    Sixteen bits are scaled down here: Pillow would clip them at 255 of 65,535.
     """
-    turned = ImageOps.exif_transpose(picture)
+    turned = ImageOps.exif_transpose(image)
     if not turned.mode.startswith("I"):
         return turned
     return Image.fromarray((np.asarray(turned, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 class ImageInput(BaseModel):
-    """The pictures of a model: channels × size × size values in [0, 1], channel by channel.
+    """The image input of a model: channels × size × size values in [0, 1], channel by channel.
 
     Attributes:
         channels: 1 for grey, 3 for RGB.
         size: pixels along each side.
-        drawing: ink on an even ground. A drawing whose border is bright is inverted first, so that
-            ink is bright and neither paper nor screen matters.
+        drawing: ink on an even ground. A drawing with a bright border is inverted, so that ink is bright
+            on paper and on screen alike.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,20 +38,20 @@ class ImageInput(BaseModel):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one picture, as arrays of pixels have it."""
+        """Shape of one image as an array of pixels: `(size, size)` grey, `(size, size, 3)` RGB."""
         return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
 
     @property
-    def numbers(self) -> int:
-        """Of one picture."""
+    def inputs(self) -> int:
+        """Values of one image."""
         return self.channels * self.size**2
 
-    def scaled(self, pixels: Pixels) -> NDArray[np.float32]:
+    def from_pixels(self, pixels: Pixels) -> NDArray[np.float32]:
         """Pixels 0 … 255 as `[image, channel × height × width]`, in [0, 1]."""
-        return self.turned(pixels.astype(np.float32) / np.float32(255))
+        return self.from_values(pixels.astype(np.float32) / np.float32(255))
 
-    def turned(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values in [0, 1], laid out as `pixels` are, as `[image, channel × height × width]`."""
+    def from_values(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values in [0, 1] in the layout of `Pixels`, as `[image, channel × height × width]`."""
         values = values.reshape(len(values), *self.shape)
         if self.drawing:
             edges = (values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1])
@@ -62,4 +62,4 @@ class ImageInput(BaseModel):
             values = np.where(bright.reshape(-1, *[1] * (values.ndim - 1)), 1 - values, values)
         if self.channels == 3:
             values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values.reshape(len(values), self.numbers), dtype=np.float32)
+        return np.ascontiguousarray(values.reshape(len(values), self.inputs), dtype=np.float32)

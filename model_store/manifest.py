@@ -1,4 +1,4 @@
-"""What a published version says about itself."""
+"""The manifest of a published version."""
 
 import hashlib
 import re
@@ -11,24 +11,23 @@ from bmaml.learners.interface import Kind
 from model_store.columns import Column
 from model_store.images import ImageInput
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-WEIGHTS = "particles.safetensors"
-CARD = "MODEL_CARD.md"
-MANIFEST = "manifest.json"
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+WEIGHTS_FILE = "particles.safetensors"
+CARD_FILE = "MODEL_CARD.md"
+MANIFEST_FILE = "manifest.json"
 
 
 class InvalidName(BmamlError, ValueError):
-    """A model name that could not be a folder, a URL segment and a metric label at once."""
+    """A model name that is not a folder, a URL segment and a metric label at once."""
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it is one.
+    """The name itself, where it is a model name.
 
     Raises:
-        InvalidName: anything but 1–64 lower-case letters, digits, `-` and `_`, starting with a
-            letter or digit.
+        InvalidName: not 1 to 64 lower-case letters, digits, `-` and `_`, starting with a letter or digit.
     """
-    if not NAME.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise InvalidName(
             f"{name!r} is not a model name: use 1 to 64 lower-case letters, digits, '-' and '_', "
             "starting with a letter or digit"
@@ -36,8 +35,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-class Look(BaseModel):
-    """One look at the validation tasks during training."""
+class ValidationPoint(BaseModel):
+    """The losses at one step of training: meta-objective and validation NLL, in standardised units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -47,19 +46,19 @@ class Look(BaseModel):
 
 
 class Manifest(BaseModel):
-    """One version of one model.
+    """The description of one version of a model.
 
     Attributes:
-        format: of this file; a reader refuses a format it does not know.
-        kind: what the model predicts.
-        inputs, outputs: columns of x and y, with their units; none for pictures and classes.
-        image: what pictures look like, where x is one.
-        classes: the most classes a task may have, where y is one.
-        embedding: of pictures, before the learner sees them: the settings of a `ConvNet`.
-        learner, settings: which learner, and everything needed to build it again.
-        training: the whole configuration that produced it.
-        history: how training went: the meta-objective and the validation NLL, in standardised units.
-        metrics: measured on held-out tasks, in the caller's units; NLL in nats per value.
+        format: format of this file; readers refuse an unknown one.
+        kind: kind of its predictions.
+        inputs, outputs: columns of x and y with their units; none for images and classes.
+        image: the form of images, where x is an image.
+        classes: classes of a task, at most, where y is a class.
+        embedding: settings of the `ConvNet` that embeds images for the learner.
+        learner, settings: name and settings of the learner, as `learner_from` takes them.
+        training: the whole configuration of the training run.
+        history: the course of training.
+        metrics: figures of held-out tasks in the caller's units; NLL in nats per value.
         tensors: shape of each learned tensor in the weights file.
         files: sha256 of each file of the version, by name.
     """
@@ -79,7 +78,7 @@ class Manifest(BaseModel):
     learner: str
     settings: dict[str, Any]
     training: dict[str, Any]
-    history: tuple[Look, ...] = ()
+    history: tuple[ValidationPoint, ...] = ()
     seed: int
     code_version: str
     metrics: dict[str, float]
@@ -93,9 +92,9 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
-        numbers = bool(self.inputs and self.outputs)
-        pictures = self.image is not None and self.classes is not None and self.embedding is not None
-        if (numbers, pictures) != (self.kind == "regression", self.kind == "classification"):
+        columns = bool(self.inputs and self.outputs)
+        images = self.image is not None and self.classes is not None and self.embedding is not None
+        if (columns, images) != (self.kind == "regression", self.kind == "classification"):
             raise ValueError(
                 "a regression has input and output columns, a classification an image, an embedding and "
                 f"a number of classes; this {self.kind} has other things"
@@ -105,20 +104,20 @@ class Manifest(BaseModel):
     @field_validator("files")
     @classmethod
     def _plain_files(cls, files: dict[str, str]) -> dict[str, str]:
-        if WEIGHTS not in files:
-            raise ValueError(f"the manifest lists no {WEIGHTS}")
+        if WEIGHTS_FILE not in files:
+            raise ValueError(f"the manifest lists no {WEIGHTS_FILE}")
         for name, digest in files.items():
-            if "/" in name or "\\" in name or name.startswith(".") or name == MANIFEST:
+            if "/" in name or "\\" in name or name.startswith(".") or name == MANIFEST_FILE:
                 raise ValueError(f"{name!r} is not a plain file name")
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 raise ValueError(f"the digest of {name!r} is not a sha256")
         return files
 
     def dumped(self) -> bytes:
-        """The manifest as it lies in the store."""
+        """The manifest as bytes of its file."""
         return self.model_dump_json(indent=2).encode() + b"\n"
 
     @property
     def sha256(self) -> str:
-        """Of the manifest, which holds the digest of every other file: of the version."""
+        """Digest of the manifest, and by the digests in it of the whole version."""
         return hashlib.sha256(self.dumped()).hexdigest()

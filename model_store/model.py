@@ -1,4 +1,4 @@
-"""A published model in memory: a learner, what it has learned, and its manifest."""
+"""A published model in memory: its manifest, its learner and the learned tensors."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,19 +21,20 @@ from model_store.columns import Array, range_of, standardised
 from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
+"""Standardised values, in the network's precision."""
 
 
 class CorruptModel(BmamlError):
-    """A version that is not what its manifest says."""
+    """A version that contradicts its manifest."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the store holds and the service answers with.
+    """A version of a model, as the store holds it and the service answers with it.
 
     Attributes:
-        learned: the meta-learned tensors, `initial` among them.
-        embedding: of pictures, where x is one.
+        learned: the meta-learned tensors by name, `initial` among them.
+        embedding: the embedding of images; None where x has columns.
 
     Raises:
         CorruptModel: tensors that do not fit the learner, or are not finite.
@@ -60,9 +61,9 @@ class Model:
             raise CorruptModel(f"{where}: a {self.manifest.kind} with a learner for {self.learner.kind}")
         network, image = self.learner.network, self.manifest.image
         if self.embedding is not None and image is not None:
-            pictures = (image.channels, image.size)
-            if (self.embedding.channels, self.embedding.size) != pictures:
-                raise CorruptModel(f"{where}: the embedding is not made for {pictures} pictures")
+            form = (image.channels, image.size)
+            if (self.embedding.channels, self.embedding.size) != form:
+                raise CorruptModel(f"{where}: the embedding is not made for {form} images")
             if network.inputs != self.embedding.features:
                 raise CorruptModel(
                     f"{where}: the network takes {network.inputs} features, "
@@ -78,10 +79,10 @@ class Model:
 
     @classmethod
     def of(cls, manifest: Manifest, learned: dict[str, Tensor]) -> "Model":
-        """The model a manifest describes.
+        """The model that a manifest describes.
 
         Raises:
-            CorruptModel: no learner can be built from it, or it does not fit the tensors.
+            CorruptModel: the manifest describes no learner, or one that the tensors do not fit.
         """
         try:
             learner = learner_from(manifest.learner, manifest.settings)
@@ -92,12 +93,12 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the manifest, which holds the digest of every other file."""
+        """Digest of the version."""
         return self.manifest.sha256
 
     @property
     def device(self) -> torch.device:
-        """Where the learned tensors live."""
+        """The device of the learned tensors."""
         return self.learned["initial"].device
 
     def to(self, device: torch.device | str) -> "Model":
@@ -110,19 +111,19 @@ class Model:
         return self if learner is self.learner else replace(self, learner=learner)
 
     def embedded(self, x: Tensor) -> Tensor:
-        """What the learner sees of rows x `[task, row, input]`: features of pictures, else x itself."""
+        """The learner's inputs for rows x `[task, row, input]`: features of images, else x itself."""
         return x if self.embedding is None else self.embedding(self.learned, x)
 
     def standardised_inputs(self, x: Array) -> Single:
-        """x `[row, input]` in the caller's units, as the network wants it; ∞ beyond float32's range.
+        """x `[row, input]` in standardised units, from the caller's; ∞ beyond float32's range.
 
         Raises:
-            OutsideDomain: a value its column's transform is not defined for.
+            OutsideDomain: a value outside the domain of its column's transform.
         """
         return _single(standardised(self.manifest.inputs, x))
 
     def standardised_targets(self, y: Array) -> Single:
-        """y `[row, output]` in the caller's units, as the network wants it; ∞ beyond float32's range."""
+        """y `[row, output]` in standardised units, from the caller's; ∞ beyond float32's range."""
         return _single(standardised(self.manifest.outputs, y))
 
     def classify(self, posterior: Any, features: Tensor) -> Categorical:
@@ -188,7 +189,7 @@ class Model:
         return torch.from_numpy(standardised(self.manifest.inputs, self.input_range)).to(self.device)
 
     def in_callers_units(self, predictive: Predictive) -> Predictive:
-        """A prediction with the outputs' standardisation undone."""
+        """The prediction in the caller's units, from standardised ones."""
         shift, scale = self._units.to(predictive.means).unbind(0)
         return predictive.rescaled(shift, scale)
 

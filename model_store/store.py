@@ -1,8 +1,8 @@
-"""Versions on disk: `STORE/NAME/VERSION/` with a manifest, weights and a card. Whole or not at all.
+"""The store: versions on disk, `STORE/NAME/VERSION/`, each with a manifest, weights and a card.
 
-A version is written aside under a name that starts with a dot, flushed to the disk, and renamed
-into place. The rename is the publication: before it nothing is there, after it everything is. A
-directory cannot be renamed onto one that has files, so two publishers never share a number.
+Publication is atomic. A version is written to a hidden folder, flushed to the disk, and renamed into place:
+before the rename nothing is there, after it everything is. A folder cannot be renamed onto one with files,
+so that two publishers never share a version number.
 """
 
 import errno
@@ -22,41 +22,44 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from bmaml.errors import BmamlError
-from model_store.manifest import CARD, MANIFEST, WEIGHTS, Manifest, checked_name
+from model_store.manifest import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, checked_name
 from model_store.model import CorruptModel, Model
 
 SHIPPED = Path(__file__).parent / "versions"
-"""The versions that come with the project."""
+"""The versions that are shipped with the project."""
 
-LOCK = ".lock"
+LOCK_SUFFIX = ".lock"
 MAX_FILE_BYTES = 1 << 30
+"""Size of a file of a version, at most."""
+MAX_LISTED_VERSIONS = 5
+"""Versions that an error message names, the newest ones."""
 
 
 class Unreadable(CorruptModel):
-    """A file of a version is there and cannot be read: no rights, no descriptors, a disk that is away."""
+    """A file of a version that exists and cannot be read: permissions, file descriptors, a missing disk."""
 
 
 class UnknownModel(BmamlError, LookupError):
-    """No such name or version in the store."""
+    """A name or version that is not in the store."""
 
 
 class Store:
-    """A folder of published versions; safe for many readers and publishers at once."""
+    """A folder of published versions, safe for concurrent readers and publishers."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def names(self) -> list[str]:
-        """Every model with at least one version, in alphabetical order."""
+        """Names of models with at least one version, in alphabetical order."""
         return [name for name in sorted(self._entries(self.root)) if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
-        """The published versions of a model, oldest first; none for a name that is not there."""
+        """The published versions of a model, oldest first; none for an unknown name."""
         folder = self.root / checked_name(name)
         return sorted(int(entry) for entry in self._entries(folder) if entry.isdecimal())
 
     def stamp(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
-        """Names, sizes and times of a version's files: whether it is worth reading again."""
+        """Names, sizes and modification times of a version's files; equal stamps need no new reading."""
         try:
             with os.scandir(self.root / checked_name(name) / str(version)) as entries:
                 files = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
@@ -65,31 +68,29 @@ class Store:
         return tuple(sorted((file, status.st_size, status.st_mtime_ns) for file, status in files))
 
     def load(self, name: str, version: int | None = None) -> Model:
-        """Read a version, the newest by default.
-
-        Every byte that is used is first hashed and compared with the manifest.
+        """A version, by default the newest, read and checked against the digests in its manifest.
 
         Raises:
-            UnknownModel: no such name or version.
-            CorruptModel: incomplete, altered, or outside the store.
+            UnknownModel: a name or version that is not in the store.
+            CorruptModel: an incomplete or altered version, or one outside the store.
         """
         folder, version = self._folder(name, version)
         manifest = self._manifest(folder, name, version)
         contents = {file: self._checked(folder, file, digest) for file, digest in manifest.files.items()}
         try:
-            learned = safetensors.load(contents[WEIGHTS])
+            learned = safetensors.load(contents[WEIGHTS_FILE])
         except SafetensorError as error:
-            raise CorruptModel(f"{folder / WEIGHTS}: {error}. Publish this version again.") from None
+            raise CorruptModel(f"{folder / WEIGHTS_FILE}: {error}. Publish this version again.") from None
         shapes = {tensor: tuple(value.shape) for tensor, value in learned.items()}
         if shapes != manifest.tensors:
             raise CorruptModel(
-                f"{folder / WEIGHTS} holds {shapes}, the manifest says {manifest.tensors}. "
+                f"{folder / WEIGHTS_FILE} holds {shapes}, the manifest says {manifest.tensors}. "
                 "Publish this version again."
             )
         return Model.of(manifest, learned)
 
     def manifest(self, name: str, version: int | None = None) -> Manifest:
-        """What is said of a version, without looking at its other files.
+        """The manifest of a version, without reading its other files.
 
         Raises:
             UnknownModel, CorruptModel: as `load`.
@@ -105,25 +106,25 @@ class Store:
         """
         folder, version = self._folder(name, version)
         manifest = self._manifest(folder, name, version)
-        if CARD not in manifest.files:
+        if CARD_FILE not in manifest.files:
             return ""
-        return self._checked(folder, CARD, manifest.files[CARD]).decode()
+        return self._checked(folder, CARD_FILE, manifest.files[CARD_FILE]).decode()
 
     def publish(self, name: str, card: str, learned: Mapping[str, Tensor], **described: Any) -> Model:
-        """Write the next version of `name` and return it as it can be loaded.
+        """Publish the next version of `name`, and return it as `load` would.
 
         Args:
             described: the manifest's other fields (learner, settings, inputs, outputs, …).
 
         Raises:
-            InvalidName: a name the store cannot hold.
-            CorruptModel: weights that do not fit what the manifest says of them.
+            InvalidName: not a model name.
+            CorruptModel: tensors that do not fit the described learner, or are not finite.
         """
         home = self.root / checked_name(name)
         home.mkdir(parents=True, exist_ok=True)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in learned.items()}
-        contents = {WEIGHTS: safetensors.save(tensors), CARD: card.encode()}
-        with _aside(home) as draft:
+        contents = {WEIGHTS_FILE: safetensors.save(tensors), CARD_FILE: card.encode()}
+        with _draft(home) as draft:
             for file, content in contents.items():
                 _write(draft / file, content)
             while True:
@@ -137,7 +138,7 @@ class Store:
                 )
                 written = manifest.dumped()
                 model = Model.of(Manifest.model_validate_json(written), tensors)
-                _write(draft / MANIFEST, written)
+                _write(draft / MANIFEST_FILE, written)
                 _sync_folder(draft)
                 try:
                     draft.rename(home / str(version))
@@ -149,16 +150,16 @@ class Store:
                 return model
 
     def remove(self, name: str, version: int) -> None:
-        """Take a version away, at once and whole.
+        """Remove a version atomically.
 
         Raises:
-            UnknownModel: no such version.
+            UnknownModel: a name or version that is not in the store.
         """
         folder, _ = self._folder(name, version)
-        grave = folder.parent / f".removed-{version}-{secrets.token_hex(4)}"
-        folder.rename(grave)
-        _sync_folder(grave.parent)
-        shutil.rmtree(grave)
+        removed = folder.parent / f".removed-{version}-{secrets.token_hex(4)}"
+        folder.rename(removed)
+        _sync_folder(removed.parent)
+        shutil.rmtree(removed)
 
     def _folder(self, name: str, version: int | None) -> tuple[Path, int]:
         versions = self.versions(name)
@@ -175,11 +176,13 @@ class Store:
 
     def _manifest(self, folder: Path, name: str, version: int) -> Manifest:
         try:
-            manifest = Manifest.model_validate_json(_read(folder / MANIFEST))
+            manifest = Manifest.model_validate_json(_read(folder / MANIFEST_FILE))
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = "/".join(map(str, first["loc"]))
-            raise CorruptModel(f"{folder / MANIFEST}: {where} {first['msg']}. Publish it again.") from None
+            raise CorruptModel(
+                f"{folder / MANIFEST_FILE}: {where} {first['msg']}. Publish it again."
+            ) from None
         if (manifest.name, manifest.version) != (name, version):
             raise CorruptModel(
                 f"{folder} holds the manifest of {manifest.name} version {manifest.version}. "
@@ -204,8 +207,8 @@ class Store:
 
 
 def _listed(versions: list[int]) -> str:
-    shown = ", ".join(map(str, versions[-5:]))
-    return shown if len(versions) <= 5 else f"…, {shown}"
+    newest = ", ".join(map(str, versions[-MAX_LISTED_VERSIONS:]))
+    return newest if len(versions) <= MAX_LISTED_VERSIONS else f"…, {newest}"
 
 
 def _read(path: Path) -> bytes:
@@ -241,16 +244,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _aside(home: Path) -> Iterator[Path]:
-    """A hidden folder to write in; gone afterwards unless it was renamed.
+def _draft(home: Path) -> Iterator[Path]:
+    """A hidden folder to write a version in; it is removed afterwards unless it was renamed.
 
-    Its owner holds a lock beside it, so that what a killed publisher left can be told from what a
-    living one is writing, and is cleared away.
+    A lock file beside it is held meanwhile. Drafts without a held lock are those of killed publishers, and
+    are removed first.
     """
-    for lock in home.glob(f".draft-*{LOCK}"):
+    for lock in home.glob(f".draft-*{LOCK_SUFFIX}"):
         _clear_abandoned(lock)
     draft = home / f".draft-{secrets.token_hex(8)}"
-    lock = draft.with_name(draft.name + LOCK)
+    lock = draft.with_name(draft.name + LOCK_SUFFIX)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         draft.mkdir()
@@ -265,7 +268,7 @@ def _clear_abandoned(lock: Path) -> None:
     try:
         with lock.open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_name(lock.name.removesuffix(LOCK)), ignore_errors=True)
+            shutil.rmtree(lock.with_name(lock.name.removesuffix(LOCK_SUFFIX)), ignore_errors=True)
             lock.unlink(missing_ok=True)
     except (BlockingIOError, FileNotFoundError):
         return

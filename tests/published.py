@@ -8,7 +8,7 @@ import torch
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
-from model_store.manifest import Look
+from model_store.manifest import ValidationPoint
 
 X = Column(name="x", lower=-5.0, upper=5.0)
 SIZE = Column(name="size", transform="log2", mean=6.0, std=2.0, lower=16.0, upper=4096.0)
@@ -23,7 +23,7 @@ def publish(
     inputs: tuple[Column, ...] = (X,),
     outputs: tuple[Column, ...] = (Y,),
     seed: int = 0,
-    history: tuple[Look, ...] = (),
+    history: tuple[ValidationPoint, ...] = (),
     hidden: tuple[int, ...] = (6, 5),
     **settings: Any,
 ) -> Model:

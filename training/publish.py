@@ -8,7 +8,7 @@ from bmaml import __version__
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, settings_of
 from model_store import Manifest, Model, Store
-from model_store.manifest import WEIGHTS, Look
+from model_store.manifest import WEIGHTS_FILE, ValidationPoint
 from training.config import TrainingConfig
 from training.evaluate import Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes
@@ -63,7 +63,9 @@ def publish(
         "learner": learner.name,
         "settings": settings_of(learner),
         "training": config.as_data(),
-        "history": tuple(Look(step=step, loss=loss, nll=nll) for step, loss, nll in trained.history),
+        "history": tuple(
+            ValidationPoint(step=step, loss=loss, nll=nll) for step, loss, nll in trained.history
+        ),
         "seed": config.seed,
         "code_version": __version__,
     }
@@ -87,7 +89,7 @@ def publish(
 
 
 def _unpublished(described: dict[str, Any], learner: Learner[Any], learned: dict[str, Tensor]) -> Model:
-    manifest = Manifest(version=1, metrics={}, tensors={}, files={WEIGHTS: "0" * 64}, **described)
+    manifest = Manifest(version=1, metrics={}, tensors={}, files={WEIGHTS_FILE: "0" * 64}, **described)
     embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
     return Model(manifest, learner, learned, embedding)
 

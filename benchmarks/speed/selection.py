@@ -42,7 +42,7 @@ def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int)
         x, y = model.standardised_inputs(raw), model.standardised_targets(2 * np.sin(raw[:labelled]))
         classes: tuple[int, ...] = ()
     else:
-        x = rng.random((labelled + unlabelled, image.numbers)).astype(np.float32)
+        x = rng.random((labelled + unlabelled, image.inputs)).astype(np.float32)
         y = np.eye(WAYS, dtype=np.float32)[np.arange(labelled) % WAYS]
         classes = tuple(range(WAYS))
     joint = image is None and (acquisition == "epig" or strategy == "max_determinant")

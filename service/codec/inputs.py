@@ -110,7 +110,7 @@ def image_rows(
     """
     if isinstance(values, EncodedImages):
         _check_row_count(len(values.images), pointer, max_rows, min_rows)
-        return image.scaled(decoded_images(values.images, image, budget, pointer))
+        return image.from_pixels(decoded_images(values.images, image, budget, pointer))
     array: NDArray[Any]
     if isinstance(values, EncodedTensor):
         array = _decoded_tensor(values, pointer)
@@ -123,14 +123,14 @@ def image_rows(
             raise invalid_at(pointer, "images must all have the model's size") from None
     _check_row_count(len(array) if array.ndim else 0, pointer, max_rows, min_rows)
     if not len(array):
-        return np.zeros((0, image.numbers), np.float32)
+        return np.zeros((0, image.inputs), np.float32)
     array = _channels_last(array, image, pointer)
     if array.dtype == np.uint8:
-        return image.scaled(array)
+        return image.from_pixels(array)
     _check_finite(array, pointer)
     if array.size and (array.min() < 0 or array.max() > 1):
         raise invalid_at(pointer, "pixel values lie in [0, 1]; send uint8 for 0 to 255")
-    return image.turned(array.astype(np.float32))
+    return image.from_values(array.astype(np.float32))
 
 
 def _channels_last(array: NDArray[Any], image: ImageInput, pointer: str) -> NDArray[Any]:
@@ -142,7 +142,7 @@ def _channels_last(array: NDArray[Any], image: ImageInput, pointer: str) -> NDAr
     shape, sides = array.shape[1:], (image.size, image.size)
     alike = [image.shape]
     if image.channels == 1:
-        alike += [(image.numbers,), (1, *sides), (*sides, 1)]
+        alike += [(image.inputs,), (1, *sides), (*sides, 1)]
     if shape in alike:
         return array.reshape(len(array), *image.shape)
     if shape == (image.channels, *sides):

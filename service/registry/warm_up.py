@@ -27,7 +27,7 @@ def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], obj
     """Let `answer` run the model on one task, a small batch, the largest batch, and a selection."""
     network, image = model.learner.network, model.manifest.image
     outputs = network.outputs if image is None else model.learner.max_classes or CLASSES
-    x = np.zeros((TASK_ROWS, network.inputs if image is None else image.numbers), np.float32)
+    x = np.zeros((TASK_ROWS, network.inputs if image is None else image.inputs), np.float32)
     y = np.eye(outputs, dtype=np.float32)[np.arange(TASK_ROWS) % outputs]
     spec = PredictionSpec(interval=0.9 if image is None else None)
     classes = tuple(range(outputs)) if image is not None else ()

@@ -13,7 +13,7 @@ import torch
 
 from model_store import CorruptModel, InvalidName, Store, UnknownModel
 from model_store import __main__ as command
-from model_store.manifest import MANIFEST, WEIGHTS
+from model_store.manifest import MANIFEST_FILE, WEIGHTS_FILE
 from tests.published import Y, publish
 
 
@@ -55,7 +55,7 @@ def test_names_that_could_leave_the_store_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, "MODEL_CARD.md"])
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, "MODEL_CARD.md"])
 def test_an_altered_file_is_refused(tmp_path, file):
     publish(tmp_path)
     path = tmp_path / "tiny" / "1" / file
@@ -66,7 +66,7 @@ def test_an_altered_file_is_refused(tmp_path, file):
         Store(tmp_path).load("tiny")
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, "MODEL_CARD.md", MANIFEST])
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, "MODEL_CARD.md", MANIFEST_FILE])
 def test_a_missing_file_is_refused(tmp_path, file):
     publish(tmp_path)
     (tmp_path / "tiny" / "1" / file).unlink()
@@ -91,7 +91,7 @@ def test_a_missing_file_is_refused(tmp_path, file):
 )
 def test_a_manifest_that_does_not_describe_the_weights_is_refused(tmp_path, change):
     publish(tmp_path)
-    path = tmp_path / "tiny" / "1" / MANIFEST
+    path = tmp_path / "tiny" / "1" / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CorruptModel):
         Store(tmp_path).load("tiny")
@@ -105,7 +105,7 @@ def test_links_out_of_the_store_are_refused(tmp_path):
     with pytest.raises(CorruptModel, match="outside the store"):
         Store(root).load("tiny")
     publish(root, name="other")
-    weights = root / "other" / "1" / WEIGHTS
+    weights = root / "other" / "1" / WEIGHTS_FILE
     weights.rename(tmp_path / "moved")
     weights.symlink_to(tmp_path / "moved")
     with pytest.raises(CorruptModel):
@@ -186,7 +186,7 @@ def test_the_command_lists_shows_verifies_and_removes(tmp_path, capsys):
     assert json.loads(run("show", "tiny")[1])["name"] == "tiny"
     assert run("show", "tiny", "--card") == (0, "# A card\n\n")
     assert run("verify")[0] == 0
-    (tmp_path / "tiny" / "1" / WEIGHTS).write_bytes(b"")
+    (tmp_path / "tiny" / "1" / WEIGHTS_FILE).write_bytes(b"")
     code, text = run("verify")
     assert code == 1
     assert text.startswith("BAD")

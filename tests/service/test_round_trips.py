@@ -100,7 +100,7 @@ def test_pictures_of_the_model_s_size(data, image, count):
         found.append(image_rows(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)))
     for each in found:
         np.testing.assert_allclose(each, found[0], atol=1e-7)
-        assert each.shape == (count, image.numbers)
+        assert each.shape == (count, image.inputs)
 
 
 @dataclass(frozen=True)

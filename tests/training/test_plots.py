@@ -5,7 +5,7 @@ import pytest
 from matplotlib import image
 
 from model_store import Store
-from model_store.manifest import Look
+from model_store.manifest import ValidationPoint
 from tests.published import SIZE, X, publish
 from training.__main__ import main
 
@@ -27,7 +27,13 @@ def drawn(tmp_path, capsys, *more):
 
 @pytest.mark.parametrize("learner", ["collapsed", "bmaml"])
 def test_a_version_is_drawn_beside_its_card_and_stays_valid(tmp_path, capsys, learner):
-    publish(tmp_path, learner=learner, inputs=(X,), outputs=(X,), history=(Look(step=1, loss=2.0, nll=3.0),))
+    publish(
+        tmp_path,
+        learner=learner,
+        inputs=(X,),
+        outputs=(X,),
+        history=(ValidationPoint(step=1, loss=2.0, nll=3.0),),
+    )
     assert drawn(tmp_path, capsys, "sinusoid") == ["history.png", "reliability.png", "tasks.png"]
     assert Store(tmp_path).load("tiny").manifest.name == "tiny"
 

@@ -50,7 +50,7 @@ class Images:
         chosen = np.flatnonzero(self.collection.roles == role)
         mine = np.isin(self.collection.labels, chosen)
         labels = np.searchsorted(chosen, self.collection.labels[mine])
-        scaled = self.image.scaled(self.collection.pixels[mine])
+        scaled = self.image.from_pixels(self.collection.pixels[mine])
         return torch.from_numpy(np.rint(255 * scaled).astype(np.uint8)), ClassIndex(torch.from_numpy(labels))
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:

@@ -47,7 +47,7 @@ def job(model, shown=6, rows=7, seed=1, **changes):
     rng, image = np.random.default_rng(seed), model.manifest.image
 
     def drawn(count):
-        return rng.random((count, 1 if image is None else image.numbers)).astype(np.float32)
+        return rng.random((count, 1 if image is None else image.inputs)).astype(np.float32)
 
     labels, classes = drawn(shown)[:, :1], ()
     if image is not None:

@@ -45,9 +45,9 @@ def test_drawings_are_bright_ink_whatever_the_paper():
     ink = np.zeros((2, SIZE, SIZE), np.uint8)
     ink[:, 4:9, 4:9] = 200
     image = ImageInput(channels=1, size=SIZE, drawing=True)
-    np.testing.assert_allclose(image.scaled(255 - ink), image.scaled(ink), atol=1e-6)
+    np.testing.assert_allclose(image.from_pixels(255 - ink), image.from_pixels(ink), atol=1e-6)
     plain = ImageInput(channels=1, size=SIZE)
-    np.testing.assert_allclose(plain.scaled(255 - ink), 1 - plain.scaled(ink), atol=1e-6)
+    np.testing.assert_allclose(plain.from_pixels(255 - ink), 1 - plain.from_pixels(ink), atol=1e-6)
 
 
 @pytest.mark.parametrize(
