@@ -1,5 +1,5 @@
-"""The root of every error this project raises on purpose; the children live beside their causes."""
+"""The root of all errors that this project raises on purpose; the others lie beside their causes."""
 
 
 class BmamlError(Exception):
-    """Something the caller can understand and put right."""
+    """An error that a caller can understand and correct."""

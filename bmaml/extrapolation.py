@@ -1,8 +1,8 @@
 """The return to the prior outside the training range.
 
-Outside the range of inputs that training saw, neither the support set nor the network says anything that
-was ever tested. With d the distance of a row from the range, in widths of it, the prior's share of the
-answer is 1 − exp(−½ (d / FAR_DISTANCE)²); `Predictive.towards` mixes the two.
+The network is untested there, and support rows say less with distance. With d the distance of a row from the
+range, in widths of it, the prior's share of the answer is 1 − exp(−½ (d / FAR_DISTANCE)²).
+`Predictive.towards` mixes the two.
 """
 
 import torch

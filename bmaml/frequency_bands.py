@@ -1,10 +1,10 @@
 """Frequency bands: a start of sine networks that gives each particle one band of frequencies.
 
 Random features sin(ωᵀx + b) with ‖ω‖ in a narrow band span the functions of about that frequency (Rahimi &
-Recht 2007). Under a Gaussian last layer, a particle is therefore the kernel of one narrow spectral line, and
-a set of particles is a discrete spectrum (Wilson & Adams 2013, whose mixture over lines is in the kernel and
-not in the posterior). The evidence finds the line from a handful of rows, as it cannot where every particle
-has all frequencies.
+Recht 2007). Under a Gaussian last layer a particle is therefore the kernel of one narrow spectral line, and a
+set of particles is a discrete spectrum. Wilson & Adams 2013 mix such lines in the kernel; here the posterior
+mixes them. The evidence finds the line from a handful of rows, as it cannot where every particle has all
+frequencies.
 """
 
 import math

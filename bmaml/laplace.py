@@ -1,9 +1,9 @@
 """Gaussians around adapted networks, with the generalised Gauss–Newton precision.
 
-With J the Jacobian of the outputs at the support rows, the posterior of the weights around a point
-is approximated by N(point, H⁻¹), H = λ I + γ JᵀJ (MacKay 1992; Grant et al. 2018, with JᵀJ for their
-Kronecker factors). H is the prior plus a term of rank S, so its determinant and its inverse root
-come exactly from the S × S matrix J Jᵀ. Padded rows of J are zero and add nothing to either.
+The posterior of the weights around a point is approximately N(point, H⁻¹) with H = λ I + γ JᵀJ (MacKay 1992).
+J is the Jacobian of the outputs at the support rows; Grant et al. 2018 take Kronecker factors for JᵀJ. H is
+the prior plus a term of rank S, so that its determinant and its inverse root come exactly from the S × S
+matrix J Jᵀ. Padded rows of J are zero and add nothing.
 """
 
 import torch

@@ -2,10 +2,10 @@
 
 Weights are w ~ N(0, λ⁻¹ I), residuals r = Φw + noise of variance one: rows and residuals come divided by the
 standard deviation of their noise, and padding is zero. With K = ΦΦᵀ/λ + I, the evidence needs the misfit
-rᵀK⁻¹r and log |K|. The posterior of w has a mean, and a covariance with the root λ^(−½) (I − seen spentᵀ)
-whose rank is the number of rows, or of features where there are more rows. All come from the Cholesky factor
-of K or of I + ΦᵀΦ/λ, whichever is smaller (Rasmussen & Williams 2006, eqs 2.8 and 2.11). The root is accurate
-in single precision; the covariance itself, a difference of nearly equal numbers, is not.
+rᵀK⁻¹r and log |K|. The covariance of w has the root λ^(−½) (I − seen spentᵀ). The rank of its correction is
+the number of rows, or of features where there are more rows. All come from the Cholesky factor of K or of
+I + ΦᵀΦ/λ, whichever is smaller (Rasmussen & Williams 2006, eqs 2.8 and 2.11). The root is accurate in single
+precision; the covariance itself, a difference of nearly equal numbers, is not.
 """
 
 from abc import ABC, abstractmethod

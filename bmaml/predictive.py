@@ -138,7 +138,7 @@ class Predictive:
         return torch.cat([between, self.factor.expand(-1, -1, between.shape[2], -1)], -1)
 
     def pruned(self, negligible: float) -> "Predictive":
-        """The same belief without its lightest components.
+        """The belief without its lightest components.
 
         Each task drops components that together weigh no more than `negligible`, whatever the other tasks
         drop. The weights of the rest add up to one again. The factor stays that of all components.
@@ -187,10 +187,7 @@ class Predictive:
         )
 
     def with_noise_at_most(self, ceiling: Float[Tensor, " output"]) -> "Predictive":
-        """The same belief with each component's noise variance capped, output by output.
-
-        A component whose noise is as good as infinite says nothing that a caller could use.
-        """
+        """The belief with each component's noise variance capped, output by output."""
         return replace(self, noise=torch.minimum(self.noise, ceiling.to(self.noise)))
 
     def at_rows(self, rows: Int[Tensor, "task chosen"]) -> "Predictive":

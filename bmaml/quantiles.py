@@ -17,7 +17,7 @@ MAX_MOVE_GROWTH = 4.0
 MAX_CPU_TERMS = 1 << 18
 """Components × roots that are searched together on a CPU: they stay in cache."""
 MAX_GPU_TERMS = 1 << 24
-"""The same on a GPU: they fit into its memory."""
+"""Components × roots that are searched together on a GPU: they fit into its memory."""
 BISECTION_TOLERANCE, NEWTON_TOLERANCE = 0.01, 1.0
 """Last move of a root that has converged, by bisection and by Newton's method, whose error is its square.
 

@@ -87,7 +87,7 @@ class Examples:
         return self.mask.sum(-1).to(self.x.dtype)
 
     def tasks(self, chosen: slice) -> "Examples":
-        """Some of the tasks."""
+        """The chosen tasks alone."""
         return Examples(self.x[chosen], self.y[chosen], self.mask[chosen])
 
     def joined(self, other: "Examples") -> "Examples":
@@ -129,7 +129,7 @@ class TaskBatch:
         return len(self.support)
 
     def tasks(self, chosen: slice) -> "TaskBatch":
-        """Some of the tasks."""
+        """The chosen tasks alone."""
         return TaskBatch(self.support.tasks(chosen), self.query.tasks(chosen))
 
     def to(self, target: torch.device | torch.dtype) -> "TaskBatch":

@@ -135,8 +135,9 @@ class Model:
     def predict(self, posterior: Any, x: Tensor, joint: bool = False, skip_inside: bool = True) -> Predictive:
         """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
 
-        There the answer returns to the prior (`bmaml.extrapolation`). The variance of noise is capped at
-        the square of the range of the labels in training.
+        There the answer returns to the prior (`bmaml.extrapolation`). The variance of the noise is capped at
+        the square of the labels' range in training: a particle that learned to ignore some rows has noise
+        without bound there, which tells a caller nothing.
 
         Args:
             joint: also carry what covariances between rows need.
@@ -180,7 +181,7 @@ class Model:
 
     @cached_property
     def output_range(self) -> Array:
-        """The same of each output, `[2, output]`."""
+        """Lowest and highest value of each output in training, in the caller's units, `[2, output]`."""
         return range_of(self.manifest.outputs)
 
     @cached_property

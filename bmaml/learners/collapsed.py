@@ -1,9 +1,9 @@
 """Collapsed particles: exact Gaussian last layers on learned features, weighted by their evidence.
 
-Particle m has features φ(x) (the network's last hidden layer and a constant 1, scaled by
-1/√(H + 1)) and a last layer w ~ N(μ, λ⁻¹ I) that is integrated out, y = φᵀw + noise of precision γ.
-The network's own output layer is the prior mean μ, so f(x) = φᵀμ is what the particle believes
-before any data. With Φ the support features, r = y − f(x) and K = ΦΦᵀ/λ + I/γ,
+Particle m predicts y = φ(x)ᵀw + noise of precision γ. Its features φ(x) are the network's last hidden layer
+and a constant 1, scaled by 1/√(H + 1). Its last layer w ~ N(μ, λ⁻¹ I) is integrated out. The network's own
+output layer is the prior mean μ, so that f(x) = φᵀμ is the prediction without data. With Φ the support
+features, r = y − f(x) and K = ΦΦᵀ/λ + I/γ,
 
     log p(y | X)   = −½ rᵀK⁻¹r − ½ log |K| − ½ n log 2π                  (the particle's evidence)
     mean(x*)       = f(x*) + k*ᵀK⁻¹ r          with k* = Φ φ(x*)/λ
@@ -171,7 +171,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     def adapt_pruned(
         self, learned: Learned, support: Examples, negligible: float, steps: int | None = None
     ) -> CollapsedPosterior:
-        """As `adapt`; the last layers of particles without any hypothesis that stays are not computed."""
+        """The posterior without negligible hypotheses; last layers of dropped particles are not computed."""
         return self._adapt(learned, support, steps, negligible)
 
     def _adapt(

@@ -95,7 +95,7 @@ class KeptHypotheses:
 
     @classmethod
     def of(cls, log_weights: Tensor, scales: int, negligible: float) -> "KeptHypotheses":
-        """All but the lightest, which together weigh `negligible` at most; each particle has `scales`."""
+        """Keep all but the lightest, which together weigh `negligible` at most; a particle has `scales`."""
         kept = kept_components(log_weights, negligible)
         hypothesis, logs = heaviest_first(log_weights, kept)
         owner, has_any = hypothesis // scales, kept.unflatten(1, (-1, scales)).any(-1)

@@ -30,7 +30,7 @@ class InvalidLearner(BmamlError, ValueError):
 
 
 class Diverged(BmamlError, ArithmeticError):
-    """Adaptation left the finite numbers."""
+    """Adaptation with a result that is not finite."""
 
 
 Belief = Predictive | Categorical
@@ -112,10 +112,10 @@ class Learner(ABC, Generic[PosteriorT]):
     def adapt_pruned(
         self, learned: Learned, support: Examples, negligible: float, steps: int | None = None
     ) -> PosteriorT:
-        """As `adapt`, without hypotheses of a task that together weigh no more than `negligible`.
+        """The posterior without hypotheses of a task that together weigh no more than `negligible`.
 
-        Learners whose hypotheses all cost the same leave none out. The number of those that stay
-        differs from task to task; missing ones have weight zero.
+        Most learners drop none, for it would save them no work. The number that stays differs from task to
+        task; padding has weight zero.
         """
         return self.adapt(learned, support, steps)
 
