@@ -32,6 +32,8 @@ def running(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process, from the first time that `ready` gets status 200 to the end of the block.
 
+    It also ends, with all that it started, when this process gets SIGTERM.
+
     Args:
         command: what to run, with `folder` as its working directory.
         ready: a request to the process.
@@ -41,6 +43,7 @@ def running(
         SystemExit: the process ended while it started, or was not ready after `START_TIMEOUT_S`.
     """
     environment = {**os.environ, **(settings or {})}
+    former = signal.signal(signal.SIGTERM, _exit)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -54,6 +57,7 @@ def running(
         with suppress(ProcessLookupError):  # the group: workers that outlive the process that started them
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        signal.signal(signal.SIGTERM, former)
 
 
 def service(
@@ -77,6 +81,10 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process and of those that it started, user and system."""
     fields = (Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in process_tree(pid))
     return sum(int(ticks) for each in fields for ticks in each[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _wait_until_ready(

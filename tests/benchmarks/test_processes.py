@@ -1,12 +1,14 @@
 """A server process runs for as long as its block, and no process is left behind."""
 
 import os
+import signal
+import subprocess
 import sys
 
 import httpx
 import pytest
 
-from benchmarks.processes import cpu_seconds, free_port, process_tree, running
+from benchmarks.processes import ROOT, cpu_seconds, free_port, process_tree, running
 
 
 def _gone(pid: int) -> bool:
@@ -47,6 +49,24 @@ def test_processes_that_it_started_count_and_end_with_it():
 def _zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_it_ends_with_a_benchmark_that_is_terminated():
+    port = free_port()
+    program = f"""
+import httpx, os, signal, sys
+from benchmarks.processes import running
+command = [sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"]
+with running(command, lambda: httpx.get("http://127.0.0.1:{port}")) as process:
+    print(process.pid, flush=True)
+    signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as benchmark:
+        assert benchmark.stdout is not None
+        server = int(benchmark.stdout.readline())
+        benchmark.terminate()
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    assert _gone(server)
 
 
 def test_a_process_that_ends_before_it_is_ready_is_reported():
