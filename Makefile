@@ -3,12 +3,16 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup serve test check format docs clean
+# Tests run in a process for each core, eight at most; `make test PARALLEL=` runs them one by one.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+
+.PHONY: help setup serve test test-all check format docs clean
 
 help:
 	@echo "make serve    install, then serve the shipped models on http://127.0.0.1:8000"
-	@echo "make test     install, then run the tests"
-	@echo "make check    format, lint, strict types and tests"
+	@echo "make test     install, then run the tests but for the slow ones"
+	@echo "make test-all install, then run the tests, and after them the slow ones"
+	@echo "make check    format, lint, strict types and make test"
 	@echo "make format   put the code into its format"
 	@echo "make docs     the manual, in site/"
 	@echo "make setup    the virtual environment alone, in $(VENV)"
@@ -31,13 +35,16 @@ serve: $(VENV)/.serve
 	$(BIN)/bmaml-serve
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 format: setup
 	$(BIN)/ruff format .

@@ -89,7 +89,12 @@ def test_every_shipped_version_is_whole_and_calibrated():
 def test_the_installed_command_serves_the_shipped_versions_and_stops_on_sigterm():
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
-        env={"BMAML_PORT": "0", "BMAML_DEVICE": "cpu", "PYTHONPATH": str(SHIPPED.parent.parent)},
+        env={
+            "BMAML_PORT": "0",
+            "BMAML_DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(SHIPPED.parent.parent),
+        },
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -20,7 +20,7 @@ from model_store import SHIPPED
 from service.settings import Settings
 from tests.docs.blocks import REASONS, ROOT, Block, blocks, check_output
 from tests.faults.conftest import free_port
-from tests.service.conftest import serve
+from tests.service.conftest import PAUSE_S, serve
 
 USUAL = "127.0.0.1:8000"
 """Where the pages say the service is; here it is on a free port."""
@@ -110,6 +110,8 @@ class Reader:
                 with contextlib.suppress(httpx.TransportError):
                     if client.get(f"http://{self.address}/readyz").status_code == 200:
                         return
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._serving.wait(PAUSE_S)
         raise AssertionError(f"the service ended with {self._serving.returncode}")
 
 

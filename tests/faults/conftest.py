@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.published import publish
+from tests.service.conftest import PAUSE_S
 
 ROOT = Path(__file__).parents[2]
 ROWS = {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}
@@ -44,6 +45,7 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"], env=environment, stdout=subprocess.PIPE, text=True
         )
+        self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -51,6 +53,7 @@ class Process:
         assert self.process.stdout is not None
         with self.process.stdout as log:
             self.lines.extend(json.loads(line) for line in log)
+        self._ended.set()
 
     def ready(self, probes: int | None = None) -> "Process":
         """Once it answers, on the port of the probes if they have one."""
@@ -59,6 +62,7 @@ class Process:
                 with suppress(httpx.TransportError):
                     if client.get("/readyz").status_code == 200:
                         return self
+                self._ended.wait(PAUSE_S)
         raise AssertionError(f"the service ended with {self.process.returncode}: {self.lines[-3:]}")
 
     @property

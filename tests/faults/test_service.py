@@ -23,6 +23,7 @@ from service.settings import Settings
 from tests.faults.conftest import BODY, ROWS, free_port, serving
 from tests.published import publish
 from tests.scale import SCALE
+from tests.service.conftest import PAUSE_S
 from tests.service.conftest import serve as serve_here
 
 CLIENTS = 64
@@ -46,7 +47,7 @@ class Load:
     def __enter__(self) -> "Load":
         self._thread.start()
         while len(self.answers) < self.clients and self._thread.is_alive():
-            pass
+            self._thread.join(PAUSE_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,6 @@
 """A real server on a loopback port, with small untrained models behind it."""
 
+import multiprocessing
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ from service.app import create_app
 from service.http.server import uvicorn_config
 from service.settings import Settings
 from tests.published import SIZE, X, Y, Z, publish
+
+# Workers in tests are forked, as the service's own are, but by a process with one thread that has imported
+# what they need: a fork of this process, which has many threads, would have only one of them.
+multiprocessing.set_forkserver_preload(["service.engine.worker"])
+
+PAUSE_S = 0.01
+"""Between two looks at a service that is starting, and needs the processor more than who waits for it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def listening(
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
             while not ready(client):
-                pass
+                thread.join(PAUSE_S)
             yield Served(app, client, url, server)
     finally:
         server.should_exit = True

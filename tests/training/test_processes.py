@@ -50,6 +50,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 def test_a_killed_process_ends_the_run_with_a_reason_and_the_run_resumes(tmp_path):
     steps = ["--meta-steps", "400"]

@@ -1,8 +1,11 @@
 """The accuracy benchmarks train, score and print their tables; the figures are another matter."""
 
+import pytest
+
 from tests.benchmarks.running import run
 
 
+@pytest.mark.slow
 def test_a_quick_look_trains_scores_and_prints_a_table(tmp_path):
     options = ("--quick", "--jobs", "1", "--results", str(tmp_path), "--only", "llama", "GP, kernel")
     done = run("accuracy.comparison", *options)

@@ -29,7 +29,7 @@ LEARNERS = ["collapsed", "bmaml", "llama", "maml", "conjugate"]
 
 @pytest.fixture(scope="module")
 def worker():
-    worker = Worker("spawn")  # pytest has threads, and a fork only one of them
+    worker = Worker("forkserver")
     yield worker
     WorkerPool([worker]).stop()
 
@@ -189,7 +189,7 @@ def test_a_model_that_could_not_be_handed_over_is_handed_over_the_next_time(work
 
 
 def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypatch):
-    worker = Worker("spawn")
+    worker = Worker("forkserver")
     worker.check()
     with monkeypatch.context() as patch:
         patch.setattr(service.engine.worker, "_receive_message", out_of_memory)
@@ -230,7 +230,7 @@ def test_half_a_message_is_none():
 
 
 def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_path):
-    stopped, killed = Worker("spawn"), Worker("spawn")
+    stopped, killed = Worker("forkserver"), Worker("forkserver")
     stopped.check()
     killed.check()
     WorkerPool([stopped]).stop()
@@ -254,7 +254,7 @@ def test_signals_for_the_whole_group_do_not_end_it(worker):
 
 def test_one_that_does_not_end_by_itself_is_ended(monkeypatch):
     monkeypatch.setattr(service.engine.worker_pool, "STOP_TIMEOUT_S", 0.01)
-    busy = Worker("spawn")
+    busy = Worker("forkserver")
     busy.check()
     os.kill(busy.pid, signal.SIGSTOP)
     WorkerPool([busy]).stop()

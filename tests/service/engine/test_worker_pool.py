@@ -40,7 +40,7 @@ SIZES = st.tuples(st.integers(0, 30), st.integers(1, 30))
 
 @pytest.fixture(scope="module")
 def worker_pool():
-    worker_pool = WorkerPool.start(3, "spawn")  # pytest has threads, and a fork only one of them
+    worker_pool = WorkerPool.start(3, "forkserver")
     yield worker_pool
     worker_pool.stop()
 
@@ -178,7 +178,7 @@ def test_what_warms_a_model_up_reaches_every_process(worker_pool, tmp_path):
 
 
 def test_when_one_process_is_gone_the_crew_has_failed(jobs):
-    worker_pool = WorkerPool.start(2, "spawn")
+    worker_pool = WorkerPool.start(2, "forkserver")
     try:
         worker_pool.check()
         assert not worker_pool.failed
@@ -194,7 +194,7 @@ def test_when_one_process_is_gone_the_crew_has_failed(jobs):
 
 def test_those_that_do_not_end_are_ended_together(monkeypatch):
     monkeypatch.setattr(service.engine.worker_pool, "STOP_TIMEOUT_S", 0.01)
-    worker_pool = WorkerPool.start(3, "spawn")
+    worker_pool = WorkerPool.start(3, "forkserver")
     worker_pool.check()
     for worker in worker_pool.workers:
         os.kill(worker.pid, signal.SIGSTOP)
@@ -213,7 +213,7 @@ def test_when_one_cannot_be_started_those_before_it_end(monkeypatch):
 
     monkeypatch.setattr(service.engine.worker_pool, "Worker", start)
     with pytest.raises(OSError, match="Too many"):
-        WorkerPool.start(8, "spawn")
+        WorkerPool.start(8, "forkserver")
     assert len(started) == 2
     assert not any(worker._process.is_alive() for worker in started)
 

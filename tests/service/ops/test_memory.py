@@ -46,7 +46,7 @@ def a_heap_with_holes():
 
 @LINUX
 def test_a_worker_gives_back_and_answers_on():
-    worker = Worker("spawn")
+    worker = Worker("forkserver")
     try:
         worker.check()
         worker._call(a_heap_with_holes)
@@ -117,7 +117,7 @@ def test_who_has_no_moment_is_asked_again(monkeypatch):
 def test_every_process_of_the_service_is_looked_after(tmp_path, monkeypatch):
     publish(tmp_path, "tiny")
     trims = []
-    worker = Worker("spawn")
+    worker = Worker("forkserver")
     try:
         runtime = Runtime(Settings(store=tmp_path, device="cpu", reload_s=1e-3), WorkerPool([worker]))
         for trimmer in runtime.housekeeping.heap_trimmers:

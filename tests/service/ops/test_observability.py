@@ -69,8 +69,14 @@ def test_every_reply_says_who_it_is_how_long_it_took_and_what_a_browser_may_do_w
     ]  # fmt: skip
 
 
-def test_metrics_count_requests_problems_posteriors_and_versions(served):
-    client, before = served.client, values(served.client)
+@pytest.fixture
+def fresh(store):
+    """A service that no other test has asked for any version."""
+    yield from serve(Settings(store=store, device="cpu"))
+
+
+def test_metrics_count_requests_problems_posteriors_and_versions(fresh):
+    client, before = fresh.client, values(fresh.client)
     client.post("/adapt-predict", json=BODY)
     client.post("/adapt-predict", json=BODY | {"model": "nobody"})
     kept = {"model": "tiny", "support": {"x": [[0.123]], "y": [9.0]}, "keep": {}}
