@@ -1,5 +1,6 @@
 """Services and publishers in processes of their own, to be killed."""
 
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from tests.published import publish
 from tests.service.conftest import PAUSE_S
 
 ROOT = Path(__file__).parents[2]
+PORTS = itertools.count(20_000 + 64 * os.getpid() % 10_000)
+"""Below those that Linux gives to connections, and apart from those of other test processes."""
 ROWS = {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}
 BODY = {"model": "tiny", "support": ROWS, "query": {"x": [[0.0], [2.0]]}}
 
@@ -115,8 +118,11 @@ def store(tmp_path: Path) -> Path:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no other process of tests is told of meanwhile."""
+    while True:
+        port = next(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def ragged_bodies(count):
                 "quantiles": [0.1, 0.5, 0.9][: int(draw.integers(0, 4))],
                 "interval": float(draw.uniform(0.5, 0.99)),
                 "adapt": {"steps": int(draw.integers(0, 2))} if index % 3 == 0 else {},
+                "deadline_ms": 60_000,
             }
         )
     return bodies
