@@ -10,7 +10,7 @@ from tests.benchmarks.running import ROOT
 from tests.benchmarks.test_structure import MODULES
 
 COMMAND = re.compile(r"python (-m )?(benchmarks[\w./]*)((?:[^`\n\\]|\\+\n)*)")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHARED_OPTIONS = {"--page", "--machine"}
 
 
