@@ -23,7 +23,7 @@ def strings(module: str) -> set[str]:
     nodes = list(ast.walk(tree(module)))
     found = {each.value for each in nodes if isinstance(each, ast.Constant) and isinstance(each.value, str)}
     takes_page = any(isinstance(each, ast.Attribute) and each.attr == "add_page" for each in nodes)
-    return found | (SHARED_OPTIONS if takes_page else set())
+    return found | {"--help"} | (SHARED_OPTIONS if takes_page else set())
 
 
 def commands(text: str) -> list[tuple[str, set[str]]]:
