@@ -1,6 +1,7 @@
 """A request as the engine sees it, and its result: checked arrays in, numbers out; no HTTP and no JSON."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -174,6 +175,12 @@ class Job:
     def cost(self) -> int:
         """The job's work: particles × rows × (steps + 1), the unit in which the queue is bounded."""
         return self.work_per_row * max(1, sum(self.shape))
+
+
+def row_counts(jobs: Sequence[Job]) -> tuple[int, int]:
+    """Real rows of a batch, and its rows with padding."""
+    support, query = (max(sizes) for sizes in zip(*(job.shape for job in jobs), strict=True))
+    return sum(sum(job.shape) for job in jobs), len(jobs) * (support + query)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from service.codec.images import DecodingThreads
 from service.compute.batch import answer_batch, compute
 from service.compute.cuda_graphs import GraphCache
 from service.compute.device import check, device_for
-from service.engine.engine import Engine
+from service.engine.engine import DEVICE_FAILED, Engine
 from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.engine.worker_pool import WorkerPool
@@ -111,7 +111,7 @@ class Runtime:
         if self._failure is not None:
             return self._failure
         if self.failed:
-            return "the device does not answer any more"
+            return DEVICE_FAILED
         if self.draining or self.housekeeping.stopping:
             return "shutting down"
         if not self._loaded:

@@ -18,13 +18,15 @@ from bmaml.learners import Diverged
 from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
 from service.engine.posterior_cache import PosteriorCache
-from service.engine.queue import Outcome, Queue, QueuedJob, row_counts
+from service.engine.queue import Outcome, Queue, QueuedJob
 from service.errors import RequestError
-from service.job import Answer, Job
+from service.job import Answer, Job, row_counts
 from service.ops.metrics import Metrics
 
 log = logging.getLogger("service.engine")
 
+DEVICE_FAILED = "the device does not answer any more"
+"""Detail of the problem that callers get once the device has failed."""
 MIN_PARALLEL_WORK = 1_000_000
 """Work of a batch, in particles × rows × (steps + 1), above which several threads are faster than one."""
 
@@ -111,8 +113,8 @@ class Engine:
         except BaseException as error:
             log.critical("the engine ends", exc_info=error)
             self._failed = True
-            self.queue.close("the device does not answer any more")
-            self.queue.fail_all(RequestError("engine-failed", "the device does not answer any more"))
+            self.queue.close(DEVICE_FAILED)
+            self.queue.fail_all(RequestError("engine-failed", DEVICE_FAILED))
 
     def _serve(self, batch: Sequence[QueuedJob]) -> None:
         """Answer a batch. Every job is settled, whatever fails.
@@ -127,7 +129,7 @@ class Engine:
             outcomes = self._outcomes(jobs)
         except DeviceFailed as error:
             failure = error
-            outcomes = [RequestError("engine-failed", "the device does not answer any more")] * len(jobs)
+            outcomes = [RequestError("engine-failed", DEVICE_FAILED)] * len(jobs)
         except Exception as error:
             log.exception("a batch of %d failed", len(jobs))
             outcomes = [error] * len(jobs)

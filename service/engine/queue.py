@@ -317,9 +317,3 @@ def work_by_stratum(jobs: Sequence[Job]) -> Counter[Stratum]:
     for job in jobs:
         total[job.stratum] += job.cost
     return total
-
-
-def row_counts(jobs: Sequence[Job]) -> tuple[int, int]:
-    """Real rows of a batch, and its rows with padding."""
-    support, query = (max(sizes) for sizes in zip(*(job.shape for job in jobs), strict=True))
-    return sum(sum(job.shape) for job in jobs), len(jobs) * (support + query)

@@ -5,14 +5,14 @@ fails alone) therefore do not depend on the number of workers.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 from bmaml.learners import Diverged
 from service.compute.device import DeviceFailed
 from service.engine.worker import Worker
-from service.job import Answer, Job
+from service.job import Answer, Job, row_counts
 
 MIN_TASKS_PER_SHARE = 4
 """Tasks for which a share is worth sending: a process takes about as long for one task as for two."""
@@ -147,7 +147,7 @@ def split_into_shares(
     count = max(1, min(max_shares, len(jobs), worthwhile))
     if count == len(jobs):
         return [[position] for position in order]
-    shares, low, high = [order], 0.0, float(_padded_rows(jobs[position].shape for position in order))
+    shares, low, high = [order], 0.0, float(row_counts(jobs)[1])
     for _ in range(BISECTION_STEPS if count > 1 else 0):
         middle = (low + high) / 2
         candidate = _fill_shares(jobs, order, middle)
@@ -171,12 +171,6 @@ def _fill_shares(jobs: Sequence[Job], order: Sequence[int], max_rows: float) -> 
             shares.append([position])
             support, query = own_support, own_query
     return shares
-
-
-def _padded_rows(shapes: Iterable[tuple[int, int]]) -> int:
-    """Rows of tasks of these shapes, padded to the largest."""
-    tasks = list(shapes)
-    return len(tasks) * (max(support for support, _ in tasks) + max(query for _, query in tasks))
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from service.compute.cuda_graphs import GraphCache
 from service.compute.device import DeviceFailed, device_for
 from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
-from service.engine.queue import MAX_PADDING_SHARE, Queue, row_counts
+from service.engine.queue import MAX_PADDING_SHARE, Queue
 from service.errors import RequestError
-from service.job import Job, PredictionSpec
+from service.job import Job, PredictionSpec, row_counts
 from service.ops.metrics import Metrics
 from tests.published import publish
 

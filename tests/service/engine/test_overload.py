@@ -9,8 +9,9 @@ import pytest
 
 import service.engine.cost_model
 import service.engine.queue
-from service.engine.queue import MAX_PADDING_SHARE, Queue, row_counts
+from service.engine.queue import MAX_PADDING_SHARE, Queue
 from service.errors import RequestError
+from service.job import row_counts
 
 SECONDS, DEADLINE_S, BATCH_WORK = 20.0, 1.0, 1 << 17
 FEW = 4
