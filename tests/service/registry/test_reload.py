@@ -182,6 +182,7 @@ def test_a_version_whose_posteriors_are_kept_is_not_let_go(forgetful):
     root, served = forgetful
     body = {"model": "tiny", "version": 1, "support": ROWS}
     kept = served.client.post("/posteriors", json=body).json()["posterior"]["id"]
+    ask(served.client, version=1)  # loads it again, should it have been let go before the posterior was kept
     publish(root, "tiny", seed=3)
     wait_for(lambda: loaded(served) == {1, 3})
     served.client.delete(f"/posteriors/{kept}")
