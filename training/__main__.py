@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +14,7 @@ from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import learner_from
 from bmaml.learners.conjugate import Conjugate
-from model_store import Model, Store
+from model_store import SHIPPED, Model, Store, UnknownModel
 from training.calibrate import calibrated
 from training.config import (
     ImagesConfig,
@@ -23,11 +24,14 @@ from training.config import (
     SinusoidConfig,
     TableConfig,
     TrainingConfig,
+    UpTo,
 )
+from training.errors import UnusableTable
 from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes
 from training.families import ImageFeatures, Images, Sinusoid, Table
+from training.families.rows import resolved
 from training.loop import Interrupted, train
 from training.options import (
     EmbeddingOptions,
@@ -40,12 +44,16 @@ from training.options import (
 )
 from training.processes import process_group
 from training.publish import publish
+from training.reading import column_names
+
+FEW_VALIDATION_TASKS = 2
+"""Validation tasks, at most, about which a run warns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when done, 1 with a sentence on stderr when not, 130 when interrupted.
 
-    Options that cannot be read exit with 2.
+    Options and tables that cannot be read exit with 2.
     """
     try:
         subcommand_cli_from_dict(
@@ -60,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BmamlError as error:
         print(f"bmaml-train: {error}", file=sys.stderr)
-        return 2 if isinstance(error, MissingOption) else 1
+        return 2 if isinstance(error, MissingOption | UnusableTable) else 1
     return 0
 
 
@@ -79,8 +87,12 @@ def table(
     settings: Annotated[Settings, arg(name="", constructor=settings_options("table"))],
 ) -> None:
     """Train on a Parquet or CSV file with a task column."""
+    family = resolved(family)
     tasks = Table(family, run.seed)
     _print_notes(tasks)
+    print(tasks.summary, file=sys.stderr)
+    if family.support_until is not None:
+        family = replace(family, shots=tasks.shots)
     columns = (len(tasks.inputs), len(tasks.outputs))
     _train(run, configuration(run, family, settings, columns), tasks)
 
@@ -101,7 +113,7 @@ def images(
             family.channels, family.size, embedding.width, light, embedding.bfloat16, embedding.views
         )
     else:
-        source = Store(run.store).load(family.features_of)
+        source = _published(run.store, family.features_of)[0]
         if source.embedding is None:
             raise InvalidConfig(f"{family.features_of} has no features to use: it is no model of images")
         network = source.embedding
@@ -119,7 +131,7 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
     Args:
         steps: inner steps; None takes the learner's.
     """
-    model = Store(published.store).load(published.name, published.version)
+    model, _ = _published(published.store, published.name, published.version)
     if model.manifest.kind == "classification":
         config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
         split = published.split or config.split
@@ -129,30 +141,54 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
 
 
 def plot(published: PublishedVersion) -> None:
-    """Draw a published version, beside its card."""
+    """Draw a published version: beside its card, or in ./plots for a shipped version."""
     from training import plots  # matplotlib takes a second to load, and only this needs it
 
-    model = Store(published.store).load(published.name, published.version)
+    model, store = _published(published.store, published.name, published.version)
     if model.manifest.kind == "classification":
         raise InvalidConfig(f"{published.name} tells classes of images apart; plots are of numbers")
-    folder = published.store / model.manifest.name / str(model.manifest.version)
+    place = store if store == published.store else Path("plots")
+    folder = place / model.manifest.name / str(model.manifest.version)
+    folder.mkdir(parents=True, exist_ok=True)
     for path in plots.draw(model, _held_out(model, published), folder):
         print(path)
 
 
 def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Images | ImageFeatures) -> None:
     learner = learner_from(config.learner, config.settings)
-    start = Store(run.store).load(config.start_from).learned if config.start_from else None
+    start = _published(run.store, config.start_from)[0].learned if config.start_from else None
     with process_group(_device(run.device)) as (processes, device):
         folder = run.runs / config.name
         trained = train(config, tasks, learner, folder, run.resume, device, processes, run.compile, start)
     if not processes.leads:
         return
+    print(f"kept the parameters of step {trained.kept}; {trained.ending}", file=sys.stderr)
+    if tasks.validation_tasks <= FEW_VALIDATION_TASKS:
+        print(
+            f"warning: the step that is kept and the widths of predictions rest on {tasks.validation_tasks} "
+            "validation task(s): give more tasks, and look at the coverage of the held-out ones",
+            file=sys.stderr,
+        )
     learned = calibrated(learner, trained.learned, tasks, config.trained_embedding)
     trained = replace(trained, learned=learned)
     model, evaluation = publish(Store(run.store), config, tasks, learner, trained, run.description)
     _print(evaluation)
     print(f"published {model.manifest.name} version {model.manifest.version} in {run.store}")
+    print(f"to serve it: BMAML_STORE={run.store} bmaml-serve", file=sys.stderr)
+
+
+def _published(folder: Path, name: str, version: int | None = None) -> tuple[Model, Path]:
+    """A published version, and the store that has it: `folder`, or the shipped versions.
+
+    Raises:
+        UnknownModel, CorruptModel: neither has it, or it is not what its manifest says.
+    """
+    try:
+        return Store(folder).load(name, version), folder
+    except UnknownModel:
+        if name in Store(folder).names() or name not in Store(SHIPPED).names():
+            raise
+    return Store(SHIPPED).load(name, version), SHIPPED
 
 
 def _held_out(model: Model, published: PublishedVersion) -> Any:
@@ -160,21 +196,33 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
         shots = published.shots or Shots(10, 10)
         return Sinusoid(SinusoidConfig(shots), model.manifest.seed).held_out()
     trained = model.manifest.training.get("family", {})
-    given = {name: getattr(published, name) for name in ("task", "split", "order")}
-    given = {name: trained.get(name) if value is None else value for name, value in given.items()}
+    given = {name: getattr(published, name) for name in ("task", "split", "order", "support_until")}
+    if published.shots is None and given["support_until"] is None and trained.get("support_until"):
+        given["support_until"] = UpTo(**trained["support_until"])
+    given |= {name: trained.get(name) for name in ("task", "split", "order") if given[name] is None}
     if given["task"] is None:
         raise InvalidConfig(f"{published.name} was not trained on a table: name its --task column")
-    columns = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
+    x = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
     config = TableConfig(
         path=published.data,
-        x=tuple((name, transform) for name, transform in columns),
+        x=tuple((name, transform) for name, transform in x),
         y=tuple(column.name for column in model.manifest.outputs),
         group=trained.get("group"),
         shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),
+        missing=tuple(trained.get("missing", ())),
+        categorical=tuple(trained.get("categorical", ())),
         **given,
     )
-    tasks = Table(config, model.manifest.seed, (model.manifest.inputs, model.manifest.outputs))
+    all_held_out = published.split is None and config.split not in (None, *column_names(Path(config.path)))
+    if all_held_out:
+        print(
+            f"no column {config.split!r}: every task is scored; tasks of training would flatter the model",
+            file=sys.stderr,
+        )
+    columns = (model.manifest.inputs, model.manifest.outputs)
+    tasks = Table(config, model.manifest.seed, columns, all_held_out=all_held_out)
     _print_notes(tasks)
+    print(tasks.summary, file=sys.stderr)
     return tasks.held_out()
 
 

@@ -4,6 +4,7 @@ These dataclasses are also the options of `bmaml-train`: names, types, defaults 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,12 +17,16 @@ from tyro.constructors import PrimitiveConstructorSpec
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from model_store.columns import Transform
+from training.reading.dates import parsed_date
 
 T = TypeVar("T")
 Switch = Annotated[bool, FlagCreatePairsOff]
 """A flag that has no `--no-` form."""
 TRANSFORMS: dict[str, Transform] = {"standardise": "none", **{name: name for name in get_args(Transform)}}
 """The transform of a column by the word after its colon."""
+ELAPSED = "elapsed"
+_DAYS = re.compile(r"days\((.*)\)")
+_COLUMN = re.compile(r"(?P<name>.*?)(?<!\\):(?P<word>standardise|none|log2?|elapsed|days\([^()]*\)|)")
 
 
 class InvalidConfig(BmamlError):
@@ -96,14 +101,67 @@ class SinusoidConfig:
     resplit: Switch = False
 
 
-def _column(text: str) -> tuple[str, Transform]:
-    name, _, word = text.partition(":")
-    if (transform := TRANSFORMS.get(word or "standardise")) is None:
-        raise InvalidConfig(f"unknown transform {word!r} of {name!r}: {', '.join(TRANSFORMS)}")
-    return name, transform
+def _column(text: str) -> tuple[str, str]:
+    """A column and the word after its last colon; a colon before another word belongs to the name."""
+    if match := _COLUMN.fullmatch(text):
+        word = match["word"] or "standardise"
+        return match["name"].replace("\\:", ":"), TRANSFORMS.get(word, word)
+    return text.replace("\\:", ":"), "none"
 
 
-ColumnOption = Annotated[tuple[str, Transform], _one_word(_column, ":".join, "COLUMN[:log|log2]")]
+ColumnOption = Annotated[
+    tuple[str, str], _one_word(_column, ":".join, "COLUMN[:log|log2|elapsed|days(DATE)]")
+]
+
+
+def origin_of(word: str) -> int | None:
+    """The microseconds from 1970-01-01 to the origin of `days(DATE)`; None for another word.
+
+    Raises:
+        InvalidConfig: the origin is no date.
+    """
+    if (match := _DAYS.fullmatch(word)) is None:
+        return None
+    if (origin := parsed_date(match[1])) is None:
+        raise InvalidConfig(f"{word} needs a date such as days(2020-01-31)")
+    return origin
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """The rows whose value in a column is at most a bound.
+
+    Attributes:
+        column: numbers or dates, or `COLUMN:elapsed` for the days since a task's first row.
+        value: the bound as it was given.
+    """
+
+    column: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column}<={self.value}"
+
+    @property
+    def source(self) -> tuple[str, bool]:
+        """The column of the file, and whether the days since a task's first row count."""
+        name, word = _column(self.column)
+        return (name, True) if word == ELAPSED else (self.column.replace("\\:", ":"), False)
+
+    @classmethod
+    def parse(cls, text: str) -> "UpTo":
+        """From `COLUMN<=VALUE`.
+
+        Raises:
+            InvalidConfig: anything else.
+        """
+        column, found, value = text.partition("<=")
+        if not (found and column.strip() and value.strip()):
+            raise InvalidConfig(f"support sets end at COLUMN<=VALUE; found {text!r}")
+        return cls(column.strip(), value.strip())
+
+
+UpToOption = Annotated[UpTo, _one_word(UpTo.parse, str, "COLUMN<=VALUE")]
 
 
 def _all_of(option: str, lists: tuple[tuple[T, ...], ...]) -> tuple[T, ...]:
@@ -112,11 +170,12 @@ def _all_of(option: str, lists: tuple[tuple[T, ...], ...]) -> tuple[T, ...]:
     return tuple(chain.from_iterable(lists))
 
 
-def _inputs(x: UseAppendAction[tuple[tuple[ColumnOption, ...], ...]]) -> tuple[tuple[str, Transform], ...]:
+def _inputs(x: UseAppendAction[tuple[tuple[ColumnOption, ...], ...]]) -> tuple[tuple[str, str], ...]:
     """Input columns of all options `--x`.
 
     Args:
-        x: input columns; all are standardised, after a logarithm where one is named.
+        x: input columns; all are standardised, after a logarithm where one is named. Dates are days
+            since a task's first row (elapsed) or since a date.
     """
     return _all_of("--x", x)
 
@@ -143,25 +202,31 @@ class TableConfig:
         group: a column that keeps tasks together where the seed splits them; None splits task by task.
         order: support sets are prefixes in this column; None draws them at random.
         shots: support rows of a task.
+        support_until: support sets are all rows up to a value in a column, instead of `shots`.
         queries: the largest number of query rows of a task in one training batch.
+        missing: texts and numbers that stand for a missing value, beside the usual ones.
+        categorical: input columns whose numbers are names: one column per value.
         drop: the fraction of its rows that each visit to a training task leaves out at random, against
             overfitting to few tasks.
         hide: the fraction of visits in which a text column is zero, each column on its own. Callers may
             then leave such columns zero.
 
     Raises:
-        InvalidConfig: a fraction outside [0, 1).
+        InvalidConfig: a fraction outside [0, 1); the target or the task among the inputs; a column twice.
     """
 
     path: Annotated[Positional[str], arg(metavar="FILE")]
     task: str
-    x: Annotated[tuple[tuple[str, Transform], ...], arg(name="", constructor=_inputs)]
+    x: Annotated[tuple[tuple[str, str], ...], arg(name="", constructor=_inputs)]
     y: Annotated[tuple[str, ...], arg(name="", constructor=_outputs)]
     split: str | None = None
     group: str | None = None
     order: str | None = None
     shots: ShotsOption = Shots(3, 10)
+    support_until: UpToOption | None = None
     queries: int = 64
+    missing: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
     drop: float = 0.0
     hide: float = 0.0
 
@@ -170,6 +235,24 @@ class TableConfig:
             raise InvalidConfig(f"the part of rows to drop must lie in [0, 1); found {self.drop}")
         if not 0 <= self.hide < 1:
             raise InvalidConfig(f"the part of texts to hide must lie in [0, 1); found {self.hide}")
+        inputs = [name for name, _ in self.x]
+        for _, word in self.x:
+            origin_of(word)
+        if leaking := sorted(set(inputs) & set(self.y)):
+            raise InvalidConfig(
+                f"{leaking[0]!r} is a target and cannot be an input, too: leave it out of --x"
+            )
+        if self.task in inputs:
+            raise InvalidConfig(
+                f"{self.task!r} names the task and cannot be an input: a new task has a name of its own"
+            )
+        if self.task in self.y:
+            raise InvalidConfig(f"{self.task!r} names the task and cannot be a target")
+        for option, names in (("--x", self.x), ("--y", self.y)):
+            if twice := [each for each in names if names.count(each) > 1]:
+                raise InvalidConfig(f"{option} names {twice[0]!r} twice")
+        if unused := sorted(set(self.categorical) - set(inputs)):
+            raise InvalidConfig(f"--categorical {unused[0]}: there is no such column in --x")
 
 
 def _channels(rgb: Annotated[Switch, arg(help_behavior_hint="")] = False) -> int:

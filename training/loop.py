@@ -53,10 +53,14 @@ class TrainingResult:
     Attributes:
         learned: the learned tensors, on the CPU.
         history: step, meta-objective and validation NLL of every evaluation.
+        kept: the step whose parameters these are.
+        ending: why the run stopped.
     """
 
     learned: dict[str, Tensor]
     history: list[tuple[int, float, float]]
+    kept: int
+    ending: str
 
 
 def train(
@@ -122,8 +126,17 @@ def train(
             if processes.leads:
                 write_checkpoint(state, config, folder)
             raise
-    chosen = state.best if plan.patience and state.best is not None else state.learned
-    return TrainingResult({name: tensor.detach().cpu() for name, tensor in chosen.items()}, state.history)
+    chosen, kept = state.learned, state.step
+    if plan.patience and state.best is not None:
+        chosen, kept = state.best, min(state.history, key=lambda look: look[2])[0]
+    ending = f"the run ended after all {plan.meta_steps} steps"
+    if plan.patience and state.evaluations_since_best >= plan.patience:
+        ending = (
+            f"the run stopped at step {state.step} of {plan.meta_steps}, since {plan.patience} evaluations "
+            "had not improved the validation NLL"
+        )
+    learned = {name: tensor.detach().cpu() for name, tensor in chosen.items()}
+    return TrainingResult(learned, state.history, kept, ending)
 
 
 def meta_step(

@@ -14,7 +14,6 @@ from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, learner_from
 from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import ACTIVATIONS, MLP
-from model_store import SHIPPED
 from model_store.manifest import checked_name
 from training.config import (
     FamilyConfig,
@@ -24,6 +23,7 @@ from training.config import (
     ShotsOption,
     Switch,
     TrainingConfig,
+    UpToOption,
     family_kind,
 )
 from training.recipes import LEARNERS_FOR, recipe_for
@@ -51,10 +51,11 @@ class StoreOptions:
     """The options of every command.
 
     Attributes:
-        store: the folder of published versions; $BMAML_STORE, else the shipped versions.
+        store: the folder of published versions; $BMAML_STORE, else ./models. A model that is not there is
+            looked for among the shipped ones.
     """
 
-    store: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_STORE", SHIPPED)))
+    store: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_STORE", "models")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,9 @@ class PublishedVersion(StoreOptions):
         data: "sinusoid", a Parquet or CSV file, or images.
         version: None takes the newest.
         shots: support rows of a task.
+        support_until: as in training; None takes the one of training where no shots are given.
         task: the column that names the task; None takes the one of training.
-        split: as in training; None takes the one of training.
+        split: as in training; None takes the one of training. Without that column all tasks are scored.
         order: as in training; None takes the one of training.
     """
 
@@ -119,6 +121,7 @@ class PublishedVersion(StoreOptions):
     data: Annotated[Positional[str], arg(metavar="DATA")]
     version: int | None = None
     shots: ShotsOption | None = None
+    support_until: UpToOption | None = None
     task: str | None = None
     split: str | None = None
     order: str | None = None

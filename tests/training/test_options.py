@@ -26,11 +26,12 @@ REGRESSION = (
 )
 OPTIONS = {
     "sinusoid": f"{REGRESSION} shots queries tasks resplit",
-    "table": f"{REGRESSION} task x y split group order shots queries drop hide",
+    "table": f"{REGRESSION} task x y split group order shots queries drop hide "
+    "support-until missing categorical",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions features-of",
-    "evaluate": "store version shots task split order steps",
-    "plot": "store version shots task split order",
+    "evaluate": "store version shots support-until task split order steps",
+    "plot": "store version shots support-until task split order",
 }
 DATA = {"sinusoid": "", "table": "rows.csv --task t --x a --y b", "images": "folder"}
 
@@ -56,7 +57,8 @@ def described(monkeypatch):
 
 
 def columns_of(config, seed):
-    return SimpleNamespace(inputs=getattr(config, "x", ()), outputs=getattr(config, "y", ()), notes=())
+    inputs, outputs = getattr(config, "x", ()), getattr(config, "y", ())
+    return SimpleNamespace(inputs=inputs, outputs=outputs, notes=(), summary="")
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -1,10 +1,10 @@
 """Families of related tasks: sine curves, tables and images."""
 
+from training.errors import UnusableData, UnusableTable
 from training.families.family import Family, RegressionFamily
 from training.families.image_features import ImageFeatures
 from training.families.images import Images
 from training.families.sinusoid import Sinusoid
-from training.families.splits import UnusableData, UnusableTable
 from training.families.table import Table
 
 __all__ = [

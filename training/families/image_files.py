@@ -20,7 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from model_store.images import ImageInput, Pixels, upright
 from training.config import ImagesConfig
-from training.families.splits import UnusableData, roles_of_classes
+from training.errors import UnusableData
+from training.families.splits import roles_of_classes
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
 OMNIGLOT_ROLES = {"images_background": "train", "images_evaluation": "test"}

@@ -9,10 +9,10 @@ from torch import Tensor
 from bmaml.task import Examples, TaskBatch
 from model_store.images import ImageInput
 from training.config import ImagesConfig
+from training.errors import UnusableData
 from training.families.augmentation import distorted, relit, rotated
 from training.families.class_index import ClassIndex, Draw
 from training.families.image_files import LabelledImages, read_images
-from training.families.splits import UnusableData
 
 VALIDATION_TASKS = 200
 TASKS_PER_BATCH = 10

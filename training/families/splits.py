@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml.errors import BmamlError
+from training.errors import UnusableData, UnusableTable
 
 VALIDATION_FRACTION, TEST_FRACTION = 0.1, 0.2
 
@@ -17,14 +17,6 @@ ROLES = {
     "val": "validation",
     "test": "test",
 }
-
-
-class UnusableData(BmamlError, ValueError):
-    """Data that no model can be trained on or evaluated with."""
-
-
-class UnusableTable(UnusableData):
-    """A table that no model can be trained on or evaluated with."""
 
 
 def group_of_tasks(codes: Indices, starts: Indices, counts: Indices, name: str | None) -> Indices:
@@ -76,7 +68,7 @@ def roles_from_column(
     """
     roles = []
     for start, count in zip(starts, counts, strict=True):
-        words = {str(label).lower() for label in labels[start : start + count]}
+        words = {str(label).strip().lower() for label in labels[start : start + count]}
         if len(words) > 1:
             raise UnusableTable(f"one task lies in several splits: {', '.join(sorted(words))}")
         word = words.pop()
@@ -106,7 +98,17 @@ def _with_all_roles(roles: list[str], groups: Indices, seed: int) -> NDArray[np.
         result[result == "validation"] = "test"
     if "test" not in result:
         raise UnusableData("the split keeps no task for validation or test")
-    if "validation" not in result:
-        trained = np.flatnonzero(result == "train")
-        result[trained[_random_groups(groups[trained], VALIDATION_FRACTION, seed)]] = "validation"
+    return with_validation(result, groups, seed)
+
+
+def with_validation(roles: NDArray[np.str_], groups: Indices, seed: int) -> NDArray[np.str_]:
+    """The roles; where none is for validation, a random tenth of the training groups is.
+
+    Raises:
+        UnusableTable: all training tasks lie in one group.
+    """
+    if "validation" in roles or "train" not in roles:
+        return roles
+    result, trained = roles.copy(), np.flatnonzero(roles == "train")
+    result[trained[_random_groups(groups[trained], VALIDATION_FRACTION, seed)]] = "validation"
     return result

@@ -1,0 +1,97 @@
+"""The columns of a Parquet file, by their types."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from training.errors import UnusableTable
+from training.reading.cells import (
+    Cells,
+    CellsOfFile,
+    Instants,
+    NumberCells,
+    OtherCells,
+    TextCells,
+    TruthCells,
+)
+from training.reading.header import places_of
+from training.reading.names import Names
+
+TRUTH = ("False", "True")
+"""The names of truth values, as Python and pandas write them."""
+
+
+def read_cells(path: Path, wanted: Sequence[str], rows: bool) -> CellsOfFile:
+    """The wanted columns of a Parquet file; see `training.reading.files.read_cells`.
+
+    Raises:
+        UnusableTable: the file cannot be read, or a wanted column is absent or there twice.
+    """
+    try:
+        with parquet.ParquetFile(path) as file:
+            header = tuple(file.schema_arrow.names)
+            places_of(path, header, wanted)
+            if not rows:
+                return CellsOfFile(path, header, {}, 0)
+            table = file.read(columns=list(wanted), use_pandas_metadata=False)
+            cells = {name: _cells(table[name]) for name in wanted}
+            return CellsOfFile(path, header, cells, len(table))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UnusableTable):
+            raise
+        told = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UnusableTable(f"{path} cannot be read as Parquet: {told}") from None
+
+
+def _cells(column: pa.ChunkedArray) -> Cells:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        inner = _cells(column.cast(kind.value_type))
+        return TextCells(inner.names, declared=True) if isinstance(inner, TextCells) else inner
+    if pa.types.is_null(kind):
+        return TextCells(Names((), np.full(len(column), -1, dtype=np.int64)))
+    if _is_text(kind):
+        return TextCells(_names(column))
+    missing = np.asarray(column.is_null())
+    if pa.types.is_boolean(kind):
+        truth = np.asarray(column.fill_null(False)).astype(np.int64)
+        return TruthCells(Names(TRUTH, np.where(missing, -1, truth)))
+    if pa.types.is_integer(kind):
+        whole = np.asarray(column.fill_null(0))
+        whole = whole.astype(np.uint64 if kind == pa.uint64() else np.int64)
+        return NumberCells(np.where(missing, np.nan, whole.astype(np.float64)), whole, str(kind))
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        floats = np.asarray(column.cast(pa.float64()).fill_null(np.nan), dtype=np.float64)
+        return NumberCells(floats, None, str(kind))
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        moments = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).fill_null(0)
+        return Instants(np.asarray(moments, dtype=np.int64), missing)
+    if pa.types.is_time(kind):
+        of_day = column.cast(pa.time64("us"), safe=False).cast(pa.int64()).fill_null(0)
+        return Instants(np.asarray(of_day, dtype=np.int64), missing, of_day=True)
+    return OtherCells(str(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _names(column: pa.ChunkedArray) -> Names:
+    """Texts; bytes are texts in UTF-8."""
+    if column.type != pa.large_string():
+        column = column.cast(pa.large_string())
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+    return Names(tuple(encoded.dictionary.to_pylist()), codes)
