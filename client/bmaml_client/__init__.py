@@ -3,6 +3,7 @@
 It needs httpx, numpy and safetensors. `bmaml_client.estimators` has scikit-learn's interface.
 """
 
+from bmaml_client.answer_warnings import AnswerWarning
 from bmaml_client.answers import (
     Answer,
     Choice,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AnswerWarning",
     "AsyncClient",
     "BadReply",
     "Choice",

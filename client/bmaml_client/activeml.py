@@ -9,6 +9,7 @@ from skactiveml.utils import MISSING_LABEL, is_labeled
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from bmaml_client.answer_warnings import warn_caller
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 
 SEED_BOUND = 2**31 - 1
@@ -76,6 +77,7 @@ class ServiceQuery(SingleAnnotatorPoolQueryStrategy):
         chosen = fitted.choose(
             pool, size, target=self.target, acquisition=self.acquisition, strategy=self.strategy
         )
+        warn_caller(chosen.diagnostics.warnings)
         picked: NDArray[np.int64] = chosen.indices if places is None else places[chosen.indices]
         if not return_utilities:
             return picked

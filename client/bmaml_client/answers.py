@@ -36,6 +36,7 @@ class Posterior:
         rows: labelled rows that the particles have seen.
         cache: `hit` where the service had the particles already.
         support: the rows; None where this client did not send all of them.
+        warnings: sentences of the service about the rows and the adaptation.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Posterior:
     cache: str
     model: ModelRef
     support: Support | None = field(default=None, repr=False, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from bmaml_client.answer_warnings import merged_warnings, warn_caller
 from bmaml_client.answers import Choice, ClassPrediction, Prediction
 from bmaml_client.clients import DEFAULT_TIMEOUT_S, Client
 from bmaml_client.connections import connection, disconnect
 from bmaml_client.errors import InvalidInput, TooLarge
-from bmaml_client.inputs import ImageFiles, Rows, column_order, is_image_files
+from bmaml_client.inputs import (
+    ImageFiles,
+    Rows,
+    check_case,
+    column_names,
+    column_order,
+    is_image_files,
+)
 from bmaml_client.model_info import VersionCard
 from bmaml_client.operations import DEFAULT_TTL_S
 
@@ -28,6 +36,7 @@ class Estimator(BaseEstimator):
     """A published model with scikit-learn's interface.
 
     `fit` adapts the model's particles to the rows and keeps them in the service; predictions use them.
+    Each warning of the service is an `AnswerWarning`, once for each call of `fit`, `predict…` and `query`.
     Models are few-shot: the service limits the rows of `fit` (`limits().support_rows`). A model has the
     input columns of its training.
 
@@ -96,6 +105,7 @@ class Estimator(BaseEstimator):
             ClientError: the service refuses the request, or does not answer.
         """
         chosen = self.choose(X, n, exclude=exclude, target=target, acquisition=acquisition, strategy=strategy)
+        warn_caller(chosen.diagnostics.warnings)
         return chosen.indices
 
     def choose(
@@ -109,6 +119,8 @@ class Estimator(BaseEstimator):
         strategy: str = "auto",
     ) -> Choice:
         """The service's full answer to `query`, with the score of every row; the arguments are the same.
+
+        Warnings are in its `diagnostics` alone.
 
         Raises:
             ClientError: the service refuses the request, or does not answer.
@@ -127,6 +139,8 @@ class Estimator(BaseEstimator):
     def answers(self, X: Any, **options: Any) -> Iterator[Prediction | ClassPrediction]:  # noqa: N803
         """The service's full answers for X, with diagnostics and warnings, in parts within its limits.
 
+        Warnings are in the answers' `diagnostics` alone.
+
         Args:
             X: rows.
             options: of `Client.adapt_predict`.
@@ -141,6 +155,17 @@ class Estimator(BaseEstimator):
         for start in range(0, len(rows), size):
             query = _slice(rows, start, start + size)
             yield client.adapt_predict(**self._support_arguments(), query=query, **options)
+
+    def _answers_with_warnings(
+        self,
+        X: Any,  # noqa: N803
+        **options: Any,
+    ) -> list[Prediction | ClassPrediction]:
+        """All answers for X, after a Python warning for each warning of theirs."""
+        found = list(self.answers(X, **options))
+        rows = sum(len(each.mean if isinstance(each, Prediction) else each.label) for each in found)
+        warn_caller(merged_warnings((each.diagnostics.warnings for each in found), rows))
+        return found
 
     def close(self) -> None:
         """Close the connection and stop the service in this process, for all estimators that share them."""
@@ -159,6 +184,8 @@ class Estimator(BaseEstimator):
         except TooLarge as error:
             if error.slug != "posterior-too-large":
                 raise
+        else:
+            warn_caller(self.posterior_.warnings)
         return self
 
     def _support_arguments(self) -> dict[str, Any]:
@@ -177,11 +204,18 @@ class Estimator(BaseEstimator):
                 if hasattr(self, name):
                     delattr(self, name)
             return ImageFiles(tuple(bytes(each) for each in X)), np.asarray(y)
-        return validate_data(self, X, y, allow_nd=True, **checks)  # type: ignore[no-any-return]
+        rows, labels = validate_data(self, X, y, allow_nd=True, **checks)
+        if column_names(X) and not hasattr(self, "feature_names_in_"):
+            raise InvalidInput(
+                f"scikit-learn does not read the column names of a {type(X).__name__}: "
+                "convert it to a pyarrow.Table, or to a frame of pandas or polars"
+            )
+        return rows, labels
 
     def _rows(self, X: Any) -> Rows:  # noqa: N803
         if is_image_files(X):
             return ImageFiles(tuple(bytes(each) for each in X))
+        check_case(column_names(X), list(getattr(self, "feature_names_in_", ())), "X")
         return self._model_rows(validate_data(self, X, reset=False, allow_nd=True))
 
     def _model_rows(self, rows: Any) -> Rows:

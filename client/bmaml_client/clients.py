@@ -11,6 +11,7 @@ import httpx
 from bmaml_client import lookups, operations
 from bmaml_client.errors import InvalidInput
 from bmaml_client.flow import Call, Flow, FlowRun, Requester, Wait, header_value
+from bmaml_client.proxies import proxy_for
 from bmaml_client.retries import Retries
 
 P = ParamSpec("P")
@@ -70,6 +71,7 @@ class _BaseClient:
         binary: bool | None,
         draw: Callable[[], float],
         clock: Callable[[], float],
+        over_network: bool,
     ) -> None:
         try:
             url = httpx.URL(base_url)
@@ -79,7 +81,11 @@ class _BaseClient:
             raise InvalidInput(f"{base_url!r} is not an address: it starts with http:// or https://")
         self.base_url = base_url
         self.requester = Requester(
-            Retries(count=retries) if isinstance(retries, int) else retries, binary, draw, clock
+            Retries(count=retries) if isinstance(retries, int) else retries,
+            binary,
+            draw,
+            clock,
+            proxy_for(url) if over_network else None,
         )
         self._headers = {} if key is None else {"authorization": f"Bearer {header_value('key', key.strip())}"}
 
@@ -117,7 +123,7 @@ class Client(_BaseClient):
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(base_url, key, retries, binary, draw, clock)
+        super().__init__(base_url, key, retries, binary, draw, clock, over_network=transport is None)
         self._sleep = sleep
         self._http = httpx.Client(
             base_url=base_url, headers=self._headers, timeout=timeout, transport=transport
@@ -129,7 +135,7 @@ class Client(_BaseClient):
         Raises:
             ClientError: the flow failed.
         """
-        running = FlowRun(flow, self.base_url)
+        running = FlowRun(flow, self.base_url, self.requester.proxy)
         while running.step is not None:
             try:
                 running.done(self._do(running.step))
@@ -170,7 +176,7 @@ class AsyncClient(_BaseClient):
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(base_url, key, retries, binary, draw, clock)
+        super().__init__(base_url, key, retries, binary, draw, clock, over_network=transport is None)
         self._sleep = sleep
         self._http = httpx.AsyncClient(
             base_url=base_url, headers=self._headers, timeout=timeout, transport=transport
@@ -182,7 +188,7 @@ class AsyncClient(_BaseClient):
         Raises:
             ClientError: the flow failed.
         """
-        running = FlowRun(flow, self.base_url)
+        running = FlowRun(flow, self.base_url, self.requester.proxy)
         while running.step is not None:
             try:
                 running.done(await self._do(running.step))

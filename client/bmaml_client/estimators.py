@@ -59,7 +59,7 @@ class BMAMLRegressor(RegressorMixin, Estimator):
         )
 
     def _numbers(self, X: Any, **options: Any) -> list[Prediction]:  # noqa: N803
-        return [answer for answer in self.answers(X, **options) if isinstance(answer, Prediction)]
+        return [each for each in self._answers_with_warnings(X, **options) if isinstance(each, Prediction)]
 
 
 class BMAMLClassifier(ClassifierMixin, Estimator):
@@ -109,4 +109,4 @@ class BMAMLClassifier(ClassifierMixin, Estimator):
         )
 
     def _classes(self, X: Any) -> list[ClassPrediction]:  # noqa: N803
-        return [answer for answer in self.answers(X) if isinstance(answer, ClassPrediction)]
+        return [each for each in self._answers_with_warnings(X) if isinstance(each, ClassPrediction)]

@@ -69,8 +69,8 @@ class FlowRun(Generic[T]):
     step: Call | Wait | None
     result: T
 
-    def __init__(self, flow: Flow[T], url: str) -> None:
-        self._flow, self._url = flow, url
+    def __init__(self, flow: Flow[T], url: str, proxy: str | None = None) -> None:
+        self._flow, self._url, self._proxy = flow, url, proxy
         self._advance(lambda: next(flow))
 
     def done(self, response: httpx.Response | None) -> None:
@@ -82,7 +82,7 @@ class FlowRun(Generic[T]):
 
     def failed(self, error: httpx.TransportError) -> None:
         """Continue after a call that the transport could not do."""
-        self._advance(lambda: self._flow.throw(error_of_transport(error, self._url)))
+        self._advance(lambda: self._flow.throw(error_of_transport(error, self._url, self._proxy)))
 
     def _advance(self, resume: Callable[[], Call | Wait]) -> None:
         try:
@@ -100,12 +100,14 @@ class Requester:
         binary: whether bodies are safetensors; None decides by size.
         draw: gives uniform numbers in [0, 1), for the pauses.
         clock: gives seconds.
+        proxy: what the environment says of a proxy, for messages; None without one.
     """
 
     retries: Retries
     binary: bool | None
     draw: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
+    proxy: str | None = None
 
     def request(
         self,
@@ -134,7 +136,7 @@ class Requester:
                     if not reply.content:
                         return None
                     return bodies.decode(reply.content, reply.headers.get("content-type", ""))
-                refused = error_of_reply(reply)
+                refused = error_of_reply(reply, self.proxy)
                 if refused.status not in RETRIED_STATUSES:
                     raise refused
                 error, after = refused, refused.retry_after_s
@@ -168,7 +170,7 @@ def header_value(name: str, value: str) -> str:
     return value
 
 
-def error_of_reply(reply: Reply) -> Refused:
+def error_of_reply(reply: Reply, proxy: str | None = None) -> Refused:
     """The error that a reply of status 400 or more describes, by its problem body or its status alone.
 
     Raises:
@@ -183,14 +185,20 @@ def error_of_reply(reply: Reply) -> Refused:
         errors = [parse(FieldError, each) for each in problem.get("errors", ())]
         request_id = str(problem.get("request_id", ""))
     except (BadReply, KeyError, TypeError, AttributeError):  # a proxy answered, not the service
-        slug, detail, errors = "http-error", f"status {reply.status} without an explanation", []
+        through = "" if proxy is None else f", through {proxy}"
+        slug, detail, errors = "http-error", f"status {reply.status} without an explanation{through}", []
         request_id = reply.headers.get("x-request-id", "")
     after = parse_retry_after(reply.headers.get("retry-after"))
     return error_class(reply.status, slug)(reply.status, slug, detail, errors, request_id, after)
 
 
-def error_of_transport(error: httpx.TransportError, url: str) -> ClientError:
+def error_of_transport(error: httpx.TransportError, url: str, proxy: str | None = None) -> ClientError:
     """The client's error for a transport's."""
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError) and proxy is not None:
+        return Unreachable(
+            f"{url} cannot be reached through {proxy}: {error or type(error).__name__}. Does the proxy run "
+            f"and reach the service? NO_PROXY={httpx.URL(url).host} connects without it"
+        )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(
             f"nothing answers at {url}: {error or type(error).__name__}. Is the service running?"

@@ -1,6 +1,6 @@
 """Rows and labels of callers, converted to the forms that are sent: arrays, and image files.
 
-A data frame is any object with `columns` and `to_numpy`, so that neither pandas nor polars is imported.
+A data frame is any object whose columns have names: of pandas, polars or pyarrow, none of which is imported.
 """
 
 from collections.abc import Sequence
@@ -49,18 +49,41 @@ class Support:
         return len(self.x)
 
 
-def has_column_names(value: Any) -> bool:
-    """Whether the value has columns, all of them named by strings."""
-    columns = getattr(value, "columns", None)
-    return columns is not None and len(columns) > 0 and all(isinstance(each, str) for each in columns)
+def column_names(value: Any) -> list[str]:
+    """The names of a data frame's columns; empty for other values, and where a name is not a string."""
+    for attribute in ("columns", "column_names"):  # of pandas and polars; of pyarrow
+        names = getattr(value, attribute, None)
+        if names is not None and len(names) > 0 and all(isinstance(each, str) for each in names):
+            return list(names)
+    return []
+
+
+def check_case(columns: Sequence[str], known: Sequence[str], what: str = "x") -> None:
+    """Refuse columns that have a known name in another case, which would otherwise be matched by position.
+
+    Raises:
+        InvalidInput: it names such columns.
+    """
+    lacking = {each.strip().casefold(): each for each in known if each not in columns}
+    pairs = [
+        f"{each} where {lacking[key]} is meant"
+        for each in columns
+        if each not in known and (key := each.strip().casefold()) in lacking
+    ]
+    if pairs:
+        shown = ", ".join(pairs[:MAX_NAMES_SHOWN])
+        raise InvalidInput(f"{what} has {shown}: column names must agree in case and spaces, too")
 
 
 def column_order(columns: Sequence[str], inputs: Sequence[str], what: str = "x") -> list[int] | None:
     """Indices of the model's inputs among the columns; None where no column has an input's name.
 
     Raises:
-        InvalidInput: the columns have some of the inputs and lack others, or have one twice.
+        InvalidInput: the columns have some of the inputs and lack others, have one twice, or have one in
+            another case.
     """
+    bases = {name.partition("=")[0] for name in inputs}
+    check_case(columns, [*inputs, *sorted(bases - set(inputs))], what)
     places = {name: [index for index, each in enumerate(columns) if each == name] for name in inputs}
     if not any(places.values()):
         return None
@@ -91,11 +114,10 @@ def to_rows(value: Any, inputs: Sequence[str], what: str) -> Rows:
         raise InvalidInput(f"{what} is a single value: give a list of rows or of images")
     if is_image_files(value):
         return ImageFiles(tuple(bytes(each) for each in value))
-    array = _one_hot(value, inputs, what) if has_column_names(value) else None
+    names = column_names(value)
+    array = _named_columns(value, names, inputs, what) if names else None
     if array is None:
         array = _to_array(value, what)
-        if has_column_names(value) and (order := column_order(list(value.columns), inputs, what)) is not None:
-            array = array[:, order]
     if array.ndim == 1 and hasattr(value, "to_numpy"):
         array = array[:, None]
     if array.ndim == 1 and len(array):
@@ -118,7 +140,10 @@ def to_labels(value: Any, what: str = "y") -> Labels:
     if texts and texts == len(listed):
         return [str(each) for each in listed]
     if texts:
-        raise InvalidInput(f"{what} mixes strings with something else")
+        rows = [row for row, each in enumerate(listed) if isinstance(each, str) == (2 * texts <= len(listed))]
+        found = "strings" if 2 * texts <= len(listed) else "something else"
+        shown = ", ".join(map(str, rows[:MAX_NAMES_SHOWN])) + (", …" if len(rows) > MAX_NAMES_SHOWN else "")
+        raise InvalidInput(f"{what} mixes strings with something else: {found} in row {shown}")
     array = _to_array(value, what)
     if array.dtype.kind == "b":
         raise InvalidInput(f"{what} is of booleans: labels are numbers, strings or integers")
@@ -172,38 +197,41 @@ def is_image_files(value: Any) -> bool:
     return len(value) > 0 and all(isinstance(each, bytes | bytearray) for each in value)
 
 
-def _one_hot(frame: Any, inputs: Sequence[str], what: str) -> NDArray[Any] | None:
-    """The inputs of a frame with columns of texts, one-hot encoded; None for a frame without such columns.
+def _named_columns(
+    frame: Any, columns: Sequence[str], inputs: Sequence[str], what: str
+) -> NDArray[Any] | None:
+    """The inputs of a frame, columns of texts one-hot encoded; None where no column has an input's name.
 
     Raises:
-        InvalidInput: a text is missing or unknown to the model, or an input has no column.
+        InvalidInput: a text is missing or unknown to the model, or as `column_order`.
     """
-    columns = list(frame.columns)
     encoded = {
         column: known
         for column in columns
         if column not in inputs
         and (known := [each for each in inputs if each.startswith(f"{column}=") and each not in columns])
     }
-    if not encoded:
-        return None
     column_of = {each: column for column, known in encoded.items() for each in known}
-    column_order([*columns, *column_of], inputs, what)
+    if column_order([*columns, *column_of], inputs, what) is None:
+        return None
     if twice := [column for column in encoded if columns.count(column) > 1]:
         raise InvalidInput(f"{what} has the columns {', '.join(twice)} more than once")
     texts = {column: _input_names(frame[column], column, known, what) for column, known in encoded.items()}
     parts = [
         np.array([text == each for text in texts[column_of[each]]], dtype=np.int64)
         if each in column_of
-        else np.asarray(frame[each].to_numpy())
+        else np.asarray(frame[each])
         for each in inputs
     ]
-    return np.column_stack(parts)
+    try:
+        return np.column_stack(parts)
+    except (TypeError, ValueError):  # such as dates beside numbers
+        raise InvalidInput(f"{what} holds something that is not a number") from None
 
 
 def _input_names(column: Any, name: str, known: Sequence[str], what: str) -> list[str]:
     """The input that each row's text stands for, `name=value`."""
-    values = column.to_numpy().tolist()
+    values = np.asarray(column).tolist()
     texts = [f"{name}={value}" for value in values]
     for row, (value, text) in enumerate(zip(values, texts, strict=True)):
         if value is None or (not isinstance(value, str) and str(value) in MISSING_VALUES):

@@ -11,9 +11,9 @@ from bmaml_client.inputs import (
     Labels,
     Rows,
     Support,
+    column_names,
     concatenate_labels,
     concatenate_rows,
-    has_column_names,
     to_labels,
     to_rows,
 )
@@ -165,7 +165,7 @@ def keep(
 
 def _input_names(requester: Requester, name: str, number: int | None, *values: Any) -> Flow[tuple[str, ...]]:
     """The model's inputs, which data frames are matched to; empty where no value is a data frame."""
-    if not any(has_column_names(each) for each in values):
+    if not any(column_names(each) for each in values):
         return ()
     if number is None:
         return (yield from model(requester, name)).inputs
@@ -242,7 +242,8 @@ def _post(
         support = Support(*rows, reference.version, adapt["steps"], adapt["seed"], ttl_s)
     elif earlier is not None:
         support = _extended(earlier, rows)
-    handle = parse(Posterior, {**reply["posterior"], "model": reference, "support": support})
+    fields = {"model": reference, "support": support, "warnings": reply["diagnostics"]["warnings"]}
+    handle = parse(Posterior, {**reply["posterior"], **fields})
     return {**reply, "posterior": handle}
 
 

@@ -5,6 +5,7 @@ import pytest
 from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 from skactiveml.pool import SubSamplingWrapper
 
+from bmaml_client import AnswerWarning
 from bmaml_client.activeml import ServiceQuery
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from tests.pictures import pictures
@@ -35,6 +36,14 @@ def test_the_pool_is_what_has_no_label(strategy, client):
     assert np.isnan(utilities[:, known]).all()
     assert np.isnan(utilities[2, picked[:2]]).all()
     assert np.isfinite(utilities[np.arange(3), picked]).all()
+
+
+def test_rows_far_from_training_are_warned_of(strategy):
+    rows = X.copy()
+    rows[0] = 400.0
+    with pytest.warns(AnswerWarning, match="1 of 10 pool rows are far from what training saw") as caught:
+        strategy.query(rows, Y)
+    assert [each.filename for each in caught] == [__file__]
 
 
 def test_candidates_are_places_or_rows(strategy):

@@ -4,8 +4,10 @@ import asyncio
 import base64
 import inspect
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from bmaml_client import (
     InvalidRequest,
     NotFound,
     Prediction,
+    Refused,
     UnknownModel,
     Unreachable,
 )
@@ -228,6 +231,69 @@ def test_where_nothing_listens_the_error_names_the_address():
         with pytest.raises(Unreachable, match=r"nothing answers at http://127\.0\.0\.1:9"):
             client.limits()
         assert not client.ready()
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets variables of the environment, which names no proxy otherwise."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch.setenv
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_connection_refused_by_a_proxy_names_the_proxy_and_the_variable(environment, variable):
+    environment(variable, "http://user:secret@127.0.0.1:9")
+    with Client("http://service.example:8000", retries=0) as client, pytest.raises(Unreachable) as caught:
+        client.limits()
+    told = str(caught.value)
+    assert "http://service.example:8000 cannot be reached through the proxy http://127.0.0.1:9" in told
+    assert f"which {variable} names" in told
+    assert "NO_PROXY=service.example" in told
+    assert "secret" not in told
+
+
+class BadGateway(BaseHTTPRequestHandler):
+    """Answers as a proxy that cannot reach the service."""
+
+    def do_GET(self):
+        self.send_error(502, "Bad Gateway")
+
+    def log_message(self, *_):
+        """Write nothing."""
+
+
+def test_a_proxy_that_answers_in_the_services_place_is_named(environment):
+    with HTTPServer(("127.0.0.1", 0), BadGateway) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            environment("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+            with Client("http://service.example:8000", retries=0) as client, pytest.raises(Refused) as caught:
+                client.limits()
+        finally:
+            proxy.shutdown()
+            thread.join()
+    assert caught.value.status == 502
+    assert f"without an explanation, through the proxy http://127.0.0.1:{proxy.server_port}" in str(
+        caught.value
+    )
+
+
+def test_a_proxy_that_is_not_used_is_not_named(environment, small_store):
+    environment("HTTP_PROXY", "http://127.0.0.1:9")
+    environment("NO_PROXY", "127.0.0.1")
+    with (
+        Client("http://127.0.0.1:9", retries=0) as client,
+        pytest.raises(Unreachable, match="nothing answers at"),
+    ):
+        client.limits()
+    with Client(URL, transport=shared(small_store)) as client:
+        assert client.requester.proxy is None
 
 
 def test_what_is_no_address_is_refused_before_anything_is_sent():

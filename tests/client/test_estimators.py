@@ -2,16 +2,18 @@
 
 import base64
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from bmaml_client import Client, InvalidInput, InvalidRequest, UnknownModel, Unreachable
+from bmaml_client import AnswerWarning, Client, InvalidInput, InvalidRequest, UnknownModel, Unreachable
 from bmaml_client.connections import connection
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from service.settings import Settings
@@ -72,6 +74,72 @@ def test_whole_answers_have_the_services_warnings(fitted):
     (answer,) = fitted.answers([[400.0]], particles=True)
     assert "far from what training saw" in answer.diagnostics.warnings[0]
     assert answer.particles.mean.shape == (4, 1)
+
+
+def test_each_warning_of_the_service_is_one_of_pythons_at_the_callers_line(fitted, small):
+    far = np.r_[np.zeros(6000), 400.0, np.zeros(10), 500.0][:, None]
+    with pytest.warns(AnswerWarning) as caught:
+        fitted.predict(far)
+    (warning,) = caught
+    assert str(warning.message).startswith("2 of 6012 query rows are far from what training saw")
+    assert warning.filename == __file__
+    both = np.r_[np.full(6000, 400.0), 500.0][:, None]
+    with pytest.warns(AnswerWarning, match="6001 of 6001 query rows") as caught:
+        fitted.predict_interval(both)
+    assert len(caught) == 1
+    with pytest.warns(AnswerWarning, match="1 of 1 pool rows") as caught:
+        fitted.query([[400.0]])
+    assert (len(caught), caught[0].filename) == (1, __file__)
+    with warnings.catch_warnings(action="error"):
+        fitted.predict([[0.0]])
+        assert list(fitted.answers(far))[-1].diagnostics.warnings
+        assert fitted.choose(far[-1:]).diagnostics.warnings
+
+
+def test_labels_in_other_units_are_warned_of_when_fitted_and_when_asked(where):
+    with pytest.warns(AnswerWarning, match="labels are far from what training saw") as caught:
+        fitted = BMAMLRegressor("tiny", **where).fit(X, 1000 * Y)
+    assert caught[0].filename == __file__
+    assert set(fitted.posterior_.warnings) == {str(each.message) for each in caught}
+    with pytest.warns(AnswerWarning, match="are their units right"):
+        fitted.predict([[0.0]])
+
+
+def test_one_class_is_warned_of(where):
+    images = pictures(1, 3)[0]
+    with pytest.warns(AnswerWarning) as fitting:
+        fitted = BMAMLClassifier("shapes", **where).fit(images[:2], ["a", "a"])
+    with pytest.warns(AnswerWarning) as predicting:
+        assert fitted.predict(images).tolist() == ["a"] * 3
+    for caught in (fitting, predicting):
+        assert [each.filename for each in caught] == [__file__] * len(caught)
+        assert sum("names one class" in str(each.message) for each in caught) == 1
+
+
+@pytest.mark.parametrize("shape", [(-1, 1, 16, 16), (-1, 16, 16, 1)])
+def test_images_may_have_a_channel_axis(where, shape):
+    images = pictures(2, 2).reshape(4, 16, 16)
+    labels = ["a", "a", "b", "b"]
+    fitted = BMAMLClassifier("shapes", **where).fit(images.reshape(shape), labels)
+    expected = BMAMLClassifier("shapes", **where).fit(images, labels).predict_proba(images)
+    np.testing.assert_allclose(fitted.predict_proba(images.reshape(shape)), expected, atol=1e-6)
+
+
+def test_columns_of_a_pyarrow_table_are_the_models_by_name(where):
+    content = {"size": [64.0, 128.0, 512.0], "x": [0.0, 1.0, -1.0]}
+    table, labels = pa.table(content), [9.0, 11.0, 10.0]
+    fitted = BMAMLRegressor("sized", **where).fit(table, labels)
+    assert list(fitted.feature_names_in_) == ["size", "x"]
+    by_frame = BMAMLRegressor("sized", **where).fit(pd.DataFrame(content), labels)
+    np.testing.assert_array_equal(fitted.predict(table), by_frame.predict(pd.DataFrame(content)))
+    with pytest.raises(ValueError, match="same order"):
+        fitted.predict(table.select(["x", "size"]))
+    with pytest.raises(InvalidInput, match="X has Size where size is meant: column names must agree in case"):
+        fitted.predict(table.rename_columns(["Size", "x"]))
+    with pytest.raises(InvalidInput, match="X has SIZE where size is meant, X where x is meant"):
+        BMAMLRegressor("sized", **where).fit(table.rename_columns(["SIZE", "X"]), labels)
+    with pytest.raises(InvalidInput, match=r"names of a RecordBatch: convert it to a pyarrow\.Table"):
+        BMAMLRegressor("sized", **where).fit(table.to_batches()[0], labels)
 
 
 def test_columns_of_a_frame_are_the_models_by_name(where):
@@ -154,7 +222,8 @@ def test_the_right_model_is_asked_for_by_name(where):
         BMAMLRegressor("tin", **where).fit(X, Y)
     with pytest.raises(InvalidRequest, match="2 numbers where the model takes 1"):
         BMAMLRegressor("tiny", **where).fit(np.c_[X, X], Y)
-    assert BMAMLRegressor({1: "tiny"}, version=1, **where).fit(X, Y).model_.version == 1
+    with pytest.warns(AnswerWarning, match="no more probable than before"):  # it is untrained
+        assert BMAMLRegressor({1: "tiny"}, version=1, **where).fit(X, Y).model_.version == 1
 
 
 def test_a_service_without_a_cache_gets_the_rows_with_every_question(small_store):

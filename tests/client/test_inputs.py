@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from safetensors.numpy import load, save
 
@@ -55,6 +56,60 @@ def test_names_that_say_nothing_to_the_model_go_by_place():
     assert column_order(["size", "a", "x"], ["x", "size"]) == [2, 0]
     with pytest.raises(InvalidInput, match="more than once"):
         column_order(["x", "x", "size"], ["x", "size"])
+
+
+class PolarsFrame:
+    """A data frame as polars has it: `columns` is a list, and a column converts to an array."""
+
+    def __init__(self, content):
+        self.content, self.columns = pd.DataFrame(content), list(content)
+
+    def __getitem__(self, name):
+        return pa.array(self.content[name])
+
+    def to_numpy(self):
+        return self.content.to_numpy()
+
+
+FRAMES = [pd.DataFrame, pa.table, lambda content: pa.table(content).to_batches()[0], PolarsFrame]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_every_kind_of_frame_is_taken_by_name(client, frame):
+    content = {"note": ["a", "b", "c"], "size": [64, 128, 512], "x": [0.0, 1.0, -1.0]}
+    rows, labels = np.c_[content["x"], content["size"]], [9.0, 11.0, 10.0]
+    table = frame(content)
+    expected = client.adapt_predict("sized", rows, labels, rows)
+    np.testing.assert_array_equal(client.adapt_predict("sized", table, labels, table).mean, expected.mean)
+    np.testing.assert_array_equal(client.uncertainty("sized", table, labels, table).indices.shape, (1,))
+    with pytest.raises(
+        InvalidInput, match="x has Size where size is meant, X where x is meant: column names"
+    ):
+        client.keep("sized", frame({"Size": [64.0], "X": [0.0]}), [9.0])
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_every_kind_of_frame_may_have_columns_of_texts(frame):
+    content = {"wet": [True, False], "note": ["a", "b"], "material": ["tin", "steel"], "size": [0.5, 2.0]}
+    np.testing.assert_array_equal(
+        to_rows(frame(content), INPUTS, "x"), [[0.5, 0, 1, 0, 1], [2.0, 1, 0, 1, 0]]
+    )
+    with pytest.raises(InvalidInput, match="x has no material in row 1"):
+        to_rows(frame(content | {"material": ["tin", None]}), INPUTS, "x")
+    with pytest.raises(InvalidInput, match="x has Material where material is meant"):
+        to_rows(
+            frame({"Material" if name == "material" else name: content[name] for name in content}),
+            INPUTS,
+            "x",
+        )
+
+
+def test_categories_of_arrow_are_texts_and_dates_are_no_numbers():
+    table = pa.table({"wet": [True], "material": pa.array(["tin"]).dictionary_encode(), "size": [2]})
+    np.testing.assert_array_equal(to_rows(table, INPUTS, "x"), [[2, 0, 1, 0, 1]])
+    dates = pd.DataFrame({"x": [1.0], "day": pd.to_datetime(["2026-01-01"])})
+    with pytest.raises(InvalidInput, match=r"not a number|not of real numbers"):
+        to_rows(dates, ("x", "day"), "x")
 
 
 INPUTS = ("size", "material=steel", "material=tin", "wet=False", "wet=True")
@@ -184,6 +239,15 @@ def test_labels_are_strings_integers_or_numbers(value, sent):
 def test_other_labels_are_refused(value):
     with pytest.raises(InvalidInput):
         to_labels(value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [([1, "1", 2, "b"], "strings in row 1, 3"), (["1", 1, "2"], "something else in row 1")],
+)
+def test_numbers_beside_strings_are_told_by_their_rows(labels, told):
+    with pytest.raises(InvalidInput, match=f"y mixes strings with something else: {told}$"):
+        to_labels(labels)
 
 
 def test_rows_and_labels_must_be_as_many(client):
