@@ -14,6 +14,8 @@ class Settings(BaseSettings):
 
     Attributes:
         host, port: the address to listen on.
+        root_path: the path under which a proxy publishes the service, such as `/bmaml`; it may strip the path
+            from requests or pass it on.
         store: the folder of published versions.
         device: `auto` takes the GPU where there is one.
         engine: `thread` computes in a thread of the service, `process` in processes of their own, on the CPU
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", max_length=200)
     store: Path = SHIPPED
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "thread", "process"] = "auto"
@@ -92,6 +95,11 @@ class Settings(BaseSettings):
     probe_port: int | None = Field(default=None, ge=0, le=65535)
     cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_last_slash(cls, root_path: str) -> str:
+        return root_path.rstrip("/")
 
     @field_validator("workers")
     @classmethod

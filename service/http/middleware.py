@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.engine.queue import Queue
@@ -71,7 +71,8 @@ CALLER_LEFT = 499
 class RequestContext:
     """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
 
-    HEAD is routed as GET, and its reply loses the body.
+    HEAD is routed as GET, and its reply loses the body. A path that begins with the settings' root path is
+    routed without it, so that a proxy may strip the root path or pass it on.
     """
 
     app: ASGIApp
@@ -87,9 +88,9 @@ class RequestContext:
         sent_id = headers.get(b"x-request-id", b"")
         state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state["caller"] = ""
-        # A copy: the server reads the method from its own scope.
-        head = scope["method"] == "HEAD"
-        routed = {**scope, "method": "GET"} if head else scope
+        head, routed, app = scope["method"] == "HEAD", self._routed(scope), self.app
+        if routed["path"] == "":  # the pages' relative links need the slash
+            app, routed["path"] = RedirectResponse(f"{self.runtime.settings.root_path}/", 308), "/"
         status = 0
 
         async def with_headers(message: Message) -> None:
@@ -102,7 +103,7 @@ class RequestContext:
             await send(message)
 
         try:
-            await self.app(routed, receive, with_headers)
+            await app(routed, receive, with_headers)
         except (CallerLeft, ClientDisconnect):
             status = CALLER_LEFT
         except asyncio.CancelledError:
@@ -125,6 +126,14 @@ class RequestContext:
             if self.runtime.tracing is not None:
                 fields["trace_id"] = self._trace(headers, fields, began_ns, elapsed, state.get("timing", {}))
             access_log.info("request", extra={"fields": fields})
+
+    def _routed(self, scope: Scope) -> Scope:
+        """A copy of the scope for the routes; the server reads the method from its own scope."""
+        path, root_path = scope["path"], self.runtime.settings.root_path
+        if root_path and (path == root_path or path.startswith(f"{root_path}/")):
+            path = path.removeprefix(root_path)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        return {**scope, "method": method, "path": path}
 
     def _add_headers(self, message: Message, state: dict[str, Any], started: float) -> None:
         """Add the headers that all replies have."""

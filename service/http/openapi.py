@@ -27,6 +27,8 @@ def openapi_schema(app: FastAPI) -> dict[str, Any]:
     )
     modes = [(model, "validation") for model in (*REQUESTS.values(), Problem)]
     _, found = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    if root_path := app.state.runtime.settings.root_path:
+        schema["servers"] = [{"url": root_path}]
     components = schema["components"]
     components["schemas"] |= found["$defs"]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
