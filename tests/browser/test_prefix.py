@@ -1,6 +1,7 @@
 """Page and explorer behind a proxy that publishes the service under a prefix and answers nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -17,20 +18,23 @@ PREFIX = "/lab/few-shot"
 
 def proxy(target: str, strips: bool) -> FastAPI:
     """A proxy that publishes `target` under the prefix, and strips the prefix or passes it on."""
-    app = FastAPI(openapi_url=None)
+    client = httpx.AsyncClient(timeout=60, verify=False)  # loading certificates takes long
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
 
     @app.api_route(PREFIX + "/{path:path}", methods=["GET", "HEAD", "POST", "DELETE"])
     async def passed_on(path: str, request: Request) -> Response:
         headers = {name: value for name, value in request.headers.items() if name != "host"}
         url = f"{target}{'' if strips else PREFIX}/{path}"
-        async with httpx.AsyncClient(timeout=60) as client:
-            reply = await client.request(
-                request.method,
-                url,
-                headers=headers,
-                content=await request.body(),
-                params=request.query_params,
-            )
+        content = await request.body()
+        reply = await client.request(
+            request.method, url, headers=headers, content=content, params=request.query_params
+        )
         kept = {
             name: value
             for name, value in reply.headers.items()

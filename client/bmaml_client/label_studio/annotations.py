@@ -53,6 +53,13 @@ class Annotations:
             self._delete(project, "task", tasks)
             self._increment_revision(project)
 
+    def row(self, project: str, annotation: str) -> bytes | None:
+        """The stored row of an annotation; None where the annotation is unknown."""
+        found = self._database.execute(
+            "SELECT row FROM annotation WHERE project = ? AND id = ?", (project, annotation)
+        ).fetchone()
+        return None if found is None else bytes(found[0])
+
     def revision(self, project: str) -> int:
         """The number of changes of a project's annotations so far."""
         row = self._database.execute("SELECT number FROM revision WHERE project = ?", (project,)).fetchone()

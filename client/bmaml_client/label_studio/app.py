@@ -1,18 +1,20 @@
 """The app: Label Studio's protocol for machine learning backends."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import httpx
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bmaml_client import AsyncClient, ClientError, Retries, __version__
 from bmaml_client.label_studio.annotations import Annotations
-from bmaml_client.label_studio.backend import Backend
+from bmaml_client.label_studio.backend import Backend, LeftOut
 from bmaml_client.label_studio.labelling import NotSupported, UnreadableTask
 from bmaml_client.label_studio.protocol import Event, PredictBody, SetupBody, TrainBody, project_key
 from bmaml_client.label_studio.settings import Settings
@@ -21,6 +23,20 @@ from bmaml_client.label_studio.studio import Studio, StudioError
 NAME = "bmaml-service"
 RETRIES = Retries(total_s=10)
 """Bounded by Label Studio, which waits for seconds only."""
+
+
+@dataclass
+class RootPath:
+    """Routes paths with and without the prefix under which a proxy publishes the backend."""
+
+    app: ASGIApp
+    root_path: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            scope = {**scope, "root_path": self.root_path}
+        await self.app(scope, receive, send)
 
 
 def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
@@ -59,6 +75,8 @@ def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | 
         dependencies=[Depends(check_password)],
     )
 
+    app.add_middleware(RootPath, root_path=settings.root_path)
+
     @app.get("/")
     @app.get("/health")
     async def health(request: Request) -> Response:
@@ -84,16 +102,16 @@ def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | 
     async def webhook(event: Event, request: Request) -> Response:
         """Take an event of Label Studio."""
         backend: Backend = request.app.state.backend
-        if await backend.learn(event):
-            return JSONResponse({"status": "ok"}, 201)
-        return JSONResponse({"status": "Unknown event"})
+        left_out = await backend.learn(event)
+        if left_out is None:
+            return JSONResponse({"status": "Unknown event"})
+        return JSONResponse({"status": "ok", **_named(left_out)}, 201)
 
     @app.post("/train", status_code=201)
     async def train(body: TrainBody, request: Request) -> dict[str, Any]:
         """Replace a project's annotations."""
         backend: Backend = request.app.state.backend
-        await backend.learn_all(project_key(body.project), body.label_config, body.annotations)
-        return {}
+        return _named(await backend.learn_all(project_key(body.project), body.label_config, body.annotations))
 
     @app.get("/metrics")
     async def metrics() -> dict[str, Any]:
@@ -110,3 +128,8 @@ def create_app(settings: Settings, studio_transport: httpx.AsyncBaseTransport | 
     for each in (ClientError, StudioError, UnreadableTask):
         app.add_exception_handler(each, bad_gateway)
     return app
+
+
+def _named(left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    """The field of a reply that names the tasks left out of a training; empty without any."""
+    return {"left_out": [asdict(each) for each in left_out]} if left_out else {}

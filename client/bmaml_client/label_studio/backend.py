@@ -63,6 +63,14 @@ class ProjectPosterior:
         return labelling.kind == "regression" or self.labels > 1
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A task that was left out of a training, and the reason."""
+
+    task: str
+    error: str
+
+
 class Backend:
     """The operations that Label Studio asks of a backend.
 
@@ -122,8 +130,10 @@ class Backend:
                 results.append({"result": [], "score": None, "error": str(row), "model_version": name})
         return results, name
 
-    async def learn(self, event: Event) -> bool:
-        """Take an event of Label Studio; return whether it is one that changes annotations.
+    async def learn(self, event: Event) -> list[LeftOut] | None:
+        """Take an event of Label Studio; return the tasks that were left out of a training.
+
+        Events that do not change annotations return None.
 
         Raises:
             NotSupported: the model does not fit the project, or the event lacks a field.
@@ -131,40 +141,61 @@ class Backend:
             ClientError: the service refuses the request, or does not answer.
         """
         if event.action not in EVENTS:
-            return False
+            return None
         if event.project is None:
             raise NotSupported("the event names no project: let the webhook send its payload")
-        project = project_key(event.project.id)
+        project, left_out = project_key(event.project.id), []
         if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
             await self._store(project, event.project.label_config, event)
         elif event.action == "START_TRAINING":
             tasks = await self._studio.annotated(project)
-            await self.learn_all(project, event.project.label_config, tasks)
+            left_out = await self.learn_all(project, event.project.label_config, tasks)
         elif event.action == "PROJECT_DELETED":
             self._annotations.replace(project, [])
         else:
             deleted = [event.annotation] if event.annotation is not None else event.annotations
             self._annotations.delete(project, [str(each.id) for each in deleted])
             self._annotations.delete_tasks(project, [str(each.id) for each in event.tasks])
-        return True
+        return left_out
 
-    async def learn_all(self, project: str, config: str, tasks: Sequence[AnnotatedTask]) -> None:
-        """Replace the project's annotations by those of these tasks.
+    async def learn_all(self, project: str, config: str, tasks: Sequence[AnnotatedTask]) -> list[LeftOut]:
+        """Replace the project's annotations by those of these tasks; return the tasks that were left out.
+
+        A task that cannot be read, for example because its image is lost, keeps the row that was stored
+        with its annotation before. Without one it is left out.
 
         Raises:
-            NotSupported, UnreadableTask, StudioError, ClientError: as `learn`.
+            UnreadableTask: every task was left out; the stored annotations stay.
+            NotSupported, StudioError, ClientError: as `learn`.
         """
         labelling = Labelling.parse(config)
         card = await self._card(labelling)
         found: list[tuple[str, str, bytes, Label]] = []
+        left_out: list[LeftOut] = []
         for task in tasks:
-            for annotation in task.annotations:
-                label = labelling.label(annotation.result)
-                if label is not None and not annotation.was_cancelled:
-                    row = await self._read(labelling, card, task.data)
+            labels = [(each, labelling.label(each.result)) for each in task.annotations]
+            labelled = [
+                (each, label) for each, label in labels if label is not None and not each.was_cancelled
+            ]
+            if not labelled:
+                continue
+            read = await self._row(labelling, card, task.data)
+            for annotation, label in labelled:
+                row = (
+                    self._annotations.row(project, str(annotation.id))
+                    if isinstance(read, Exception)
+                    else read
+                )
+                if row is not None:
                     found.append((str(annotation.id), str(task.id), row, label))
+                elif not left_out or left_out[-1].task != str(task.id):
+                    left_out.append(LeftOut(str(task.id), str(read)))
+        if left_out and not found:
+            first = f"task {left_out[0].task}: {left_out[0].error}"
+            raise UnreadableTask(f"none of {len(left_out)} annotated tasks can be read; {first}")
         count = self._annotations.replace(project, found)
-        log.info("project %s: %d annotations", project, count)
+        log.info("project %s: %d annotations, %d tasks left out", project, count, len(left_out))
+        return left_out
 
     async def _store(self, project: str, config: str, event: Event) -> None:
         labelling, annotation = Labelling.parse(config), event.annotation
@@ -178,7 +209,11 @@ class Backend:
         if number is None:
             raise NotSupported("the annotation names no task")
         data = await self._studio.task(number) if event.task is None else event.task.data
-        row = await self._read(labelling, await self._card(labelling), data)
+        card = await self._card(labelling)
+        try:
+            row = await self._read(labelling, card, data)
+        except (StudioError, UnreadableTask) as error:
+            raise UnreadableTask(f"task {number} cannot be learnt from: {error}") from None
         self._annotations.put(project, str(annotation.id), str(number), row, label)
 
     async def _card(self, labelling: Labelling) -> VersionCard:

@@ -29,11 +29,14 @@ def shrink(content: bytes) -> bytes:
                 and opened.format in ("PNG", "JPEG")
                 and max(opened.size) <= 4 * MAX_SIDE
             ):
+                opened.load()  # a file that ends early is not sent: it would fail the rows beside it
                 return content
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))
             transparent = "A" in opened.getbands() or "transparency" in opened.info
             image = opened.convert("RGBA" if transparent else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
+    except UnreadableTask:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
         raise UnreadableTask("not a readable image") from None
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()

@@ -14,9 +14,11 @@ class Settings(BaseSettings):
 
     Attributes:
         host, port: the backend's own address; 9090 is Label Studio's default for backends.
+        root_path: the path under which a proxy publishes the backend, such as `/ml`.
         service, key: the service's address, and the key that it may require.
         model: name of the model that answers every project.
-        url: Label Studio's address, the only one that images and annotations are fetched from.
+        url: Label Studio's address, the only one that images and annotations are fetched from; it may have a
+            path.
         token: Label Studio's access token, a personal or a legacy one.
         user, password: required of callers by basic authentication, where they are set.
         database: the file of annotations.
@@ -28,6 +30,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=0, le=65535)
+    root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$")
     service: str = DEFAULT_URL
     key: SecretStr | None = None
     model: str = Field(min_length=1)

@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+import posixpath
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -21,7 +22,7 @@ class StudioError(RuntimeError):
 
 
 class Studio:
-    """Label Studio at its address, with its token; no other address is ever asked."""
+    """Label Studio at its address, which may have a path, with its token; nothing outside of it is asked."""
 
     def __init__(
         self, url: str, token: str, transport: httpx.AsyncBaseTransport | None = None, timeout_s: float = 30.0
@@ -67,22 +68,41 @@ class Studio:
         await self._http.aclose()
 
     async def _get(self, reference: str) -> httpx.Response:
-        url = urljoin(self._url, reference.removeprefix("/") if reference.startswith("/") else reference)
-        if _origin(url) != _origin(self._url):
-            raise StudioError(
-                f"{url.partition('?')[0]} is not on {self._url}: nothing is fetched from elsewhere"
-            )
+        url = self._absolute(reference)
         try:
             response = await self._http.get(url, headers=await self._headers())
             if response.status_code == 401 and self._access:  # the short-lived token has expired
                 self._access = ""
                 response = await self._http.get(url, headers=await self._headers())
             response.raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise StudioError(f"Label Studio does not return {url.partition('?')[0]}: {error}") from None
         if len(response.content) > MAX_REPLY_BYTES:
             raise StudioError(f"{url.partition('?')[0]} has more than {MAX_REPLY_BYTES} bytes")
         return response
+
+    def _absolute(self, reference: str) -> str:
+        """The address of a reference in Label Studio.
+
+        A path may begin with Label Studio's own path, as in data that it stores, or be relative to it.
+
+        Raises:
+            StudioError: the address is not below Label Studio's, which alone may get the token.
+        """
+        try:
+            base = urlsplit(self._url)
+            if reference.startswith("/") and not reference.startswith((base.path, "//")):
+                reference = reference.removeprefix("/")
+            url = urljoin(self._url, reference)
+            parts = urlsplit(url)
+        except ValueError:
+            raise StudioError("the task's data name an address that is not valid") from None
+        path = posixpath.normpath(unquote(parts.path)) + "/"
+        if (parts.scheme, parts.netloc) != (base.scheme, base.netloc) or not path.startswith(base.path):
+            raise StudioError(
+                f"{url.partition('?')[0]} is not on {self._url}: nothing is fetched from elsewhere"
+            )
+        return url
 
     async def _headers(self) -> dict[str, str]:
         """Authorization by a legacy token, or by a short-lived one, for a personal token."""
@@ -93,7 +113,10 @@ class Studio:
         if not self._access:
             reply = await self._http.post(f"{self._url}api/token/refresh", json={"refresh": self._token})
             reply.raise_for_status()
-            self._access = str(reply.json()["access"])
+            try:
+                self._access = str(reply.json()["access"])
+            except (KeyError, TypeError, ValueError):
+                raise StudioError("Label Studio gives no access token for the personal token") from None
         return {"authorization": f"Bearer {self._access}"}
 
 
@@ -102,8 +125,3 @@ def _parse(kind: type[T], content: bytes) -> T:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:
         raise StudioError(f"Label Studio's answer has another form: {error.errors()[0]['msg']}") from None
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc

@@ -24,6 +24,8 @@ class LabelStudio:
     """Answers as Label Studio does, and remembers what it was asked."""
 
     def __init__(self) -> None:
+        self.path = ""  # under which it is published
+        self.lost: set[str] = set()
         self.seen: list[httpx.Request] = []
         self.tasks: dict[int, dict] = {}
         self.export: list[dict] = []
@@ -31,6 +33,9 @@ class LabelStudio:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request)
         given, path = request.headers.get("authorization"), request.url.path
+        if not path.startswith(f"{self.path}/") or path in self.lost:
+            return httpx.Response(404)
+        path = path.removeprefix(self.path)
         if path == "/api/token/refresh":
             assert json.loads(request.content) == {"refresh": "a.b.c"}
             return httpx.Response(200, json={"access": f"short-{len(self.seen)}"})

@@ -1,5 +1,8 @@
 """Label Studio's protocol: setup, predictions with a certainty, and learning from annotations."""
 
+import base64
+
+import httpx
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from tests.client.label_studio.bodies import (
     setup,
 )
 from tests.client.label_studio.conftest import IMAGES
+from tests.pictures import png
 
 ROWS = [({"x": -2.0, "note": "a"}, 8.0), ({"x": "0.5"}, 11.5), ({"x": 3}, 9.0)]
 
@@ -216,6 +220,111 @@ def test_training_takes_all_annotations_anew_and_labels_outlive_a_restart(backen
         learn(one_by_one, created(NUMBER_CONFIG, index, 10 + index, label, data))
     assert predicted(one_by_one, NUMBER_CONFIG, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
     assert predicted(backend("tiny"), NUMBER_CONFIG, {"x": 1.0})[0][0]["result"] == trained[0]["result"]
+
+
+def exported(*tasks):
+    """An export of annotated images: id of the task, its data and its label."""
+    return [
+        {"id": number, "data": data, "annotations": [annotation(100 + number, number, label)]}
+        for number, data, label in tasks
+    ]
+
+
+BROKEN = base64.b64encode(base64.b64decode(png(IMAGES[0, 0]))[:-40]).decode()
+
+
+@pytest.mark.parametrize("how", ["event", "train"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"image": "/data/upload/0/9.png"},
+        {"image": f"data:image/png;base64,{BROKEN}"},
+        {"image": "http://[broken/1.png"},
+        {},
+    ],
+)
+def test_a_lost_image_costs_that_image_and_the_reply_names_it(backend, studio, how, lost):
+    shapes = backend("shapes")
+    studio.export = exported((1, image(0, 0), "left"), (2, lost, "left"), (3, image(1, 0), "right"))
+    if how == "event":
+        reply = learn(shapes, event("START_TRAINING", IMAGE_CONFIG))
+        assert reply.pop("status") == "ok"
+    else:
+        body = {"annotations": studio.export, "project": "2.1", "label_config": IMAGE_CONFIG}
+        sent = shapes.post("/train", json=body)
+        assert sent.status_code == 201
+        reply = sent.json()
+    ((named,),) = reply.values()
+    assert list(reply) == ["left_out"]
+    assert named["task"] == "2"
+    assert named["error"]
+    results, version = predicted(shapes, IMAGE_CONFIG, image(0, 1), lost)
+    assert [bool(each["result"]) for each in results] == [True, False]
+    assert version == "shapes@1+1"
+
+
+def test_an_image_lost_after_it_was_stored_is_still_learnt_from(backend, studio):
+    shapes = backend("shapes")
+    studio.export = exported((1, image(0, 0), "left"), (2, image(1, 0), "right"))
+    assert learn(shapes, event("START_TRAINING", IMAGE_CONFIG)) == {"status": "ok"}
+    before, _ = predicted(shapes, IMAGE_CONFIG, image(0, 1))
+    studio.lost.add("/data/upload/1/0.png")
+    assert learn(shapes, event("START_TRAINING", IMAGE_CONFIG)) == {"status": "ok"}
+    after, _ = predicted(shapes, IMAGE_CONFIG, image(0, 1))
+    assert after[0]["score"] == pytest.approx(before[0]["score"], rel=1e-4)
+
+
+def test_a_training_without_any_image_changes_nothing(backend, studio):
+    shapes = backend("shapes")
+    for label, name in enumerate(("left", "right")):
+        learn(shapes, created(IMAGE_CONFIG, label, label, name, image(label, 0)))
+    before = predicted(shapes, IMAGE_CONFIG, image(0, 1))
+    studio.export = exported((7, image(0, 9), "left"), (8, image(1, 9), "right"))
+    detail = learn(shapes, event("START_TRAINING", IMAGE_CONFIG), 502)["detail"]
+    assert detail.startswith("none of 2 annotated tasks can be read; task 7: Label Studio does not return")
+    assert predicted(shapes, IMAGE_CONFIG, image(0, 1)) == before
+    detail = learn(shapes, created(IMAGE_CONFIG, 9, 9, "left", image(0, 9)), 502)["detail"]
+    assert detail.startswith("task 9 cannot be learnt from: Label Studio does not return")
+
+
+@pytest.mark.parametrize("reference", ["/label-studio/data/upload/{}/0.png", "/data/upload/{}/0.png"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_label_studio_may_be_published_under_a_path(backend, studio, reference, slash):
+    studio.path = "/label-studio"
+    shapes = backend("shapes", url=f"http://studio.example/label-studio{slash}", token="a.b.c")
+    data = [{"image": reference.format(label)} for label in (0, 1)]
+    studio.export = exported((1, data[0], "left"), (2, data[1], "right"))
+    assert learn(shapes, event("START_TRAINING", IMAGE_CONFIG)) == {"status": "ok"}
+    whole = {"image": "http://studio.example/label-studio/data/upload/0/1.png"}
+    outside = [
+        {"image": f"http://studio.example{path}"}
+        for path in (
+            "/other/0.png",
+            "/label-studio/../0.png",
+            "/label-studio/%2e%2e/0.png",
+            "/label-studios/0.png",
+        )
+    ]
+    results, _ = predicted(shapes, IMAGE_CONFIG, whole, {"image": "//elsewhere.example/0.png"}, *outside)
+    assert [bool(each["result"]) for each in results] == [True, False, False, False, False, False]
+    assert all("nothing is fetched from elsewhere" in each["error"] for each in results[1:])
+    assert {each.url.path.split("/")[1] for each in studio.seen} == {"label-studio"}
+    assert {each.url.host for each in studio.seen} == {"studio.example"}
+
+
+@pytest.mark.parametrize("prefix", ["", "/ml"])
+def test_the_backend_may_be_published_under_a_path(backend, prefix):
+    tiny = backend("tiny", root_path="/ml", user="studio", password="secret")
+    assert tiny.get(f"{prefix}/health").status_code == 401
+    reply = tiny.post(f"{prefix}/predict", json=asked(NUMBER_CONFIG, {"x": 1.0}), auth=("studio", "secret"))
+    assert len(reply.json()["results"]) == 1
+
+
+def test_a_personal_token_that_buys_nothing_is_told(backend, studio, monkeypatch):
+    monkeypatch.setattr(type(studio), "__call__", lambda self, request: httpx.Response(200, json=[]))
+    shapes = backend("shapes", token="a.b.c")
+    results, _ = predicted(shapes, IMAGE_CONFIG, image(0, 0))
+    assert results[0]["error"] == "Label Studio gives no access token for the personal token"
 
 
 def test_more_labels_than_the_service_takes_leave_the_newest(backend, service):
