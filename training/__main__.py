@@ -211,6 +211,7 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
         shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),
         missing=tuple(trained.get("missing", ())),
         categorical=tuple(trained.get("categorical", ())),
+        hide=trained.get("hide", 0.0),
         **given,
     )
     all_held_out = published.split is None and config.split not in (None, *column_names(Path(config.path)))

@@ -441,6 +441,10 @@ def test_targets_and_tasks_are_no_inputs(tmp_path, changes, told):
             "unit;hours;other\nu;1;2\n",
             "no column reading; there are unit, hours, other; columns .* semicolons",
         ),
+        (
+            "unit hours reading\nu 1 2\n",
+            "there are unit hours reading, one column: separate columns by commas,",
+        ),
         ("u1,1,2\nu1,2,3\n", "no column hours, reading, unit; there are u1, 1, 2"),
         ("PAR1abcdefgh", "holds Parquet: name it .parquet"),
         ("PK\x03\x04abcdef", "is a workbook or a zip archive: save the table as CSV"),

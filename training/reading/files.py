@@ -169,6 +169,8 @@ def _read_rows(
         if not any(header):
             raise UnusableTable(f"{path} is empty: its first row names the columns")
         told = f"; columns are separated by {SEPARATORS.get(separator, repr(separator))}"
+        if len(header) == 1:
+            told = f", one column: separate columns by {', '.join(SEPARATORS.values())}"
         places = places_of(path, header, wanted, told)
         if not rows:
             return CellsOfFile(path, tuple(header), {}, 0)
