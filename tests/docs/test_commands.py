@@ -32,8 +32,10 @@ COMMANDS = {
 }
 ASKING = ["README.md", "docs/client.md", "docs/api.md", "docs/uncertainty.md"]
 """Pages whose commands ask a service with the shipped versions."""
-SERVING = ["docs/tutorial.md", "docs/security.md"]
+SERVING = ["docs/security.md"]
 """Pages that start their own."""
+TRAINING = ["docs/tutorial.md"]
+"""Pages that train a version first."""
 
 
 class Reader:
@@ -154,7 +156,9 @@ def test_every_block_of_a_page_that_asks_a_running_service_works(name, shipped, 
     _follow(Reader(tmp_path, shipped), name, read, capsys)
 
 
-@pytest.mark.parametrize("name", SERVING)
+@pytest.mark.parametrize(
+    "name", [*SERVING, *(pytest.param(page, marks=pytest.mark.slow) for page in TRAINING)]
+)
 def test_every_block_of_a_page_that_trains_and_serves_works(name, read, tmp_path, capsys):
     _follow(Reader(tmp_path, f"127.0.0.1:{free_port()}"), name, read, capsys)
 
@@ -175,7 +179,7 @@ def _follow(reader: Reader, name: str, read: Counter[str], capsys: pytest.Captur
 
 def test_other_pages_have_no_block_that_looks_run_and_is_not():
     for page in sorted((ROOT / "docs").glob("*.md")):
-        if f"docs/{page.name}" not in ASKING + SERVING:
+        if f"docs/{page.name}" not in ASKING + SERVING + TRAINING:
             for block in blocks(page):
                 assert not block.runnable or block.unrun, f"{page.name}:{block.line}"
                 if block.unrun:
