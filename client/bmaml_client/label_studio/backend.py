@@ -18,6 +18,7 @@ from bmaml_client import (
     Prediction,
     UnknownPosterior,
 )
+from bmaml_client.answer_warnings import merged_warnings
 from bmaml_client.label_studio.annotations import Annotations
 from bmaml_client.label_studio.images import shrink
 from bmaml_client.label_studio.labelling import Label, Labelling, NotSupported, UnreadableTask
@@ -259,6 +260,7 @@ class Backend:
     ) -> list[tuple[Label | None, float]]:
         """Label and certainty of each row."""
         answers: list[tuple[Label | None, float]] = []
+        warnings: list[Sequence[str]] = []
         for start in range(0, len(rows), self._batch):
             query = _request_rows(labelling, rows[start : start + self._batch])
             adapted = await self._adapt(project, labelling, card)
@@ -270,6 +272,9 @@ class Backend:
                 self._posteriors.pop(project, None)
                 answer = await self._ask(await self._adapt(project, labelling, card), query)
             answers += _labels_and_scores(answer, card)
+            warnings.append(answer.diagnostics.warnings)
+        for each in merged_warnings(warnings, len(rows)):
+            log.warning("project %s: %s", project, each)
         return answers
 
     async def _ask(self, adapted: ProjectPosterior, query: Any) -> Prediction | ClassPrediction:

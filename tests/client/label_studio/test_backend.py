@@ -104,6 +104,14 @@ def test_numbers_are_predicted_from_all_annotations_so_far(backend, service):
     assert prior["score"] < scores[0]
 
 
+def test_the_services_warnings_are_in_the_log_once_for_all_parts(backend, caplog):
+    caplog.set_level("WARNING", "bmaml_client.label_studio")
+    predicted(backend("tiny"), NUMBER_CONFIG, {"x": 400.0}, {"x": 1.0}, {"x": -500.0})
+    told = [each.getMessage() for each in caplog.records]
+    assert sum("project 2: the support set is empty" in each for each in told) == 1
+    assert sum("project 2: 2 of 3 query rows are far from what training saw" in each for each in told) == 1
+
+
 def test_inputs_are_taken_by_the_models_names(backend, service):
     (result,), _ = predicted(backend("sized"), NUMBER_CONFIG, {"size": "64", "note": "b", "x": 0.5})
     with Client(service.url) as client:
