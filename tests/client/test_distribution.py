@@ -29,7 +29,7 @@ EXTRAS = {
     "base_estimator.py": {"sklearn"},
     "estimators.py": {"sklearn"},
     "activeml.py": {"sklearn", "skactiveml"},
-    "label_studio": {"fastapi", "PIL", "pydantic", "pydantic_settings", "uvicorn"},
+    "label_studio": {"fastapi", "PIL", "pydantic", "pydantic_settings", "starlette", "uvicorn"},
 }
 """Files and folders that may import the libraries of an extra."""
 LOCAL = {"__pycache__", "build", "versions"}
@@ -59,6 +59,15 @@ def test_the_client_needs_three_libraries_and_carries_the_licence():
     project = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == ["httpx", "numpy", "safetensors"]
     assert (CLIENT / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_tested_version_of_every_dependency_is_pinned_within_what_the_metadata_allow():
+    pins = dict(re.findall(r"^([^#=]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    tested = {canonicalize_name(name): version for name, version in pins.items()}
+    for folder in (ROOT, CLIENT):
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        for each in map(Requirement, project["dependencies"]):
+            assert each.specifier.contains(tested[canonicalize_name(each.name)]), each
 
 
 def test_every_module_imports_the_libraries_of_its_extra_alone():
