@@ -53,12 +53,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
 
 
 def read(text: str) -> Iterator[Exported]:
-    """The metrics of an exposition, less the times at which counters were made: Prometheus drops those."""
-    families = list(text_string_to_metric_families(text))
-    timed = {f"{family.name}_created" for family in families if family.type in ("counter", "histogram")}
-    for family in families:
-        if family.name in timed:
-            continue
+    """The metrics of an exposition."""
+    for family in text_string_to_metric_families(text):
         series: dict[str, frozenset[str]] = {}
         for sample in family.samples:
             seen = series.setdefault(sample.name, frozenset(sample.labels))
