@@ -7,10 +7,12 @@ import pytest
 
 from tests.docs.blocks import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
-SPAN = re.compile(r"`((?:bmaml|service|training|model_store|examples|benchmarks|tests|docs)/[\w./-]+)`")
+ROOMS = "bmaml|service|training|model_store|client|examples|benchmarks|monitoring|tests|docs"
+SPAN = re.compile(rf"`((?:{ROOMS})/[\w./-]+)`")
 
 
 def prose(page: Path) -> str:
