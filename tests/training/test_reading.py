@@ -229,6 +229,14 @@ def test_times_of_day_order_and_dates_need_a_word_as_inputs(tmp_path):
         config(path, x=(("day", "days(soon)"),))
 
 
+def test_elapsed_days_count_from_the_first_row_even_where_another_cell_of_it_is_missing(tmp_path):
+    rows = [(u, f"2020-01-0{1 + int(h)}", h, "NA" if u == "u03" and h < 2 else r) for u, h, r in rows_of()]
+    path = written(tmp_path, lines(("unit", "when", "hours", "reading"), rows))
+    found = table(path, x=(("when", "elapsed"),), support_until=UpTo.parse("when:elapsed<=2.5"))
+    assert found.rows.x[:, 0].tolist() == [h for u, h, _ in rows_of() if u != "u03" or h >= 2]
+    assert found.rows.early.tolist() == [days <= 2 for days in found.rows.x[:, 0]]
+
+
 def test_typed_dates_are_inputs_and_bounds(tmp_path):
     when = pd.Timestamp("2024-03-01") + pd.to_timedelta([12 * hours for _, hours, _ in rows_of()], unit="h")
     frame = pd.DataFrame(rows_of(), columns=["unit", "hours", "reading"]).assign(when=when)

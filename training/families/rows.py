@@ -114,7 +114,7 @@ def read_rows(
     gone: dict[str, Mask] = {}
 
     task = _names(columns, config.task, gone)
-    inputs = [_input(columns, name, word, config, model_inputs, gone) for name, word in config.x]
+    inputs = [_input(columns, name, word, config, model_inputs, task, gone) for name, word in config.x]
     targets = [_numbers(columns, name, "a target", gone) for name in config.y]
     roles_named = None if split is None else _names(columns, split, gone)
     rank = np.zeros(len(columns), dtype=np.int64)
@@ -122,7 +122,7 @@ def read_rows(
         rank, gone[config.order] = columns.order(config.order)
         notes += columns.notes(config.order)
     group = None if config.group is None else _names(columns, config.group, gone)
-    early_values, bound = _up_to(columns, until, gone) if until else (None, 0.0)
+    early_values, bound = _up_to(columns, until, task, gone) if until else (None, 0.0)
     for name, word in config.x:
         if word not in TRANSFORMS.values() and name != config.order:
             notes += columns.notes(name)
@@ -164,13 +164,9 @@ def read_rows(
         roles = roles_from_column([labels.at(row) for row in range(len(rows))], starts, counts, groups, seed)
 
     owner = np.repeat(np.arange(len(starts)), counts)
-    _make_elapsed(inputs, config, rows, starts, owner)
     early = None
     if until is not None and early_values is not None:
-        values = early_values[rows]
-        if until.source[1]:
-            values = (values - np.minimum.reduceat(values, starts)[owner]) / MICROSECONDS_PER_DAY
-        early = np.asarray(values <= bound, dtype=bool)
+        early = np.asarray(early_values[rows] <= bound, dtype=bool)
     enough = _enough(config, early, starts, counts)
     trained = ((roles == "train") & enough)[owner]
     unknown = np.zeros(len(rows), dtype=bool)
@@ -237,6 +233,7 @@ def _input(
     word: str,
     config: TableConfig,
     model_inputs: Sequence[Column] | None,
+    task: Names,
     gone: dict[str, Mask],
 ) -> _Input:
     if word not in TRANSFORMS.values():
@@ -244,9 +241,10 @@ def _input(
         if instants.of_day:
             columns.refuse(name, f"holds times of day, which are no dates: {word} needs dates")
         gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | instants.missing
-        origin = origin_of(word) or 0
-        values = (instants.microseconds - origin).astype(np.float64)
-        return _Input(f"{name}:{word}", "none", values if word == ELAPSED else values / MICROSECONDS_PER_DAY)
+        values = (instants.microseconds - (origin_of(word) or 0)).astype(np.float64)
+        if word == ELAPSED:
+            return _Input(f"{name}:{word}", "none", _days_since_first(values, task, instants.missing))
+        return _Input(f"{name}:{word}", "none", values / MICROSECONDS_PER_DAY)
     transform: Transform = "log" if word == "log" else "log2" if word == "log2" else "none"
     named = name in config.categorical or _is_category(name, model_inputs)
     kind = "names" if named else columns.kind(name)
@@ -274,7 +272,7 @@ def _is_category(name: str, model_inputs: Sequence[Column] | None) -> bool:
     return name not in known and any(each.startswith(f"{name}=") for each in known)
 
 
-def _up_to(columns: Columns, until: UpTo, gone: dict[str, Mask]) -> tuple[Array, float]:
+def _up_to(columns: Columns, until: UpTo, task: Names, gone: dict[str, Mask]) -> tuple[Array, float]:
     """The values of the column that ends support sets, and their bound.
 
     Raises:
@@ -291,7 +289,10 @@ def _up_to(columns: Columns, until: UpTo, gone: dict[str, Mask]) -> tuple[Array,
     bound = number if elapsed else date
     if bound is None:
         columns.refuse(name, f"holds dates, and {until} needs {'days' if elapsed else 'a date'}")
-    return instants.microseconds.astype(np.float64), float(bound)
+    values = instants.microseconds.astype(np.float64)
+    if elapsed:
+        values = _days_since_first(values, task, instants.missing)
+    return values, float(bound)
 
 
 def _by_appearance(codes: Indices) -> Indices:
@@ -323,14 +324,11 @@ def _check_roles(columns: Columns, split: str, labels: Names, rows: Indices) -> 
             )
 
 
-def _make_elapsed(
-    inputs: Sequence[_Input], config: TableConfig, rows: Indices, starts: Indices, owner: Indices
-) -> None:
-    """Turn microseconds into the days since the first row of each task."""
-    for each, (_, word) in zip(inputs, config.x, strict=True):
-        if word == ELAPSED and each.numbers is not None:
-            values = each.numbers[rows]
-            each.numbers[rows] = (values - np.minimum.reduceat(values, starts)[owner]) / MICROSECONDS_PER_DAY
+def _days_since_first(microseconds: Array, task: Names, missing: Mask) -> Array:
+    """The days since the first moment of the same task, `[row]`, whatever other cells of that row lack."""
+    first = np.full(len(task.values) + 1, np.inf)
+    np.minimum.at(first, task.codes[~missing], microseconds[~missing])
+    return np.asarray(np.where(missing, 0.0, microseconds - first[task.codes]) / MICROSECONDS_PER_DAY)
 
 
 def _enough(config: TableConfig, early: Mask | None, starts: Indices, counts: Indices) -> Mask:
