@@ -121,7 +121,7 @@ class Predictive:
         lower, upper = self.quantiles(ends).unbind(1)
         return lower, upper
 
-    def embedding(self) -> Float[Tensor, "task row output dimension"]:
+    def covariance_root(self) -> Float[Tensor, "task row output dimension"]:
         """Rows whose inner products are the mixture's epistemic covariances, output by output.
 
         Bare particles give M dimensions (of rank M − 1); a factor adds its own.

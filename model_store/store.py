@@ -168,7 +168,7 @@ class Store:
         if version is None:
             version = versions[-1]
         if version not in versions:
-            raise UnknownModel(f"model {name!r} has versions {_listed(versions)}, not {version}")
+            raise UnknownModel(f"model {name!r} has versions {newest_versions(versions)}, not {version}")
         folder = self.root / name / str(version)
         if folder.resolve() != self.root.resolve() / name / str(version):
             raise CorruptModel(f"{folder} leads outside the store; versions are plain folders in it")
@@ -206,7 +206,8 @@ class Store:
         return [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."]
 
 
-def _listed(versions: list[int]) -> str:
+def newest_versions(versions: list[int]) -> str:
+    """The newest versions, after an ellipsis where there are more than `MAX_LISTED_VERSIONS`."""
     newest = ", ".join(map(str, versions[-MAX_LISTED_VERSIONS:]))
     return newest if len(versions) <= MAX_LISTED_VERSIONS else f"…, {newest}"
 

@@ -77,7 +77,7 @@ def write_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path)
                 "step": state.step,
                 "best": state.best,
                 "best_nll": state.best_nll,
-                "looks_since_best": state.evaluations_since_best,
+                "evaluations_since_best": state.evaluations_since_best,
                 "history": state.history,
             },
             file,
@@ -103,5 +103,5 @@ def read_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path) 
         state.learned[name].data.copy_(tensor)
     state.optimiser.load_state_dict(held["optimiser"])
     state.step, state.best = held["step"], held["best"]
-    state.best_nll, state.evaluations_since_best = held["best_nll"], held["looks_since_best"]
+    state.best_nll, state.evaluations_since_best = held["best_nll"], held["evaluations_since_best"]
     state.history = held["history"]

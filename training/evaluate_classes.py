@@ -12,6 +12,7 @@ from bmaml.learners import Belief
 from model_store.model import Model
 from training.evaluate import Evaluation
 from training.families.class_index import ClassIndex
+from training.families.family import HELD_OUT_SEED
 from training.families.image_features import embed
 from training.families.images import Images, task_batch
 
@@ -42,7 +43,9 @@ class ClassMetrics:
     ece: float
 
 
-def evaluate_classes(model: Model, family: Images, tasks: int = TASKS, seed: int = 77) -> Evaluation:
+def evaluate_classes(
+    model: Model, family: Images, tasks: int = TASKS, seed: int = HELD_OUT_SEED
+) -> Evaluation:
     """The metrics of a classifier on the family's test classes; each image is embedded once."""
     assert model.embedding is not None
     images, index = family.of_role("test")

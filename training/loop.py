@@ -128,7 +128,7 @@ def train(
             raise
     chosen, kept = state.learned, state.step
     if plan.patience and state.best is not None:
-        chosen, kept = state.best, min(state.history, key=lambda look: look[2])[0]
+        chosen, kept = state.best, min(state.history, key=lambda evaluation: evaluation[2])[0]
     ending = f"the run ended after all {plan.meta_steps} steps"
     if plan.patience and state.evaluations_since_best >= plan.patience:
         ending = (

@@ -118,10 +118,11 @@ def _reliability(model: Model, batches: list[TaskBatch], path: Path) -> Path:
 
 
 def _history(model: Model, path: Path) -> Path:
-    looks = model.manifest.history
+    history = model.manifest.history
+    steps = [evaluation.step for evaluation in history]
     figure, axes = plt.subplots(2, 1, figsize=(6, 5), sharex=True)
     for axis, name in zip(axes, ("loss", "nll"), strict=True):
-        axis.plot([look.step for look in looks], [getattr(look, name) for look in looks], color=LINE, lw=1.5)
+        axis.plot(steps, [getattr(evaluation, name) for evaluation in history], color=LINE, lw=1.5)
     axes[0].set_ylabel("meta-objective")
     axes[1].set(ylabel="validation NLL", xlabel="meta-step")
     return _saved(figure, path)

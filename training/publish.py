@@ -20,7 +20,7 @@ CARD = """# {name}
 {description}
 
 * Learner: `{learner}` with {particles} particles; {maps}
-* TrainingResult with seed {seed} on {code_version}; the whole configuration is in `manifest.json`.
+* Trained with seed {seed} on {code_version}; the whole configuration is in `manifest.json`.
 
 ## Measured on {tasks} held-out tasks
 

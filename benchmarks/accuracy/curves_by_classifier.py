@@ -42,8 +42,12 @@ def forecasters(problems: dict[bool, Problem], store: Path) -> Iterator[tuple[st
         family = problem.family
         training, validation = problem.training_tasks(BOOSTING_TASKS, 0), problem.validation_tasks()
         yield f"gradient boosting, {how}", named, gradient_boosting(training, validation, 0)
-        look = partial(lambda family: next(iter(family.validation())), family)
-        yield f"neural process, {how}", named, neural_process(family.batch, look, Schedule(CNP_STEPS), 0)
+        validation_batch = partial(lambda family: next(iter(family.validation())), family)
+        yield (
+            f"neural process, {how}",
+            named,
+            neural_process(family.batch, validation_batch, Schedule(CNP_STEPS), 0),
+        )
 
 
 def without_classifier(forecast: Forecaster) -> Forecaster:

@@ -139,7 +139,7 @@ def max_determinant(candidates: Candidates, size: int) -> Batch:
     predictive = candidates.predictive
     assert isinstance(predictive, Predictive)
     picker = Picker(candidates)
-    rows = predictive.embedding().transpose(1, 2).double()  # [task, output, row, dimension]
+    rows = predictive.covariance_root().transpose(1, 2).double()  # [task, output, row, dimension]
     noise = predictive.aleatoric().transpose(1, 2).double()
     variance = rows.square().sum(-1)
     size = min(size, variance.shape[-1])

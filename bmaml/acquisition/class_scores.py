@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bmaml import tails
-from bmaml.acquisition.scores import Acquisition, NeedsTarget
+from bmaml.acquisition.scores import EPIG_NEEDS_TARGET, Acquisition, NeedsTarget
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.shapes import PerRow
@@ -65,7 +65,7 @@ def epig(pool: ClassPool) -> PerRow:
         NeedsTarget: without target rows.
     """
     if pool.target is None:
-        raise NeedsTarget("epig needs target rows: where should the predictions get better?")
+        raise NeedsTarget(EPIG_NEEDS_TARGET)
     ours = tails.exp(pool.predictive.log_probabilities)  # [task, particle, row, class]
     weights = tails.exp(pool.predictive.log_weights)[..., None, None]
     theirs = weights * tails.exp(pool.target.log_probabilities)
@@ -84,7 +84,7 @@ def random(pool: ClassPool) -> PerRow:
 
 CLASS_ACQUISITIONS: dict[str, Acquisition[ClassPool]] = {
     "entropy": Acquisition(entropy, "nats"),
-    "bald": Acquisition(bald, "nats"),
+    "bald": Acquisition(bald, "nats", information=True),
     "margin": Acquisition(margin, "probability"),
     "least_confidence": Acquisition(least_confidence, "probability"),
     "variation_ratio": Acquisition(variation_ratio, "probability"),

@@ -21,6 +21,8 @@ MAX_CORRELATIONS = 1 << 20
 """Pool rows × target rows × outputs that are compared together."""
 UCB_WIDTH = 2.0
 """Epistemic standard deviations above the mean, in the upper confidence bound."""
+EPIG_NEEDS_TARGET = "epig needs target rows: where should the predictions get better?"
+"""Message of `NeedsTarget`."""
 
 
 class NeedsTarget(BmamlError, ValueError):
@@ -55,11 +57,14 @@ class Acquisition(Generic[PoolT]):
     Attributes:
         score: `[task, row]` of a pool.
         joint: the score needs covariances between rows, as of `predict(joint=True)`.
+        information: the score measures information, so that its best rows tend to repeat each other. A batch
+            is best selected by the joint information of its rows.
     """
 
     score: Callable[[PoolT], Tensor]
     units: str
     joint: bool = False
+    information: bool = False
 
 
 def total_variance(pool: Pool) -> PerRow:
@@ -87,8 +92,8 @@ def epig(pool: Pool) -> PerRow:
         NeedsTarget: without target rows.
     """
     if pool.target is None:
-        raise NeedsTarget("epig needs target rows: where should the predictions get better?")
-    targets, target_variance = pool.target.embedding(), pool.target.variance().unsqueeze(1)
+        raise NeedsTarget(EPIG_NEEDS_TARGET)
+    targets, target_variance = pool.target.covariance_root(), pool.target.variance().unsqueeze(1)
 
     def about(rows: Tensor, variance: Tensor) -> Tensor:
         scales = variance.unsqueeze(2) * target_variance
@@ -96,7 +101,7 @@ def epig(pool: Pool) -> PerRow:
         correlation.clamp_max_(1 - torch.finfo(scales.dtype).eps)
         return torch.log1p(correlation.neg_()).mean(2).sum(-1).mul_(-0.5)
 
-    rows, variance = pool.predictive.embedding(), pool.predictive.variance()
+    rows, variance = pool.predictive.covariance_root(), pool.predictive.variance()
     found = variance.new_empty(variance.shape[:2])
     for some in blocks(variance.shape[1], MAX_CORRELATIONS, target_variance.numel()):
         found[:, some] = about(rows[:, some], variance[:, some])
@@ -127,10 +132,10 @@ def random(pool: Pool) -> PerRow:
 
 
 ACQUISITIONS: dict[str, Acquisition[Pool]] = {
-    "total_variance": Acquisition(total_variance, "output units squared"),
-    "epistemic_variance": Acquisition(epistemic_variance, "output units squared"),
-    "entropy": Acquisition(entropy, "nats"),
-    "epig": Acquisition(epig, "nats", joint=True),
+    "total_variance": Acquisition(total_variance, "output units squared", information=True),
+    "epistemic_variance": Acquisition(epistemic_variance, "output units squared", information=True),
+    "entropy": Acquisition(entropy, "nats", information=True),
+    "epig": Acquisition(epig, "nats", joint=True, information=True),
     "expected_improvement": Acquisition(expected_improvement, "output units"),
     "ucb": Acquisition(upper_confidence_bound, "output units"),
     "random": Acquisition(random, "none"),

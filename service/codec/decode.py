@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmaml.acquisition.scores import EPIG_NEEDS_TARGET
 from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
@@ -96,7 +97,7 @@ class Decoder:
                 f"one of {', '.join(capabilities.acquisitions)} fits a {model.manifest.kind} model",
             )
         if acquisition == "epig" and request.target is None:
-            raise invalid_at("/target", "epig needs target rows: where should the predictions get better?")
+            raise invalid_at("/target", EPIG_NEEDS_TARGET)
         if request.batch.strategy not in ("auto", *capabilities.strategies):
             raise invalid_at("/batch/strategy", f"one of auto, {', '.join(capabilities.strategies)}")
         strategy = capabilities.resolve_strategy(request.batch.strategy, acquisition, request.batch.size)

@@ -52,7 +52,7 @@ CAPABILITIES: dict[Kind, Capabilities] = {
         strategies=tuple(STRATEGIES),
         default_acquisition="epistemic_variance",
         joint_strategy="max_determinant",
-        information_acquisitions=frozenset({"total_variance", "epistemic_variance", "entropy", "epig"}),
+        information_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.information),
         covariance_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.joint),
     ),
     "classification": Capabilities(
@@ -60,7 +60,9 @@ CAPABILITIES: dict[Kind, Capabilities] = {
         strategies=tuple(CLASS_STRATEGIES),
         default_acquisition="entropy",
         joint_strategy="joint",
-        information_acquisitions=frozenset({"bald"}),
+        information_acquisitions=frozenset(
+            name for name, each in CLASS_ACQUISITIONS.items() if each.information
+        ),
     ),
 }
 """The capabilities by kind of model."""

@@ -41,7 +41,10 @@ MIN_USES = 3
 RELATIVE_TOLERANCE = 1e-4
 """Difference allowed between recording and computation, relative to the task's largest number."""
 BATCH_SCALE_SHARE = 1e-3
-"""Share of the largest number of all tasks that is added to each task's: a result may be close to zero."""
+"""Share of the batch's largest absolute result that is added to each task's scale.
+
+Results near zero would otherwise be compared too strictly.
+"""
 
 
 class Launched(Protocol):

@@ -12,7 +12,10 @@ DEFAULT_PACE = 1e-6
 DEFAULT_OVERHEAD_S = 1e-3
 """Seconds that a batch takes beside its work, for a model without a batch so far."""
 MIN_STRATUM_PACE_RATIO = 0.1
-"""Lower bound of a stratum's pace, as a share of the model's: batches may not tell strata apart."""
+"""Lower bound of a stratum's pace, as a share of the model's pace.
+
+Strata that always share batches cannot be told apart: the estimate of one could fall to zero.
+"""
 DECAY_PER_BATCH = 0.9
 """Weight of past batches against the newest one."""
 RECENT_S = 1.0
@@ -25,7 +28,7 @@ MAX_TRACKED = 256
 
 @dataclass
 class _Rate:
-    """An amount per unit, as seconds per unit of work: two sums whose weights decay with every batch."""
+    """A ratio of two exponentially decayed sums, such as seconds per unit of work."""
 
     amount: float = 0.0
     units: float = 0.0

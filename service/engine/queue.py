@@ -26,13 +26,12 @@ MAX_PADDING_SHARE = 0.3
 MAX_CANDIDATES = 256
 """Jobs of a group that are considered for a batch, the oldest first.
 
-Of a longer queue at most half are considered. A job unlike the others then waits for few jobs that came
-after it.
+At most half of a longer queue is considered, so that few newer jobs overtake a job of unusual size.
 """
 MIN_CANDIDATES = 64
 """Jobs of a group that are considered however few wait."""
 AGE_SCALE = 0.5
-"""Share of its time limit that a job has to wait to outrank a new job whose size differs e times less."""
+"""Share of its time limit after which a job ranks before a new one of e times less distance in size."""
 MAX_WAIT_SHARE = 0.35
 """Share of a job's time limit that its expected wait may take.
 
@@ -81,8 +80,8 @@ class _Lane:
 
     Attributes:
         waiting: jobs, the oldest first.
-        served_s: device seconds that the model has had, on a scale common to all lanes. The lane with the
-            least is served next.
+        served_s: virtual time of fair queueing, in device seconds charged to the model. The lane with the
+            smallest is served next.
         queued_work: work of the waiting jobs, by stratum.
         charged_s: the part of `served_s` that is the estimate for the running batch.
     """

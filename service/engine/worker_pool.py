@@ -15,11 +15,11 @@ from service.engine.worker import Worker
 from service.job import Answer, Job, row_counts
 
 MIN_TASKS_PER_SHARE = 4
-"""Tasks for which a share is worth sending: a process takes about as long for one task as for two."""
+"""Least number of tasks in a share: a process takes about as long for one task as for two."""
 MIN_WORK_PER_SHARE = 1 << 15
-"""Work for which it is, where there are fewer tasks, in particles × rows × (steps + 1)."""
+"""Least work of a share with fewer than `MIN_TASKS_PER_SHARE` tasks, in particles × rows × (steps + 1)."""
 BISECTION_STEPS = 8
-"""Halvings of the interval in which the shortest possible longest share lies: to a part in 256."""
+"""Bisection steps of the search for the smallest possible length of the longest share: to a part in 256."""
 STOP_TIMEOUT_S = 5.0
 """Seconds that the processes may take to end."""
 

@@ -14,15 +14,13 @@ from service.codec.decode import Decoder
 from service.codec.encode import AnsweredJob
 from service.errors import CallerLeft
 from service.job import Answer, Job
+from service.ops.tracing import PHASES
 from service.runtime import Runtime
 from service.schemas.requests import AdaptationRequest
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
 BodyT = TypeVar("BodyT", bound=AdaptationRequest)
 ResponseBody = AdaptPredictResponse | UncertaintyResponse | PosteriorResponse
-
-PHASES = ("decode", "queue", "embed", "adapt", "predict", "total")
-"""Fields of `Timing` that are durations."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,14 @@ class Exchange(Generic[BodyT]):
         content = bodies.encoded(response, self.media_type)
         timing = asdict(response.timing_ms)
         state.timing = timing
-        state.server_timing = ", ".join(f"{phase};dur={timing[phase]:.3f}" for phase in PHASES)
+        state.server_timing = ", ".join(f"{phase};dur={timing[phase]:.3f}" for phase in (*PHASES, "total"))
         state.log = {
             "model": response.model.name,
             "version": response.model.version,
             "rows": [len(job.support_x), len(job.query_x)],
             "cached": self.answered.answer.cached,
             "bytes_out": len(content),
-            **{f"{phase}_ms": round(timing[phase], 3) for phase in PHASES[:-1]},
+            **{f"{phase}_ms": round(timing[phase], 3) for phase in PHASES},
             "batched_tasks": timing["batched_tasks"],
         }
         return Response(content, media_type=self.media_type)

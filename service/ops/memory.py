@@ -14,7 +14,7 @@ MALLOC_THRESHOLD_BYTES = 1 << 29
 MAX_SLACK_BYTES = 1 << 23
 """Freed memory that a process may hold for longer than `TRIM_INTERVAL_S`. To return 40 MiB takes 2 ms."""
 TRIM_INTERVAL_S = 60.0
-"""Seconds between two trims of a process that holds more than that."""
+"""Seconds between two trims of a process whose freed memory exceeds `MAX_SLACK_BYTES`."""
 GC_THRESHOLDS = 10_000, 10, 10
 """Thresholds of the garbage collector: a request makes hundreds of objects, and hardly any cycle."""
 

@@ -8,6 +8,7 @@ import torch
 
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
+from model_store.store import newest_versions
 from service.schemas.cards import ModelList, ModelSummary, Refused
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -17,8 +18,6 @@ VersionId = tuple[str, int]
 
 MAX_REASON_LENGTH = 300
 """Characters of the reason for which a version is refused."""
-MAX_LISTED_VERSIONS = 5
-"""Versions that an error message lists, the newest ones."""
 
 
 class Shelved(BmamlError):
@@ -132,7 +131,7 @@ class Catalogue:
         if (name, version) in self.shelved:
             raise Shelved(f"{name} version {version} is not loaded")
         if version not in versions:
-            raise UnknownModel(f"model {name} has versions {_version_list(self.versions(name))}")
+            raise UnknownModel(f"model {name} has versions {newest_versions(self.versions(name))}")
         return versions[version]
 
     def served(self) -> dict[str, str]:
@@ -179,9 +178,3 @@ def _refusal(name: str, version: int, error: Exception, root: Path) -> Refused:
 def _transient(error: Exception) -> bool:
     """Whether the version may load another time: memory was short, say, or the disk away."""
     return not isinstance(error, BmamlError) or isinstance(error, Unreadable)
-
-
-def _version_list(versions: list[int]) -> str:
-    """The newest versions, after an ellipsis where there are more."""
-    listed = ", ".join(map(str, versions[-MAX_LISTED_VERSIONS:]))
-    return listed if len(versions) <= MAX_LISTED_VERSIONS else f"…, {listed}"

@@ -20,7 +20,7 @@ from service.registry.warm_up import warm_up
 from service.schemas.cards import VersionCard
 from service.settings import Settings
 
-log = logging.getLogger("service.versions")
+log = logging.getLogger("service.registry")
 
 
 class Registry:
@@ -133,7 +133,11 @@ class Registry:
             log.info("%s version %d is idle, and shelved", name, version)
 
     def refresh(self) -> bool:
-        """Update the catalogue from the store; whether the served versions have changed."""
+        """Update the catalogue from the store.
+
+        Returns:
+            whether the served versions have changed.
+        """
         with self._lock:
             before = self.catalogue
             now = before.refreshed(self.settings.store, self.device, self._prepare)

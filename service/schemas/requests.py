@@ -157,7 +157,8 @@ class UncertaintyRequest(AdaptationRequest):
     pool: Pool
     target: Query | None = None
     acquisition: Name | None = Field(
-        default=None, description="null: epig with a target, else epistemic_variance"
+        default=None,
+        description="null: epig with a target, else epistemic_variance (entropy for classes)",
     )
     batch: BatchChoice = BatchChoice()
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")

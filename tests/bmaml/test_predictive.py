@@ -166,7 +166,7 @@ def test_entropy_of_many_components_is_close_to_the_integral():
 
 def test_embedding_s_inner_products_are_the_epistemic_covariances():
     belief = mixture(tasks=1, rank=3)
-    embedding = belief.embedding()[0, :, 1]
+    embedding = belief.covariance_root()[0, :, 1]
     weights, means = belief.log_weights.exp()[0], belief.means[0, :, :, 1]
     offsets = means - weights @ means
     between = torch.einsum("m,mi,mj->ij", weights, offsets, offsets)
@@ -182,14 +182,14 @@ def test_on_the_way_to_the_prior_covariances_still_have_the_variances_on_their_d
         belief = dataclasses.replace(belief, within=torch.zeros(1, 1, 1, 1))
     share = torch.tensor([[0.0, 0.3, 1.0], [0.9, 0.0, 0.5]])
     mixed = belief.towards(prior, share, joint=True)
-    torch.testing.assert_close(mixed.embedding().square().sum(-1), mixed.epistemic())
+    torch.testing.assert_close(mixed.covariance_root().square().sum(-1), mixed.epistemic())
     torch.testing.assert_close(mixed.mean()[0, 2], prior.mean()[0, 2])
     torch.testing.assert_close(mixed.epistemic()[0, 2], prior.epistemic()[0, 2])
 
 
 def test_covariances_need_the_factor():
     with pytest.raises(NoJoint):
-        mixture().embedding()
+        mixture().covariance_root()
 
 
 def test_another_unit_scales_moments_and_quantiles():
@@ -200,14 +200,14 @@ def test_another_unit_scales_moments_and_quantiles():
     torch.testing.assert_close(other.mean(), belief.mean() * scale + shift)
     torch.testing.assert_close(other.variance(), belief.variance() * scale**2)
     torch.testing.assert_close(other.quantiles(levels), belief.quantiles(levels) * scale + shift)
-    torch.testing.assert_close(other.embedding(), belief.embedding() * scale[:, None])
+    torch.testing.assert_close(other.covariance_root(), belief.covariance_root() * scale[:, None])
 
 
 def test_a_part_is_the_same_belief_about_fewer_rows_and_tasks():
     belief = mixture(rank=2)
     part = belief.part(slice(1, 2), slice(0, 2))
     torch.testing.assert_close(part.variance(), belief.variance()[1:2, :2])
-    torch.testing.assert_close(part.embedding(), belief.embedding()[1:2, :2])
+    torch.testing.assert_close(part.covariance_root(), belief.covariance_root()[1:2, :2])
 
 
 def test_the_crps_is_the_integral_of_the_squared_distance_between_cdfs():

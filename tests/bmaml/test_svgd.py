@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: the laws of METHOD and the defects other code has."""
+"""Stein variational gradient descent: the laws of docs/method.md and the defects other code has."""
 
 import math
 

@@ -49,5 +49,5 @@ def test_on_the_way_the_prior_s_share_grows_without_a_jump(tmp_path):
 @pytest.mark.parametrize("kind", ["bfa", "collapsed"])
 def test_covariances_between_rows_fit_the_variances_everywhere(tmp_path, kind):
     belief, _, _ = asked(tmp_path, kind, [0.0, 6.0, 8.0, 30.0], joint=True)
-    embedding = belief.embedding()
-    torch.testing.assert_close(embedding.square().sum(-1), belief.epistemic())
+    root = belief.covariance_root()
+    torch.testing.assert_close(root.square().sum(-1), belief.epistemic())

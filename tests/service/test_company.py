@@ -37,7 +37,7 @@ def models(tmp_path_factory):
 
 @st.composite
 def plans(draw):
-    """Of a work: which model, how many rows, what is asked, whether it is kept, whether it is poisoned."""
+    """Plans of a job: its model, row counts, question, key, whether its labels overflow, and its seed."""
     return (
         draw(st.integers(0, 3)),
         draw(st.integers(0, 30)),

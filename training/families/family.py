@@ -8,6 +8,11 @@ import torch
 from bmaml.task import TaskBatch
 from model_store.columns import Column
 
+VALIDATION_SEED_OFFSET = 1_000_003
+"""Difference of the seed of the validation tasks from the run's."""
+HELD_OUT_SEED = 77
+"""Seed of generated held-out tasks; it does not depend on the run's."""
+
 
 class Family(Protocol):
     """A source of related tasks, in standardised units."""

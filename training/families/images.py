@@ -12,6 +12,7 @@ from training.config import ImagesConfig
 from training.errors import UnusableData
 from training.families.augmentation import distorted, relit, rotated
 from training.families.class_index import ClassIndex, Draw
+from training.families.family import VALIDATION_SEED_OFFSET
 from training.families.image_files import LabelledImages, read_images
 
 VALIDATION_TASKS = 200
@@ -78,7 +79,7 @@ class Images:
     def validation(self) -> Iterator[TaskBatch]:
         """One-shot tasks of up to five validation classes; the same every time."""
         pixels, index = self.of_role("validation")
-        generator = torch.Generator().manual_seed(self._seed + 1_000_003)
+        generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         ways = min(MAX_VALIDATION_WAYS, len(index))
         queries = min(MAX_VALIDATION_QUERIES, int(index.counts.min()) - 1)
         for _ in range(VALIDATION_TASKS // TASKS_PER_BATCH):

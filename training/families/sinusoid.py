@@ -13,6 +13,7 @@ from torch import Tensor
 from bmaml.task import Examples, TaskBatch
 from model_store.columns import Column
 from training.config import Shots, SinusoidConfig
+from training.families.family import HELD_OUT_SEED, VALIDATION_SEED_OFFSET
 
 AMPLITUDE = (0.1, 5.0)
 FREQUENCY = (0.5, 2.0)
@@ -54,7 +55,7 @@ class Sinusoid:
 
     def validation(self) -> Iterator[TaskBatch]:
         """Tasks with queries like the held-out ones, from a seed of their own."""
-        generator = torch.Generator().manual_seed(self._seed + 1_000_003)
+        generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         x, y, clean = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
         yield _split(x, y, clean, self.config.shots, generator)
 
@@ -70,7 +71,7 @@ class Sinusoid:
             shots: support points; None draws them for each task as in training.
         """
         wanted = self.config.shots if shots is None else Shots(shots, shots)
-        generator = torch.Generator().manual_seed(77)
+        generator = torch.Generator().manual_seed(HELD_OUT_SEED)
         x, y, clean = curves(HELD_OUT_TASKS, wanted.highest + HELD_OUT_POINTS, generator)
         yield _split(x, y, clean, wanted, generator)
 

@@ -16,6 +16,7 @@ from bmaml.task import Examples, TaskBatch
 from model_store.columns import Array, Column, OutsideDomain, Transform, standardised
 from training.config import Shots, TableConfig
 from training.errors import UnusableTable
+from training.families.family import VALIDATION_SEED_OFFSET
 from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
 
@@ -124,7 +125,7 @@ class Table:
         return self._seeded("test", MAX_HELD_OUT_QUERIES)
 
     def _seeded(self, role: str, queries: int, draws: int = 1) -> Iterator[TaskBatch]:
-        generator = torch.Generator().manual_seed(self._seed + 1_000_003)
+        generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role)).repeat(draws)
         for part in chosen.split(TASKS_PER_BATCH):
             yield self._draw(part, queries, generator)

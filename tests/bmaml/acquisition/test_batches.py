@@ -133,7 +133,7 @@ def test_power_sampling_measures_negative_scores_from_the_lowest():
 def test_max_determinant_takes_the_row_that_raises_the_dense_log_determinant_most(rank):
     about = belief(particles=7, rank=rank)
     batch = STRATEGIES["max_determinant"](candidates(about), 5)
-    rows = about.embedding()[:, :, 0]
+    rows = about.covariance_root()[:, :, 0]
     covariance = rows @ rows.mT / 0.2
     for task in range(2):
         chosen = []
@@ -170,7 +170,7 @@ def test_rows_that_repeat_others_are_saturation_only_once_nothing_else_is_left(r
         size.unsqueeze(-1) * about.factor[:, thrice] if rank else None,
     )
     batch = STRATEGIES["max_determinant"](candidates(many, labelled=1), 12)
-    rows = many.embedding()[:, :, 0]
+    rows = many.covariance_root()[:, :, 0]
     for task in range(2):
         chosen = batch.indices[task].tolist()
         saturated = next((pick for pick in range(12) if spent(rows[task], chosen[:pick])), -1)
@@ -182,7 +182,7 @@ def test_max_determinant_gains_add_up_to_the_joint_information():
     about = belief(rank=3)
     batch = STRATEGIES["max_determinant"](candidates(about), 5)
     for task in range(2):
-        rows = about.embedding()[task, batch.indices[task], 0]
+        rows = about.covariance_root()[task, batch.indices[task], 0]
         expected = 0.5 * torch.logdet(torch.eye(5) + rows @ rows.T / 0.2)
         torch.testing.assert_close(batch.gains[task].sum(), expected)
     assert (batch.gains.diff(dim=-1) <= 1e-9).all()  # information has diminishing returns

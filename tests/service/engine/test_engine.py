@@ -1,4 +1,4 @@
-"""The queue: bounded in work, mindful of deadlines, drained at the end."""
+"""Engine, queue and cache together: bounded in work, mindful of deadlines, drained at the end."""
 
 import asyncio
 import functools
@@ -43,26 +43,26 @@ def engine_of(max_queue_work=10**9, max_batch_work=10**9):
     return Engine(Queue(max_queue_work, max_batch_work), PosteriorCache(10**9, b"secret", metrics), metrics)
 
 
-class Authentication:
-    """Holds the device until it is opened, and remembers what it was given."""
+class BlockedDevice:
+    """Holds every batch back until it is opened, and records the batches."""
 
     def __init__(self, monkeypatch):
         self.reached, self.open = threading.Event(), threading.Event()
         self.batches = []
         whole = batch_module.answer_batch
 
-        def gated(jobs):
+        def blocked(jobs):
             self.reached.set()
             self.open.wait()
             self.batches.append(jobs)
             return whole(jobs)
 
-        monkeypatch.setattr(batch_module, "answer_batch", gated)
+        monkeypatch.setattr(batch_module, "answer_batch", blocked)
 
 
 @pytest.fixture
 def gate(monkeypatch):
-    return Authentication(monkeypatch)
+    return BlockedDevice(monkeypatch)
 
 
 def run(engine, scenario):

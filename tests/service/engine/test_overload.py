@@ -28,7 +28,7 @@ class Named:
 
 @dataclass(eq=False)
 class Ragged:
-    """What the queue asks of work: a few support rows, up to two hundred query rows."""
+    """What the queue asks of a job: a few support rows, up to two hundred query rows."""
 
     model: Named
     shape: tuple[int, int]

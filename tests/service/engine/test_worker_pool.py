@@ -47,7 +47,7 @@ def worker_pool():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return publish(tmp_path_factory.mktemp("crew"), learner="collapsed", particles=4)
+    return publish(tmp_path_factory.mktemp("pool"), learner="collapsed", particles=4)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def jobs(model):
 
 
 def padded(jobs):
-    """Work of tasks side by side."""
+    """Work of tasks that are padded to one shape."""
     support, query = map(max, zip(*(each.shape for each in jobs), strict=True))
     return len(jobs) * (support + query) * jobs[0].work_per_row
 
@@ -177,7 +177,7 @@ def test_what_warms_a_model_up_reaches_every_process(worker_pool, tmp_path):
     assert all(worker._models.number(model) is not None for worker in worker_pool.workers)
 
 
-def test_when_one_process_is_gone_the_crew_has_failed(jobs):
+def test_when_one_process_is_gone_the_pool_has_failed(jobs):
     worker_pool = WorkerPool.start(2, "forkserver")
     try:
         worker_pool.check()

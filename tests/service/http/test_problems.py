@@ -181,16 +181,16 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
 
 
 def test_a_task_that_fails_on_the_device_fails_alone(store, monkeypatch):
-    import service.compute.batch as engine
+    import service.compute.batch as batch_module
 
-    whole = engine.answer_batch
+    whole = batch_module.answer_batch
 
     def fragile(jobs):
-        if any(len(work.query_x) == 7 for work in jobs):
+        if any(len(job.query_x) == 7 for job in jobs):
             raise RuntimeError("no memory")
         return whole(jobs)
 
-    monkeypatch.setattr(engine, "answer_batch", fragile)
+    monkeypatch.setattr(batch_module, "answer_batch", fragile)
 
     async def together(url):
         bad = BODY | {"query": {"x": [[0.0]] * 7}}
