@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from model_store.columns import Column
 from service.settings import Settings
-from tests.pictures import publish_classifier
+from tests.images import publish_classifier
 from tests.published import SIZE, X, Y, Z, publish
 from tests.service.conftest import serve
 
@@ -90,7 +90,7 @@ def test_without_a_model_of_drawings_the_tab_says_so(visit, url):
     expect(page.locator("#draw-problem")).to_have_text("This service has no model of drawings.")
 
 
-def test_pictures_without_examples_ask_for_rows(visit, url):
+def test_images_without_examples_ask_for_rows(visit, url):
     page = visit("own", url=url)
     page.select_option("#own-model", "photographs")
     expect(page.locator("#csv")).to_have_value("image,label\n")

@@ -7,7 +7,7 @@ import pytest
 
 from bmaml_client import Client
 from service.settings import Settings
-from tests.pictures import publish_classifier
+from tests.images import publish_classifier
 from tests.published import SIZE, X, Y, Z, publish
 from tests.service.conftest import Served, serve
 

@@ -8,7 +8,7 @@ from skactiveml.pool import SubSamplingWrapper
 from bmaml_client import AnswerWarning
 from bmaml_client.activeml import ServiceQuery
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
-from tests.pictures import pictures
+from tests.images import random_images
 
 X = np.linspace(-4, 4, 12)[:, None]
 Y = np.full(12, np.nan)
@@ -78,7 +78,7 @@ def test_a_batch_is_not_larger_than_the_pool(strategy):
 
 
 def test_classes_and_images_have_it_too(small):
-    images = pictures(2, 4).reshape(8, 16, 16)
+    images = random_images(2, 4).reshape(8, 16, 16)
     labels = np.array(["a", "nan", "nan", "nan", "b", "nan", "nan", "nan"])
     classifier = BMAMLClassifier("shapes", service=small.url)
     strategy = ServiceQuery(classifier, acquisition="entropy", missing_label="nan", random_state=0)

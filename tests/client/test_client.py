@@ -25,7 +25,7 @@ from bmaml_client import (
     Unreachable,
 )
 from bmaml_client.in_process import URL, CannotServe, InProcess, shared, stop_shared
-from tests.pictures import pictures, png
+from tests.images import png, random_images
 
 X, Y = [[-2.0], [0.5], [3.0]], [8.0, 11.5, 9.0]
 QUERY = [[0.0], [1.0], [2.0]]
@@ -80,7 +80,7 @@ def test_several_outputs_give_a_row_of_outputs_for_each_row(client):
 
 @pytest.mark.parametrize("labels", [["cat", "dog"], [7, 3]])
 def test_classes_come_back_as_they_were_sent_and_images_go_as_arrays_or_files(client, labels):
-    images = pictures(2, 3)
+    images = random_images(2, 3)
     shown, asked = images[:, 0], images[:, 1:].reshape(4, 16, 16)
     answer = client.adapt_predict("shapes", shown, np.array(labels), asked, particles=True)
     assert isinstance(answer, ClassPrediction)
@@ -97,7 +97,7 @@ def test_classes_come_back_as_they_were_sent_and_images_go_as_arrays_or_files(cl
 
 
 def test_colour_images_have_a_last_axis_of_three(client):
-    images = pictures(2, 2, channels=3)
+    images = random_images(2, 2, channels=3)
     answer = client.adapt_predict("colours", images[:, 0], ["a", "b"], images[:, 1])
     assert answer.probabilities.shape == (2, 2)
 

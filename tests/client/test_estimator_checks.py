@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from bmaml_client.connections import disconnect
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from model_store import Column
-from tests.pictures import SIZE, publish_classifier
+from tests.images import SIZE, publish_classifier
 from tests.published import publish
 
 WIDTHS = range(1, 31)

@@ -17,7 +17,7 @@ from bmaml_client import AnswerWarning, Client, InvalidInput, InvalidRequest, Un
 from bmaml_client.connections import connection
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from service.settings import Settings
-from tests.pictures import pictures, png
+from tests.images import png, random_images
 from tests.service.conftest import serve
 
 X = np.array([[-2.0], [0.5], [3.0], [1.0]])
@@ -106,7 +106,7 @@ def test_labels_in_other_units_are_warned_of_when_fitted_and_when_asked(where):
 
 
 def test_one_class_is_warned_of(where):
-    images = pictures(1, 3)[0]
+    images = random_images(1, 3)[0]
     with pytest.warns(AnswerWarning) as fitting:
         fitted = BMAMLClassifier("shapes", **where).fit(images[:2], ["a", "a"])
     with pytest.warns(AnswerWarning) as predicting:
@@ -118,7 +118,7 @@ def test_one_class_is_warned_of(where):
 
 @pytest.mark.parametrize("shape", [(-1, 1, 16, 16), (-1, 16, 16, 1)])
 def test_images_may_have_a_channel_axis(where, shape):
-    images = pictures(2, 2).reshape(4, 16, 16)
+    images = random_images(2, 2).reshape(4, 16, 16)
     labels = ["a", "a", "b", "b"]
     fitted = BMAMLClassifier("shapes", **where).fit(images.reshape(shape), labels)
     expected = BMAMLClassifier("shapes", **where).fit(images, labels).predict_proba(images)
@@ -165,7 +165,7 @@ def test_several_outputs_are_predicted_together(where):
 
 @pytest.mark.parametrize("names", [["cat", "dog", "eel"], [7, 1, 4], [True, False]])
 def test_classes_of_any_type_come_back(where, names):
-    images = pictures(len(names), 3)
+    images = random_images(len(names), 3)
     shown, asked = images[:, 0], images[:, 1:].reshape(-1, 16, 16)
     fitted = BMAMLClassifier("shapes", **where).fit(shown, names)
     assert fitted.classes_.tolist() == sorted(names)
@@ -181,7 +181,7 @@ def test_classes_of_any_type_come_back(where, names):
 
 
 def test_files_of_images_are_taken_as_they_are(where):
-    images = pictures(2, 2)
+    images = random_images(2, 2)
     files = [base64.b64decode(png(each)) for each in images.reshape(4, 16, 16)]
     labels = ["a", "a", "b", "b"]
     fitted = BMAMLClassifier("shapes", **where).fit(files, labels)

@@ -5,7 +5,7 @@ import pytest
 
 from bmaml_client import Client, PosteriorGone, UnknownPosterior
 from bmaml_client.in_process import URL, InProcess
-from tests.pictures import pictures
+from tests.images import random_images
 
 X, Y = np.array([[-2.0], [0.5], [3.0]]), [8.0, 11.5, 9.0]
 QUERY = [[0.0], [1.0]]
@@ -20,7 +20,7 @@ def test_a_kept_posterior_answers_as_its_rows_would(client):
 
 
 def test_a_posterior_can_be_looked_at_and_forgotten(client):
-    kept = client.keep("shapes", pictures(2, 1)[:, 0], ["a", "b"])
+    kept = client.keep("shapes", random_images(2, 1)[:, 0], ["a", "b"])
     card = client.posterior(kept)
     assert (card.id, card.rows, card.classes, card.model.name) == (kept.id, 2, ("a", "b"), "shapes")
     client.forget(kept)
@@ -61,7 +61,7 @@ def test_rows_added_to_a_forgotten_posterior_are_sent_with_it(client):
 
 
 def test_classes_and_images_are_remembered_too(client):
-    images = pictures(3, 2)
+    images = random_images(3, 2)
     kept = client.keep("shapes", images[:2, 0], ["a", "b"])
     more = client.adapt_predict("shapes", images[2:, 0], ["c"], images[:, 1], posterior=kept)
     client.forget(kept)

@@ -1,4 +1,4 @@
-"""The example that a labelling team could copy labels every picture it is given."""
+"""The example that a labelling team could copy labels every image it is given."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
-from tests.pictures import pictures, publish_classifier
+from tests.images import publish_classifier, random_images
 from tests.service.conftest import serve
 
 
@@ -19,8 +19,8 @@ def url(tmp_path_factory):
         yield served.url
 
 
-def test_each_round_asks_for_one_picture_and_moves_it_to_its_class(tmp_path, url):
-    images = pictures(2, 3)
+def test_each_round_asks_for_one_image_and_moves_it_to_its_class(tmp_path, url):
+    images = random_images(2, 3)
     for label, name in enumerate(("left", "right")):
         (tmp_path / name).mkdir()
         Image.fromarray(images[label, 0]).save(tmp_path / name / "first.png")

@@ -16,7 +16,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, not_a_server_error, positive_data_acceptance
 
 from service.settings import Settings
-from tests.pictures import SIZE, publish_classifier
+from tests.images import SIZE, publish_classifier
 from tests.published import SIZE as SIZE_COLUMN
 from tests.published import X, Y, Z, publish
 from tests.scale import EXPLORE, SCALE
@@ -29,12 +29,12 @@ EXCLUDED = [positive_data_acceptance, not_a_server_error]
 """No schema can say that a model must exist, or that rows must have as many numbers as it has inputs; and
 a deadline of a millisecond may pass, which `checked` allows for."""
 MODELS = ("tiny", "bare", "wide", "shapes", "nobody")
-PICTURE = [[0.0] * SIZE] * SIZE
+IMAGE = [[0.0] * SIZE] * SIZE
 SUPPORTS = {
     "tiny": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
     "bare": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
     "wide": {"x": [[-2.0, 16], [0.5, 32]], "y": [[8.0, 1.0], [11.5, 2.0]]},
-    "shapes": {"x": [PICTURE, PICTURE], "y": ["a", "b"]},
+    "shapes": {"x": [IMAGE, IMAGE], "y": ["a", "b"]},
 }
 
 

@@ -1,4 +1,4 @@
-"""Numbers, labels and pictures survive every form that they may take on the wire, to the last bit."""
+"""Numbers, labels and images survive every form that they may take on the wire, to the last bit."""
 
 import base64
 import io
@@ -85,7 +85,7 @@ def as_png(pixels):
 
 @LOCAL
 @given(data=st.data(), image=st.sampled_from(IMAGES), count=st.integers(1, 3))
-def test_pictures_of_the_model_s_size(data, image, count):
+def test_images_of_the_model_s_size(data, image, count):
     pixels = data.draw(arrays.arrays(np.uint8, (count, *image.shape)))
     forms = [
         {"images": [as_png(each) for each in pixels]},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pictures import SIZE, pictures
+from tests.images import SIZE, random_images
 
 CLASSES = 12
 ROLES = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
@@ -23,7 +23,7 @@ def written(pixels):
 def folder(tmp_path):
     """train/alphabet0/c0/0.png …, with strays that are no images."""
     root = tmp_path / "images"
-    for label, images in enumerate(pictures(CLASSES)):
+    for label, images in enumerate(random_images(CLASSES)):
         home = root / ROLES[label] / f"alphabet{label % 2}" / f"c{label:02}"
         home.mkdir(parents=True)
         for number, each in enumerate(images):
@@ -45,7 +45,7 @@ def archive(folder, tmp_path):
 @pytest.fixture
 def arrays(tmp_path):
     path = tmp_path / "images.npz"
-    images = pictures(CLASSES)
+    images = random_images(CLASSES)
     labels = np.repeat(np.arange(CLASSES), images.shape[1])
     split = np.array([0] * 8 + [1] * 2 + [2] * 2)
     np.savez(path, images=images.reshape(-1, SIZE, SIZE), label=labels, split=split)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model_store import Store
-from tests.pictures import SIZE
+from tests.images import SIZE
 from training.__main__ import main
 
 

@@ -12,11 +12,11 @@ import pytest
 from bmaml_client.label_studio.app import create_app
 from bmaml_client.label_studio.settings import Settings
 from service.settings import Settings as ServiceSettings
-from tests.pictures import pictures, png, publish_classifier
+from tests.images import png, publish_classifier, random_images
 from tests.published import SIZE, X, Y, Z, publish
 from tests.service.conftest import Served, listening, serve
 
-IMAGES = pictures(2, 4)
+IMAGES = random_images(2, 4)
 TOKEN = "0123456789abcdef"
 
 

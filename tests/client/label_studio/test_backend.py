@@ -17,7 +17,7 @@ from tests.client.label_studio.bodies import (
     setup,
 )
 from tests.client.label_studio.conftest import IMAGES
-from tests.pictures import png
+from tests.images import png
 
 ROWS = [({"x": -2.0, "note": "a"}, 8.0), ({"x": "0.5"}, 11.5), ({"x": 3}, 9.0)]
 

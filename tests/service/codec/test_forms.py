@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from model_store import SHIPPED
 from service.codec.inputs import MAX_STANDARDISED
 from service.settings import Settings
-from tests.pictures import SIZE, png, publish_classifier
+from tests.images import SIZE, png, publish_classifier
 from tests.published import X, Y, publish
 from tests.service.conftest import serve
 
@@ -101,20 +101,20 @@ def test_what_is_wrong_with_new_rows_is_told_where_the_caller_sent_it(client, su
     assert pointers(asked(client, posterior=name, support=support, query=QUERY, status=422)) == [pointer]
 
 
-def pictures(*each):
+def image_rows(*each):
     return {"images": [png(values.astype(np.uint8)) for values in each]}
 
 
 def test_classes_added_to_a_posterior_are_of_its_kind(client):
-    name = kept(client, ["a", "b"], model="shapes", x=pictures(PATTERN, TURNED))
-    wrong = {"x": pictures(PATTERN), "y": [1]}
-    query = {"x": pictures(PATTERN)}
+    name = kept(client, ["a", "b"], model="shapes", x=image_rows(PATTERN, TURNED))
+    wrong = {"x": image_rows(PATTERN), "y": [1]}
+    query = {"x": image_rows(PATTERN)}
     problem = asked(client, model="shapes", posterior=name, support=wrong, query=query, status=422)
     assert (pointers(problem), problem["errors"][0]["detail"]) == (
         ["/support/y"],
         "the classes of the posterior are strings",
     )
-    more = {"x": pictures(TURNED), "y": ["c"]}
+    more = {"x": image_rows(TURNED), "y": ["c"]}
     added = asked(client, model="shapes", posterior=name, support=more, query=query)
     assert added["prediction"]["classes"] == ["a", "b", "c"]
 
@@ -122,26 +122,26 @@ def test_classes_added_to_a_posterior_are_of_its_kind(client):
 @pytest.mark.parametrize("label", [2**53, 2**60, -(2**53)])
 @pytest.mark.parametrize("form", [list, lambda labels: tensor(labels, "int64")])
 def test_integers_that_json_may_round_are_no_classes(client, label, form):
-    support = {"x": pictures(PATTERN, TURNED), "y": form([label, 0])}
-    problem = asked(client, model="shapes", support=support, query={"x": pictures(PATTERN)}, status=422)
+    support = {"x": image_rows(PATTERN, TURNED), "y": form([label, 0])}
+    problem = asked(client, model="shapes", support=support, query={"x": image_rows(PATTERN)}, status=422)
     assert pointers(problem) == ["/support/y/0"]
     assert "strings" in problem["errors"][0]["detail"]
 
 
-def probabilities(client, picture):
-    support = {"x": pictures(PATTERN, TURNED, TURNED.T), "y": [0, 1, 2]}
-    body = {"model": "shapes", "support": support, "query": {"x": {"images": [picture]}}}
+def probabilities(client, image):
+    support = {"x": image_rows(PATTERN, TURNED, TURNED.T), "y": [0, 1, 2]}
+    body = {"model": "shapes", "support": support, "query": {"x": {"images": [image]}}}
     return asked(client, **body)["prediction"]["probabilities"][0]
 
 
-def test_a_picture_of_sixteen_bits_is_seen_as_one_of_eight(client):
+def test_an_image_of_sixteen_bits_is_seen_as_one_of_eight(client):
     deep = png((TURNED * 257).astype(np.uint16))
     np.testing.assert_allclose(
         probabilities(client, deep), probabilities(client, png(TURNED.astype(np.uint8)))
     )
 
 
-def test_a_picture_is_turned_as_its_camera_says(client):
+def test_an_image_is_turned_as_its_camera_says(client):
     file, tags = io.BytesIO(), Image.Exif()
     tags[0x0112] = 6  # turn it clockwise by a quarter
     Image.fromarray(np.rot90(TURNED).astype(np.uint8)).save(file, "PNG", exif=tags)

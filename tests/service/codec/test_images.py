@@ -1,4 +1,4 @@
-"""Pictures in every form, classes out: both endpoints, and what is refused."""
+"""Images in every form, classes out: both endpoints, and what is refused."""
 
 import base64
 import io
@@ -14,11 +14,11 @@ from service.codec.images import decoded_images
 from service.codec.inputs import image_rows
 from service.errors import RequestError
 from service.settings import Settings
-from tests.pictures import SIZE, pictures, png, publish_classifier
+from tests.images import SIZE, png, publish_classifier, random_images
 from tests.service.conftest import serve
 
 LEARNERS = ["conjugate", "bmaml", "bfa", "emaml", "maml"]
-GREY = pictures(4)
+GREY = random_images(4)
 NAMES = ["a", "b", "c", "d"]
 ACQUISITIONS = ["entropy", "bald", "margin", "least_confidence", "variation_ratio", "epig", "random"]
 STRATEGIES = ["auto", "top_k", "power", "joint", "k_centre"]
@@ -26,7 +26,7 @@ STRATEGIES = ["auto", "top_k", "power", "joint", "k_centre"]
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     for learner in LEARNERS:
         publish_classifier(root, learner, learner)
     publish_classifier(root, "colour", channels=3)
@@ -93,7 +93,7 @@ def test_patterns_seen_through_noise_are_told_apart_before_any_training(client):
     assert np.mean([a == b for a, b in zip(answer["prediction"]["label"], right, strict=True)]) > 0.9
 
 
-def test_all_forms_of_a_picture_give_one_answer(client):
+def test_all_forms_of_an_image_give_one_answer(client):
     body = task()
     expected = predict(client, body)["prediction"]["probabilities"]
     asked = GREY[:, 2:].reshape(-1, SIZE, SIZE)
@@ -106,7 +106,7 @@ def test_all_forms_of_a_picture_give_one_answer(client):
 
 
 @pytest.mark.parametrize("shape", [(1, SIZE, SIZE), (SIZE, SIZE, 1)])
-def test_a_channel_axis_of_grey_pictures_may_stand_first_or_last(client, shape):
+def test_a_channel_axis_of_grey_images_may_stand_first_or_last(client, shape):
     expected = predict(client, task())["prediction"]["probabilities"]
     asked = GREY[:, 2:].reshape(-1, *shape)
     for form in (tensor(asked), (asked / 255).tolist()):
@@ -116,7 +116,7 @@ def test_a_channel_axis_of_grey_pictures_may_stand_first_or_last(client, shape):
     assert f"[{SIZE}, {SIZE}] or [1, {SIZE}, {SIZE}]" in wrong.json()["errors"][0]["detail"]
 
 
-def test_the_channels_of_colour_pictures_may_stand_first_or_last(client):
+def test_the_channels_of_colour_images_may_stand_first_or_last(client):
     noise = np.random.default_rng(3).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     body = {"model": "colour", "support": {"x": tensor(noise[:2]), "y": ["a", "b"]}}
     expected = predict(client, body | {"query": {"x": tensor(noise)}})["prediction"]["probabilities"]
@@ -134,7 +134,7 @@ def test_three_channels_of_three_by_three_pixels_stand_last(tmp_path):
     np.testing.assert_allclose(found, values.transpose(0, 3, 1, 2).reshape(2, -1), rtol=1e-6)
 
 
-def test_base64_of_pictures_and_tensors_may_have_line_breaks(client):
+def test_base64_of_images_and_tensors_may_have_line_breaks(client):
     expected = predict(client, task())["prediction"]["probabilities"]
     files = task()["query"]["x"]["images"]
     wrapped = [base64.encodebytes(base64.b64decode(each)).decode() for each in files]
@@ -164,7 +164,7 @@ def test_numbers_beside_strings_as_labels_are_told_by_their_rows(client, labels,
     assert errors[0]["detail"] == f"{found}: labels are all of one type"
 
 
-def test_pictures_of_any_size_and_colour_are_made_the_models(client):
+def test_images_of_any_size_and_colour_are_made_the_models(client):
     doubled = np.kron(GREY[:, 2:].reshape(-1, SIZE, SIZE), np.ones((2, 2), np.uint8))
     coloured = np.repeat(doubled[..., None], 3, -1)
     clear = np.concatenate([coloured, np.full((*coloured.shape[:-1], 1), 255, np.uint8)], -1)
@@ -175,7 +175,7 @@ def test_pictures_of_any_size_and_colour_are_made_the_models(client):
 
 
 def test_a_colour_jpeg_is_worth_its_decoded_pixels(client):
-    images = pictures(3, channels=3, seed=2)
+    images = random_images(3, channels=3, seed=2)
     files = encoded(images[:, 1], "JPEG")
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in files["images"]]
     body = {"model": "colour", "support": {"x": tensor(images[:, 0]), "y": [7, 3, 5]}}
@@ -199,7 +199,7 @@ def test_a_drawing_is_the_same_on_white_and_on_black(client):
 
 @pytest.mark.parametrize("model", ["conjugate", "drawing"])
 @pytest.mark.parametrize("nothing", [{"images": []}, tensor(np.zeros(0, np.uint8)), []])
-def test_no_pictures_at_all_are_refused_whatever_the_form(client, model, nothing):
+def test_no_images_at_all_are_refused_whatever_the_form(client, model, nothing):
     body = task(model, support={"x": nothing, "y": []})
     assert refused(client, body) == (422, "/support/y")
     assert refused(client, task(model, query={"x": nothing})) == (422, "/query/x")
@@ -230,7 +230,7 @@ def test_one_class_is_certain_and_says_so(client):
 @pytest.mark.parametrize("model", ["conjugate", "bfa"])
 def test_every_acquisition_goes_with_every_strategy(client, model, acquisition, strategy):
     body = task(model)
-    pool = {"x": body.pop("query")["x"], "ids": [f"picture {i}" for i in range(16)]}
+    pool = {"x": body.pop("query")["x"], "ids": [f"image {i}" for i in range(16)]}
     reply = client.post(
         "/uncertainty",
         json=body
@@ -239,14 +239,14 @@ def test_every_acquisition_goes_with_every_strategy(client, model, acquisition, 
             "target": {"x": encoded(GREY[:, 0])},
             "acquisition": acquisition,
             "batch": {"size": 4, "strategy": strategy},
-            "exclude": ["picture 3"],
+            "exclude": ["image 3"],
         },
     )
     assert reply.status_code == 200, reply.text
     answer = reply.json()
     chosen = [each["id"] for each in answer["selected"]]
     assert len(set(chosen)) == 4
-    assert "picture 3" not in chosen
+    assert "image 3" not in chosen
     for each in answer["selected"]:
         assert each["total"] == pytest.approx(each["aleatoric"] + each["epistemic"], abs=1e-9)
 
@@ -307,12 +307,12 @@ def bomb():
         ({"support": {"x": tensor(np.zeros((41, SIZE, SIZE), np.uint8)), "y": [1] * 41}}, 422, "/support/x"),
     ],
 )
-def test_what_is_no_task_of_pictures_is_refused_where_it_is_wrong(client, changes, status, pointer):
+def test_what_is_no_task_of_images_is_refused_where_it_is_wrong(client, changes, status, pointer):
     assert refused(client, task() | changes) == (status, pointer)
 
 
 def test_more_classes_than_a_head_was_trained_for_are_refused(client):
-    images = pictures(6)[:, 0]
+    images = random_images(6)[:, 0]
     body = task("bfa", support={"x": tensor(images), "y": list(range(6))})
     assert refused(client, body) == (422, "/support/y")
 
@@ -325,7 +325,7 @@ def test_acquisitions_of_numbers_do_not_fit_classes(client):
     assert refused(client, body | {"batch": batch}, "/uncertainty") == (422, "/batch/strategy")
 
 
-def test_the_card_says_what_pictures_and_how_many_classes(client):
+def test_the_card_says_what_images_and_how_many_classes(client):
     card = client.get("/models/drawing/versions/1").json()
     assert card["kind"] == "classification"
     assert card["image"] == {"channels": 1, "size": SIZE, "drawing": True}
@@ -334,7 +334,7 @@ def test_the_card_says_what_pictures_and_how_many_classes(client):
 
 
 @pytest.mark.parametrize("model", LEARNERS)
-def test_a_kept_posterior_of_pictures_answers_as_its_pictures_would(client, model):
+def test_a_kept_posterior_of_images_answers_as_its_images_would(client, model):
     body = task(model)
     fresh = predict(client, body)
     shown = {name: body[name] for name in ("model", "support")}
@@ -362,7 +362,7 @@ def test_more_classes_than_the_service_allows_are_refused(tmp_path):
         assert "at most 3" in served.client.post("/adapt-predict", json=body).json()["errors"][0]["detail"]
 
 
-def test_all_pictures_of_a_request_share_a_bound_and_the_deadline(tmp_path):
+def test_all_images_of_a_request_share_a_bound_and_the_deadline(tmp_path):
     publish_classifier(tmp_path, "conjugate", "conjugate")
     pixels = SIZE * SIZE
     for served in serve(Settings(store=tmp_path, device="cpu", max_request_pixels=9 * pixels)):
@@ -378,7 +378,7 @@ def test_all_pictures_of_a_request_share_a_bound_and_the_deadline(tmp_path):
     assert refusal.value.kind == "expired"
 
 
-def test_few_wait_for_their_pictures_to_be_decoded(tmp_path, monkeypatch):
+def test_few_wait_for_their_images_to_be_decoded(tmp_path, monkeypatch):
     publish_classifier(tmp_path, "conjugate", "conjugate")
     for served in serve(Settings(store=tmp_path, device="cpu")):
         monkeypatch.setattr("service.codec.images.MAX_DECODING_REQUESTS", 0)

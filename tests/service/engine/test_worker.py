@@ -20,7 +20,7 @@ from service.engine.ipc import ModelTable
 from service.engine.worker import HEADER, Worker, _receive_message
 from service.engine.worker_pool import WorkerPool
 from service.job import BatchTimes, Job, PostedSupport, PredictionSpec, SelectionSpec
-from tests.pictures import publish_classifier
+from tests.images import publish_classifier
 from tests.published import publish
 
 LEVELS = (0.3, 0.05, 0.95)
@@ -43,7 +43,7 @@ def model(request, tmp_path_factory):
 
 
 def job(model, shown=6, rows=7, seed=1, **changes):
-    """About numbers or, of a model of pictures, about two classes."""
+    """About numbers or, of a model of images, about two classes."""
     rng, image = np.random.default_rng(seed), model.manifest.image
 
     def drawn(count):

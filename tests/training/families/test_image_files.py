@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_store.images import ImageInput
 from tests.closed_form import generator
-from tests.pictures import SIZE
+from tests.images import SIZE
 from tests.training.families.test_images import family
 from training.families import UnusableData
 from training.families.image_files import decode_image

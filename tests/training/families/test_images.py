@@ -5,7 +5,7 @@ import pytest
 
 from model_store.images import ImageInput
 from tests.closed_form import generator
-from tests.pictures import SIZE
+from tests.images import SIZE
 from training.config import ImagesConfig, Shots
 from training.families import Images, UnusableData
 

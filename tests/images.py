@@ -1,4 +1,4 @@
-"""Small classifiers of pictures, untrained, and pictures for them."""
+"""Small classifiers of images, untrained, and images for them."""
 
 import base64
 import dataclasses
@@ -17,11 +17,11 @@ from model_store.images import ImageInput
 
 SIZE = 16
 DIGITS = 6
-"""Pictures of each class."""
+"""Images of each class."""
 
 
-def pictures(classes: int, each: int = DIGITS, channels: int = 1, size: int = SIZE, seed: int = 0):
-    """Bytes `[class, picture, size, size(, 3)]`: a random pattern a class, seen through noise."""
+def random_images(classes: int, each: int = DIGITS, channels: int = 1, size: int = SIZE, seed: int = 0):
+    """Bytes `[class, image, size, size(, 3)]`: a random pattern a class, seen through noise."""
     draw = np.random.default_rng(seed)
     shape = (size, size) if channels == 1 else (size, size, 3)
     patterns = np.kron(draw.random((classes, 4, 4)), np.ones((size // 4, size // 4)))
@@ -31,7 +31,7 @@ def pictures(classes: int, each: int = DIGITS, channels: int = 1, size: int = SI
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> str:
-    """One picture as a base64 file."""
+    """One image as a base64 file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return base64.b64encode(file.getvalue()).decode()
