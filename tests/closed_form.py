@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
+from bmaml import learners
 from bmaml.learners import Learned
-from bmaml.learners.bfa import BFA
-from bmaml.learners.bmaml import BMAML
-from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.emaml import EMAML
+from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.interface import Learner
-from bmaml.learners.llama import LLAMA
 from bmaml.learners.maml import MAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 
-LEARNERS = (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed)
+LEARNERS = tuple(kind for kind in learners.LEARNERS.values() if kind is not Conjugate)
+"""Learners of regressions: all but the one that knows classes alone."""
 
 
 def generator(seed: int = 0) -> torch.Generator:
