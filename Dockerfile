@@ -9,7 +9,8 @@ WORKDIR /dependencies
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY client/pyproject.toml client/README.md client/LICENSE client/
 RUN mkdir -p bmaml model_store training service client/bmaml_client \
-    && echo '__version__ = "0"' | tee bmaml/__init__.py > client/bmaml_client/__init__.py \
+    && echo '__version__ = "0"' > bmaml/__init__.py \
+    && cp bmaml/__init__.py client/bmaml_client/__init__.py \
     && pip install --constraint constraints.txt '.[train,tracing]' './client[label-studio]' \
     && pip uninstall --yes bmaml-service bmaml-client
 WORKDIR /build
