@@ -12,7 +12,7 @@ from service.http import health, pages, problems
 from service.http.health import Gauges
 from service.http.middleware import layers
 from service.http.openapi import openapi_schema
-from service.http.routes import router
+from service.http.routes import PLAIN_ROUTES, router
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
     )
     app.state.runtime = runtime
     runtime.metrics.registry.register(Gauges(runtime))
+    app.router.routes[:0] = PLAIN_ROUTES
     app.include_router(router)
     pages.install(app)
     if settings.probe_port is None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fastapi import Request, Response
@@ -74,9 +74,9 @@ class Exchange(Generic[BodyT]):
         """The reply with this body; its timings go into the header, the log and the trace of the request."""
         state, job = self.request.state, self.answered.job
         content = bodies.encoded(response, self.media_type)
-        timing = asdict(response.timing_ms)
-        state.timing = timing
-        state.server_timing = ", ".join(f"{phase};dur={timing[phase]:.3f}" for phase in (*PHASES, "total"))
+        times = response.timing_ms
+        timing = state.timing = {phase: getattr(times, phase) for phase in (*PHASES, "total")}
+        state.server_timing = ", ".join(f"{phase};dur={ms:.3f}" for phase, ms in timing.items())
         state.log = {
             "model": response.model.name,
             "version": response.model.version,
@@ -84,7 +84,7 @@ class Exchange(Generic[BodyT]):
             "cached": self.answered.answer.cached,
             "bytes_out": len(content),
             **{f"{phase}_ms": round(timing[phase], 3) for phase in PHASES},
-            "batched_tasks": timing["batched_tasks"],
+            "batched_tasks": times.batched_tasks,
         }
         return Response(content, media_type=self.media_type)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.routing import Route
 
 from bmaml.learners import MAX_STEPS
 from service.codec import bodies, encode
@@ -18,6 +19,7 @@ from service.schemas.requests import (
     MAX_DEADLINE_MS,
     MAX_QUANTILE_LEVELS,
     MAX_TTL_S,
+    REQUESTS,
     AdaptPredictRequest,
     PosteriorRequest,
     UncertaintyRequest,
@@ -165,3 +167,16 @@ async def limits(request: Request) -> Limits:
         acquisitions={kind: list(each.acquisitions) for kind, each in CAPABILITIES.items()},
         strategies={kind: ["auto", *each.strategies] for kind, each in CAPABILITIES.items()},
     )
+
+
+HANDLERS = {
+    "/adapt-predict": adapt_predict,
+    "/uncertainty": uncertainty,
+    "/posteriors": keep_posterior,
+}
+PLAIN_ROUTES = [Route(path, HANDLERS[path], methods=["POST"]) for path in REQUESTS]
+"""The handlers of requests for adaptation as plain routes, to be placed before FastAPI's.
+
+FastAPI's routes describe these handlers. The plain ones serve them without its dependency injection, which
+has nothing to inject.
+"""
