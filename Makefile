@@ -37,8 +37,9 @@ serve: $(VENV)/.serve
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
+# Few and long: the last ones go to whoever is free.
 test-all: test
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(BIN)/python -m pytest $(PARALLEL) --dist load --maxschedchunk 1 -m slow
 
 check: setup
 	$(BIN)/ruff format --check .
