@@ -50,7 +50,7 @@ _TIMING: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelRef:
     """The model version that answered."""
 
@@ -60,7 +60,7 @@ class ModelRef:
     learner: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PosteriorRef:
     """A kept posterior; `cache` is `hit` where it had been kept before this request."""
 
@@ -70,7 +70,7 @@ class PosteriorRef:
     cache: Literal["hit", "miss"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PosteriorCard:
     """A kept posterior, its settings and its size."""
 
@@ -85,7 +85,7 @@ class PosteriorCard:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Variance:
     """The predictive variance: total is aleatoric plus epistemic."""
 
@@ -94,7 +94,7 @@ class Variance:
     epistemic: Values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quantiles:
     """Quantiles of the prediction: values[i][row] is the one at levels[i]."""
 
@@ -102,7 +102,7 @@ class Quantiles:
     values: ValueRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Interval:
     """The central interval that holds `level` of the probability."""
 
@@ -111,7 +111,7 @@ class Interval:
     upper: Values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParticleMoments:
     """Each particle's own prediction: mean[particle][row], std (noise included), and weight[particle]."""
 
@@ -120,7 +120,7 @@ class ParticleMoments:
     weight: Numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prediction:
     """The predicted numbers, one entry per query row: a list for models with several outputs."""
 
@@ -132,7 +132,7 @@ class Prediction:
     particles: ParticleMoments | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entropy:
     """Predictive entropy in nats, per query row: expected (aleatoric) plus mutual information (epistemic)."""
 
@@ -141,7 +141,7 @@ class Entropy:
     mutual_information: Numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParticleProbabilities:
     """Each particle's own prediction: probabilities[particle][row][class] and weight[particle]."""
 
@@ -149,7 +149,7 @@ class ParticleProbabilities:
     weight: Numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClassPrediction:
     """The predicted classes, one entry per query row; classes are those of the support set, as sent."""
 
@@ -164,7 +164,7 @@ class ClassPrediction:
     particles: ParticleProbabilities | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SupportNll:
     """Negative log likelihood of the support labels, in nats per value, before and after adaptation."""
 
@@ -172,7 +172,7 @@ class SupportNll:
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Diagnostics:
     """Particles, steps and fit of the adaptation, and warnings about the answer."""
 
@@ -183,7 +183,7 @@ class Diagnostics:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timing:
     """Milliseconds of the request, by phase; embed, adapt and predict are those of the whole fused batch.
 
@@ -263,7 +263,7 @@ class AdaptPredictResponse:
     timing_ms: Timing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selected:
     """A pool row to label; `gain` is what it adds to the rows ranked before it, in nats where joint."""
 
@@ -277,7 +277,7 @@ class Selected:
     epistemic: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchReport:
     """The strategies that chose the batch.
 
