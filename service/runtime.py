@@ -140,7 +140,8 @@ class Runtime:
         Raises:
             RequestError: 503 with the reason.
         """
-        serving = self.engine.alive and (self.draining or bool(self.catalogue.models))
+        alive = self._loaded and self.engine.alive  # never before the probe says so
+        serving = alive and (self.draining or bool(self.catalogue.models))
         if not serving and (needs_model or self.why_not_serving is not None):
             self.check_ready()
 

@@ -20,6 +20,7 @@ from service.http.health import create_probe_app
 from service.http.server import Server, uvicorn_config
 from service.job import Answer, Job, PredictionSpec
 from service.ops.metrics import Metrics
+from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
 from tests.service.conftest import serve
@@ -200,6 +201,21 @@ def test_probes_and_metrics_move_to_a_port_of_their_own(store):
         assert asyncio.run(probe("/readyz")).json() == {"status": "ok"}
         assert "bmaml_ready 1.0" in asyncio.run(probe("/metrics")).text
         assert asyncio.run(probe("/models")).status_code == 404
+
+
+def test_no_request_is_answered_before_the_service_says_that_it_is_ready(store):
+    runtime, seen = Runtime(Settings(store=store, device="cpu")), []
+
+    def start():  # the last part that starts, when the engine runs already
+        with pytest.raises(RequestError, match="loading models"):
+            runtime.check_serving()
+        seen.append(runtime.why_not_ready)
+
+    runtime.housekeeping.start = start
+    runtime.start()
+    runtime.check_serving()
+    assert (seen, runtime.why_not_ready) == (["loading models"], None)
+    runtime.stop()
 
 
 def test_a_version_with_more_particles_than_allowed_is_refused(tmp_path):
