@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -49,11 +50,28 @@ class BatchMoments:
         return cls(*map(to_numpy, tensors))
 
     def finite(self, task: int, job: Job) -> bool:
-        """Whether every number of a task's answer is finite."""
+        """Whether every number of a task's answer is finite; padding does not count."""
+        if self._finite_with_padding[task]:
+            return True
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
-        values = [each[task, :rows] for each in (self.mean, self.aleatoric, self.epistemic)]
-        values += [self.nll_after[task], self.quantiles[task, : len(levels), :rows]]
+        *moments, quantiles = (values[task, ..., :rows, :] for values in self._in_single_precision)
+        values = [*moments, quantiles[: len(levels)], self.nll_after[task]]
         return all(bool(np.isfinite(each).all()) for each in values)
+
+    @cached_property
+    def _finite_with_padding(self) -> NDArray[np.bool_]:
+        """True for tasks whose numbers are all finite, padding included: one pass for the whole batch."""
+        each = (*self._in_single_precision, self.nll_after)
+        flags = [np.isfinite(values).reshape(len(values), -1).all(-1) for values in each]
+        return np.logical_and.reduce(flags)
+
+    @cached_property
+    def _in_single_precision(self) -> tuple[NDArray[np.float32], ...]:
+        """Mean, std, total, aleatoric and epistemic variance, and quantiles, as they are answered."""
+        total = self.aleatoric + self.epistemic
+        each = self.mean, np.sqrt(total), total, self.aleatoric, self.epistemic, self.quantiles
+        with np.errstate(over="ignore", invalid="ignore"):  # `finite` looks
+            return tuple(single_precision(values) for values in each)
 
     def uncertainty(self, task: int, job: Job) -> Uncertainty:
         """A task's variances, summed over outputs."""
@@ -62,16 +80,16 @@ class BatchMoments:
 
     def prediction(self, task: int, job: Job, particles: ParticleMoments | None = None) -> Prediction:
         """A task's prediction in the caller's units."""
-        spec, own = job.spec, (task, slice(len(job.query_x)))
+        spec, rows = job.spec, slice(len(job.query_x))
         assert isinstance(spec, PredictionSpec)
         assert spec.interval is not None
-        aleatoric, epistemic = self.aleatoric[own], self.epistemic[own]
-        total = aleatoric + epistemic
-        quantiles = _by_row(self.quantiles[task, : len(spec.levels), : len(job.query_x)])
+        *moments, quantiles = (values[task, ..., rows, :] for values in self._in_single_precision)
+        mean, std, *variances = map(_by_row, moments)
+        quantiles = _by_row(quantiles[: len(spec.levels)])
         return Prediction(
-            mean=_by_row(self.mean[own]),
-            std=_by_row(np.sqrt(total)),
-            variance=Variance(_by_row(total), _by_row(aleatoric), _by_row(epistemic)),
+            mean=mean,
+            std=std,
+            variance=Variance(*variances),
             quantiles=Quantiles(list(spec.quantiles), quantiles[:-2]),
             interval=Interval(spec.interval, quantiles[-2], quantiles[-1]),
             particles=particles,
