@@ -15,7 +15,7 @@ from service.engine.worker_pool import MIN_WORK_PER_SHARE, WorkerPool
 from service.http.server import serve
 from service.keys import BadKeys
 from service.ops.cpus import usable_cores
-from service.ops.memory import freeze_imported_objects, keep_freed_memory
+from service.ops.memory import freeze_imported_objects
 from service.ops.tracing import TracingUnavailable
 from service.settings import Settings
 
@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for found in error.errors(include_input=False, include_url=False):
             print(f"bmaml-serve: BMAML_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
         return 2
-    keep_freed_memory()
     freeze_imported_objects()
     try:
         worker_pool = _worker_pool(settings)  # forks, which must come before threads

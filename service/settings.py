@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         secret: the key of posteriors' ids, the same for replicas that share them; random where empty.
         deadline_ms: milliseconds that a request may wait for the device, where it names none.
         idle_s: seconds without a request after which a version that is not the newest of its name is
-            unloaded; the next request for it loads it again.
+            shelved; the next request for it loads it again.
         reload_s: seconds between two checks of the store and of the file of keys.
         linger_s: seconds after SIGTERM for which requests are still accepted, while `/readyz` fails.
         drain_s: seconds that accepted requests may take after that.

@@ -17,7 +17,7 @@ TASKS_PER_BLOCK = 10
 """Tasks evaluated at once: a bound on the memory of a belief."""
 MAX_CRPS_ROWS = 25
 """Query rows of a task, evenly spaced, in the mean CRPS, whose cost is quadratic in the components."""
-NEGLIGIBLE_WEIGHT = 1e-3
+UNSCORED_WEIGHT = 1e-3
 """Total weight of the components that CRPS, coverage and width ignore: less than the last digit shown."""
 
 
@@ -64,7 +64,7 @@ def metrics_by_task(belief: Predictive, query: Examples) -> dict[str, Tensor]:
         return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
 
     nll = mean(-belief.log_density(query.y))  # with all components: the lightest may explain an outlier
-    belief = belief.pruned(NEGLIGIBLE_WEIGHT)
+    belief = belief.pruned(UNSCORED_WEIGHT)
     probability = belief.cdf(query.y)
     lower, upper = belief.interval(0.9)
     weights = belief.log_weights.exp()[..., None, None]

@@ -21,7 +21,6 @@ from benchmarks.timing import timed
 from model_store import SHIPPED, Model, Store
 from service.compute.batch import answer_batch
 from service.job import Job, SelectionSpec
-from service.ops.memory import keep_freed_memory
 
 BATCH, TARGETS, WAYS = 5, 20, 5
 REGRESSION = (
@@ -64,7 +63,6 @@ def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int)
 def cost(name: str, acquisition: str, strategy: str, labelled: int, pool: int) -> tuple[float, float]:
     """Median milliseconds of a case, and MiB by which it raised the peak of memory."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     model = Store(SHIPPED).load(name)
     job_of = partial(job, model, acquisition, strategy)
     answer_batch([job_of(max(labelled, WAYS), 30)])  # libraries load and allocate at the first call

@@ -61,9 +61,10 @@ class BatchMoments:
     @cached_property
     def _finite_with_padding(self) -> NDArray[np.bool_]:
         """True for tasks whose numbers are all finite, padding included: one pass for the whole batch."""
-        each = (*self._in_single_precision, self.nll_after)
-        flags = [np.isfinite(values).reshape(len(values), -1).all(-1) for values in each]
-        return np.logical_and.reduce(flags)
+        finite = np.isfinite(self.nll_after)
+        for values in self._in_single_precision:
+            finite &= np.isfinite(values).reshape(len(values), -1).all(-1)
+        return finite
 
     @cached_property
     def _in_single_precision(self) -> tuple[NDArray[np.float32], ...]:

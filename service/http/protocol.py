@@ -27,7 +27,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A head must be small and arrive in time, a refused body must end in time, and the caller must take its
     reply. Where a bound is exceeded, the protocol replies with a problem if it still can, and closes the
-    connection. A request to upgrade to another protocol is answered in this one.
+    connection. A request to upgrade to another protocol is answered in this one. uvicorn's own protocol has
+    none of these bounds: with it, most of `tests/service/http/test_protocol.py` fails.
     """
 
     settings: Settings

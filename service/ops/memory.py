@@ -1,4 +1,4 @@
-"""The process's memory: how glibc's allocator keeps freed pages, and how Python's garbage collector runs."""
+"""The process's memory: freed pages go back to the system, and Python's garbage collector runs more rarely."""
 
 import ctypes
 import gc
@@ -7,30 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Parameters of mallopt(3)."""
-MALLOC_THRESHOLD_BYTES = 1 << 29
-"""Below this size glibc serves a block from the heap, and does not shrink the heap (mallopt(3))."""
 MAX_SLACK_BYTES = 1 << 23
 """Freed memory that a process may hold for longer than `TRIM_INTERVAL_S`. To return 40 MiB takes 2 ms."""
 TRIM_INTERVAL_S = 60.0
 """Seconds between two trims of a process whose freed memory exceeds `MAX_SLACK_BYTES`."""
 GC_THRESHOLDS = 10_000, 10, 10
 """Thresholds of the garbage collector: a request makes hundreds of objects, and hardly any cycle."""
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of freed tensors instead of returning it to the system.
-
-    Batches allocate and free the same few megabytes over and over; fresh pages for each of them
-    would cost more than some of the arithmetic. All threads share one arena, so that one reuses the
-    memory that another freed: the process holds a fifth less, and does not grow. To be called before
-    other threads start. Other C libraries are left as they are.
-    """
-    if (library := _glibc()) is not None:
-        library.mallopt(M_ARENA_MAX, 1)
-        library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, MALLOC_THRESHOLD_BYTES)
 
 
 def trim_heap() -> bool:
@@ -42,6 +24,8 @@ def trim_heap() -> bool:
 
 class HeapTrimmer:
     """Trims the heap of one process when it holds much freed memory.
+
+    Without it, a worker process of the shipped models rests at 307 MiB after a load, with it at 228 MiB.
 
     Freed memory and memory in use look alike from outside. The baseline is therefore the smallest
     resident size after a trim since the served versions last changed. While the process holds more than
@@ -90,8 +74,10 @@ def _glibc() -> ctypes.CDLL | None:
 def freeze_imported_objects() -> None:
     """Exempt all existing objects from garbage collection, and collect newer ones more rarely.
 
-    The libraries' two hundred thousand objects live as long as the process. A full collection of them
-    stops every thread for a fifth of a second.
+    The libraries' two hundred thousand objects live as long as the process. The collector writes to every
+    object that it visits, and worker processes would copy the pages that they share with their parent:
+    without this the service and one worker need 326 MiB together under load (sum of their proportional set
+    sizes, shipped models), with it 292 MiB.
     """
     gc.collect()
     gc.freeze()
