@@ -30,7 +30,6 @@ from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import MLP
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
-from service.ops.memory import keep_freed_memory
 
 NETWORK = MLP(1, (40, 40, 40), 1, "relu")
 BASE = {"tasks": 16, "support": 10, "query": 50, "particles": 10, "steps": 5}
@@ -105,7 +104,6 @@ def main() -> None:
     command_line.add_page(arguments)
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     base = BFA(NETWORK, particles=BASE["particles"], steps=BASE["steps"], step_size=1e-4)
     exact = Collapsed(NETWORK, particles=BASE["particles"], steps=0)
 

@@ -1,4 +1,4 @@
-"""The process's memory: freed pages go back to the system, and Python's garbage collector runs more rarely."""
+"""The process's memory: freed pages go back to the system, and Python collects garbage more rarely."""
 
 import ctypes
 import gc
