@@ -1,7 +1,7 @@
 """The belief about a query: a weighted mixture of the particles' Gaussian predictions."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -222,6 +222,11 @@ class Predictive:
             log_weights=self.log_weights[tasks],
             factor=None if self.factor is None else self.factor[tasks, rows],
         )
+
+    def double(self) -> "Predictive":
+        """The same belief in double precision."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: x.double() for name, x in values.items() if isinstance(x, Tensor)})
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> "Predictive":
         """The belief about scale · y + shift, with one number of each per output."""

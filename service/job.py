@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,8 @@ class Job:
         key: id under which the posterior is kept; None where it is not kept.
         ttl_s: seconds for which it is kept.
         kept: the kept posterior, where the task has been adapted to before.
+        query_y: targets of the query rows, whose log density is asked for: numbers `[row, output]` in the
+            network's units, in double precision; or the index of each row's class. None where none are.
         decoded_at: seconds on the monotonic clock at which the request had been decoded.
     """
 
@@ -132,6 +135,7 @@ class Job:
     key: str | None = None
     ttl_s: float = 0.0
     kept: KeptPosterior | None = None
+    query_y: NDArray[Any] | None = None
     decoded_at: float = field(default_factory=time.monotonic)
 
     @cached_property

@@ -1,11 +1,11 @@
 """Answers of the service, as frozen dataclasses with arrays.
 
-Arrays are doubles, but the service sends single precision: about seven digits.
+Arrays are doubles, but the service sends single precision, about seven digits, unless they are `Double`.
 """
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from bmaml_client.inputs import Support
 
 Array = NDArray[np.float64]
+Double = Annotated[Array, np.float64]
+"""An array that the service sends in double precision."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,11 @@ class ParticleMoments:
 
 @dataclass(frozen=True, eq=False)
 class Prediction(Answer):
-    """Predicted numbers: one entry per query row, or one row of outputs for models with several."""
+    """Predicted numbers: one entry per query row, or one row of outputs for models with several.
+
+    Attributes:
+        log_density: of `query_y` under the mixture, in nats per unit of y; None without `query_y`.
+    """
 
     mean: Array
     std: Array
@@ -159,6 +165,7 @@ class Prediction(Answer):
     quantiles: Quantiles
     interval: Interval
     particles: ParticleMoments | None
+    log_density: Double | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +195,7 @@ class ClassPrediction(Answer):
         label: the most probable class of each row.
         margin: its probability less that of the second.
         variation_ratio: the weight of the particles that predict another class.
+        log_density: log probability of `query_y` in nats; None without `query_y`.
     """
 
     classes: tuple[Any, ...]
@@ -197,6 +205,7 @@ class ClassPrediction(Answer):
     margin: Array
     variation_ratio: Array
     particles: ParticleProbabilities | None
+    log_density: Double | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bmaml_client.inputs import (
     column_names,
     column_order,
     is_image_files,
+    to_labels,
 )
 from bmaml_client.model_info import VersionCard
 from bmaml_client.operations import DEFAULT_TTL_S
@@ -136,13 +137,19 @@ class Estimator(BaseEstimator):
             strategy=strategy,
         )
 
-    def answers(self, X: Any, **options: Any) -> Iterator[Prediction | ClassPrediction]:  # noqa: N803
+    def answers(
+        self,
+        X: Any,  # noqa: N803
+        query_y: Any = None,
+        **options: Any,
+    ) -> Iterator[Prediction | ClassPrediction]:
         """The service's full answers for X, with diagnostics and warnings, in parts within its limits.
 
         Warnings are in the answers' `diagnostics` alone.
 
         Args:
             X: rows.
+            query_y: a target for each row, in the service's form: classes are indices of `classes_`.
             options: of `Client.adapt_predict`.
 
         Raises:
@@ -152,9 +159,13 @@ class Estimator(BaseEstimator):
         rows = self._rows(X)
         client, limits = self._client(), self.limits_
         size = min(limits.query_rows, int(limits.body_bytes / BODY_MARGIN / _bytes_per_row(rows)) or 1)
+        targets = None if query_y is None else to_labels(query_y, "query_y")
+        if targets is not None and len(targets) != len(rows):
+            raise InvalidInput(f"{len(targets)} targets for {len(rows)} rows of X")
         for start in range(0, len(rows), size):
             query = _slice(rows, start, start + size)
-            yield client.adapt_predict(**self._support_arguments(), query=query, **options)
+            own = None if targets is None else targets[start : start + size]
+            yield client.adapt_predict(**self._support_arguments(), query=query, query_y=own, **options)
 
     def _answers_with_warnings(
         self,

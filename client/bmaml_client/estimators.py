@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from bmaml_client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
 from bmaml_client.base_estimator import Estimator, column_count
+from bmaml_client.errors import InvalidInput
 
 
 class BMAMLRegressor(RegressorMixin, Estimator):
@@ -57,6 +58,15 @@ class BMAMLRegressor(RegressorMixin, Estimator):
             aleatoric=np.concatenate([each.aleatoric for each in found]),
             epistemic=np.concatenate([each.epistemic for each in found]),
         )
+
+    def log_density(self, X: Any, y: Any) -> Array:  # noqa: N803
+        """The log density of y under the predictive mixture, in nats: `[row]`, or `[row, output]`.
+
+        Raises:
+            InvalidInput: y does not have one target for each row.
+        """
+        found = [answer.log_density for answer in self._numbers(X, query_y=y)]
+        return np.concatenate([each for each in found if each is not None])
 
     def _numbers(self, X: Any, **options: Any) -> list[Prediction]:  # noqa: N803
         return [each for each in self._answers_with_warnings(X, **options) if isinstance(each, Prediction)]
@@ -108,5 +118,21 @@ class BMAMLClassifier(ClassifierMixin, Estimator):
             mutual_information=np.concatenate([each.mutual_information for each in found]),
         )
 
-    def _classes(self, X: Any) -> list[ClassPrediction]:  # noqa: N803
-        return [each for each in self._answers_with_warnings(X) if isinstance(each, ClassPrediction)]
+    def log_density(self, X: Any, y: Any) -> Array:  # noqa: N803
+        """The log probability of the classes y, in nats, `[row]`.
+
+        Raises:
+            InvalidInput: y does not have one label for each row, or has one that `fit` has not seen.
+        """
+        check_is_fitted(self)
+        places = {label: place for place, label in enumerate(self.classes_.tolist())}
+        labels = column_or_1d(y).tolist()
+        if foreign := [each for each in labels if each not in places]:
+            raise InvalidInput(f"y has the class {foreign[0]!r}, which fit has not seen")
+        targets = np.array([places[each] for each in labels], dtype=np.int64)
+        found = [answer.log_density for answer in self._classes(X, query_y=targets)]
+        return np.concatenate([each for each in found if each is not None])
+
+    def _classes(self, X: Any, **options: Any) -> list[ClassPrediction]:  # noqa: N803
+        found = self._answers_with_warnings(X, **options)
+        return [each for each in found if isinstance(each, ClassPrediction)]

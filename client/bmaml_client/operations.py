@@ -31,6 +31,7 @@ def adapt_predict(
     y: Any = None,
     query: Any = None,
     *,
+    query_y: Any = None,
     version: int | None = None,
     posterior: Posterior | str | None = None,
     quantiles: Sequence[float] = (),
@@ -51,6 +52,7 @@ def adapt_predict(
         model: its name.
         x, y: labelled rows; both may be empty. With a posterior they are added to its rows.
         query: the rows to predict.
+        query_y: a target for each of them, whose log density the answer then has.
         version: None is the newest.
         posterior: a kept one, in place of x and y.
         quantiles: levels in (0, 1).
@@ -71,6 +73,11 @@ def adapt_predict(
     names = yield from _input_names(requester, model, version, x, query)
     body, rows = _adaptation(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
     body["query"] = {"x": to_rows(query, names, "query")}
+    if query_y is not None:
+        targets, asked = to_labels(query_y, "query_y"), len(body["query"]["x"])
+        if len(targets) != asked:
+            raise InvalidInput(f"{len(targets)} targets in query_y for {asked} rows of query")
+        body["query"]["y"], body["log_density"] = targets, True
     if len(quantiles):
         body["quantiles"] = [float(level) for level in quantiles]
     body |= {"interval": float(interval), "particles": bool(particles)}

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
         (kind,) = (each for each in inner if each is not types.NoneType)
         return _parse(kind, value, path)
     try:
+        if origin is Annotated:  # an array, and the precision in which it is sent
+            return np.asarray(value, inner[1])
         if origin is np.ndarray:
             return np.asarray(value, np.float32).astype(np.float64)
         if origin is tuple:
@@ -64,4 +66,4 @@ def _parse_object(kind: Any, value: Any, path: str) -> Any:
     return kind(**found)
 
 
-_field_types = functools.cache(typing.get_type_hints)
+_field_types = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 JSON, SAFETENSORS = "application/json", "application/vnd.safetensors"
 """Media types of bodies."""
-TENSOR_NAMES = ("support.x", "support.y", "query.x", "pool.x", "target.x")
+TENSOR_NAMES = ("support.x", "support.y", "query.x", "query.y", "pool.x", "target.x")
 """Tensors that a safetensors request may hold, each under its dotted path in JSON."""
 DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
 """Dtypes of a request's tensors, by their codes in safetensors."""

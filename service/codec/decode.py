@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.inputs import input_rows
+from service.codec.query_targets import check_scoring, query_targets
 from service.codec.support_set import SupportSet, support_set
 from service.codec.warnings import input_warnings
 from service.compute.capabilities import CAPABILITIES
@@ -60,16 +61,19 @@ class Decoder:
 
     def prediction_job(self, request: AdaptPredictRequest, model: Model, caller: str, received: float) -> Job:
         """The job of adapting and predicting the query rows."""
+        check_scoring(request)
         adaptation = self._adaptation(request, model, caller, received)
         max_rows = self._settings.max_query_rows
         query = input_rows(request.query.x, model, "/query/x", max_rows, adaptation.budget, min_rows=1)
+        targets = query_targets(request, model, adaptation.support.classes, len(query.raw))
         if model.manifest.kind == "classification":
             if request.quantiles:
                 raise invalid_at("/quantiles", "classes have no quantiles")
             spec = PredictionSpec((), None, request.particles)
         else:
             spec = PredictionSpec(tuple(request.quantiles), request.interval, request.particles)
-        return self._job(adaptation, query.standardised, spec, {"query": query.raw})
+        job = self._job(adaptation, query.standardised, spec, {"query": query.raw})
+        return job if targets is None else replace(job, query_y=targets)
 
     def posterior_job(self, request: PosteriorRequest, model: Model, caller: str, received: float) -> Job:
         """The job of adapting alone."""

@@ -60,13 +60,14 @@ def support_set(posted: Support | None, entry: Entry | None, model: Model, budge
         raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
     kept = None if entry is None else entry.job
     if model.manifest.kind == "classification":
-        return _class_support(x, class_labels(labels), kept, model, settings.max_classes)
+        new_labels = class_labels(labels, "/support/y")
+        return _class_support(x, new_labels, kept, model, settings.max_classes)
     new = _number_support(x, labels, model)
     return new if kept is None else _joined_support(_kept_support(kept), new)
 
 
-def class_labels(labels: Sequence[Any]) -> list[str] | list[int]:
-    """Class labels, all strings or all integers; a float that is an integer becomes one.
+def class_labels(labels: Sequence[Any], pointer: str) -> list[str] | list[int]:
+    """The class labels at `pointer`, all strings or all integers; a float that is an integer becomes one.
 
     Raises:
         RequestError: 422 for other values, and for strings beside integers.
@@ -74,10 +75,10 @@ def class_labels(labels: Sequence[Any]) -> list[str] | list[int]:
     strings = [each for each in labels if isinstance(each, str)]
     numbers = [each for each in labels if isinstance(each, float | int)]
     if len(strings) not in (0, len(labels)) or len(strings) + len(numbers) != len(labels):
-        raise invalid_at("/support/y", "class labels are strings or integers, one for each row")
+        raise invalid_at(pointer, "class labels are strings or integers, one for each row")
     if wrong := [i for i, each in enumerate(numbers) if each != int(each) or abs(each) > MAX_INTEGER_LABEL]:
         detail = "not an integer within ±(2^53 − 1); larger ones can be sent as strings"
-        errors = (FieldError(pointer=f"/support/y/{i}", detail=detail) for i in wrong[:MAX_ERRORS])
+        errors = (FieldError(pointer=f"{pointer}/{i}", detail=detail) for i in wrong[:MAX_ERRORS])
         raise invalid("class labels are strings or integers", *errors)
     return strings or [int(each) for each in numbers]
 
@@ -121,16 +122,25 @@ def _class_support(
     return SupportSet(x, y, np.zeros((0, 1)), classes, PostedSupport(x.raw, all_labels))
 
 
+def number_labels(labels: Sequence[Any], model: Model, pointer: str) -> tuple[Array, Single]:
+    """The numeric labels at `pointer`, `[row, output]`: in the caller's units and standardised.
+
+    Raises:
+        RequestError: 422 for strings, another number of outputs, and numbers beyond single precision.
+    """
+    if labels and isinstance(labels[0], str):
+        raise invalid_at(f"{pointer}/0", "this model predicts numbers, not classes")
+    columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
+    raw = number_rows(columns, len(model.manifest.outputs), pointer, len(columns))
+    targets = model.standardised_targets(raw)
+    check_precision(targets, pointer)
+    return raw, targets
+
+
 def _number_support(x: InputRows, labels: Sequence[Any], model: Model) -> SupportSet:
     """Numeric labels; those of a single output are posted alike, whether sent as `1` or as `[1.0]`."""
-    if labels and isinstance(labels[0], str):
-        raise invalid_at("/support/y/0", "this model predicts numbers, not classes")
-    outputs = len(model.manifest.outputs)
-    columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
-    raw = number_rows(columns, outputs, "/support/y", len(columns))
-    targets = model.standardised_targets(raw)
-    check_precision(targets, "/support/y")
-    posted = raw[:, 0].tolist() if outputs == 1 else map(tuple, raw.tolist())
+    raw, targets = number_labels(labels, model, "/support/y")
+    posted = raw[:, 0].tolist() if raw.shape[1] == 1 else map(tuple, raw.tolist())
     return SupportSet(x, targets, raw, (), PostedSupport(x.raw, tuple(posted)))
 
 

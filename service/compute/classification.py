@@ -14,7 +14,7 @@ from model_store import Model
 from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
 from service.compute.selection import choose_by_class
 from service.job import Answer, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
-from service.schemas.responses import ClassPrediction, Entropy, ParticleProbabilities
+from service.schemas.responses import ClassPrediction, Entropy, ParticleProbabilities, ScoredClassPrediction
 
 
 def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
@@ -97,7 +97,7 @@ def _prediction(job: Job, belief: Categorical, uncertainty: Uncertainty) -> Clas
         particles = ParticleProbabilities(single_precision(by_particle), single_precision(weights))
     probabilities = to_numpy(belief.probabilities())[0, :, : len(classes)]
     aleatoric, epistemic = uncertainty.aleatoric, uncertainty.epistemic
-    return ClassPrediction(
+    prediction = ClassPrediction(
         classes=classes,
         probabilities=single_precision(probabilities),
         label=[classes[index] for index in probabilities.argmax(-1).tolist()],
@@ -108,3 +108,8 @@ def _prediction(job: Job, belief: Categorical, uncertainty: Uncertainty) -> Clas
         variation_ratio=single_precision(to_numpy(belief.variation_ratio())[0]),
         particles=particles,
     )
+    if job.query_y is None:
+        return prediction
+    log_mixture = to_numpy(belief.log_mixture())[0]
+    posted = log_mixture[np.arange(len(job.query_y)), job.query_y]
+    return ScoredClassPrediction(**vars(prediction), log_density=np.minimum(posted, 0))  # rounded above 0

@@ -84,7 +84,7 @@ def adapt_and_predict(
 
 
 def _recordable(job: Job, graphs: GraphCache) -> bool:
-    """Whether `adapt_and_predict` answers the job: a regression without draws, particles or a key."""
+    """Whether `adapt_and_predict` answers the job: numbers without draws, particles, targets or a key."""
     model, spec = job.model, job.spec
     return (
         model.device.type == graphs.device_type
@@ -95,6 +95,7 @@ def _recordable(job: Job, graphs: GraphCache) -> bool:
         and isinstance(spec, PredictionSpec)
         and not spec.particles
         and job.key is None
+        and job.query_y is None  # its density is that of the hypotheses that are not negligible
     )
 
 

@@ -1,5 +1,6 @@
 """Regression tasks of one model together: adapted, predicted, and taken apart into answers."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ from model_store import Model
 from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
 from service.compute.selection import choose
 from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
-from service.schemas.responses import Interval, ParticleMoments, Prediction, Quantiles, Variance
+from service.schemas.responses import (
+    Interval,
+    ParticleMoments,
+    Prediction,
+    Quantiles,
+    ScoredPrediction,
+    Variance,
+)
 
 MAX_CELLS, MAX_GPU_CELLS = 1 << 17, 1 << 24
 """Tasks × hypotheses × rows that are predicted together: on a CPU they stay in cache, on a GPU in memory."""
@@ -36,6 +44,7 @@ class BatchMoments:
         nll_after: of the support labels, nats per value, `[task]`; zero without support rows.
         mean, aleatoric, epistemic: `[task, row, output]`, in the caller's units.
         quantiles: `[task, level, row, output]`.
+        log_density: of the posted targets in nats, `[task, row, output]`; None where no task has any.
     """
 
     nll_after: Array
@@ -43,6 +52,7 @@ class BatchMoments:
     aleatoric: Array
     epistemic: Array
     quantiles: Array
+    log_density: Array | None = None
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Self:
@@ -51,6 +61,9 @@ class BatchMoments:
 
     def finite(self, task: int, job: Job) -> bool:
         """Whether every number of a task's answer is finite; padding does not count."""
+        scored = self._scored(task, job)
+        if scored is not None and not np.isfinite(scored).all():
+            return False
         if self._finite_with_padding[task]:
             return True
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
@@ -87,7 +100,7 @@ class BatchMoments:
         *moments, quantiles = (values[task, ..., rows, :] for values in self._in_single_precision)
         mean, std, *variances = map(_by_row, moments)
         quantiles = _by_row(quantiles[: len(spec.levels)])
-        return Prediction(
+        prediction = Prediction(
             mean=mean,
             std=std,
             variance=Variance(*variances),
@@ -95,6 +108,14 @@ class BatchMoments:
             interval=Interval(spec.interval, quantiles[-2], quantiles[-1]),
             particles=particles,
         )
+        scored = self._scored(task, job)
+        return prediction if scored is None else ScoredPrediction(**vars(prediction), log_density=scored)
+
+    def _scored(self, task: int, job: Job) -> Array | None:
+        """The log density of a task's targets, as it is answered; None without targets."""
+        if self.log_density is None or job.query_y is None:
+            return None
+        return np.ascontiguousarray(_without_single_output(self.log_density[task, : len(job.query_y)]))
 
 
 def believe(
@@ -105,6 +126,7 @@ def believe(
     levels: Tensor,
     joint: bool = False,
     rounds: int | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[Predictive, tuple[Tensor, ...]]:
     """The belief about the query rows in the caller's units, and the tensors that `BatchMoments` takes.
 
@@ -115,6 +137,7 @@ def believe(
         joint: whether the belief also carries the features that covariances between rows need.
         rounds: rounds of the search for quantiles; with a given number there is no host synchronisation.
             None: until it converges.
+        targets: numbers whose log density is asked for, `[task, row, output]`, in the network's units.
     """
     skip_inside = rounds is None
     if support is None:
@@ -126,9 +149,10 @@ def believe(
         belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, skip_inside)
         nll_after = _nll(model, belief.part(slice(None), slice(support_rows)), support)
         belief = belief.part(slice(None), slice(support_rows, None))
+    scored = () if targets is None else (_log_density(model, belief, targets),)
     belief = model.in_callers_units(belief)
     moments = belief.mean(), belief.aleatoric(), belief.epistemic()
-    return belief, (nll_after, *moments, belief.quantiles(levels, rounds))
+    return belief, (nll_after, *moments, belief.quantiles(levels, rounds), *scored)
 
 
 def nll_before(model: Model, support: Examples) -> Tensor:
@@ -167,9 +191,11 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             index = torch.tensor(tasks, device=model.device)
             posterior, x = posterior.at(index), x[index]
             group_support = Examples(support.x[index], support.y[index], support.mask[index])
-        levels = torch.from_numpy(quantile_levels([jobs[task] for task in tasks])).to(model.device)
+        group = [jobs[task] for task in tasks]
+        levels = torch.from_numpy(quantile_levels(group)).to(model.device)
+        targets = _padded_targets(group, x)
         scored = None if first.kept else group_support
-        belief, tensors = believe(model, posterior, scored, x, levels, first.joint)
+        belief, tensors = believe(model, posterior, scored, x, levels, first.joint, targets=targets)
         moments = BatchMoments.of(tensors)
         for row, task in enumerate(tasks):
             job = jobs[task]
@@ -219,7 +245,23 @@ def _particles(belief: Predictive) -> ParticleMoments:
 
 def _by_row(values: NDArray[Any]) -> NDArray[np.float32]:
     """`[…, row, output]` in single precision; `[…, row]` for a single output."""
-    return single_precision(values[..., 0] if values.shape[-1] == 1 else values)
+    return single_precision(_without_single_output(values))
+
+
+def _without_single_output(values: NDArray[Any]) -> NDArray[Any]:
+    """`[…, row]` from `[…, row, output]` for a single output."""
+    return values[..., 0] if values.shape[-1] == 1 else values
+
+
+def _padded_targets(jobs: Sequence[Job], x: Tensor) -> Tensor | None:
+    """The jobs' targets for rows x, `[task, row, output]`, padded with zeros; None where no job has any."""
+    posted = {task: job.query_y for task, job in enumerate(jobs) if job.query_y is not None}
+    if not posted:
+        return None
+    targets = np.zeros((*x.shape[:2], len(jobs[0].model.manifest.outputs)))
+    for task, own in posted.items():
+        targets[task, : len(own)] = own
+    return torch.from_numpy(targets).to(x.device)
 
 
 def _nll_before_in_blocks(model: Model, support: Examples) -> Array:
@@ -248,6 +290,15 @@ def _groups_of_like_size(posterior: Posterior, rows: int) -> Iterator[list[int]]
             group, real = [], counts[task]
         group.append(task)
     yield sorted(group)
+
+
+def _log_density(model: Model, belief: Predictive, targets: Tensor) -> Tensor:
+    """Log density of targets `[task, row, output]` under a belief, both in the network's units.
+
+    In nats, per unit of the caller. In double precision the squares of far targets do not overflow.
+    """
+    units = targets.new_tensor([math.log(column.std) for column in model.manifest.outputs])
+    return belief.double().log_density(targets) - units
 
 
 def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:

@@ -122,12 +122,12 @@ def _sent_fields(job: Job) -> tuple[Any, ...]:
         support_x, support_y = support_x[:0], support_y[:0]
         kept = replace(kept, support_features=None)
     fields = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
-    return *fields, job.key, kept
+    return *fields, job.key, kept, job.query_y
 
 
 def _job_from_fields(*fields: Any) -> Job:
     """The job of these sent fields, without a deadline."""
-    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept = fields
+    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept, query_y = fields
     return Job(
         model=model,
         support_x=support_x,
@@ -140,4 +140,5 @@ def _job_from_fields(*fields: Any) -> Job:
         classes=classes,
         key=key,
         kept=kept,
+        query_y=query_y,
     )

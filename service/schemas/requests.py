@@ -41,7 +41,18 @@ class Support(_Request):
 
 
 class Query(_Request):
-    """Rows to predict."""
+    """Rows to predict, and targets to be scored by the prediction."""
+
+    x: X
+    y: Labels | None = Field(
+        default=None,
+        description="with log_density: one target per row of x, in the form of support.y; a class must be "
+        "one of the support set",
+    )
+
+
+class Target(_Request):
+    """Rows on which the predictions should improve."""
 
     x: X
 
@@ -116,7 +127,13 @@ class AdaptPredictRequest(AdaptationRequest):
                     "query": {"x": [[0.0], [1.0]]},
                     "quantiles": [0.05, 0.5, 0.95],
                     "interval": 0.9,
-                }
+                },
+                {
+                    "model": "sinusoid",
+                    "support": {"x": [[-2.0], [0.5], [3.1]], "y": [0.9, -1.1, 0.4]},
+                    "query": {"x": [[0.0], [1.0]], "y": [-0.4, -1.2]},
+                    "log_density": True,
+                },
             ]
         }
     )
@@ -125,6 +142,12 @@ class AdaptPredictRequest(AdaptationRequest):
     quantiles: list[Level] = Field(default=[], max_length=MAX_QUANTILE_LEVELS)
     interval: Level = 0.9
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
+    log_density: bool = Field(
+        default=False,
+        strict=True,
+        description="also answer the log density of query.y under the prediction (of classes: log "
+        "probability), in nats",
+    )
 
 
 class BatchChoice(_Request):
@@ -155,7 +178,7 @@ class UncertaintyRequest(AdaptationRequest):
     )
 
     pool: Pool
-    target: Query | None = None
+    target: Target | None = None
     acquisition: Name | None = Field(
         default=None,
         description="null: epig with a target, else epistemic_variance (entropy for classes)",

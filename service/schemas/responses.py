@@ -19,6 +19,10 @@ ValueRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: 
 """`[level or particle, row]`, with a last axis of outputs where there are several."""
 NumberRows = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[float]]))]
 """`[row, class]`."""
+Doubles = Annotated[NDArray[np.float64], GetPydanticSchema(lambda _, handler: handler(list[float]))]
+"""`[row]`, in double precision."""
+DoubleValues = Annotated[NDArray[np.float64], GetPydanticSchema(lambda _, handler: handler(list[Any]))]
+"""As `Values`, in double precision."""
 NumberTables = Annotated[
     NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[list[list[float]]]))
 ]
@@ -133,6 +137,15 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ScoredPrediction(Prediction):
+    """The predicted numbers, and the log density of the posted targets."""
+
+    log_density: Annotated[
+        DoubleValues, Field(description="of query.y under the answered mixture, in nats, per unit of y")
+    ]
+
+
+@dataclass(frozen=True)
 class Entropy:
     """Predictive entropy in nats, per query row: expected (aleatoric) plus mutual information (epistemic)."""
 
@@ -162,6 +175,13 @@ class ClassPrediction:
     ]
     variation_ratio: Annotated[Numbers, Field(description="the weight of particles that name another class")]
     particles: ParticleProbabilities | None
+
+
+@dataclass(frozen=True)
+class ScoredClassPrediction(ClassPrediction):
+    """The predicted classes, and the log probability of the posted ones."""
+
+    log_density: Annotated[Doubles, Field(description="log probability of query.y, in nats")]
 
 
 @dataclass(frozen=True)
@@ -258,7 +278,7 @@ class AdaptPredictResponse:
     request_id: str
     model: ModelRef
     posterior: Annotated[PosteriorRef | None, Field(description="null unless it is kept")]
-    prediction: Prediction | ClassPrediction
+    prediction: Prediction | ScoredPrediction | ClassPrediction | ScoredClassPrediction
     diagnostics: Diagnostics
     timing_ms: Timing
 
@@ -335,7 +355,7 @@ class UncertaintyResponse:
     direction: Literal["higher_is_more_informative"]
     units: str
     selected: list[Selected]
-    scores: Annotated[NDArray[np.float64], GetPydanticSchema(lambda _, handler: handler(list[float]))]
+    scores: Doubles
     batch: BatchReport
     diagnostics: Diagnostics
     timing_ms: Timing

@@ -48,6 +48,18 @@ def test_moments_densities_and_cdf_are_the_mixture_s():
     torch.testing.assert_close(belief.cdf(y), expected.cdf(y))
 
 
+def test_a_target_whose_square_overflows_in_single_precision_has_a_finite_density_in_double():
+    belief = mixture()
+    names = ("means", "noise", "within", "log_weights")
+    single = dataclasses.replace(belief, **{name: getattr(belief, name).float() for name in names})
+    far = torch.full((2, 3, 2), 1e30)
+    assert (single.log_density(far.float()) == -torch.inf).all()
+    found = single.double().log_density(far.double())
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, single.double().log_density(-far.double()))
+    torch.testing.assert_close(single.double().mean(), belief.mean(), rtol=1e-6, atol=1e-6)
+
+
 def test_quantiles_invert_the_cdf_even_between_far_apart_modes():
     belief = mixture().rescaled(torch.zeros(2), torch.tensor([1.0, 1e-3]))
     belief.means[:, 0] += 50

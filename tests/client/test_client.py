@@ -65,6 +65,52 @@ def test_a_prediction_of_numbers_is_what_the_service_said(client, small):
         answer.mean = None
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_targets_are_scored_by_the_very_answer(small, binary):
+    targets = [9.0, 12.0, 1e25]
+    with Client(small.url, binary=binary) as client:
+        answer = client.adapt_predict("tiny", X, Y, QUERY, query_y=targets)
+        assert client.adapt_predict("tiny", X, Y, QUERY).log_density is None
+        kept = client.keep("tiny", X, Y)
+        client.forget(kept)  # its rows are sent again, and the targets with them
+        again = client.adapt_predict("tiny", query=QUERY, query_y=np.array(targets)[:, None], posterior=kept)
+    said = raw(
+        small,
+        "/adapt-predict",
+        model="tiny",
+        support={"x": X, "y": Y},
+        query={"x": QUERY, "y": targets},
+        log_density=True,
+    )["prediction"]["log_density"]
+    assert np.isfinite(said).all()
+    np.testing.assert_array_equal(answer.log_density, said)
+    np.testing.assert_allclose(again.log_density, said, rtol=1e-4)
+
+
+def test_the_asynchronous_client_scores_targets_too(small):
+    async def ask():
+        async with AsyncClient(small.url) as client:
+            return await client.adapt_predict("tiny", X, Y, QUERY, query_y=[9.0, 12.0, 8.0])
+
+    with Client(small.url) as client:
+        expected = client.adapt_predict("tiny", X, Y, QUERY, query_y=[9.0, 12.0, 8.0])
+    np.testing.assert_array_equal(asyncio.run(ask()).log_density, expected.log_density)
+
+
+def test_targets_of_another_number_than_the_rows_are_not_sent(client):
+    with pytest.raises(InvalidInput, match="2 targets in query_y for 3 rows of query"):
+        client.adapt_predict("tiny", X, Y, QUERY, query_y=[9.0, 12.0])
+
+
+def test_classes_are_scored_by_the_log_of_their_probability(client):
+    images = random_images(2)
+    answer = client.adapt_predict("shapes", images[:, 0], ["a", "b"], images[:, 1], query_y=["b", "b"])
+    assert isinstance(answer, ClassPrediction)
+    np.testing.assert_allclose(answer.log_density, np.log(answer.probabilities[:, 1]), atol=1e-5)
+    with pytest.raises(InvalidRequest, match="does not have"):
+        client.adapt_predict("shapes", images[:, 0], ["a", "b"], images[:, 1], query_y=["b", "c"])
+
+
 def test_levels_of_quantiles_may_be_an_array(client):
     answer = client.adapt_predict("tiny", X, Y, QUERY, quantiles=np.array([0.1, 0.9]))
     assert answer.quantiles.levels == (0.1, 0.9)

@@ -52,6 +52,29 @@ def test_what_is_predicted_is_the_services_answer(fitted, client):
     assert (fitted.model_.name, fitted.model_.version) == ("tiny", 2)
 
 
+def test_targets_are_scored_by_the_service_in_parts_too(fitted, client):
+    truths = 10 + np.sin(POOL[:, 0])
+    expected = client.adapt_predict("tiny", X, Y, POOL, query_y=truths).log_density
+    np.testing.assert_allclose(fitted.log_density(POOL, truths), expected, rtol=1e-4)
+    np.testing.assert_allclose(fitted.log_density(POOL, truths[:, None]), expected, rtol=1e-4)
+    many, repeated = np.tile(POOL, (700, 1)), np.tile(truths, 700)
+    np.testing.assert_allclose(fitted.log_density(many, repeated), np.tile(expected, 700), rtol=1e-4)
+    with pytest.raises(InvalidInput, match="8 targets for 9 rows of X"):
+        fitted.log_density(POOL, truths[:-1])
+
+
+@pytest.mark.parametrize("names", [["b", "a"], [7, -1], [True, False]])
+def test_classes_of_any_type_are_scored(where, names):
+    images = random_images(2)
+    model = BMAMLClassifier("shapes", **where).fit(images[:, 0], names)
+    expected = np.log(model.predict_proba(images[:, 1]))[
+        range(2), [list(model.classes_).index(n) for n in names]
+    ]
+    np.testing.assert_allclose(model.log_density(images[:, 1], names), expected, atol=1e-5)
+    with pytest.raises(InvalidInput, match="which fit has not seen"):
+        model.log_density(images[:, 1], ["b", "z"])
+
+
 def test_the_rows_to_label_next_are_the_services_choice(fitted, client):
     expected = client.uncertainty("tiny", X, Y, POOL, size=3)
     np.testing.assert_array_equal(fitted.query(POOL, 3), expected.indices)

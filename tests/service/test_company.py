@@ -19,6 +19,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
+from service.schemas.responses import ScoredPrediction
 from tests.published import SIZE, X, Y, Z, publish
 
 LEVELS = (0.3, 0.05, 0.95)
@@ -42,7 +43,7 @@ def plans(draw):
         draw(st.integers(0, 3)),
         draw(st.integers(0, 30)),
         draw(st.integers(1, 30)),
-        draw(st.sampled_from(["predict", "choose", "adapt"])),
+        draw(st.sampled_from(["predict", "score", "choose", "adapt"])),
         draw(st.sampled_from([None, "a", "b"])),
         draw(st.integers(0, 2)) == 0 and draw(st.booleans()),
         draw(st.integers(0, 3)),
@@ -61,12 +62,15 @@ def job_of(models, plan):
     uniform, none = (np.arange(rows) + 0.5) / rows, np.zeros(rows, bool)
     ask = {
         "predict": PredictionSpec(LEVELS, particles=True),
+        "score": PredictionSpec(LEVELS),
         "choose": SelectionSpec("epistemic_variance", "top_k", 3, rows, uniform, none, None, False),
         "adapt": None,
     }[asked]
     query = query[:0] if ask is None else query
     posted = PostedSupport(x, tuple(y[:, 0].tolist()))
     whole = Job(model, x, y, query, model.learner.steps, 0, ask, float("inf"), posted=posted)
+    if asked == "score":
+        whole = replace(whole, query_y=rng.normal(size=(rows, outputs)))
     named = None if key is None else f"{key} {which} {shown} {seed} {poisoned}"
     return replace(whole, key=named, ttl_s=60.0)
 
@@ -79,7 +83,8 @@ def numbers(answer):
         return [result.scores, result.uncertainty.epistemic]
     variance = result.variance
     ends = [result.interval.lower, result.interval.upper]
-    return [result.mean, variance.aleatoric, variance.epistemic, result.quantiles.values, *ends]
+    log_density = [result.log_density] if isinstance(result, ScoredPrediction) else []
+    return [result.mean, variance.aleatoric, variance.epistemic, result.quantiles.values, *ends, *log_density]
 
 
 def same(found, expected):

@@ -65,7 +65,9 @@ def test_openapi_is_complete_and_its_examples_work(client):
     for path in ("/adapt-predict", "/uncertainty"):
         operation = schema["paths"][path]["post"]
         example = operation["requestBody"]["content"]["application/json"]["example"]
-        assert client.post(path, json=example | {"model": "tiny"}).status_code == 200
+        body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+        for each in (example, *schema["components"]["schemas"][body]["examples"]):
+            assert client.post(path, json=each | {"model": "tiny"}).status_code == 200
         for status in ("400", "404", "413", "415", "422", "429", "503", "504"):
             assert "application/problem+json" in operation["responses"][status]["content"]
         name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
@@ -97,6 +99,11 @@ def names(node, path=""):
     ("path", "schema", "asked"),
     [
         ("/adapt-predict", AdaptPredictResponse, {"query": {"x": [[0.0]]}, "particles": True, "keep": {}}),
+        (
+            "/adapt-predict",
+            AdaptPredictResponse,
+            {"query": {"x": [[0.0]], "y": [9.0]}, "log_density": True},
+        ),
         ("/uncertainty", UncertaintyResponse, {"pool": {"x": [[0.0], [1.0]]}, "keep": {"ttl_s": 5.0}}),
         ("/posteriors", PosteriorResponse, {}),
     ],

@@ -68,6 +68,8 @@ def schema(served):
                 for part in ("query", "pool", "target"):
                     if part in body:
                         body[part] = {"x": body["support"]["x"]}
+                if body.get("log_density") is True and "query" in body:
+                    body["query"]["y"] = body["support"]["y"]
         return body
 
     return found
@@ -186,6 +188,7 @@ JUNK = st.one_of(
 )
 VALID = [
     ("/adapt-predict", {"query": {}, "quantiles": [0.1, 0.5], "interval": 0.9, "particles": True}),
+    ("/adapt-predict", {"query": {"y": None}, "log_density": True}),
     ("/uncertainty", {"pool": {}, "target": {}, "batch": {"size": 2, "strategy": "auto", "seed": 1}}),
     ("/posteriors", {"keep": {"ttl_s": 5.0}, "adapt": {"steps": None, "seed": 3}, "deadline_ms": 5000}),
 ]
@@ -195,7 +198,7 @@ def valid(name, more):
     body = {"model": name, "support": SUPPORTS[name], **copy.deepcopy(more)}
     for part in ("query", "pool", "target"):
         if part in body:
-            body[part] = {"x": SUPPORTS[name]["x"]}
+            body[part] = {axis: SUPPORTS[name][axis] for axis in ("x", *body[part])}
     return copy.deepcopy(body)
 
 

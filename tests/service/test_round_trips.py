@@ -43,9 +43,9 @@ def in_base64(array):
 def read_back(x, y):
     """What the service makes of rows and labels, in each of the three forms."""
     for values, labels in ((x.tolist(), y.tolist()), (in_base64(x), in_base64(y))):
-        body = {"model": "m", "support": {"x": values, "y": labels}, "query": {"x": values}}
+        body = {"model": "m", "support": {"x": values, "y": labels}, "query": {"x": values, "y": labels}}
         yield parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-    named = {"support.x": x, "support.y": y, "query.x": x}
+    named = {"support.x": x, "support.y": y, "query.x": x, "query.y": y}
     yield parsed(save(named, metadata={"request": '{"model": "m"}'}), SAFETENSORS, AdaptPredictRequest)
 
 
@@ -57,7 +57,8 @@ def test_rows_and_numeric_labels(x, data):
     for request in read_back(x, y):
         for values in (request.support.x, request.query.x):
             np.testing.assert_array_equal(number_rows(values, x.shape[1], "/x", 100), x.astype(np.float64))
-        assert list(label_values(request.support.y, "/y")) == y.tolist()
+        for labels in (request.support.y, request.query.y):
+            assert list(label_values(labels, "/y")) == y.tolist()
 
 
 NAMES = st.one_of(

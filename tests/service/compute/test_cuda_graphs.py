@@ -186,6 +186,17 @@ def test_a_large_batch_is_launched_in_parts(tmp_path, monkeypatch):
     assert events["launched"] == 3
 
 
+def test_targets_are_scored_the_usual_way(tmp_path):
+    """There hypotheses of no weight are left out of the density, as everywhere; a recording keeps them."""
+    model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
+    scored = replace(job(model), query_y=np.linspace(-50, 50, 9)[:, None])
+    for _ in range(2):
+        plain, found = answer_batch([job(model, seed=1), scored], graphs)
+    assert events == {"recorded": 1, "launched": 2}
+    same(plain, answer_batch([job(model, seed=1)])[0])
+    same(found, answer_batch([scored])[0])
+
+
 def test_what_comes_once_is_not_recorded(tmp_path):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting(seen=3)
     for _ in range(4):

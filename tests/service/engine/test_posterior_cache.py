@@ -161,10 +161,12 @@ def test_what_was_asked_is_not_kept_with_what_was_adapted_to(served):
     client, posteriors = served.client, served.app.state.runtime.posteriors
     support = {"x": [[0.25], [0.75]], "y": [8.0, 9.0]}
     body = {"model": "tiny", "support": support, "query": {"x": [[0.0]] * 200}, "keep": {"ttl_s": 60.0}}
-    name = client.post("/adapt-predict", json=body).json()["posterior"]["id"]
+    scored = body | {"query": body["query"] | {"y": [8.5] * 200}, "log_density": True}
+    name = client.post("/adapt-predict", json=scored).json()["posterior"]["id"]
     entry = posteriors.get(name)
     assert len(entry.job.query_x) == 0
     assert entry.job.query_x.base is None
+    assert entry.job.query_y is None
     assert entry.job.spec is None
     assert entry.size > entry.job.posted.x.nbytes
     again = client.post("/adapt-predict", json=body | {"support": None, "posterior": name})

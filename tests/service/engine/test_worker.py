@@ -93,6 +93,13 @@ def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
     assert there[0].batched_tasks == 3
 
 
+def test_targets_are_scored_there_as_here(worker, model):
+    targets = np.linspace(-2, 2, 7)[:, None] if model.manifest.image is None else np.arange(7) % 2
+    (there,), (here,) = (each([job(model, query_y=targets)], 1) for each in (worker.answer, compute))
+    assert said(there) == said(here)
+    assert len(there.result.log_density) == 7
+
+
 def test_a_choice_of_rows_is_the_same_there(worker, model):
     ask = choice("entropy" if model.manifest.image is not None else "total_variance")
     (there,), (here,) = (each([job(model, spec=ask)], 1) for each in (worker.answer, compute))
