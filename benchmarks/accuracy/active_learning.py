@@ -187,10 +187,10 @@ def curve_problem(path: Path, tasks: int, store: Path) -> PoolProblem:
     chosen = [long[i] for i in np.random.default_rng(7).permutation(len(long))[:tasks]]
     scaled = [
         (
-            torch.from_numpy(model.standardised_inputs(x[:, None])),
-            torch.from_numpy(model.standardised_targets(y[:, None])),
+            torch.from_numpy(model.standardised_inputs(curve.sizes[:, None])),
+            torch.from_numpy(model.standardised_targets(curve.accuracies[:, None])),
         )
-        for x, y, _ in chosen
+        for curve in chosen
     ]
     rows = Examples.padded(scaled)
     title = "learning-curves: 2 anchors shown, any other for sale"

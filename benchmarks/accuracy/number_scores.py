@@ -17,7 +17,7 @@ from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store import Model
-from service.schemas.responses import AdaptPredictResponse, Prediction
+from service.schemas.responses import AdaptPredictResponse, ScoredPrediction
 
 LEVEL = 0.9
 """Probability of the interval whose coverage is scored."""
@@ -36,7 +36,7 @@ class NumberScore:
         distance: standardised distance from the nearest support row, `[row]`; ∞ without support rows.
         width: of the 90 % interval.
         normal_nll: by a normal distribution of the answered mean and std, nats per value.
-        answered_nll: by the mixture of the answered particles.
+        answered_nll: by the answered mixture, as the service scores the truths.
         mixture_nll: by the mixture of all hypotheses, those of negligible weight included.
         cell_nll: the same, of the probability of the cell ± `HALF_CELL` over its width.
         effective_particles: as answered.
@@ -64,9 +64,9 @@ def score_numbers(model: Model, tasks: Sequence[NumberTask]) -> list[NumberScore
     bodies = [
         {
             "support": {"x": task.x.tolist(), "y": task.y.tolist()},
-            "query": {"x": task.query.tolist()},
+            "query": {"x": task.query.tolist(), "y": task.truth.tolist()},
             "interval": LEVEL,
-            "particles": True,
+            "log_density": True,
         }
         for task in tasks
     ]
@@ -85,20 +85,15 @@ def _score(
     model: Model, task: NumberTask, response: AdaptPredictResponse, mixture_nll: float, cell_nll: float
 ) -> NumberScore:
     answer, truth = response.prediction, task.truth
-    assert isinstance(answer, Prediction)
-    assert answer.particles is not None
+    assert isinstance(answer, ScoredPrediction)
     lower, upper = (end.astype(np.float64) for end in (answer.interval.lower, answer.interval.upper))
     mean, std = (moment.astype(np.float64) for moment in (answer.mean, answer.std))
-    particles = answer.particles
-    normal = torch.from_numpy(_log_normal(truth, mean, std))
-    means, stds = (each.astype(np.float64) for each in (particles.mean, particles.std))
-    with np.errstate(divide="ignore"):
-        logs = np.log(particles.weight.astype(np.float64))[:, None] + _log_normal(truth, means, stds)
+    normal = -0.5 * np.square((truth - mean) / std) - np.log(std) - 0.5 * math.log(2 * math.pi)
     scores = {
         "width": float((upper - lower).mean()),
         "squared_error": float(np.square(mean - truth).mean()),
         "normal_nll": -float(normal.mean()),
-        "answered_nll": -float(torch.from_numpy(logs).logsumexp(0).mean()),
+        "answered_nll": -float(answer.log_density.mean()),
         "mixture_nll": mixture_nll,
         "cell_nll": cell_nll,
         "effective_particles": response.diagnostics.effective_particles,
@@ -111,11 +106,6 @@ def _score(
         groups=task.groups,
         **scores,
     )
-
-
-def _log_normal(y: Array, mean: Array, std: Array) -> Array:
-    standard = (y - mean) / std
-    return -0.5 * np.square(standard) - np.log(std) - 0.5 * math.log(2 * math.pi)
 
 
 def _distance(model: Model, task: NumberTask) -> Array:

@@ -1,9 +1,9 @@
 """The two problems of the accuracy benchmark: a family to train on, and held-out tasks to score."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet
@@ -19,6 +19,9 @@ from training.families import Family, Sinusoid, Table
 SINE_SHOTS = (5, 10, 20)
 CURVE_SHOTS = (3, 5, 8)
 MIN_ANCHORS = 8
+Half = Literal["choose", "report"]
+"""A half of the validation data: one to make choices on, one whose figures nothing has chosen."""
+HALVES_SEED = 2024
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,46 @@ class Curve(NamedTuple):
     sizes: Array
     accuracies: Array
     classifier: str
+    dataset: str
 
 
-def validation_curves(path: Path) -> list[Curve]:
-    """The curves of the validation data sets in a Parquet file, one row per anchor."""
-    table = pyarrow.parquet.read_table(path, columns=["curve", "train_size", "accuracy", "learner", "split"])
-    table = table.filter(pyarrow.compute.equal(table["split"], "validation"))
+def half_of(groups: Iterable[str], half: Half) -> frozenset[str]:
+    """The groups of one half of a random split, the same at every call; an odd group is reported on."""
+    names = np.array(sorted(set(groups)))
+    order = np.random.default_rng(HALVES_SEED).permutation(len(names))
+    cut = len(names) // 2
+    return frozenset(names[order[:cut] if half == "choose" else order[cut:]].tolist())
+
+
+def validation_curves(path: Path, half: Half | None = None) -> list[Curve]:
+    """The curves of the validation data sets in a Parquet file, one row per anchor.
+
+    Args:
+        half: the half of the data sets to take; None takes all.
+    """
+    curves = _curves(path, "validation")
+    if half is None:
+        return curves
+    kept = half_of((curve.dataset for curve in curves), half)
+    return [curve for curve in curves if curve.dataset in kept]
+
+
+def training_curves(path: Path) -> list[Curve]:
+    """The curves of the training data sets, in the same form."""
+    return _curves(path, "train")
+
+
+def _curves(path: Path, split: str) -> list[Curve]:
+    columns = ["curve", "train_size", "accuracy", "learner", "dataset", "split"]
+    table = pyarrow.parquet.read_table(path, columns=columns)
+    table = table.filter(pyarrow.compute.equal(table["split"], split))
     table = table.sort_by([("curve", "ascending"), ("train_size", "ascending")])
     names = np.array(table["curve"].to_pylist())
     cuts = np.flatnonzero(names[1:] != names[:-1]) + 1
     sizes = np.split(table["train_size"].to_numpy().astype(np.float64), cuts)
     values = np.split(table["accuracy"].to_numpy().astype(np.float64), cuts)
-    classifiers = np.array(table["learner"].to_pylist())[np.r_[0, cuts]]
-    return [Curve(*each) for each in zip(sizes, values, classifiers.tolist(), strict=True)]
+    first = np.r_[0, cuts]
+    classifiers, datasets = (
+        np.array(table[name].to_pylist()).astype(str)[first].tolist() for name in ("learner", "dataset")
+    )
+    return [Curve(*each) for each in zip(sizes, values, classifiers, datasets, strict=True)]

@@ -22,8 +22,6 @@ from benchmarks.accuracy.number_tasks import (
 from training.families.sinusoid import AMPLITUDE, FREQUENCY, INPUT_RANGE, PHASE, RELATIVE_NOISE
 
 POINTS = (5, 10, 20)
-FEW_POINTS = (0, 1, 2)
-"""Numbers of points at which only the family itself is scored."""
 QUERIES = 50
 
 
@@ -124,7 +122,7 @@ SINE_SHIFTS: Mapping[str, Shift[SineTask]] = {
     "a square wave": lambda task, _: replace(task, wave=square).rows,
     "a straight line": lambda task, _: replace(task, wave=line).rows,
     "constant labels": _constant,
-    "labels + 10": _of_rows(lambda _: offset(10)),
+    "labels 10 higher": _of_rows(lambda _: offset(10)),
     "labels × 10": _of_rows(lambda _: scaled(10)),
     "labels × 1000": _of_rows(lambda _: scaled(1000)),
     "x in degrees": _of_rows(lambda _: other_unit(180 / math.pi)),

@@ -17,6 +17,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "same 20 points anew",
         "a floor of 0.01 under",
         "| points | in 90 % | NLL |",
+        "probability of ± 0.001",
         "90 % interval",
         "growth of 79 trees",
         "50 chicks",

@@ -8,14 +8,23 @@ import torch
 
 from benchmarks.accuracy.number_scores import HALF_CELL, Panel, log_cell_density, score_shifts
 from benchmarks.accuracy.number_tasks import FAMILY
-from benchmarks.accuracy.shifts import number_table, sine_panels
-from benchmarks.accuracy.sine_shifts import FEW_POINTS, POINTS, QUERIES, SINE_SHIFTS, sine_tasks
+from benchmarks.accuracy.shift_tables import number_table
+from benchmarks.accuracy.shifts import FEW_POINTS, sine_panels
+from benchmarks.accuracy.sine_shifts import POINTS, QUERIES, SINE_SHIFTS, sine_tasks
 from bmaml.predictive import Predictive
 from model_store import SHIPPED, Model, Store
 from training.families.sinusoid import AMPLITUDE, FREQUENCY
 
 TASKS, FAMILY_TASKS = 12, 200
 """Tasks of each shift, and of the family itself."""
+FLOORS = {
+    "constant labels": 0.9,
+    "labels 10 higher": 0.85,
+    "points in a width of 1": 0.8,
+    "queries outside the range": 0.9,
+    "x in degrees": 0.75,
+}
+"""The least coverage of the 90 % interval under a shift, at any of `POINTS`."""
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +73,23 @@ def test_the_family_is_not_warned_of_and_an_empty_support_set_is(family, panels)
 
 
 @pytest.mark.parametrize(
-    "name", ["labels + 10", "labels × 1000", "x in degrees", "queries outside the range"]
+    "name", ["labels 10 higher", "labels × 1000", "x in degrees", "queries outside the range"]
 )
 def test_values_outside_the_training_range_are_warned_of(panels, name):
     for points in POINTS:
         assert panels[points, name].metrics(1.0)["warned"] == 1, points
 
 
-@pytest.mark.parametrize("name", ["points in a width of 1", "queries outside the range", "x in degrees"])
-def test_where_points_say_little_the_interval_is_wide_and_holds(panels, name):
+@pytest.mark.parametrize(("name", "floor"), FLOORS.items())
+def test_the_interval_holds_under_a_shift(panels, name, floor):
     for points in POINTS:
-        metrics = panels[points, name].metrics(panels[points, FAMILY].width)
-        assert metrics["coverage"] >= 0.8, points
-        assert metrics["relative_width"] > 5, points
+        assert panels[points, name].metrics(1.0)["coverage"] >= floor, points
+
+
+@pytest.mark.parametrize("name", ["points in a width of 1", "queries outside the range", "x in degrees"])
+def test_the_interval_is_wide_where_points_say_little(panels, name):
+    for points in POINTS:
+        assert panels[points, name].metrics(panels[points, FAMILY].width)["relative_width"] > 5, points
 
 
 def test_the_table_has_a_line_for_every_panel(panels):
@@ -105,7 +118,8 @@ def test_noise_reaches_labels_alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "factor", "by"), [("labels × 10", 10, 0), ("labels × 1000", 1000, 0), ("labels + 10", 1, 10)]
+    ("name", "factor", "by"),
+    [("labels × 10", 10, 0), ("labels × 1000", 1000, 0), ("labels 10 higher", 1, 10)],
 )
 def test_scale_and_offset_change_labels_and_truths(name, factor, by):
     for before, after in shifted(name):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.pages import blocks
 from tests.benchmarks.running import run
 
 
@@ -27,3 +28,18 @@ def test_the_shipped_versions_are_scored_from_no_row_on():
 
 def _first_cells(line):
     return "|".join(line.split("|")[:3]).rstrip()
+
+
+def test_the_shift_suite_writes_its_tables_into_a_page_and_says_what_it_leaves_out(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- measured: trust: begin -->\n<!-- measured: trust: end -->\n")
+    models = ("sinusoid", "sinusoid-bmaml", "learning-curves", "omniglot")
+    done = run("accuracy.shifts", "--tasks", "2", "--page", str(page), "--model", *models)
+    assert done.returncode == 0, done.stderr
+    assert "learning-curves is left out: learning_curves.parquet is not given" in done.stdout
+    assert "omniglot is left out: omniglot28.npz is not given" in done.stdout
+    (block,) = blocks(page.read_text())
+    assert block.sealed
+    for name in models:
+        assert (f"### {name}\n" in block.text) is name.startswith("sinusoid")
+    assert block.text.count("| 10 | noise × 10 |") == 2
