@@ -106,17 +106,16 @@ def range_of(columns: Sequence[Column]) -> Array:
 
 
 def distance_outside(columns: Sequence[Column], values: Array) -> Array:
-    """Distance of each row `[row, column]` from the training range, in widths of it; 0 inside.
+    """Distance of each value `[row, column]` from its column's training range, in widths of it; 0 inside.
 
-    The column that lies farthest outside counts. Widths are measured on the column's own scale, so that
-    one doubling counts alike everywhere on a log2 column.
+    Widths are measured on the column's own scale, so that one doubling counts alike everywhere on a log2
+    column.
     """
-    distance = np.zeros(len(values))
+    distance = np.zeros_like(values)
     for index, column in enumerate(columns):
         ends = np.array([column.lower, column.upper])
         low, high = transformed(column.name, column.transform, ends)
         scaled = transformed(column.name, column.transform, values[:, index])
         with np.errstate(over="ignore"):
-            out = np.maximum(low - scaled, scaled - high) / (high - low)
-        distance = np.maximum(distance, out)
-    return distance
+            distance[:, index] = np.maximum(low - scaled, scaled - high) / (high - low)
+    return distance.clip(min=0)

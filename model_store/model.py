@@ -132,14 +132,18 @@ class Model:
         assert isinstance(belief, Categorical)
         return belief
 
-    def predict(self, posterior: Any, x: Tensor, joint: bool = False, skip_inside: bool = True) -> Predictive:
+    def predict(
+        self, posterior: Any, x: Tensor, support: Examples, joint: bool = False, skip_inside: bool = True
+    ) -> Predictive:
         """The learner's belief about rows x `[task, row, input]`, honest outside the training range.
 
-        There the answer returns to the prior (`bmaml.extrapolation`). The variance of the noise is capped at
-        the square of the labels' range in training: a particle that learned to ignore some rows has noise
-        without bound there, which tells a caller nothing.
+        There the answer returns to the prior of the nearest row in the range, except near support rows
+        (`bmaml.extrapolation`). The variance of the noise is capped at the square of the labels' range in
+        training: a particle that learned to ignore some rows has noise without bound there, which tells a
+        caller nothing.
 
         Args:
+            support: the rows that the posterior was given; only their inputs matter.
             joint: also carry what covariances between rows need.
             skip_inside: leave the prior out of it where all rows lie inside; finding out is a host
                 synchronisation.
@@ -148,7 +152,16 @@ class Model:
         trained = self._standardised_range.to(x)
         if skip_inside and extrapolation.all_inside(x, trained):
             return belief
-        return belief.towards(self.prior(x), extrapolation.prior_share(x, trained), joint)
+        prior = self.prior(torch.minimum(torch.maximum(x, trained[0]), trained[1]))
+        return belief.towards(prior, extrapolation.prior_share(x, trained, support), joint)
+
+    def distance(self, x: Single, support_x: Single) -> Array:
+        """The distance of rows x `[row, input]` from training and support rows (`bmaml.extrapolation`)."""
+        rows = torch.from_numpy(support_x).unsqueeze(0)
+        support = Examples.full(rows, rows[..., :0])
+        x_rows = torch.from_numpy(x).unsqueeze(0)
+        trained = self._standardised_range.to(x_rows)
+        return extrapolation.distance(x_rows, trained, support)[0].double().numpy()
 
     def prior(self, x: Tensor) -> Predictive:
         """The belief about rows x `[task, row, input]` before any label."""

@@ -49,7 +49,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
             for block in blocks(len(batch), TASKS_PER_BLOCK):
                 part = batch.tasks(block)
                 posterior = model.learner.adapt(model.learned, part.support, steps)
-                belief = model.in_callers_units(model.predict(posterior, part.query.x))
+                belief = model.in_callers_units(model.predict(posterior, part.query.x, part.support))
                 effective = model.learner.effective_particles(posterior)
                 query = _in_callers_units(model, part.query)
                 scores.append({**metrics_by_task(belief, query), "effective_particles": effective})

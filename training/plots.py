@@ -51,7 +51,7 @@ def _tasks(model: Model, batch: TaskBatch, path: Path) -> Path:
     x = torch.from_numpy(model.standardised_inputs(grid)).expand(len(batch), -1, -1)
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, batch.support)
-        belief = model.in_callers_units(model.predict(posterior, x))
+        belief = model.in_callers_units(model.predict(posterior, x, batch.support))
     for task, axis in enumerate(axes.flat):
         if task >= len(batch):
             axis.set_visible(False)
@@ -104,7 +104,8 @@ def _reliability(model: Model, batches: list[TaskBatch], path: Path) -> Path:
     for batch in batches:
         tasks = batch.tasks(slice(MAX_TASKS))
         with torch.no_grad():
-            belief = model.predict(model.learner.adapt(model.learned, tasks.support), tasks.query.x)
+            posterior = model.learner.adapt(model.learned, tasks.support)
+            belief = model.predict(posterior, tasks.query.x, tasks.support)
             probability = belief.cdf(tasks.query.y)[tasks.query.mask]
         offsets.append((probability - 0.5).abs().flatten())
     found = [float((torch.cat(offsets) <= level / 2).double().mean()) for level in INTERVAL_LEVELS]

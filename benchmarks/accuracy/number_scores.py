@@ -127,7 +127,7 @@ def _mixture_nlls(model: Model, tasks: Sequence[NumberTask]) -> list[tuple[float
         query = _standardised(model, [(task.query, task.truth) for task in part])
         with torch.no_grad():
             posterior = model.learner.adapt(model.learned, support)
-            belief = model.in_callers_units(model.predict(posterior, query.x))
+            belief = model.in_callers_units(model.predict(posterior, query.x, support))
         for index, task in enumerate(part):
             own = belief.part(slice(index, index + 1), slice(len(task.truth)))
             truth = torch.from_numpy(task.truth)[None, :, None]

@@ -89,7 +89,8 @@ def metrics_of(model: Model, family: Table) -> dict[str, dict[str, float]]:
         for batch in family.held_out():
             query: Examples = batch.query
             posterior = model.learner.adapt(model.learned, batch.support)
-            scores["bmaml-train table"].append(metrics_by_task(model.predict(posterior, query.x), query))
+            belief = model.predict(posterior, query.x, batch.support)
+            scores["bmaml-train table"].append(metrics_by_task(belief, query))
             scores["GP per task"].append(metrics_by_task(gp(batch.support, query.x), query))
     return {
         name: mean_metrics({key: torch.cat([part[key] for part in parts]) for key in parts[0]}).metrics

@@ -31,7 +31,7 @@ def draw(axis: Axes, curve: Curve, model: Model) -> None:
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, support)
         query = torch.from_numpy(model.standardised_inputs(grid[:, None])).unsqueeze(0)
-        belief = model.in_callers_units(model.predict(posterior, query))
+        belief = model.in_callers_units(model.predict(posterior, query, support))
         mean = belief.mean()[0, :, 0].numpy()
         for level, shade in ((0.9, 0.18), (0.5, 0.3)):
             lower, upper = (bound[0, :, 0].numpy() for bound in belief.interval(level))

@@ -38,7 +38,8 @@ def served_forecaster(model: Model) -> Forecaster:
     """The forecaster of a model as the service computes it, in the network's units."""
 
     def forecast(support: Examples, x: Tensor) -> Predictive:
-        return model.predict(model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT), x)
+        posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT)
+        return model.predict(posterior, x, support)
 
     return forecast
 

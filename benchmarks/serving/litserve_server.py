@@ -34,8 +34,9 @@ class ShippedModels(ls.LitAPI):
             for body in inputs:
                 model = self.models[body["model"]]
                 x, y, query = standardised_rows(model, body)
-                posterior = model.learner.adapt(model.learned, Examples.full(x[None], y[None]))
-                answers.append(answer(model, model.predict(posterior, query[None])))
+                support = Examples.full(x[None], y[None])
+                posterior = model.learner.adapt(model.learned, support)
+                answers.append(answer(model, model.predict(posterior, query[None], support)))
         return answers
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -174,8 +174,8 @@ class Estimator(BaseEstimator):
     ) -> list[Prediction | ClassPrediction]:
         """All answers for X, after a Python warning for each warning of theirs."""
         found = list(self.answers(X, **options))
-        rows = sum(len(each.mean if isinstance(each, Prediction) else each.label) for each in found)
-        warn_caller(merged_warnings((each.diagnostics.warnings for each in found), rows))
+        rows = (len(each.mean if isinstance(each, Prediction) else each.label) for each in found)
+        warn_caller(merged_warnings(zip(rows, (each.diagnostics.warnings for each in found), strict=True)))
         return found
 
     def close(self) -> None:

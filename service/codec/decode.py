@@ -12,7 +12,7 @@ from bmaml.acquisition.scores import EPIG_NEEDS_TARGET
 from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
-from service.codec.inputs import input_rows
+from service.codec.inputs import InputRows, input_rows
 from service.codec.query_targets import check_scoring, query_targets
 from service.codec.support_set import SupportSet, support_set
 from service.codec.warnings import input_warnings
@@ -72,7 +72,7 @@ class Decoder:
             spec = PredictionSpec((), None, request.particles)
         else:
             spec = PredictionSpec(tuple(request.quantiles), request.interval, request.particles)
-        job = self._job(adaptation, query.standardised, spec, {"query": query.raw})
+        job = self._job(adaptation, query.standardised, spec, {"query": query})
         return job if targets is None else replace(job, query_y=targets)
 
     def posterior_job(self, request: PosteriorRequest, model: Model, caller: str, received: float) -> Job:
@@ -85,12 +85,12 @@ class Decoder:
         adaptation = self._adaptation(request, model, caller, received)
         settings, budget = self._settings, adaptation.budget
         pool = input_rows(request.pool.x, model, "/pool/x", settings.max_pool_rows, budget, min_rows=1)
-        query, raw_rows = pool.standardised, {"pool": pool.raw}
+        query, rows = pool.standardised, {"pool": pool}
         if request.target is not None:
             max_rows = settings.max_query_rows
             target = input_rows(request.target.x, model, "/target/x", max_rows, budget, min_rows=1)
             query = np.concatenate([query, target.standardised])
-            raw_rows["target"] = target.raw
+            rows["target"] = target
         capabilities = CAPABILITIES[model.manifest.kind]
         acquisition = request.acquisition or (
             capabilities.default_acquisition if request.target is None else "epig"
@@ -116,7 +116,7 @@ class Decoder:
             best=float(labels[:, 0].max()) if labels.size else None,
             joint=capabilities.needs_joint(acquisition, strategy),
         )
-        return self._job(adaptation, query, spec, raw_rows)
+        return self._job(adaptation, query, spec, rows)
 
     def _adaptation(
         self, request: AdaptationRequest, model: Model, caller: str, received: float
@@ -141,13 +141,13 @@ class Decoder:
         adaptation: _Adaptation,
         query: Single,
         spec: PredictionSpec | SelectionSpec | None,
-        raw_rows: Mapping[str, NDArray[Any]],
+        rows: Mapping[str, InputRows],
     ) -> Job:
         """The job, under the key of a kept posterior where the request keeps or names one.
 
         Args:
             query: standardised rows to answer.
-            raw_rows: the same in the caller's units, by the part of the request that they are from.
+            rows: the same, by the part of the request that they are from.
         """
         request, model, entry = adaptation.request, adaptation.model, adaptation.entry
         support = adaptation.support
@@ -162,7 +162,7 @@ class Decoder:
             seed=model.learner.drawing(request.adapt.seed).seed if entry is None else entry.job.seed,
             spec=spec,
             deadline=adaptation.budget.deadline,
-            warnings=input_warnings(model, support, raw_rows),
+            warnings=input_warnings(model, support, rows),
             classes=support.classes,
             posted=support.posted,
             ttl_s=default_ttl_s if request.keep is None else request.keep.ttl_s,

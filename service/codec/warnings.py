@@ -9,17 +9,21 @@ from numpy.typing import NDArray
 from bmaml.extrapolation import FAR_DISTANCE
 from model_store import Column, Model
 from model_store.columns import distance_outside
+from service.codec.inputs import InputRows
 from service.codec.support_set import SupportSet
 
-MAX_RANGES = 8
-"""Columns whose training range a warning lists, at most."""
+MAX_COLUMNS = 8
+"""Columns that a warning names, at most."""
+TO_THE_PRIOR = "there the answer returns to the model's prior"
+BY_SUPPORT = "there the model is untested; the answer rests on support rows nearby and the other columns"
+WRONG_UNITS = "are their units right?"
 
 
-def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRows]) -> tuple[str, ...]:
     """Warnings about the inputs of a request, before anything is computed.
 
     Args:
-        rows: unlabelled rows in the caller's units, by the part of the request that they are from.
+        rows: unlabelled rows, by the part of the request that they are from.
     """
     warnings = []
     if not len(support.x.raw):
@@ -31,13 +35,20 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, NDArray
     if model.manifest.inputs:
         inputs = model.manifest.inputs, model.input_range
         outputs = model.manifest.outputs, model.output_range
-        for part, values in rows.items():
-            if far := _far(*inputs, values, f"{part} rows"):
-                warnings.append(f"{far}; there the answer returns to the model's prior")
-        if far := _far(*inputs, support.x.raw, "support rows"):
-            warnings.append(f"{far}; are their units right?")
-        if far := _far(*outputs, support.labels, "labels"):
-            warnings.append(f"{far}; are their units right?")
+        for part, own in rows.items():
+            distances = _distances(*inputs, own.raw)
+            rows_far = distances.max(1, initial=0) > FAR_DISTANCE
+            to_the_prior = np.zeros(len(distances), bool)
+            if rows_far.any():
+                there = model.distance(own.standardised[rows_far], support.x.standardised)
+                to_the_prior[rows_far] = there > FAR_DISTANCE
+            for some, advice in ((to_the_prior, TO_THE_PRIOR), (rows_far & ~to_the_prior, BY_SUPPORT)):
+                own_distances = np.where(some[:, None], distances, 0)
+                warnings += _far(inputs[0], own.raw, own_distances, f"{part} rows", advice)
+        distances = _distances(*inputs, support.x.raw)
+        warnings += _far(inputs[0], support.x.raw, distances, "support rows", WRONG_UNITS)
+        distances = _distances(*outputs, support.labels)
+        warnings += _far(outputs[0], support.labels, distances, "labels", WRONG_UNITS)
     return tuple(warnings)
 
 
@@ -51,10 +62,33 @@ def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
     ]
 
 
-def _far(columns: Sequence[Column], bounds: NDArray[Any], values: NDArray[Any], what: str) -> str:
-    """The sentence that counts values `[row, column]` far outside the training range; empty for none."""
+def _distances(columns: Sequence[Column], bounds: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """`distance_outside`; without rows where all lie inside."""
     if bool(((values >= bounds[0]) & (values <= bounds[1])).all()):
-        return ""
-    far = int(np.count_nonzero(distance_outside(columns, values) > FAR_DISTANCE))
-    ranges = ", ".join(f"{each.name} in [{each.lower:g}, {each.upper:g}]" for each in columns[:MAX_RANGES])
-    return f"{far} of {len(values)} {what} are far from what training saw ({ranges})" if far else ""
+        return np.zeros((0, len(columns)))
+    return distance_outside(columns, values)
+
+
+def _far(
+    columns: Sequence[Column], values: NDArray[Any], distances: NDArray[Any], what: str, advice: str
+) -> list[str]:
+    """The sentence about values `[row, column]` far outside the training range; none where there are none.
+
+    It counts the rows, and names each column with its farthest value.
+
+    Args:
+        distances: of the values, in widths of the range.
+    """
+    far = distances > FAR_DISTANCE
+    rows = int(np.count_nonzero(far.any(1)))
+    if not rows:
+        return []
+    left = np.flatnonzero(far.any(0))
+    named = []
+    for index in left[:MAX_COLUMNS]:
+        column, row = columns[index], int(distances[:, index].argmax())
+        trained = f"training: {column.lower:g} to {column.upper:g}"
+        named.append(f"{column.name} is {values[row, index]:g} in row {row} ({trained})")
+    if len(left) > MAX_COLUMNS:
+        named.append(f"and {len(left) - MAX_COLUMNS} more columns")
+    return [f"{rows} of {len(values)} {what} are far from what training saw: {', '.join(named)}; {advice}"]

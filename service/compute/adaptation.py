@@ -64,14 +64,17 @@ class Adaptation:
         return KeptPosterior(own, support_nll, float(self.effective_particles[task]), features)
 
 
-def padded_examples(jobs: Sequence[Job], device: torch.device) -> tuple[Examples, Examples]:
+def padded_examples(
+    jobs: Sequence[Job], device: torch.device, kept_rows: bool = False
+) -> tuple[Examples, Examples]:
     """Support sets, and query rows without labels, padded to the longest of the batch.
 
-    The support sets are empty where the posteriors are kept.
+    Args:
+        kept_rows: also take the support sets of kept posteriors, which otherwise are empty.
     """
-    adapts = jobs[0].kept is None
-    support_x = [job.support_x if adapts else job.support_x[:0] for job in jobs]
-    support_y = [job.support_y if adapts else job.support_y[:0] for job in jobs]
+    has_rows = kept_rows or jobs[0].kept is None
+    support_x = [job.support_x if has_rows else job.support_x[:0] for job in jobs]
+    support_y = [job.support_y if has_rows else job.support_y[:0] for job in jobs]
     query_x = [job.query_x for job in jobs]
     return _padded(support_x, support_y, device), _padded(query_x, [x[:, :0] for x in query_x], device)
 

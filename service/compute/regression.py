@@ -121,32 +121,35 @@ class BatchMoments:
 def believe(
     model: Model,
     posterior: object,
-    support: Examples | None,
+    support: Examples,
     query_x: Tensor,
     levels: Tensor,
     joint: bool = False,
     rounds: int | None = None,
     targets: Tensor | None = None,
+    score_support: bool = True,
 ) -> tuple[Predictive, tuple[Tensor, ...]]:
     """The belief about the query rows in the caller's units, and the tensors that `BatchMoments` takes.
 
     Args:
-        support: rows whose labels are scored; None where their NLL is known.
+        support: the rows that the posterior was given.
         query_x: standardised inputs, `[task, row, input]`.
         levels: quantile levels, `[task, level]`.
         joint: whether the belief also carries the features that covariances between rows need.
         rounds: rounds of the search for quantiles; with a given number there is no host synchronisation.
             None: until it converges.
         targets: numbers whose log density is asked for, `[task, row, output]`, in the network's units.
+        score_support: whether to score the support rows' labels; False where their NLL is known.
     """
     skip_inside = rounds is None
-    if support is None:
+    if not score_support:
         nll_after = query_x.new_zeros(len(query_x))
-        belief = model.predict(posterior, query_x, joint, skip_inside)
+        belief = model.predict(posterior, query_x, support, joint, skip_inside)
     else:
         # The support rows are predicted beside the query rows: one pass also scores their labels.
         support_rows = support.x.shape[1]
-        belief = model.predict(posterior, torch.cat([support.x, query_x], 1), joint, skip_inside)
+        rows = torch.cat([support.x, query_x], 1)
+        belief = model.predict(posterior, rows, support, joint, skip_inside)
         nll_after = _nll(model, belief.part(slice(None), slice(support_rows)), support)
         belief = belief.part(slice(None), slice(support_rows, None))
     scored = () if targets is None else (_log_density(model, belief, targets),)
@@ -178,7 +181,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
     """The answers to jobs of one group, in order; a diverged task has its error in place of one."""
     first = jobs[0]
     model = first.model.drawing(first.seed)
-    support, query = padded_examples(jobs, model.device)
+    support, query = padded_examples(jobs, model.device, kept_rows=True)
     started = time.perf_counter()
     adaptation = Adaptation.of(jobs, model, support)
     adapted = time.perf_counter()
@@ -193,9 +196,17 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             group_support = Examples(support.x[index], support.y[index], support.mask[index])
         group = [jobs[task] for task in tasks]
         levels = torch.from_numpy(quantile_levels(group)).to(model.device)
-        targets = _padded_targets(group, x)
-        scored = None if first.kept else group_support
-        belief, tensors = believe(model, posterior, scored, x, levels, first.joint, targets=targets)
+        targets, score_support = _padded_targets(group, x), first.kept is None
+        belief, tensors = believe(
+            model,
+            posterior,
+            group_support,
+            x,
+            levels,
+            first.joint,
+            targets=targets,
+            score_support=score_support,
+        )
         moments = BatchMoments.of(tensors)
         for row, task in enumerate(tasks):
             job = jobs[task]

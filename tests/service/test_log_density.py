@@ -81,9 +81,10 @@ def answered_belief(model, body):
         )
     )
     rows = torch.from_numpy(model.standardised_inputs(x)), torch.from_numpy(model.standardised_targets(y))
-    posterior = model.learner.adapt_pruned(model.learned, Examples.padded([rows]), NEGLIGIBLE_WEIGHT)
+    support = Examples.padded([rows])
+    posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT)
     asked = torch.from_numpy(model.standardised_inputs(query)).unsqueeze(0)
-    return model.in_callers_units(model.predict(posterior, asked).double())
+    return model.in_callers_units(model.predict(posterior, asked, support).double())
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -57,10 +57,10 @@ def test_the_answer_is_the_learner_s_in_the_caller_s_units(client, store):
     support = Examples.padded([rows])
     posterior = model.learner.adapt(model.learned, support)
     query = torch.from_numpy(model.standardised_inputs(np.array(BODY["query"]["x"]))).unsqueeze(0)
-    belief = model.in_callers_units(model.predict(posterior, query))
+    belief = model.in_callers_units(model.predict(posterior, query, support))
     np.testing.assert_allclose(answer["prediction"]["mean"], belief.mean()[0, :, 0].detach(), rtol=1e-4)
     nll = -belief.__class__.log_density(
-        model.in_callers_units(model.predict(posterior, support.x)), support.y * 3.0 + 10.0
+        model.in_callers_units(model.predict(posterior, support.x, support)), support.y * 3.0 + 10.0
     ).mean()
     assert answer["diagnostics"]["support_nll"]["after"] == pytest.approx(float(nll), rel=1e-4)
 

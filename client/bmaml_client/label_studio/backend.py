@@ -260,9 +260,10 @@ class Backend:
     ) -> list[tuple[Label | None, float]]:
         """Label and certainty of each row."""
         answers: list[tuple[Label | None, float]] = []
-        warnings: list[Sequence[str]] = []
+        warnings: list[tuple[int, Sequence[str]]] = []
         for start in range(0, len(rows), self._batch):
-            query = _request_rows(labelling, rows[start : start + self._batch])
+            batch = rows[start : start + self._batch]
+            query = _request_rows(labelling, batch)
             adapted = await self._adapt(project, labelling, card)
             if not adapted.can_predict(labelling):
                 return [(None, 0.0)] * len(rows)
@@ -272,8 +273,8 @@ class Backend:
                 self._posteriors.pop(project, None)
                 answer = await self._ask(await self._adapt(project, labelling, card), query)
             answers += _labels_and_scores(answer, card)
-            warnings.append(answer.diagnostics.warnings)
-        for each in merged_warnings(warnings, len(rows)):
+            warnings.append((len(batch), answer.diagnostics.warnings))
+        for each in merged_warnings(warnings):
             log.warning("project %s: %s", project, each)
         return answers
 

@@ -24,6 +24,7 @@ async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(n
         response = await client.post("/adapt-predict", json=body)
     support_x, support_y, query_x = standardised_rows(model, body)
     with torch.no_grad():
-        posterior = model.learner.adapt(model.learned, Examples.full(support_x[None], support_y[None]))
-        expected = answer(model, model.predict(posterior, query_x[None]))
+        support = Examples.full(support_x[None], support_y[None])
+        posterior = model.learner.adapt(model.learned, support)
+        expected = answer(model, model.predict(posterior, query_x[None], support))
     assert response.json() == {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()}

@@ -27,6 +27,9 @@ def client(tmp_path_factory):
     publish(root, "tiny", seed=1)
     publish(root, "bare", learner="bmaml", step_size=1e-3)
     publish(root, "wide", inputs=(X,), outputs=(Y, Y.model_copy(update={"name": "z"})), learner="collapsed")
+    ages = [X.model_copy(update={"name": "age", "lower": 49.0, "upper": 85.0, "mean": 67.0, "std": 10.0})]
+    ages += [X.model_copy(update={"name": f"voice {number}"}) for number in range(10)]
+    publish(root, "ages", inputs=tuple(ages))
     publish_classifier(root, "shapes")
     for served in serve(Settings(store=root, device="cpu")):
         yield served.client
@@ -228,6 +231,62 @@ def test_labels_and_support_rows_in_other_units_are_warned_of(client):
     assert warnings([8.0, 11.0, 9.0]) == []
     assert "3 of 3 labels are far" in warnings([8000.0, 11000.0, 9000.0])[0]
     assert "1 of 3 support rows are far" in warnings([8.0, 11.0, 9.0], [[-2.0], [0.5], [1e6]])[0]
+
+
+AGE, VOICE = "(training: 49 to 85)", "(training: -5 to 5)"
+TO_THE_PRIOR = "there the answer returns to the model's prior"
+BY_SUPPORT = "there the model is untested; the answer rests on support rows nearby and the other columns"
+
+
+def patient(age, **odd):
+    return [age, *(odd.get(f"v{number}", 0.0) for number in range(10))]
+
+
+def told(client, support, path="/adapt-predict", **rows):
+    body = {"support": {"x": support, "y": [9.0] * len(support)}}
+    body |= {name: {"x": values} for name, values in rows.items()}
+    return asked(client, path, model="ages", **body)["diagnostics"]["warnings"]
+
+
+def test_warnings_name_each_column_its_farthest_row_and_the_range_that_it_left(client):
+    rows = [patient(60), patient(1000, v3=-90), patient(-2000, v3=80.5)]
+    assert told(client, [patient(60)], query=rows) == [
+        f"2 of 3 query rows are far from what training saw: age is -2000 in row 2 {AGE}, "
+        f"voice 3 is -90 in row 1 {VOICE}; {TO_THE_PRIOR}"
+    ]
+    odd = patient(60, **{f"v{number}": 1e4 for number in range(10)})
+    (many,) = told(client, [patient(60)], query=[odd])
+    assert many.endswith(f"voice 7 is 10000 in row 0 {VOICE}, and 2 more columns; {TO_THE_PRIOR}")
+
+
+def test_one_odd_column_among_many_is_named_and_does_not_undo_the_others(client):
+    assert told(client, [patient(60)], query=[patient(60, v9=9.0)]) == [
+        f"1 of 1 query rows are far from what training saw: voice 9 is 9 in row 0 {VOICE}; {BY_SUPPORT}"
+    ]
+
+
+@pytest.mark.parametrize(("path", "part"), [("/adapt-predict", "query"), ("/uncertainty", "pool")])
+def test_support_rows_as_far_away_are_not_thrown_away(client, path, part):
+    said = told(client, [patient(20), patient(22)], path, **{part: [patient(21), patient(60), patient(200)]})
+    assert said == [
+        f"1 of 3 {part} rows are far from what training saw: age is 200 in row 2 {AGE}; {TO_THE_PRIOR}",
+        f"1 of 3 {part} rows are far from what training saw: age is 21 in row 0 {AGE}; {BY_SUPPORT}",
+        f"2 of 2 support rows are far from what training saw: age is 20 in row 0 {AGE}; "
+        "are their units right?",
+    ]
+
+
+def test_the_answer_at_support_rows_far_from_training_is_theirs(client):
+    """Labels of two patients of 20 move the answer for a third, and hardly that at 200."""
+    body = {"model": "ages", "query": {"x": [patient(20), patient(200)]}}
+    support = [patient(20), patient(20.5), patient(21)]
+    low, high = (
+        np.array(asked(client, **body, support={"x": support, "y": [y] * 3})["prediction"]["mean"])
+        for y in (5.0, 15.0)
+    )
+    moved = high - low
+    assert moved[0] > 2
+    assert abs(moved[1]) < 0.9 * moved[0]
 
 
 def test_labels_that_nothing_explains_are_warned_of():

@@ -69,6 +69,22 @@ def test_rows_added_to_a_posterior_are_as_if_sent_together(client):
     assert added["posterior"]["id"] == ask(client, "/posteriors", support=ROWS)["posterior"]["id"]
 
 
+def test_support_rows_outside_the_range_count_beside_a_kept_posterior_too(client):
+    support = {"x": [[40.0], [41.0], [44.0]], "y": ROWS["y"]}  # trained on -5 to 5
+    query = {"x": [[0.0], [20.0], [42.0], [45.5], [90.0]]}
+    fresh = ask(client, support=support, query=query)
+    kept = ask(client, "/posteriors", support=support)["posterior"]["id"]
+    again = ask(client, posterior=kept, query=query)
+    assert again["diagnostics"]["warnings"] == fresh["diagnostics"]["warnings"]
+    for name in ("mean", "std"):
+        np.testing.assert_allclose(again["prediction"][name], fresh["prediction"][name], rtol=1e-4)
+    scores = [
+        ask(client, "/uncertainty", pool=query, **rows)["scores"]
+        for rows in ({"posterior": kept}, {"support": support})
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+
+
 def test_the_pool_is_scored_by_a_kept_posterior_as_by_its_rows(client):
     kept = ask(client, "/posteriors", support=ROWS)["posterior"]["id"]
     asked = {"pool": QUERY, "target": {"x": [[0.2]]}, "acquisition": "expected_improvement"}
@@ -196,6 +212,20 @@ def test_many_that_ask_one_posterior_at_once_are_answered_together_as_each_alone
                 own, other = (getattr(each.variance, name) for each in (found, expected))
                 np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-12)
             np.testing.assert_allclose(found.quantiles.values, expected.quantiles.values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_support_rows_outside_the_range_serve_their_own_task_alone(tmp_path, kept):
+    model = publish(tmp_path)
+    jobs = [task(model, seed=seed, key="k") for seed in range(3)]
+    jobs[1] = replace(jobs[1], support_x=jobs[1].support_x + 40, query_x=jobs[1].query_x + 40)
+    jobs[2] = replace(jobs[2], query_x=jobs[2].query_x + 40)
+    if kept:
+        jobs = [replace(each, kept=answer_batch([each])[0].kept) for each in jobs]
+    for answer, job in zip(answer_batch(jobs), jobs, strict=True):
+        (alone,) = answer_batch([job])
+        np.testing.assert_allclose(answer.result.mean, alone.result.mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(answer.result.std, alone.result.std, rtol=1e-4)
 
 
 def test_how_many_picks_can_tell_something_does_not_depend_on_a_stranger_s_rows(tmp_path):

@@ -117,6 +117,19 @@ def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
     assert again.kept is kept.kept
 
 
+@pytest.mark.parametrize("spec", [PredictionSpec(LEVELS), choice("total_variance")])
+def test_support_rows_outside_the_range_count_there_beside_a_kept_posterior(worker, tmp_path, spec):
+    model = publish(tmp_path)
+    drawn = job(model, key="k", posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6), spec=spec)
+    far = replace(drawn, support_x=drawn.support_x + 40, query_x=drawn.query_x + 40)
+    known = replace(far, kept=compute([far], 1)[0].kept)
+    (there,), (here,) = worker.answer([known], 1), compute([known], 1)
+    assert there.cached
+    assert said(there) == said(here)
+    (elsewhere,) = compute([replace(known, support_x=drawn.support_x)], 1)
+    assert said(elsewhere) != said(here)
+
+
 def test_of_rows_that_are_known_nothing_is_sent_that_a_prediction_does_not_look_at(tmp_path):
     models, model = ModelTable(), publish_classifier(tmp_path, "classes")
     models.register(model)
