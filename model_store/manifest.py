@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bmaml.errors import BmamlError
 from bmaml.learners.interface import Kind
 from model_store.columns import Column
+from model_store.conformal import Conformal
 from model_store.images import ImageInput
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -59,6 +60,7 @@ class Manifest(BaseModel):
         training: the whole configuration of the training run.
         history: the course of training.
         metrics: figures of held-out tasks in the caller's units; NLL in nats per value.
+        conformal: calibration of conformal intervals; None where there is none.
         tensors: shape of each learned tensor in the weights file.
         files: sha256 of each file of the version, by name.
     """
@@ -82,6 +84,7 @@ class Manifest(BaseModel):
     seed: int
     code_version: str
     metrics: dict[str, float]
+    conformal: Conformal | None = None
     tensors: dict[str, tuple[int, ...]]
     files: dict[str, str]
 
@@ -99,6 +102,8 @@ class Manifest(BaseModel):
                 "a regression has input and output columns, a classification an image, an embedding and "
                 f"a number of classes; this {self.kind} has other things"
             )
+        if self.conformal is not None and len(self.conformal.outputs) != len(self.outputs):
+            raise ValueError("the conformal calibration is of another number of outputs")
         return self
 
     @field_validator("files")
@@ -114,8 +119,12 @@ class Manifest(BaseModel):
         return files
 
     def dumped(self) -> bytes:
-        """The manifest as bytes of its file."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        """The manifest as bytes of its file.
+
+        A version without conformal calibration has no such field: its digest is that of earlier revisions.
+        """
+        absent = {"conformal"} if self.conformal is None else None
+        return self.model_dump_json(indent=2, exclude=absent).encode() + b"\n"
 
     @property
     def sha256(self) -> str:

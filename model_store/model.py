@@ -22,6 +22,8 @@ from model_store.manifest import Manifest
 
 Single = NDArray[np.float32]
 """Standardised values, in the network's precision."""
+NEGLIGIBLE_WEIGHT = 1e-8
+"""Total weight of the hypotheses that an answer leaves out: far below single precision."""
 
 
 class CorruptModel(BmamlError):

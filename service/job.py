@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,18 @@ class PredictionSpec:
         quantiles: levels to answer, in (0, 1).
         interval: probability of the central interval; None for classes, which have none.
         particles: whether to answer each particle's own prediction, too.
+        interval_method: where the request names it; the interval of a plain level is the mixture's.
     """
 
     quantiles: tuple[float, ...] = ()
     interval: float | None = 0.9
     particles: bool = False
+    interval_method: Literal["mixture", "conformal"] | None = None
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Every quantile level to compute; the two ends of the interval come last."""
-        if self.interval is None:
+        """Every quantile level to compute; the two ends of the mixture's interval come last."""
+        if self.interval is None or self.interval_method == "conformal":
             return self.quantiles
         return (*self.quantiles, 0.5 - self.interval / 2, 0.5 + self.interval / 2)
 

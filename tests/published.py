@@ -8,12 +8,33 @@ import torch
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
+from model_store.conformal import Conformal, ConformalGroup
 from model_store.manifest import ValidationPoint
 
 X = Column(name="x", lower=-5.0, upper=5.0)
 SIZE = Column(name="size", transform="log2", mean=6.0, std=2.0, lower=16.0, upper=4096.0)
 Y = Column(name="y", mean=10.0, std=3.0, lower=0.0, upper=20.0)
 Z = Column(name="z", mean=-1.0, std=0.5, lower=-2.0, upper=0.0)
+
+
+def conformal(outputs: int = 1, tasks: int = 39) -> Conformal:
+    """Thresholds 1, 2 and 3 at levels .5, .9 and tasks/(tasks + 1); 1 to 10 support rows, three times as
+    much for rows wider than half the std in training.
+    """
+
+    def group(width_below: float | None, factor: float) -> ConformalGroup:
+        return ConformalGroup(
+            support_rows=(1, 10),
+            width_below=width_below,
+            units=tasks,
+            weight=tasks,
+            max_level=tasks / (tasks + 1),
+            atom=1 / tasks,
+            scores=(factor, 2 * factor, 3 * factor),
+        )
+
+    groups = group(0.5, 1.0), group(None, 3.0)
+    return Conformal(tasks=tasks, units=tasks, levels=(0.5, 0.9), outputs=(groups,) * outputs)
 
 
 def publish(
@@ -25,6 +46,7 @@ def publish(
     seed: int = 0,
     history: tuple[ValidationPoint, ...] = (),
     hidden: tuple[int, ...] = (6, 5),
+    conformal: Conformal | None = None,
     **settings: Any,
 ) -> Model:
     built = LEARNERS[learner](MLP(len(inputs), hidden, len(outputs), "tanh"), **{"particles": 4, **settings})
@@ -46,4 +68,5 @@ def publish(
         seed=seed,
         code_version="0",
         metrics={"nll": 1.5},
+        conformal=conformal,
     )

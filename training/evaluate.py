@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ TASKS_PER_BLOCK = 10
 """Tasks evaluated at once: a bound on the memory of a belief."""
 MAX_CRPS_ROWS = 25
 """Query rows of a task, evenly spaced, in the mean CRPS, whose cost is quadratic in the components."""
+CONFORMAL_LEVEL = 0.9
 UNSCORED_WEIGHT = 1e-3
 """Total weight of the components that CRPS, coverage and width ignore: less than the last digit shown."""
 
@@ -30,7 +32,8 @@ class Evaluation:
         metrics: mse (of the mixture's mean), median_mse (of the median task), rmse (√mse), particle_mse
             (weighted, of the particles' own means), nll (of the mixture, nats per value), crps,
             coverage_50 … coverage_95 (fraction of truths in the central interval), sharpness (mean width
-            of the 90 % interval) and effective_particles.
+            of the 90 % interval) and effective_particles; where the model answers conformal intervals of
+            90 %, conformal_coverage_90.
     """
 
     tasks: int
@@ -53,6 +56,9 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
                 effective = model.learner.effective_particles(posterior)
                 query = _in_callers_units(model, part.query)
                 scores.append({**metrics_by_task(belief, query), "effective_particles": effective})
+                if _has_conformal(model, steps):
+                    held = conformal_coverage(model, belief, TaskBatch(part.support, query))
+                    scores[-1]["conformal_coverage_90"] = held
     return mean_metrics({name: torch.cat([score[name] for score in scores]) for name in scores[0]})
 
 
@@ -79,6 +85,34 @@ def metrics_by_task(belief: Predictive, query: Examples) -> dict[str, Tensor]:
         inside = (probability - 0.5).abs() <= level / 2
         result[f"coverage_{100 * level:.0f}"] = mean(inside.to(probability.dtype))
     return result
+
+
+def conformal_coverage(
+    model: Model, belief: Predictive, tasks: TaskBatch, level: float = CONFORMAL_LEVEL
+) -> Tensor:
+    """The fraction of each task's truths in their conformal interval, `[task]`.
+
+    Args:
+        belief: about the query rows, in the caller's units.
+        tasks: with query targets in the caller's units.
+    """
+    assert model.manifest.conformal is not None
+    scale = np.array([column.std for column in model.manifest.outputs])
+    errors, stds = (tasks.query.y - belief.mean()).abs(), belief.variance().sqrt()
+    held = []
+    for task, mask in enumerate(tasks.query.mask):
+        error, std = (values[task, mask].double().numpy() for values in (errors, stds))
+        shots = int(tasks.support.mask[task].sum())
+        reach = model.manifest.conformal.half_widths(shots, std, scale, level)
+        held.append(float((error <= reach).mean()))
+    return torch.tensor(held, dtype=torch.float64)
+
+
+def _has_conformal(model: Model, steps: int | None) -> bool:
+    """Whether the model answers conformal intervals of `CONFORMAL_LEVEL` after so many inner steps."""
+    conformal = model.manifest.conformal
+    calibrated = conformal is not None and conformal.max_level >= CONFORMAL_LEVEL
+    return calibrated and steps in (None, model.learner.steps)
 
 
 def _mean_crps(belief: Predictive, query: Examples) -> Tensor:

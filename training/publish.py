@@ -1,5 +1,7 @@
 """Publication of a training result: evaluation, model card, version in the store."""
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,9 +10,11 @@ from bmaml import __version__
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, settings_of
 from model_store import Manifest, Model, Store
+from model_store.conformal import Conformal
 from model_store.manifest import WEIGHTS_FILE, ValidationPoint
 from training.config import TrainingConfig
-from training.evaluate import Evaluation, evaluate
+from training.conformal import conformal_calibration
+from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes
 from training.families import ImageFeatures, Images, Sinusoid, Table
 from training.loop import TrainingResult
@@ -37,6 +41,25 @@ CARD = """# {name}
 REGRESSION_METRICS = """Errors and widths are in the outputs' units, `nll` is in nats per value. Each figure
 is a mean within a task first, then over tasks. `coverage_90` is the fraction of truths in the central 90 %
 interval."""
+CONFORMAL = """
+## Conformal intervals
+
+`"interval": {{"level": {level}, "method": "conformal"}}` answers mean ± threshold · std. The thresholds are
+counted on {counted}. Each of them counts once
+in n, or where widths part its rows, by its share of rows. For a random row of a new one that is exchangeable
+with these, the interval holds the value with at least the probability asked for, and at most that of the last
+column.
+
+| output | support rows | std / training's | n | highest level | at {level:.0%}, holds at most |
+|---|---|---|---|---|---|
+{groups}
+
+This is a guarantee over all tasks of a line of the table, not for each of them, nor for several rows at once.
+It does not cover tasks of another kind, other numbers of support rows, other numbers of steps, or rows
+outside the training range. The validation tasks also chose the step that was kept and the widths of
+predictions, which the bounds leave out: a choice among the {choices} recorded steps that was made to flatter
+could take up to about {cost:.0%} from the mean coverage. {held_out}
+"""
 CLASSIFICATION_METRICS = """Tasks have the given numbers of classes (ways), labelled images of each (shots)
 and up to 15 query images of each. `half_width` is half the width of the accuracy's 95 % interval, `nll` is
 in nats per image, `ece` is the expected calibration error."""
@@ -80,8 +103,10 @@ def publish(
         card = _classification_card(described, tasks, evaluation)
     else:
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
+        model = _unpublished(described, learner, learned)
+        described["conformal"] = conformal_calibration(model, tasks)
         evaluation = evaluate(_unpublished(described, learner, learned), tasks.held_out())
-        card = _regression_card(described, tasks, evaluation)
+        card = _regression_card(described, tasks, evaluation) + _conformal_section(described, evaluation)
     model = store.publish(
         config.name, card, learned, **_without(described, "name"), metrics=evaluation.metrics
     )
@@ -108,6 +133,40 @@ def _regression_card(described: dict[str, Any], family: Sinusoid | Table, evalua
         reading=REGRESSION_METRICS,
         limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
     )
+
+
+def _conformal_section(described: dict[str, Any], evaluation: Evaluation) -> str:
+    conformal: Conformal = described["conformal"]
+    choices = max(1, len(described["history"]))
+    held = evaluation.metrics.get("conformal_coverage_90")
+    counted = f"{conformal.tasks} validation tasks"
+    if conformal.units < conformal.tasks:
+        counted = f"{conformal.units} groups of validation tasks ({conformal.tasks} tasks)"
+    return CONFORMAL.format(
+        level=CONFORMAL_LEVEL,
+        counted=counted,
+        groups="\n".join(_group_lines(conformal, [column.name for column in described["outputs"]])),
+        choices=choices,
+        # The largest of so many sub-Gaussian coverages, each of variance 1/(4n) or less.
+        cost=min(1.0, math.sqrt(math.log(choices) / (2 * conformal.units))),
+        held_out=f"On the held-out tasks, which chose nothing, {held:.1%} are held at {CONFORMAL_LEVEL:.0%}."
+        if held is not None
+        else f"There are too few validation tasks for a level of {CONFORMAL_LEVEL:.0%}.",
+    )
+
+
+def _group_lines(conformal: Conformal, outputs: Sequence[str]) -> Iterator[str]:
+    """The rows of the card's table of groups."""
+    for name, groups in zip(outputs, conformal.outputs, strict=True):
+        low = 0.0
+        for each in groups:
+            rows = "–".join(map(str, sorted(set(each.support_rows))))
+            width = f"from {low:.3g}" if each.width_below is None else f"{low:.3g} to {each.width_below:.3g}"
+            bound = "no answer"
+            if each.max_level >= CONFORMAL_LEVEL:
+                bound = f"{conformal.upper_bound(each, CONFORMAL_LEVEL):.1%}"
+            yield f"| {name} | {rows} | {width} | {each.weight:.4g} | {each.max_level:.4f} | {bound} |"
+            low = each.width_below or 0.0
 
 
 def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation) -> str:

@@ -16,7 +16,7 @@ from bmaml.learners import Learner
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from model_store import Model
-from service.compute.adaptation import NEGLIGIBLE_WEIGHT
+from model_store.model import NEGLIGIBLE_WEIGHT
 from training.evaluate import TASKS_PER_BLOCK, mean_metrics, metrics_by_task
 
 LEVELS = [step / 20 for step in range(1, 20)]

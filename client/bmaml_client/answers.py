@@ -135,11 +135,12 @@ class Quantiles:
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """The central interval that holds `level` of the probability."""
+    """The central interval that holds `level` of the probability; or the conformal one, by `method`."""
 
     level: float
     lower: Array
     upper: Array
+    method: str = "mixture"
 
 
 @dataclass(frozen=True, eq=False)

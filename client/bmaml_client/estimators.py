@@ -40,9 +40,14 @@ class BMAMLRegressor(RegressorMixin, Estimator):
         mean, std = (np.concatenate(each) for each in zip(*parts, strict=True))
         return (mean, std) if return_std else mean
 
-    def predict_interval(self, X: Any, level: float = 0.9) -> Array:  # noqa: N803
-        """The central interval that holds `level` of the probability, `[row, (lower, upper)]`."""
-        found = [answer.interval for answer in self._numbers(X, interval=level)]
+    def predict_interval(self, X: Any, level: float = 0.9, method: str = "mixture") -> Array:  # noqa: N803
+        """The central interval that holds `level` of the probability, `[row, (lower, upper)]`.
+
+        Args:
+            method: `conformal` is mean ± threshold · std, whose coverage was counted on validation tasks.
+        """
+        asked = level if method == "mixture" else {"level": level, "method": method}
+        found = [answer.interval for answer in self._numbers(X, interval=asked)]
         return np.concatenate([np.stack([each.lower, each.upper], axis=-1) for each in found])
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Array:  # noqa: N803

@@ -24,8 +24,52 @@ class ImageInput:
 
 
 @dataclass(frozen=True)
+class ConformalSummary:
+    """The conformal intervals of a version.
+
+    Attributes:
+        tasks: validation tasks that they are calibrated on.
+        units: exchangeable units among them: the tasks, or groups of tasks that the split keeps together.
+        max_level: the highest level that every request is answered at.
+    """
+
+    tasks: int
+    units: int
+    max_level: float
+
+
+@dataclass(frozen=True)
+class ConformalGroup:
+    """A group of query rows with thresholds of its own.
+
+    Attributes:
+        support_rows: the fewest and the most.
+        width_from, width_below: std, in standard deviations of the output in training; None is no bound.
+        units: validation units with rows in the group.
+    """
+
+    output: str
+    support_rows: tuple[int, ...]
+    width_from: float
+    width_below: float | None
+    units: int
+    max_level: float
+
+
+@dataclass(frozen=True)
+class ConformalCard(ConformalSummary):
+    """The conformal intervals of a version, with its groups."""
+
+    groups: tuple[ConformalGroup, ...]
+
+
+@dataclass(frozen=True)
 class ModelSummary:
-    """A model by name, with its versions, oldest first."""
+    """A model by name, with its versions, oldest first.
+
+    Attributes:
+        conformal: of the newest version; None where it has no conformal intervals.
+    """
 
     name: str
     kind: str
@@ -34,6 +78,7 @@ class ModelSummary:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     versions: tuple[int, ...]
+    conformal: ConformalSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +100,11 @@ class ModelList:
 
 @dataclass(frozen=True)
 class VersionCard:
-    """The model card of one version."""
+    """The model card of one version.
+
+    Attributes:
+        conformal: None where it has no conformal intervals.
+    """
 
     name: str
     version: int
@@ -73,6 +122,7 @@ class VersionCard:
     seed: int
     code_version: str
     metrics: dict[str, float]
+    conformal: ConformalCard | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Flows that adapt a model to labelled rows: predictions, choices, kept posteriors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ def adapt_predict(
     version: int | None = None,
     posterior: Posterior | str | None = None,
     quantiles: Sequence[float] = (),
-    interval: float = 0.9,
+    interval: float | Mapping[str, Any] = 0.9,
     particles: bool = False,
     keep_s: float | None = None,
     steps: int | None = None,
@@ -56,7 +56,8 @@ def adapt_predict(
         version: None is the newest.
         posterior: a kept one, in place of x and y.
         quantiles: levels in (0, 1).
-        interval: probability of the central interval.
+        interval: probability of the central interval; or `{"level": 0.9, "method": "conformal"}`, whose
+            coverage was counted on validation tasks.
         particles: whether to return the predictions of each particle.
         keep_s: seconds to keep the adapted particles, which the answer's `posterior` then names.
         steps: inner steps; None is the number that the model was trained with.
@@ -80,7 +81,7 @@ def adapt_predict(
         body["query"]["y"], body["log_density"] = targets, True
     if len(quantiles):
         body["quantiles"] = [float(level) for level in quantiles]
-    body |= {"interval": float(interval), "particles": bool(particles)}
+    body |= {"interval": _interval(interval), "particles": bool(particles)}
     reply = yield from _post(requester, "/adapt-predict", body, posterior, rows, request_id)
     fields = {**reply, **reply["prediction"]}
     return parse(Prediction, fields) if "mean" in fields else parse(ClassPrediction, fields)
@@ -260,6 +261,13 @@ def _extended(support: Support, rows: tuple[Rows, Labels] | None) -> Support:
         return support
     x, y = rows
     return replace(support, x=concatenate_rows(support.x, x), y=concatenate_labels(support.y, y))
+
+
+def _interval(interval: float | Mapping[str, Any]) -> float | dict[str, Any]:
+    """The interval as JSON: its level, or an object."""
+    if not isinstance(interval, Mapping):
+        return float(interval)
+    return {key: float(each) if key == "level" else each for key, each in interval.items()}
 
 
 def _plain(each: Any) -> str | int:

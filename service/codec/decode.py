@@ -13,6 +13,7 @@ from model_store import Model
 from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.inputs import InputRows, input_rows
+from service.codec.intervals import conformal_warnings, interval_choice
 from service.codec.query_targets import check_scoring, query_targets
 from service.codec.support_set import SupportSet, support_set
 from service.codec.warnings import input_warnings
@@ -66,12 +67,14 @@ class Decoder:
         max_rows = self._settings.max_query_rows
         query = input_rows(request.query.x, model, "/query/x", max_rows, adaptation.budget, min_rows=1)
         targets = query_targets(request, model, adaptation.support.classes, len(query.raw))
+        steps = _steps(request, model) if adaptation.entry is None else adaptation.entry.job.steps
+        level, method = interval_choice(request.interval, model, len(adaptation.support.y), steps)
         if model.manifest.kind == "classification":
             if request.quantiles:
                 raise invalid_at("/quantiles", "classes have no quantiles")
             spec = PredictionSpec((), None, request.particles)
         else:
-            spec = PredictionSpec(tuple(request.quantiles), request.interval, request.particles)
+            spec = PredictionSpec(tuple(request.quantiles), level, request.particles, method)
         job = self._job(adaptation, query.standardised, spec, {"query": query})
         return job if targets is None else replace(job, query_y=targets)
 
@@ -153,6 +156,9 @@ class Decoder:
         support = adaptation.support
         extends = entry is not None and request.support is not None
         default_ttl_s = DEFAULT_TTL_S if extends else 0.0
+        warnings = input_warnings(model, support, rows)
+        if isinstance(spec, PredictionSpec) and spec.interval_method == "conformal":
+            warnings += conformal_warnings(model, len(support.y))
         job = Job(
             model=model,
             support_x=support.x.standardised,
@@ -162,7 +168,7 @@ class Decoder:
             seed=model.learner.drawing(request.adapt.seed).seed if entry is None else entry.job.seed,
             spec=spec,
             deadline=adaptation.budget.deadline,
-            warnings=input_warnings(model, support, rows),
+            warnings=warnings,
             classes=support.classes,
             posted=support.posted,
             ttl_s=default_ttl_s if request.keep is None else request.keep.ttl_s,

@@ -13,11 +13,8 @@ from bmaml.learners import Diverged
 from bmaml.learners.posterior import Posterior
 from bmaml.task import Examples
 from model_store import Model
-from model_store.model import Single
+from model_store.model import NEGLIGIBLE_WEIGHT, Single
 from service.job import Array, Job, KeptPosterior
-
-NEGLIGIBLE_WEIGHT = 1e-8
-"""Total weight of the hypotheses that are left out: far below single precision."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from service.compute.selection import choose
 from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
 from service.schemas.responses import (
     Interval,
+    IntervalByMethod,
     ParticleMoments,
     Prediction,
     Quantiles,
@@ -64,6 +65,9 @@ class BatchMoments:
         scored = self._scored(task, job)
         if scored is not None and not np.isfinite(scored).all():
             return False
+        ends = self._conformal_ends(task, job)
+        if ends is not None and not np.isfinite(ends).all():
+            return False
         if self._finite_with_padding[task]:
             return True
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()
@@ -100,16 +104,34 @@ class BatchMoments:
         *moments, quantiles = (values[task, ..., rows, :] for values in self._in_single_precision)
         mean, std, *variances = map(_by_row, moments)
         quantiles = _by_row(quantiles[: len(spec.levels)])
+        ends = self._conformal_ends(task, job)
+        lower, upper = quantiles[-2:] if ends is None else ends
+        interval = Interval(spec.interval, lower, upper)
+        if spec.interval_method is not None:
+            interval = IntervalByMethod(**vars(interval), method=spec.interval_method)
         prediction = Prediction(
             mean=mean,
             std=std,
             variance=Variance(*variances),
-            quantiles=Quantiles(list(spec.quantiles), quantiles[:-2]),
-            interval=Interval(spec.interval, quantiles[-2], quantiles[-1]),
+            quantiles=Quantiles(list(spec.quantiles), quantiles[: len(spec.quantiles)]),
+            interval=interval,
             particles=particles,
         )
         scored = self._scored(task, job)
         return prediction if scored is None else ScoredPrediction(**vars(prediction), log_density=scored)
+
+    def _conformal_ends(self, task: int, job: Job) -> tuple[NDArray[np.float32], ...] | None:
+        """Both ends of a task's conformal interval, as they are answered; None where it asks for none."""
+        spec, own = job.spec, (task, slice(len(job.query_x)))
+        if not isinstance(spec, PredictionSpec) or spec.interval_method != "conformal":
+            return None
+        conformal, outputs = job.model.manifest.conformal, job.model.manifest.outputs
+        assert conformal is not None
+        assert spec.interval is not None
+        std, scale = np.sqrt(self.aleatoric[own] + self.epistemic[own]), [each.std for each in outputs]
+        with np.errstate(over="ignore", invalid="ignore"):  # `finite` looks
+            reach = conformal.half_widths(len(job.support_x), std, np.array(scale), spec.interval)
+            return tuple(_by_row(single_precision(self.mean[own] + each)) for each in (-reach, reach))
 
     def _scored(self, task: int, job: Job) -> Array | None:
         """The log density of a task's targets, as it is answered; None without targets."""

@@ -9,7 +9,7 @@ import torch
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
 from model_store.store import newest_versions
-from service.schemas.cards import ModelList, ModelSummary, Refused
+from service.schemas.cards import ConformalSummary, ModelList, ModelSummary, Refused
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, size and modification time of each file of a version (`Store.stamp`)."""
@@ -166,6 +166,7 @@ class Catalogue:
             inputs=[column.name for column in manifest.inputs],
             outputs=[column.name for column in manifest.outputs],
             versions=self.versions(name),
+            conformal=ConformalSummary.of_calibration(manifest.conformal),
         )
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bmaml.learners import learner_from
 from model_store import Manifest
+from model_store.conformal import Conformal
 
 
 class ColumnCard(BaseModel):
@@ -23,6 +24,63 @@ class ImageCard(BaseModel):
     channels: int = Field(description="1 for grey, 3 for RGB")
     size: int = Field(description="pixels along each side")
     drawing: bool = Field(description="whether images are ink on an even ground")
+
+
+class ConformalGroupCard(BaseModel):
+    """A group of query rows with thresholds of its own."""
+
+    output: str
+    support_rows: list[int] = Field(description="the fewest and the most")
+    width_from: float = Field(description="std, in standard deviations of the output in training")
+    width_below: float | None = Field(description="null: no bound")
+    units: int = Field(description="validation units with rows in the group")
+    max_level: float
+
+
+class ConformalSummary(BaseModel):
+    """The conformal intervals of a version."""
+
+    tasks: int = Field(description="validation tasks that they are calibrated on")
+    units: int = Field(
+        description="exchangeable units: all of these tasks, or the groups that the split keeps together"
+    )
+    max_level: float = Field(description="the highest level that every request is answered at")
+
+    @classmethod
+    def of_calibration(cls, conformal: Conformal | None) -> Self | None:
+        """The summary; None without calibration."""
+        if conformal is None:
+            return None
+        return cls(tasks=conformal.tasks, units=conformal.units, max_level=conformal.max_level)
+
+
+class ConformalCard(ConformalSummary):
+    """The conformal intervals of a version, with its groups."""
+
+    groups: list[ConformalGroupCard]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self | None:
+        """The card; None without calibration."""
+        if manifest.conformal is None:
+            return None
+        groups = []
+        for column, of_output in zip(manifest.outputs, manifest.conformal.outputs, strict=True):
+            width = 0.0
+            for each in of_output:
+                groups.append(
+                    ConformalGroupCard(
+                        output=column.name,
+                        support_rows=list(each.support_rows),
+                        width_from=width,
+                        width_below=each.width_below,
+                        units=each.units,
+                        max_level=each.max_level,
+                    )
+                )
+                width = each.width_below or 0.0
+        conformal = manifest.conformal
+        return cls(tasks=conformal.tasks, units=conformal.units, max_level=conformal.max_level, groups=groups)
 
 
 class VersionCard(BaseModel):
@@ -46,6 +104,7 @@ class VersionCard(BaseModel):
     seed: int
     code_version: str
     metrics: dict[str, float]
+    conformal: ConformalCard | None = Field(description="null where it has no conformal intervals")
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -76,6 +135,7 @@ class VersionCard(BaseModel):
             seed=manifest.seed,
             code_version=manifest.code_version,
             metrics=manifest.metrics,
+            conformal=ConformalCard.of(manifest),
         )
 
 
@@ -89,6 +149,9 @@ class ModelSummary(BaseModel):
     inputs: list[str]
     outputs: list[str]
     versions: list[int]
+    conformal: ConformalSummary | None = Field(
+        description="of the newest version; null where it has no conformal intervals"
+    )
 
 
 class Refused(BaseModel):

@@ -1,8 +1,8 @@
 """Bodies of POST requests; `responses.py` has those of their replies."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from bmaml.learners import MAX_STEPS
 from service.schemas.values import Labels, X
@@ -77,6 +77,23 @@ class Keep(_Request):
     ttl_s: Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = DEFAULT_TTL_S
 
 
+class IntervalChoice(_Request):
+    """The level of the interval, and the method that computes it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"level": 0.9, "method": "conformal"}]})
+
+    level: Level = 0.9
+    method: Literal["mixture", "conformal"] = Field(
+        default="mixture",
+        description="mixture: the central interval of the belief; conformal: mean ± threshold × std, "
+        "with coverage that was counted on the validation tasks",
+    )
+
+
+def _interval_form(value: Any) -> str:
+    return "interval-choice" if isinstance(value, dict | IntervalChoice) else "interval-level"
+
+
 class AdaptationRequest(_Request):
     """The fields that every request for adaptation has."""
 
@@ -140,7 +157,14 @@ class AdaptPredictRequest(AdaptationRequest):
 
     query: Query
     quantiles: list[Level] = Field(default=[], max_length=MAX_QUANTILE_LEVELS)
-    interval: Level = 0.9
+    interval: Annotated[
+        Annotated[Level, Tag("interval-level")] | Annotated[IntervalChoice, Tag("interval-choice")],
+        Discriminator(_interval_form),
+    ] = Field(
+        default=0.9,
+        description="a number is the level of the mixture's interval",
+        examples=[0.9, {"level": 0.9, "method": "conformal"}],
+    )
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
     log_density: bool = Field(
         default=False,

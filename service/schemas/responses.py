@@ -116,6 +116,17 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class IntervalByMethod(Interval):
+    """The interval, where the request named a method.
+
+    By `mixture` it is the central interval that holds `level` of the probability. By `conformal` it is mean ±
+    threshold × std, and holds a row of a new task with probability `level` at least.
+    """
+
+    method: Literal["mixture", "conformal"]
+
+
+@dataclass(frozen=True)
 class ParticleMoments:
     """Each particle's own prediction: mean[particle][row], std (noise included), and weight[particle]."""
 
@@ -132,7 +143,9 @@ class Prediction:
     std: Values
     variance: Variance
     quantiles: Quantiles
-    interval: Interval
+    interval: Annotated[
+        IntervalByMethod | Interval, Field(description="with its method where the request named one")
+    ]
     particles: ParticleMoments | None
 
 

@@ -132,6 +132,8 @@ UNION_TAGS = frozenset(
         "encoded-images",
         "constrained-str",
         "constrained-int",
+        "interval-level",
+        "interval-choice",
     }
 )
 """Parts of pydantic's error locations that are tags of unions, not keys of the caller's body."""

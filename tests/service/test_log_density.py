@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from bmaml.task import Examples
 from model_store import Store
-from service.compute.adaptation import NEGLIGIBLE_WEIGHT
+from model_store.model import NEGLIGIBLE_WEIGHT
 from service.settings import Settings
 from tests.images import png, publish_classifier, random_images
 from tests.published import SIZE, X, Y, Z, publish

@@ -40,9 +40,12 @@ def test_training_improves_and_publishes_with_measured_figures(tmp_path, learner
         "coverage_80",
         "coverage_90",
         "coverage_95",
+        "conformal_coverage_90",
     }
     assert "published s version 2" in capsys.readouterr().out
     assert "| nll |" in store.card("s")
+    assert store.load("s").manifest.conformal.tasks == 10
+    assert "counted on 10 validation tasks" in store.card("s")
 
 
 def test_a_seed_gives_the_same_version_twice(tmp_path):

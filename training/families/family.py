@@ -7,6 +7,7 @@ import torch
 
 from bmaml.task import TaskBatch
 from model_store.columns import Column
+from training.families.splits import Indices
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Difference of the seed of the validation tasks from the run's."""
@@ -38,6 +39,10 @@ class RegressionFamily(Family, Protocol):
     @property
     def outputs(self) -> tuple[Column, ...]:
         """The columns of y and their units."""
+
+    @property
+    def validation_groups(self) -> Indices:
+        """The group of each validation task, `[task]`. Only tasks of different groups are exchangeable."""
 
     def held_out(self) -> Iterator[TaskBatch]:
         """The tasks of the published metrics; no part of training sees them."""

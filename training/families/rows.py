@@ -38,6 +38,7 @@ class Rows:
         x, y: `[row, column]` in the caller's units.
         starts, counts: the first row and the number of rows of each task.
         roles: "train", "validation" or "test" of each task.
+        groups: the group of each task that the roles keep together; its own where nothing groups them.
         early: the rows up to `support_until`, `[row]`; None without it.
         notes: sentences that say how the file was read and count what was left out.
     """
@@ -50,6 +51,7 @@ class Rows:
     starts: Indices
     counts: Indices
     roles: NDArray[np.str_]
+    groups: Indices
     early: Mask | None
     notes: tuple[str, ...]
 
@@ -210,6 +212,7 @@ def read_rows(
         starts[enough],
         counts[enough],
         roles,
+        groups[enough],
         early,
         tuple(notes),
     )

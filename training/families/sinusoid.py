@@ -7,6 +7,7 @@ validation and held-out tasks are noiseless, so that an error is the learner's a
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from bmaml.task import Examples, TaskBatch
 from model_store.columns import Column
 from training.config import Shots, SinusoidConfig
 from training.families.family import HELD_OUT_SEED, VALIDATION_SEED_OFFSET
+from training.families.splits import Indices
 
 AMPLITUDE = (0.1, 5.0)
 FREQUENCY = (0.5, 2.0)
@@ -63,6 +65,11 @@ class Sinusoid:
     def validation_tasks(self) -> int:
         """The number of validation tasks, all different."""
         return VALIDATION_TASKS
+
+    @property
+    def validation_groups(self) -> Indices:
+        """The group of each validation task: its own."""
+        return np.arange(VALIDATION_TASKS)
 
     def held_out(self, shots: int | None = None) -> Iterator[TaskBatch]:
         """500 tasks × 200 noiseless points; the seed does not depend on the run's.

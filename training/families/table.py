@@ -120,6 +120,11 @@ class Table:
         """The number of different validation tasks."""
         return int((self.rows.roles == "validation").sum())
 
+    @property
+    def validation_groups(self) -> Indices:
+        """The group of each validation task: those that `group` keeps together have one."""
+        return self.rows.groups[self.rows.roles == "validation"]
+
     def held_out(self) -> Iterator[TaskBatch]:
         """The test tasks, each with up to 1,000 query rows."""
         return self._seeded("test", MAX_HELD_OUT_QUERIES)

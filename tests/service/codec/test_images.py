@@ -292,6 +292,7 @@ def bomb():
         ),
         ({"query": {"x": {"dtype": "int8", "shape": [1], "base64": ""}}}, 422, "/query/x/dtype"),
         ({"quantiles": [0.5]}, 422, "/quantiles"),
+        ({"interval": {"level": 0.9, "method": "conformal"}}, 422, "/interval/method"),
         ({"adapt": {"steps": 1}}, 422, "/adapt/steps"),
         ({"support": {"x": {"images": []}, "y": []}}, 422, "/support/y"),
         ({"support": {"x": encoded(GREY[0, :2]), "y": ["a"]}}, 422, "/support/y"),

@@ -27,7 +27,7 @@ from service.compute.cuda_graphs import GraphCache
 from service.compute.device import DeviceFailed
 from service.job import Job, PredictionSpec, work_per_row
 from service.registry import warm_up
-from tests.published import SIZE, X, Y, Z, publish
+from tests.published import SIZE, X, Y, Z, conformal, publish
 from tests.service.test_company import job_of, models, plans, same
 
 __all__ = ["models"]  # the fixture
@@ -151,6 +151,15 @@ def test_a_mix_that_is_recorded_where_it_can_be_is_answered_as_if_nothing_were(m
     ]
     for each, alone in zip(answer_batch(jobs, graphs), jobs, strict=True):
         same(each, answer_batch([alone])[0])
+
+
+def test_conformal_intervals_are_answered_by_recordings_too(tmp_path):
+    model, (graphs, events) = publish(tmp_path, conformal=conformal()), noting()
+    spec = PredictionSpec((0.2,), 0.9, interval_method="conformal")
+    jobs = [replace(job(model, seed=seed), spec=each) for seed, each in enumerate([spec, PredictionSpec()])]
+    for found, alone in zip(answer_batch(jobs, graphs), jobs, strict=True):
+        same(found, answer_batch([alone])[0])
+    assert events["launched"] == 1
 
 
 def test_a_diverged_task_fails_alone_among_launched_ones(tmp_path):
