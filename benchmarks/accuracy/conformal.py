@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import command_line, pages
 from model_store import SHIPPED, Model, Store
 from model_store.columns import Array
-from model_store.conformal import Conformal
+from model_store.conformal import LEVEL_ROUNDING, Conformal
 from training.config import Shots, SinusoidConfig, TableConfig, UpTo
 from training.conformal import (
     Borders,
@@ -35,7 +35,7 @@ from training.families import RegressionFamily, Sinusoid, Table
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 SPLITS = 200
-SHARE = 0.5
+SHARE = 0.75
 """Share of the validation tasks that a split calibrates on."""
 
 
@@ -56,6 +56,7 @@ class Coverage:
 def counted(conformal: Conformal, rows: ScoredRows, level: float, output: int = 0) -> Array:
     """Weight of the rows that their interval holds, weight of all, and the bound from above, `[group, 3]`.
 
+    The first and the last are not a number where the group has no interval of this level.
     Rows have the weights of `training.conformal.unit_shares`.
     """
     found = []
@@ -68,8 +69,9 @@ def counted(conformal: Conformal, rows: ScoredRows, level: float, output: int = 
         part = np.searchsorted(ends, rows.widths[member, output], side="right")
         for index, group in enumerate(groups):
             there, inside = part == index, scores <= conformal.threshold(group, level)
-            bound = conformal.upper_bound(group, level)
-            found.append((shares[there & inside].sum(), shares[there].sum(), bound))
+            answered = 1.0 if level <= group.max_level + LEVEL_ROUNDING else math.nan
+            bound = conformal.upper_bound(group, level) * answered
+            found.append((shares[there & inside].sum() * answered, shares[there].sum(), bound))
     return np.array(found)
 
 
@@ -126,33 +128,54 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def table(model: Model, family: RegressionFamily, splits: int) -> Iterator[str]:
-    """The lines of one version's table."""
-    rows = scored_rows(model, family.validation(), family.validation_groups)
-    between = training_borders(model, family, rows)
-    whole = calibration(rows, between)
-    held_out = list(family.held_out())
+def tables(model: Model, family: RegressionFamily, splits: int) -> Iterator[str]:
+    """The lines of one version's table; of a second one, as if groups of tasks were none, where there are."""
+    groups, held_out = family.validation_groups, list(family.held_out())
     others = scored_rows(model, held_out, np.arange(sum(map(len, held_out))))
-    names = []
+    rows = scored_rows(model, family.validation(), groups)
+    units = f"{rows.units} groups of " if rows.units < rows.tasks else ""
+    yield f"### {model.manifest.name}: {units}{rows.tasks} validation tasks, {others.tasks} held-out tasks"
+    yield ""
+    yield from table(rows, others, training_borders(model, family, rows), splits)
+    if rows.units < rows.tasks:
+        rows = scored_rows(model, family.validation(), np.arange(rows.tasks))
+        yield f"### {model.manifest.name}, as if tasks of one group were exchangeable with those of others"
+        yield ""
+        yield from table(rows, others, training_borders(model, family, rows), splits)
+
+
+def table(rows: ScoredRows, others: ScoredRows, between: Borders, splits: int) -> Iterator[str]:
+    """The lines of one table.
+
+    Args:
+        rows, others: of validation and of held-out tasks.
+    """
+    whole = calibration(rows, between)
+    names, sizes = [], []
     for group in whole.outputs[0]:
         low, high = group.support_rows
         width = "" if group.width_below is None else f", std < {group.width_below:.3g}"
-        names.append(f"{low}–{high} rows{width}")
-    units = f"in {rows.units} groups, " if rows.units < rows.tasks else ""
-    yield f"### {model.manifest.name}: {rows.tasks} validation tasks, {units}{others.tasks} held-out tasks"
-    yield ""
+        names.append(f"{low} rows{width}" if low == high else f"{low}–{high} rows{width}")
+        sizes.append(group.weight)
     yield "| level | group | n | over splits | standard error | at most | held-out tasks |"
     yield "|---|---|---|---|---|---|---|"
     for level in LEVELS:
         found, counts = over_splits(rows, between, level, splits), counted(whole, others, level)
         held = [*(counts[:, 0] / counts[:, 1]), counts[:, 0].sum() / counts[:, 1].sum()]
-        sizes = [*(each.weight for each in whole.outputs[0]), float(rows.units)]
-        for index, name in enumerate([*names, "all"]):
-            yield (
-                f"| {level:.0%} | {name} | {sizes[index]:.4g} | {found.coverage[index]:.2%} | "
-                f"{found.error[index]:.2%} | {found.bound[index]:.2%} | {held[index]:.1%} |"
-            ).replace("%", " %")
+        for index, (name, size) in enumerate(zip([*names, "all"], [*sizes, rows.units], strict=True)):
+            cells = [
+                _percent(found.coverage[index], 2),
+                _percent(found.error[index], 2),
+                _percent(found.bound[index], 2),
+                _percent(held[index], 1),
+            ]
+            yield f"| {level * 100:.0f} % | {name} | {size:.4g} | {' | '.join(cells)} |"
     yield ""
+
+
+def _percent(share: float, decimals: int) -> str:
+    """A share in percent; `refused` where a group has too few units for the level."""
+    return "refused" if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
 def main() -> None:
@@ -171,7 +194,7 @@ def main() -> None:
         model = store.load(name)
         family = family_of(model, options.data) if model.manifest.kind == "regression" else None
         if family is not None:
-            lines += table(model, family, options.splits)
+            lines += tables(model, family, options.splits)
     if options.page:
         pages.write(options.page, lines, "conformal")
     else:

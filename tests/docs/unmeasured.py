@@ -85,6 +85,8 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "at x = 3.2",
         "Its 5 to 95 % range is −2.46 to 2.95.",
         "Mean ± 1.645 std would be −2.20 to 3.72",
+        "at most (1 + a)/n more",
+        "levels above n/(n + 1). Such a request is a 422",
         "1 / Σ weight²",
     ),
     "when-not.md": (
