@@ -96,12 +96,19 @@ class Predictive:
         return entropy.mixture_entropy(means, scales, self.log_weights).unflatten(-1, self.means.shape[2:])
 
     def quantiles(
-        self, levels: Float[Tensor, "#task level"], rounds: int | None = None
+        self, levels: Float[Tensor, "#task level"], rounds: int | None = None, tolerance: float = 0.0
     ) -> Float[Tensor, "task level row output"]:
         """The mixture's quantiles (not those of a matched normal), for levels strictly inside (0, 1).
 
         NaN where the prediction is NaN. `rounds` is that of `quantiles.mixture_quantiles`.
+
+        Args:
+            tolerance: the largest relative error of each level, or of its complement, for which the lightest
+                components are left out.
         """
+        if tolerance and levels.shape[-1]:
+            least = torch.minimum(levels, 1 - levels).amin(-1, keepdim=True)
+            return self.pruned(tolerance * least).quantiles(levels, rounds)
         tasks, components, rows, outputs = self.means.shape
         means = self.means.flatten(2).movedim(1, 0).unsqueeze(2)  # [component, task, 1, place]
         scales = self._scale().flatten(2).movedim(1, 0).unsqueeze(2)
@@ -137,7 +144,7 @@ class Predictive:
             return between
         return torch.cat([between, self.factor.expand(-1, -1, between.shape[2], -1)], -1)
 
-    def pruned(self, negligible: float) -> "Predictive":
+    def pruned(self, negligible: float | Float[Tensor, "#task 1"]) -> "Predictive":
         """The belief without its lightest components.
 
         Each task drops components that together weigh no more than `negligible`, whatever the other tasks
@@ -248,7 +255,9 @@ class Predictive:
         return (self.noise + self.within).sqrt().expand_as(self.means)
 
 
-def kept_components(log_weights: LogWeights, negligible: float) -> Bool[Tensor, "task particle"]:
+def kept_components(
+    log_weights: LogWeights, negligible: float | Float[Tensor, "#task 1"]
+) -> Bool[Tensor, "task particle"]:
     """True for the components that stay when each task drops its lightest, of weight `negligible` together.
 
     NaN weights stay, so that divergence is seen.

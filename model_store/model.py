@@ -20,6 +20,9 @@ from bmaml.task import Examples
 from model_store.columns import Array, range_of, standardised
 from model_store.manifest import Manifest
 
+PRIOR_TOLERANCE = 1e-12
+"""Total weight of the hypotheses that the prior leaves out."""
+
 Single = NDArray[np.float32]
 """Standardised values, in the network's precision."""
 NEGLIGIBLE_WEIGHT = 1e-8
@@ -186,7 +189,7 @@ class Model:
         network, initial = self.learner.network, self.learned["initial"]
         nothing = Examples.empty(network.inputs, network.outputs, like=initial)
         with torch.no_grad():
-            posterior: Posterior = self.learner.adapt(self.learned, nothing, 0)
+            posterior: Posterior = self.learner.adapt_pruned(self.learned, nothing, PRIOR_TOLERANCE, 0)
         return posterior
 
     @cached_property

@@ -2,22 +2,34 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from bmaml.blocks import blocks
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
+from bmaml.learners.surprise import LEAST_SHARES, START_SHARES
 from bmaml.task import TaskBatch
 from training.families import Family
-from training.loop import validation_nlls
+from training.loop import TASKS_PER_BLOCK, validation_nlls
 
 ROUNDS = 2
 """Searches of each scalar where there are several, since each is fitted with the others fixed."""
 
+SHARE_ROUNDS = 5
+"""Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
+
 TOLERANCE = 0.01
 """Width of the last bracket: one percent of a scalar whose logarithm is searched."""
+
+
+class _ValidationTasks(Protocol):
+    """Those who have validation tasks."""
+
+    def validation(self) -> Iterator[TaskBatch]:
+        """The validation tasks; the same every time."""
 
 
 def calibrated(
@@ -48,7 +60,34 @@ def calibrated(
         gains = nlls(0.0) - nlls(shift)
         needed = _standard_error(gains) if not scalar.trained else 0.0
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
+    if "log_shares" in found:
+        found["log_shares"] = calibrated_shares(learner, found, tasks)
     return found
+
+
+def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
+    """Log prior weights of the groups of hypotheses: how many of the validation tasks each explains.
+
+    Expectation maximisation on the evidence of all rows of a task. No group has less than its share in
+    `LEAST_SHARES`: that no validation task needed it does not rule it out.
+    """
+    least, shares = torch.tensor(LEAST_SHARES), torch.tensor(START_SHARES)
+    for _ in range(SHARE_ROUNDS):
+        with torch.no_grad():
+            trial = {**learned, "log_shares": shares.log()}
+            explained = torch.cat(
+                [learner.adapt(trial, part.all_examples()).surprise for part in _parts(family)]
+            )
+        shares = torch.maximum(explained.mean(0), least)
+        shares = shares / shares.sum()
+    return shares.log()
+
+
+def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:
+    """The validation tasks, a few at a time."""
+    for batch in family.validation():
+        for part in blocks(len(batch), TASKS_PER_BLOCK):
+            yield batch.tasks(part)
 
 
 def _standard_error(values: Tensor) -> float:

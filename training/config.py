@@ -4,6 +4,7 @@ These dataclasses are also the options of `bmaml-train`: names, types, defaults 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -208,6 +209,8 @@ class TableConfig:
         categorical: input columns whose numbers are names: one column per value.
         drop: the fraction of its rows that each visit to a training task leaves out at random, against
             overfitting to few tasks.
+        resolution: half the distance at which labels can be told apart, in the units of the output (the
+            smallest of several): labels that agree by chance or rounding are then no proof of a tiny noise.
         hide: the fraction of visits in which a text column is zero, each column on its own. Callers may
             then leave such columns zero.
 
@@ -228,11 +231,14 @@ class TableConfig:
     missing: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     drop: float = 0.0
+    resolution: float = 0.0
     hide: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise InvalidConfig(f"the part of rows to drop must lie in [0, 1); found {self.drop}")
+        if not 0 <= self.resolution < math.inf:
+            raise InvalidConfig(f"the resolution of labels cannot be negative; found {self.resolution}")
         if not 0 <= self.hide < 1:
             raise InvalidConfig(f"the part of texts to hide must lie in [0, 1); found {self.hide}")
         inputs = [name for name, _ in self.x]

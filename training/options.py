@@ -30,13 +30,14 @@ from training.recipes import LEARNERS_FOR, recipe_for
 
 Settings = Mapping[str, dict[str, Any]]
 """The settings that were given, of the "learner" (with its network) and of the "outer_loop"."""
-RECIPE_ONLY = frozenset({"inputs", "outputs", "network", "priors", "likelihood", "seed"})
+RECIPE_ONLY = frozenset({"inputs", "outputs", "network", "priors", "likelihood", "seed", "resolution"})
 """Settings of networks and learners that are no options."""
 OPTION_TYPES = {
     "learner": literal_type_from_choices(sorted(LEARNERS)),
     "activation": literal_type_from_choices(sorted(ACTIVATIONS)),
     "bands": tuple[float, float],
     "correlated": bool,
+    "surprise": bool,
 }
 """The types of options that differ from their settings'."""
 RULES = {
@@ -168,6 +169,8 @@ def _option(name: str, kind: Any, text: str, hint: str) -> Any:
 
 
 def _written(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "True"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return RULES.get((name, value), str(value))
@@ -191,12 +194,14 @@ def configuration(
     settings: Settings,
     columns: tuple[int, int],
     embedding: ConvNet | None = None,
+    resolution: float = 0.0,
 ) -> TrainingConfig:
     """The configuration that options describe; settings that are not given are the recipe's.
 
     Args:
         columns: the numbers of inputs and outputs of the learner's network.
         embedding: the network that embeds images.
+        resolution: of labels, standardised.
 
     Raises:
         InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
@@ -219,6 +224,12 @@ def configuration(
         chosen["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
     if name == Collapsed.name and family.shots.lowest == 0:
         chosen.setdefault("prior_widening", True)
+    if name == Collapsed.name and resolution:
+        chosen["resolution"] = resolution
+    if isinstance(chosen.get("surprise"), bool):
+        chosen["surprise"] = recipe.settings.get("surprise") if chosen["surprise"] else None
+    if not chosen.get("evidence_weights", True):
+        chosen.pop("surprise", None)
     learner = learner_from(name, chosen)
     return TrainingConfig(
         checked_name(run.name),

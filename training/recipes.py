@@ -4,7 +4,7 @@ docs/accuracy.md has the measurements behind them. The learners of the literatur
 ten particles and one inner step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bmaml.learners import LEARNERS
@@ -14,6 +14,7 @@ from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
 from bmaml.learners.maml import MAML
+from bmaml.learners.surprise import Surprise
 from training.config import FamilyKind, Optimisation
 
 CLASSIFIERS = (Conjugate.name, BFA.name, BMAML.name, EMAML.name, MAML.name)
@@ -57,6 +58,7 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
             "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
             "bands": (0.47, 2.05),
             "priors": {"noise_start": 5000.0},
+            "surprise": asdict(Surprise(lengths=(10.0, 2.5, 0.6), broad_scales=(1.0, 2.0, 4.0))),
         }
         plan = Optimisation(meta_steps=2000, patience=0, **{**decay, "learning_rate": 1e-3})  # type: ignore[arg-type]
         return Recipe((12,), "sine", settings, plan)
@@ -66,6 +68,7 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
         "pointwise": True,
         "varying_noise": True,
         "correlated": True,
+        "surprise": asdict(Surprise()),
     }
     plan = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
     return Recipe((32, 32), "sine", settings, plan)

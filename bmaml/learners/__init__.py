@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
@@ -64,12 +64,16 @@ def _build(kind: type[Any], settings: Mapping[str, Any]) -> Any:
         raise InvalidLearner(f"{kind.__name__} has no setting {', '.join(unknown)}")
     values: dict[str, Any] = {}
     for name, value in settings.items():
-        target = fields[name]
-        if isinstance(target, type) and dataclasses.is_dataclass(target) and isinstance(value, Mapping):
-            values[name] = _build(target, value)
+        nested = [each for each in (fields[name], *get_args(fields[name])) if _is_dataclass(each)]
+        if nested and isinstance(value, Mapping):
+            values[name] = _build(nested[0], value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**values)
     except TypeError as error:
         raise InvalidLearner(f"{kind.__name__}: {error}") from None
+
+
+def _is_dataclass(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)

@@ -36,27 +36,23 @@ the prior: particles that are trained to explain tasks with rows need not spread
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bmaml import svgd, tails
-from bmaml.densities import LOG_2PI, PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
+from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.device_constants import constant
 from bmaml.frequency_bands import redraw_in_bands
 from bmaml.last_layer import ConditionedLayers, condition
-from bmaml.learners.hypotheses import (
-    CollapsedPosterior,
-    KeptHypotheses,
-    gathered,
-    per_hypothesis,
-    sum_per_particle,
-)
+from bmaml.learners.hypotheses import CollapsedPosterior, KeptHypotheses, LayerMoments
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
+from bmaml.learners.surprise import START_SHARES, Layout, Surprise
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
@@ -95,6 +91,9 @@ class Collapsed(Learner[CollapsedPosterior]):
         evidence_weights: weight particles by their evidence; False weights all alike (the ablation).
         varying_noise: let the noise depend on x.
         prior_widening: fit the width of predictions that the support rows say nothing about.
+        resolution: half the distance at which labels can be told apart, standardised. Noise is at least that
+            of a uniform error so large, so that labels that repeat reward no spike.
+        surprise: hypotheses about tasks unlike those of training; None for none. Training leaves them out.
         correlated: fit the correlation of the errors of a task's rows, on tasks with numbers of support
             rows in this range; None takes the errors for independent.
     """
@@ -116,11 +115,15 @@ class Collapsed(Learner[CollapsedPosterior]):
     varying_noise: bool = False
     prior_widening: bool = False
     correlated: tuple[int, int] | None = None
+    resolution: float = 0.0
+    surprise: Surprise | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise InvalidLearner(f"scales must be positive numbers; found {self.scales}")
+        if not 0 <= self.resolution < math.inf:
+            raise InvalidLearner(f"resolution cannot be negative; found {self.resolution}")
         if not 0 <= self.spread < math.inf:
             raise InvalidLearner(f"spread cannot be negative; found {self.spread}")
         if self.correlated is not None:
@@ -128,6 +131,8 @@ class Collapsed(Learner[CollapsedPosterior]):
                 raise InvalidLearner("correlated rows count in evidence weights, which are off")
             if len(self.correlated) != 2 or not 0 <= self.correlated[0] < self.correlated[1]:
                 raise InvalidLearner(f"correlated are a fewest and more rows; found {self.correlated}")
+        if self.surprise is not None and not self.evidence_weights:
+            raise InvalidLearner("surprising hypotheses need evidence weights, which are off")
         if self.bands is not None:
             if not 0 <= self.bands[0] < self.bands[1] < math.inf:
                 raise InvalidLearner(f"bands are a lowest and a higher frequency; found {self.bands}")
@@ -136,15 +141,29 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     @property
     def hypotheses(self) -> int:
-        """One for every particle at every scale."""
-        return self.particles * len(self.scales)
+        """One for every particle at every scale, and the surprising ones."""
+        return len(self.layout.hypotheses)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The hypotheses."""
+        return Layout(self.particles, self.scales, self.surprise)
+
+    @cached_property
+    def _without_surprise(self) -> "Collapsed":
+        return self if self.surprise is None else replace(self, surprise=None)
+
+    def trains(self, name: str) -> bool:
+        """Whether training moves this learned tensor."""
+        return name not in ("log_shares", "frequencies") and super().trains(name)
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
         With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with prior widening the scalar
-        `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ. The prior mean of the
-        last layer starts at zero.
+        `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ; with surprising
+        hypotheses `log_shares` `[group]`, the logarithms of the groups' prior weights, and `frequencies`
+        `[input, frequency]` of the broad processes. The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -162,6 +181,9 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["log_prior_widening"] = torch.zeros(())
         if self.correlated is not None:
             learned["correlation"] = torch.zeros(())
+        if self.surprise is not None:
+            learned["log_shares"] = torch.tensor(START_SHARES).log()
+            learned["frequencies"] = self.surprise.draw_frequencies(self.network.inputs)
         return learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
@@ -182,37 +204,33 @@ class Collapsed(Learner[CollapsedPosterior]):
         if steps:
             particles = self._move_features(learned, support, steps)
         slopes = learned["noise_slopes"].unsqueeze(0) if self.varying_noise else None
-        layers = self._conditioned(particles, slopes, support)
-        evidence = self._evidence(layers, support).flatten(1)
-        if self.evidence_weights:
-            weights = (self._exponent(learned, support) * evidence).log_softmax(-1)
-        else:
-            weights = torch.zeros_like(evidence).log_softmax(-1)
-        scales, owner, kept = constant(self.scales, support.x).repeat(1, self.particles), None, None
-        if negligible:
-            kept = KeptHypotheses.of(weights, len(self.scales), negligible)
-            weights, owner, scales = kept.log_weights, kept.owner, gathered(scales, kept.hypothesis)
-            if (some := kept.particle) is not None:
-                particles = gathered(particles, some)
-                slopes = None if slopes is None else gathered(slopes, some)
-        mean, seen, spent = layers.posterior() if kept is None else kept.posterior(layers)
+        layers = self._conditioned(particles, slopes, support, self.layout.noisy)
+        broad = None if self.surprise is None else self.surprise.condition(learned["frequencies"], support)
+        weights = self._log_weights(learned, layers, broad, support)
+        kept = KeptHypotheses.of(self.layout, weights, negligible)
+        particles = kept.own.taken(self._with_noisy(particles))
+        if slopes is not None:
+            slopes = kept.own.taken(torch.cat([slopes, slopes[:, self._noisy_particles]], 1))
+        mean, seen, spent = kept.own.posterior(layers)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
         return CollapsedPosterior(
+            log_weights=kept.log_weights.to(dtype),
+            owner=kept.owner,
+            scales=kept.scales.to(dtype),
+            surprise=self.layout.group_weights(weights).to(dtype),
             particles=particles,
             head=prior_mean + (mean / units).to(dtype),
             seen=seen.to(dtype),
             spent=spent.to(dtype),
-            log_weights=weights.to(dtype),
-            owner=owner,
-            scales=scales,
             noise_slopes=slopes,
+            **self._broad_parts(learned, kept, broad, support.x),
             log_widening=learned["log_widening"],
             log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
         )
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
-        """The mixture of the particles' exact predictions, in x's precision."""
+        """The mixture of the hypotheses' exact predictions, in x's precision."""
         hidden = self.network.features(weights_of(posterior.particles), x)
         means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
@@ -227,28 +245,20 @@ class Collapsed(Learner[CollapsedPosterior]):
         widening = ((1 - remaining) * posterior.log_widening).exp()
         epistemic_widening = widening * (remaining * posterior.log_prior_widening).exp()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
-        factor = None
+        root = None
         if joint:
             root = torch.cat([left, left_of_one], -1) * (epistemic_widening * precision.rsqrt())
-            share = sum_per_particle(tails.exp(posterior.log_weights) * posterior.scales.square(), posterior)
-            factor = (root * share.sqrt()[..., None, None]).movedim(1, 2).flatten(2).unsqueeze(2)
-        return Predictive(
-            means=per_hypothesis(means, posterior, 0),
-            noise=per_hypothesis(widening.square() * noise, posterior, 2),
-            within=per_hypothesis(epistemic_widening.square() * within, posterior, 2),
-            log_weights=posterior.log_weights.expand(len(x), -1),
-            factor=factor,
-        )
+        own = LayerMoments(means, widening.square() * noise, epistemic_widening.square() * within, root)
+        return posterior.mixture(own, x)
 
     def effective_particles(self, posterior: CollapsedPosterior) -> PerTask:
-        """1 / Σ weight², the hypotheses of a particle counted together."""
-        if posterior.owner is None:
-            return super().effective_particles(posterior)
-        return 1 / sum_per_particle(tails.exp(posterior.log_weights), posterior).square().sum(-1)
+        """1 / Σ weight², the hypotheses of a layer counted together."""
+        weights = tails.exp(posterior.log_weights)
+        return 1 / posterior.sum_per_layer(weights).square().sum(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
-        predictive = self.predict(self.adapt(learned, batch.support), batch.query.x)
+        predictive = self.predict(self._without_surprise.adapt(learned, batch.support), batch.query.x)
         mask, counts = batch.query.mask, batch.query.counts().clamp_min(1)
         if self.pointwise:
             logs = (predictive.log_density(batch.query.y) * mask.unsqueeze(-1)).sum((-1, -2))
@@ -266,7 +276,57 @@ class Collapsed(Learner[CollapsedPosterior]):
         """
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
         layers = self._conditioned(particles, slopes, support)
-        return self._evidence(layers, support).logsumexp(-1) - math.log(len(self.scales))
+        hypotheses = self._without_surprise.layout
+        each = hypotheses.evidence(layers.misfit, layers.log_volume, support.counts(), self.network.outputs)
+        return each.unflatten(1, (self.particles, -1)).logsumexp(-1) - math.log(len(self.scales))
+
+    def _log_weights(
+        self, learned: Learned, layers: ConditionedLayers, broad: ConditionedLayers | None, support: Examples
+    ) -> Float[Tensor, "task hypothesis"]:
+        """Logarithms of the weights of all hypotheses."""
+        if not self.evidence_weights:
+            nothing = layers.misfit.new_zeros(len(support), len(self.layout.hypotheses))
+            return nothing.log_softmax(-1)
+        misfit, volume = layers.misfit, layers.log_volume
+        if broad is not None:
+            misfit, volume = torch.cat([misfit, broad.misfit], 1), torch.cat([volume, broad.log_volume], 1)
+        evidence = self.layout.evidence(misfit, volume, support.counts(), self.network.outputs)
+        logs = self._exponent(learned, support) * evidence
+        if self.surprise is not None:
+            logs = logs + self.layout.log_prior(learned["log_shares"].to(logs))
+        return logs.log_softmax(-1)
+
+    def _broad_parts(
+        self, learned: Learned, kept: KeptHypotheses, broad: ConditionedLayers | None, like: Tensor
+    ) -> dict[str, Any]:
+        """The fields of the posterior about broad processes."""
+        if self.surprise is None or broad is None:
+            parts = "broad_layers", "broad_head", "broad_seen", "broad_spent", "frequencies"
+            return dict.fromkeys(parts) | {"longest": 0.0}
+        flat = tuple(number for layer in self.surprise.broad_layers for number in layer)
+        mean, seen, spent = (each.to(like) for each in kept.broad.posterior(broad))
+        return {
+            "broad_layers": kept.broad.taken(constant(flat, like).view(1, -1, 2)),
+            "broad_head": mean,
+            "broad_seen": seen,
+            "broad_spent": spent,
+            "frequencies": learned["frequencies"].unsqueeze(0),
+            "longest": max(self.surprise.lengths),
+        }
+
+    @cached_property
+    def _noisy_particles(self) -> list[int]:
+        """The particle of each layer with more noise."""
+        return [particle for particle, _ in self.layout.noisy]
+
+    def _with_noisy(self, particles: Tensor) -> Tensor:
+        """The particles, and those with more noise."""
+        if not self.layout.noisy:
+            return particles
+        levels = constant(tuple(level for _, level in self.layout.noisy), particles)
+        more = torch.zeros(len(levels), particles.shape[-1]).to(particles)
+        more[:, -PRECISIONS] = -levels.log()
+        return torch.cat([particles, particles[:, self._noisy_particles] + more], 1)
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """The exponent of the evidence, τ corrected for correlated rows."""
@@ -283,10 +343,16 @@ class Collapsed(Learner[CollapsedPosterior]):
         if slopes is not None:
             exponent = affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1)
             noise = noise * torch.exp(exponent)
-        return noise.clamp_min(MIN_NOISE)
+        return noise.clamp_min(max(MIN_NOISE, self.resolution**2 / 3))
 
-    def _conditioned(self, particles: Tensor, slopes: Tensor | None, support: Examples) -> ConditionedLayers:
-        """The last layers conditioned on each support set."""
+    def _conditioned(
+        self,
+        particles: Tensor,
+        slopes: Tensor | None,
+        support: Examples,
+        noisy: Sequence[tuple[int, float]] = (),
+    ) -> ConditionedLayers:
+        """The last layers conditioned on each support set: all particles, then those with more noise."""
         hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), support.x)
         noise = self._noise(particles, slopes, hidden).double()
         # Rows are scaled to noise of variance one; padding is zero.
@@ -296,13 +362,13 @@ class Collapsed(Learner[CollapsedPosterior]):
         scaled = torch.cat([hidden * factor, factor], -1)
         residual = (support.y.unsqueeze(1) - prior_mean) * scale
         log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
+        if noisy:
+            some, levels = self._noisy_particles, constant(tuple(level for _, level in noisy), scaled)
+            root, rows = levels.rsqrt().view(-1, 1, 1), support.counts().to(levels).unsqueeze(-1)
+            scaled, residual = (torch.cat([each, each[:, some] * root], 1) for each in (scaled, residual))
+            log_noise = torch.cat([log_noise, log_noise[:, some] + rows * levels.log()], 1)
+            width = torch.cat([width, width[:, some]], 1)
         return condition(scaled, residual, width, log_noise)
-
-    def _evidence(self, layers: ConditionedLayers, support: Examples) -> Float[Tensor, "task particle scale"]:
-        scales = constant(self.scales, layers.misfit)
-        rows = support.mask.sum(-1).view(-1, 1, 1)
-        volume = layers.log_volume.unsqueeze(-1) + rows * (LOG_2PI + 2 * scales.log())
-        return -0.5 * (layers.misfit.unsqueeze(-1) / scales.square() + self.network.outputs * volume)
 
     def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:
         """Particles after SVGD on the hidden layers alone, with the evidence as each particle's target."""

@@ -33,6 +33,8 @@ from service.schemas.responses import (
 
 MAX_CELLS, MAX_GPU_CELLS = 1 << 17, 1 << 24
 """Tasks × hypotheses × rows that are predicted together: on a CPU they stay in cache, on a GPU in memory."""
+LEVEL_TOLERANCE = 1e-3
+"""Relative error of a quantile's level, or of its complement, for which light hypotheses are left out."""
 MAX_PADDING_CELLS, MAX_GPU_PADDING_CELLS = 20_000, 1 << 21
 """Cells of padding that take as long as another group, on a CPU and on a GPU."""
 
@@ -177,7 +179,12 @@ def believe(
     scored = () if targets is None else (_log_density(model, belief, targets),)
     belief = model.in_callers_units(belief)
     moments = belief.mean(), belief.aleatoric(), belief.epistemic()
-    return belief, (nll_after, *moments, belief.quantiles(levels, rounds), *scored)
+    return belief, (
+        nll_after,
+        *moments,
+        belief.quantiles(levels, rounds, 0.0 if rounds else LEVEL_TOLERANCE),
+        *scored,
+    )
 
 
 def nll_before(model: Model, support: Examples) -> Tensor:

@@ -266,7 +266,7 @@ class LoadShedding:
     Parsing and checking take a good part of a request's time. A service that did both before refusing
     would answer fewer requests the more it received. So the bytes are searched for the model's name and
     the deadline alone. A request in which they are not found goes on, and the queue decides.
-    `benchmarks/serving/overload.py` fails without this layer: at twice its capacity the service keeps three
+    The overload benchmark fails without this layer: at twice its capacity the service keeps three
     quarters of its rate and misses deadlines, where it keeps all of it with the layer.
     """
 

@@ -22,12 +22,12 @@ OUTER_LOOP = (
 )
 REGRESSION = (
     f"{RUN} {LEARNER} {OUTER_LOOP} occam spread scales bands pointwise no-pointwise varying-noise "
-    "no-varying-noise prior-widening no-prior-widening correlated no-correlated"
+    "no-varying-noise prior-widening no-prior-widening correlated no-correlated surprise no-surprise"
 )
 OPTIONS = {
     "sinusoid": f"{REGRESSION} shots queries tasks resplit",
     "table": f"{REGRESSION} task x y split group order shots queries drop hide "
-    "support-until missing categorical",
+    "support-until missing categorical resolution",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions features-of",
     "evaluate": "store version shots support-until task split order steps",
