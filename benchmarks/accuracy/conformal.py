@@ -162,7 +162,8 @@ def table(rows: ScoredRows, others: ScoredRows, between: Borders, splits: int) -
     for level in LEVELS:
         found, counts = over_splits(rows, between, level, splits), counted(whole, others, level)
         held = [*(counts[:, 0] / counts[:, 1]), counts[:, 0].sum() / counts[:, 1].sum()]
-        for index, (name, size) in enumerate(zip([*names, "all"], [*sizes, rows.units], strict=True)):
+        lines = list(zip([*names, "all"], [*sizes, rows.units], strict=True))
+        for index, (name, size) in enumerate(lines if len(names) > 1 else lines[:1]):
             cells = [
                 _percent(found.coverage[index], 2),
                 _percent(found.error[index], 2),
