@@ -13,7 +13,7 @@ def believed(model, rows=3):
     x = torch.randn(1, rows, 1, generator=draw) / 4
     support = Examples.full(x, torch.randn(1, rows, len(model.manifest.outputs), generator=draw))
     posterior = model.learner.adapt(model.learned, support)
-    return model.predict(posterior, x), model.learner.predict(posterior, x)
+    return model.predict(posterior, x, support), model.learner.predict(posterior, x)
 
 
 def test_noise_is_at_most_the_square_of_the_range_of_each_output(tmp_path):
