@@ -1,5 +1,6 @@
 """The versions that the store offers: loaded onto the device, or shelved until a request names them."""
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
 from model_store.store import newest_versions
 from service.schemas.cards import ConformalSummary, ModelList, ModelSummary, Refused
+
+log = logging.getLogger("service.registry")
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, size and modification time of each file of a version (`Store.stamp`)."""
@@ -72,7 +75,10 @@ class Catalogue:
                 model = store.load(name, version).to(device)
                 prepare(model)
             except Exception as error:
-                refused.append(_refusal(name, version, error, root))
+                refusal = _refusal(name, version, error, root)
+                if not isinstance(error, BmamlError) and refusal not in self.refused:
+                    log.error("%s version %d cannot be run", name, version, exc_info=error)
+                refused.append(refusal)
                 if _transient(error):
                     retried.add((name, version))
                 return None

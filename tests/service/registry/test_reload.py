@@ -222,6 +222,28 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     assert refused["reason"].startswith("tiny/1/particles.safetensors hashes to")
 
 
+def test_an_error_that_nobody_expected_is_logged_with_its_traceback_once(tmp_path, monkeypatch, caplog):
+    publish(tmp_path, "tiny", seed=1)
+    whole, times = versions_module.warm_up, []
+
+    def failing(model, most_work, answer):
+        if len(times) < 4:
+            times.append(model)
+            raise ZeroDivisionError("by what is no number")
+        whole(model, most_work, answer)
+
+    monkeypatch.setattr(versions_module, "warm_up", failing)
+    settings = Settings(store=tmp_path, device="cpu", reload_s=0.02)
+    for served in serve(settings, ready=lambda client: client.get("/readyz").status_code == 200):
+        assert ask(served.client).status_code == 200
+    logged = [record for record in caplog.records if record.exc_info and record.name == "service.registry"]
+    assert [record.getMessage() for record in logged] == ["tiny version 1 cannot be run"]
+    assert logged[0].exc_info[0] is ZeroDivisionError
+    assert [r.getMessage() for r in caplog.records if "refused tiny" in r.getMessage()] == [
+        "refused tiny version 1: it cannot be run"
+    ]
+
+
 def test_a_version_refused_for_a_passing_cause_is_looked_at_again(tmp_path, monkeypatch):
     publish(tmp_path, "tiny", seed=1)
     whole, times = versions_module.warm_up, []
