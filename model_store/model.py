@@ -193,6 +193,12 @@ class Model:
         return posterior
 
     @cached_property
+    def surprising_prior(self) -> float | None:
+        """Prior weight of the hypotheses about tasks unlike those of training; None where it has none."""
+        prior = self.learner.group_prior(self.learned)
+        return None if prior is None else float(1 - prior[0].double())
+
+    @cached_property
     def input_range(self) -> Array:
         """Lowest and highest value of each input in training, in the caller's units, `[2, input]`."""
         return range_of(self.manifest.inputs)

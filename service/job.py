@@ -13,7 +13,7 @@ from torch import Tensor
 from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.model import Single
-from service.schemas.responses import ClassPrediction, Prediction
+from service.schemas.responses import ClassPrediction, Prediction, Surprise
 
 Array = NDArray[np.float64]
 """An array of numbers in double precision."""
@@ -247,6 +247,7 @@ class Answer:
     Attributes:
         support_nll: NLL of the support labels before and after adaptation; None without support rows.
         effective_particles: 1 / Σ weight² over particles.
+        surprise: weights of the surprising hypotheses; None where the model has none.
         times: times of the whole batch.
         batched_tasks: tasks of the batch.
         queue_s: seconds from submission to the start of the batch.
@@ -257,6 +258,7 @@ class Answer:
     result: Prediction | ClassPrediction | Selection | None
     support_nll: tuple[float, float] | None
     effective_particles: float
+    surprise: Surprise | None = None
     times: BatchTimes = BatchTimes()
     batched_tasks: int = 1
     queue_s: float = 0.0

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from bmaml.densities import weights_of
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
@@ -70,3 +72,30 @@ def publish(
         metrics={"nll": 1.5},
         conformal=conformal,
     )
+
+
+def own_rows(
+    model: Model, rows: int, seed: int = 0, noise: float = 1.0, size: float = 1.0
+) -> dict[str, list[Any]]:
+    """A support set drawn from the prior of the model's first particle.
+
+    Args:
+        noise: factor on the standard deviation of the noise.
+        size: factor on the labels, standardised.
+    """
+    random, particle, network = (
+        np.random.default_rng(seed),
+        model.learned["initial"][0],
+        model.learner.network,
+    )
+    x = random.uniform(-5, 5, (rows, 1))
+    hidden, mean = network.features_and_outputs(
+        weights_of(particle[None, None]), torch.from_numpy(model.standardised_inputs(x))[None]
+    )
+    features = np.column_stack([hidden[0, 0].numpy(), np.ones(rows)]) / np.sqrt(network.feature_size + 1)
+    noise_precision, weight_precision = np.exp(particle[-2:].numpy())
+    layer = random.standard_normal(features.shape[1]) / np.sqrt(weight_precision)
+    error = noise / np.sqrt(noise_precision) * random.standard_normal(rows)
+    y = size * (mean[0, 0, :, 0].numpy() + features @ layer + error)
+    column = model.manifest.outputs[0]
+    return {"x": x.tolist(), "y": (column.mean + column.std * y).tolist()}

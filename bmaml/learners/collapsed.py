@@ -210,7 +210,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         kept = KeptHypotheses.of(self.layout, weights, negligible)
         particles = kept.own.taken(self._with_noisy(particles))
         if slopes is not None:
-            slopes = kept.own.taken(torch.cat([slopes, slopes[:, self._noisy_particles]], 1))
+            slopes = kept.own.taken(torch.cat([slopes, self._of_noisy(slopes)], 1))
         mean, seen, spent = kept.own.posterior(layers)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
@@ -255,6 +255,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         """1 / Σ weight², the hypotheses of a layer counted together."""
         weights = tails.exp(posterior.log_weights)
         return 1 / posterior.sum_per_layer(weights).square().sum(-1)
+
+    def group_weights(self, posterior: CollapsedPosterior) -> Float[Tensor, "task group"] | None:
+        """The weights of known and surprising hypotheses; None without surprising ones."""
+        return None if self.surprise is None else posterior.surprise
+
+    def group_prior(self, learned: Learned) -> Float[Tensor, " group"] | None:
+        """The same before any row."""
+        return None if self.surprise is None else learned["log_shares"].softmax(-1)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
@@ -314,19 +322,20 @@ class Collapsed(Learner[CollapsedPosterior]):
             "longest": max(self.surprise.lengths),
         }
 
-    @cached_property
-    def _noisy_particles(self) -> list[int]:
-        """The particle of each layer with more noise."""
-        return [particle for particle, _ in self.layout.noisy]
+    def _of_noisy(self, values: Tensor) -> Tensor:
+        """Values `[#task, particle, …]` for each layer with more noise, those of its particle."""
+        if self.surprise is None:
+            return values[:, :0]
+        return torch.cat([values[:, :: self.surprise.noisy_every]] * len(self.surprise.noise_levels), 1)
 
     def _with_noisy(self, particles: Tensor) -> Tensor:
         """The particles, and those with more noise."""
         if not self.layout.noisy:
             return particles
         levels = constant(tuple(level for _, level in self.layout.noisy), particles)
-        more = torch.zeros(len(levels), particles.shape[-1]).to(particles)
+        more = particles.new_zeros(len(levels), particles.shape[-1])
         more[:, -PRECISIONS] = -levels.log()
-        return torch.cat([particles, particles[:, self._noisy_particles] + more], 1)
+        return torch.cat([particles, self._of_noisy(particles) + more], 1)
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """The exponent of the evidence, τ corrected for correlated rows."""
@@ -363,11 +372,13 @@ class Collapsed(Learner[CollapsedPosterior]):
         residual = (support.y.unsqueeze(1) - prior_mean) * scale
         log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
         if noisy:
-            some, levels = self._noisy_particles, constant(tuple(level for _, level in noisy), scaled)
+            levels = constant(tuple(level for _, level in noisy), scaled)
             root, rows = levels.rsqrt().view(-1, 1, 1), support.counts().to(levels).unsqueeze(-1)
-            scaled, residual = (torch.cat([each, each[:, some] * root], 1) for each in (scaled, residual))
-            log_noise = torch.cat([log_noise, log_noise[:, some] + rows * levels.log()], 1)
-            width = torch.cat([width, width[:, some]], 1)
+            scaled, residual = (
+                torch.cat([each, self._of_noisy(each) * root], 1) for each in (scaled, residual)
+            )
+            log_noise = torch.cat([log_noise, self._of_noisy(log_noise) + rows * levels.log()], 1)
+            width = torch.cat([width, self._of_noisy(width)], 1)
         return condition(scaled, residual, width, log_noise)
 
     def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:

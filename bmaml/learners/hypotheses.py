@@ -311,9 +311,13 @@ def _with_light_merged(
 
 
 def gathered(values: Tensor, index: Tensor) -> Tensor:
-    """`values[task, index[task, …], …]`; either may have a task axis of length one."""
+    """`values[task, index[task, …], …]`; either may have a task axis of length one.
+
+    Unlike indexing with brackets, which may look at a mask's numbers, it can be recorded in a CUDA graph.
+    """
     if values.shape[0] == 1:
-        return values[0][index]
+        return values[0].index_select(0, index.flatten()).unflatten(0, index.shape)
     if index.shape[0] == 1:
-        return values[:, index[0]]
-    return values[torch.arange(len(index), device=index.device).unsqueeze(-1), index]
+        return values.index_select(1, index[0])
+    first = torch.arange(len(index), device=index.device).unsqueeze(-1) * values.shape[1]
+    return values.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)

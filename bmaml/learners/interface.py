@@ -148,6 +148,14 @@ class Learner(ABC, Generic[PosteriorT]):
         logs = posterior.log_weights.unflatten(1, (self.particles, -1)).logsumexp(-1)
         return torch.exp(-torch.logsumexp(2 * logs, -1))
 
+    def group_weights(self, posterior: PosteriorT) -> Float[Tensor, "task group"] | None:
+        """The weights of the groups of hypotheses (`surprise.GROUPS`); None where all are known ones."""
+        return None
+
+    def group_prior(self, learned: Learned) -> Float[Tensor, " group"] | None:
+        """The same before any row."""
+        return None
+
     @abstractmethod
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """The meta-objective, a mean over tasks, to be minimised in `learned`."""

@@ -207,7 +207,7 @@ class Layout:
     def log_prior(self, log_shares: Float[Tensor, " group"]) -> Float[Tensor, " hypothesis"]:
         """The logarithm of the prior of every hypothesis, given those of the groups."""
         table = self.table(log_shares)
-        return log_shares[table.group] + table.log_prior
+        return log_shares.index_select(0, table.group) + table.log_prior
 
     def group_weights(self, log_weights: Float[Tensor, "task hypothesis"]) -> Float[Tensor, "task group"]:
         """The weight of each group."""

@@ -72,6 +72,21 @@ class SupportNll:
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """Weights of the hypotheses that the task is unlike those of training; those of training have the rest.
+
+    Attributes:
+        wide: the labels differ more than those of training.
+        noisy: the rows are noisier than those of training.
+        broad: no particle explains the rows.
+    """
+
+    wide: float
+    noisy: float
+    broad: float
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """Diagnostics of the adaptation.
 
@@ -79,6 +94,7 @@ class Diagnostics:
         effective_particles: 1 / Σ wᵢ² of the particles' weights w.
         support_nll: None for an empty support set.
         warnings: sentences.
+        surprise: None where the version has no hypotheses about unlike tasks.
     """
 
     particles: int
@@ -86,6 +102,7 @@ class Diagnostics:
     steps: int
     support_nll: SupportNll | None
     warnings: tuple[str, ...]
+    surprise: Surprise | None = None
 
 
 @dataclass(frozen=True)

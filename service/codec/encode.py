@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TypedDict
 
-from service.codec.warnings import fit_warnings
+from service.codec.warnings import fit_warnings, surprise_warnings
 from service.compute.capabilities import CAPABILITIES
 from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
@@ -103,7 +103,8 @@ class AnsweredJob:
                 effective_particles=answer.effective_particles,
                 steps=job.steps,
                 support_nll=None if nll is None else SupportNll(*nll),
-                warnings=[*job.warnings, *fit_warnings(nll)],
+                surprise=answer.surprise,
+                warnings=[*job.warnings, *surprise_warnings(job, answer), *fit_warnings(nll)],
             ),
             timing_ms=Timing(
                 decode=1000 * (job.decoded_at - self.accepted),

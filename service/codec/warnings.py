@@ -1,4 +1,4 @@
-"""Warnings of an answer: few or no labels, rows far from the training range, a fit that did not improve."""
+"""Warnings of an answer: few or no labels, rows far from training, an unlike task, a fit without a gain."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmaml.extrapolation import FAR_DISTANCE
+from bmaml.learners.surprise import Group
 from model_store import Column, Model
 from model_store.columns import distance_outside
 from service.codec.inputs import InputRows
 from service.codec.support_set import SupportSet
+from service.compute.surprise import surprising_group, total_weight
+from service.job import Answer, Job
 
 MAX_COLUMNS = 8
 """Columns that a warning names, at most."""
 TO_THE_PRIOR = "there the answer returns to the model's prior"
 BY_SUPPORT = "there the model is untested; the answer rests on support rows nearby and the other columns"
 WRONG_UNITS = "are their units right?"
+SURPRISES: Mapping[Group, str] = {
+    "wide": "its labels differ more than theirs; are their units right?",
+    "noisy": "its rows are noisier than theirs; check how they were measured, or add rows",
+    "broad": "no particle explains its rows, and the answer rests on these rows alone; add rows, or train on "
+    "tasks like it",
+}
+"""The rest of the warning about a task unlike those of training, by its heaviest group of hypotheses."""
 
 
 def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRows]) -> tuple[str, ...]:
@@ -60,6 +70,16 @@ def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
         "after adaptation the labels of the support set are no more probable than before: nothing that this "
         "model knows explains them, and its certainty means little"
     ]
+
+
+def surprise_warnings(job: Job, answer: Answer) -> list[str]:
+    """The warning about a task unlike those of training; none where it looks like them."""
+    group = surprising_group(job, answer)
+    if group is None:
+        return []
+    assert answer.surprise is not None
+    percent = 100 * total_weight(answer.surprise)
+    return [f"this task looks unlike those of training ({percent:.0f} % of the weight): {SURPRISES[group]}"]
 
 
 def _distances(columns: Sequence[Column], bounds: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,9 @@ from bmaml.learners.posterior import Posterior
 from bmaml.task import Examples
 from model_store import Model
 from model_store.model import NEGLIGIBLE_WEIGHT, Single
+from service.compute.surprise import surprise_of
 from service.job import Array, Job, KeptPosterior
+from service.schemas.responses import Surprise
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Adaptation:
         posterior: one posterior over all tasks, with a leading `task` axis.
         finite: whether the task's adaptation stayed finite, `[task]`.
         effective_particles: 1 / Σ weight² over particles, `[task]`.
+        group_weights: weights of the groups of hypotheses, `[task, group]`; None where all are known ones.
     """
 
     posterior: Any
     finite: NDArray[np.bool_]
     effective_particles: Array
+    group_weights: Array | None
 
     @classmethod
     def of(cls, jobs: Sequence[Job], model: Model, support: Examples) -> "Adaptation":
@@ -39,10 +43,16 @@ class Adaptation:
             posteriors = [kept.posterior for kept in all_kept]
             posterior: Posterior = type(posteriors[0]).joined(posteriors)
             effective = np.array([kept.effective_particles for kept in all_kept])
-            return cls(posterior, np.ones(len(all_kept), bool), effective)
+            finite = np.ones(len(all_kept), bool)
+            return cls(posterior, finite, effective, _group_weights(model, posterior))
         posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT, jobs[0].steps)
         finite = np.broadcast_to(posterior.finite().cpu().numpy(), len(jobs))
-        return cls(posterior, finite, to_numpy(model.learner.effective_particles(posterior)))
+        effective = to_numpy(model.learner.effective_particles(posterior))
+        return cls(posterior, finite, effective, _group_weights(model, posterior))
+
+    def surprise(self, task: int) -> Surprise | None:
+        """The weights of a task's surprising hypotheses; None where the model has none."""
+        return None if self.group_weights is None else surprise_of(self.group_weights[task])
 
     def kept_posterior(
         self,
@@ -59,6 +69,11 @@ class Adaptation:
         own = self.posterior.at(torch.tensor([task]))
         features = None if support_features is None else support_features.clone()
         return KeptPosterior(own, support_nll, float(self.effective_particles[task]), features)
+
+
+def _group_weights(model: Model, posterior: Posterior) -> Array | None:
+    weights = model.learner.group_weights(posterior)
+    return None if weights is None else to_numpy(weights)
 
 
 def padded_examples(

@@ -50,6 +50,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
                 result=_result(job, belief.part(own, query_rows), x[own, query_rows], features),
                 support_nll=nll_pair,
                 effective_particles=float(adaptation.effective_particles[task]),
+                surprise=adaptation.surprise(task),
                 kept=adaptation.kept_posterior(task, job, nll_pair, features),
                 cached=job.kept is not None,
             )

@@ -22,6 +22,7 @@ from model_store import Model
 from service.compute.adaptation import padded_rows
 from service.compute.cuda_graphs import Arrays, GraphCache
 from service.compute.regression import BatchMoments, believe, nll_before, quantile_levels, support_nll
+from service.compute.surprise import surprise_of
 from service.job import Answer, BatchTimes, Job, PredictionSpec
 
 QUANTILE_ROUNDS = 24
@@ -45,7 +46,9 @@ def answer_with_graphs(jobs: Sequence[Job], graphs: GraphCache) -> tuple[dict[in
             launches.append((indices, launched))
     answers: dict[int, Answer] = {}
     for indices, launched in launches:
-        *moment_arrays, before, finite, effective = launched.wait()
+        results = launched.wait()
+        group_weights = None if jobs[0].model.surprising_prior is None else results.pop()
+        *moment_arrays, before, finite, effective = results
         moments = BatchMoments(*moment_arrays)
         for task, index in enumerate(indices):
             job = jobs[index]
@@ -54,6 +57,7 @@ def answer_with_graphs(jobs: Sequence[Job], graphs: GraphCache) -> tuple[dict[in
                     result=moments.prediction(task, job),
                     support_nll=support_nll(job, float(before[task]), float(moments.nll_after[task])),
                     effective_particles=float(effective[task]),
+                    surprise=None if group_weights is None else surprise_of(group_weights[task]),
                 )
     return answers, BatchTimes(adapt_s=time.perf_counter() - started)
 
@@ -71,7 +75,8 @@ def adapt_and_predict(
 
     Returns:
         The fields of `BatchMoments`; then of each task the NLL before adaptation, whether the posterior is
-        finite, and the effective particles.
+        finite, the effective particles and, where there are surprising ones, the weights of the groups of
+        hypotheses.
     """
     support = Examples(support_x, support_y, support_mask)
     with torch.no_grad():
@@ -80,7 +85,9 @@ def adapt_and_predict(
         _, moments = believe(model, posterior, support, query_x, levels, rounds=QUANTILE_ROUNDS)
         finite = posterior.finite().expand(len(support))
         effective = model.learner.effective_particles(posterior).expand(len(support))
-    return *moments, before, finite, effective
+        group_weights = model.learner.group_weights(posterior)
+    results = *moments, before, finite, effective
+    return results if group_weights is None else (*results, group_weights)
 
 
 def _recordable(job: Job, graphs: GraphCache) -> bool:

@@ -182,7 +182,7 @@ def believe(
     return belief, (
         nll_after,
         *moments,
-        belief.quantiles(levels, rounds, 0.0 if rounds else LEVEL_TOLERANCE),
+        belief.quantiles(levels, rounds, LEVEL_TOLERANCE if rounds is None else 0.0),
         *scored,
     )
 
@@ -248,6 +248,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
                 result=_result(job, moments, row, belief, x),
                 support_nll=nll,
                 effective_particles=float(adaptation.effective_particles[task]),
+                surprise=adaptation.surprise(task),
                 kept=adaptation.kept_posterior(task, job, nll),
                 cached=job.kept is not None,
             )

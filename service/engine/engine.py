@@ -17,6 +17,7 @@ from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
+from service.compute.surprise import surprising_group
 from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Outcome, Queue, QueuedJob
 from service.errors import RequestError
@@ -246,6 +247,9 @@ class Engine:
             metrics.predict_seconds.observe(answered.times.predict_s)
         for queued, outcome in zip(batch, outcomes, strict=True):
             metrics.queue_seconds.observe(started - queued.queued_at)
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, Answer):
+                if group := surprising_group(queued.job, outcome):
+                    metrics.surprises.labels(queued.job.model.manifest.name, group).inc()
+            else:
                 reason = "diverged" if isinstance(outcome, Diverged) else "error"
                 metrics.failed.labels(reason).inc()

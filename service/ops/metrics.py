@@ -56,6 +56,9 @@ class Metrics:
         self.batch_tasks = Histogram("batch_tasks", "Tasks of a batch", buckets=TASKS_BUCKETS, **own)
         self.rows = Counter("rows", "Rows computed on the device, real or padding", ["kind"], **own)
         self.failed = Counter("failed_tasks", "Tasks that failed on the device", ["reason"], **own)
+        self.surprises = Counter(
+            "surprises", "Tasks that were warned of as unlike those of training", ["model", "group"], **own
+        )
         self.retried = Counter("retried_batches", "Batches that failed as a whole", ["reason"], **own)
         self.posteriors = Counter("posteriors", "Events of the posterior cache", ["event"], **own)
         self.posterior_bytes = Gauge("posterior_bytes", "Bytes of kept posteriors", **own)

@@ -41,6 +41,7 @@ _DIAGNOSTICS: dict[str, Any] = {
     "effective_particles": 3.2,
     "steps": 0,
     "support_nll": {"before": 2.1, "after": -1.9},
+    "surprise": {"wide": 0.004, "noisy": 0.002, "broad": 0.001},
     "warnings": [],
 }
 _TIMING: dict[str, Any] = {
@@ -206,6 +207,18 @@ class SupportNll:
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """Weights, given the support rows, of the hypotheses that the task is unlike those of training.
+
+    The hypotheses of training have the rest.
+    """
+
+    wide: Annotated[float, Field(description="the labels differ more than those of training")]
+    noisy: Annotated[float, Field(description="the rows are noisier than those of training")]
+    broad: Annotated[float, Field(description="no particle explains the rows")]
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """Particles, steps and fit of the adaptation, and warnings about the answer."""
 
@@ -213,6 +226,9 @@ class Diagnostics:
     effective_particles: Annotated[float, Field(description="1 / Σ weight²")]
     steps: int
     support_nll: Annotated[SupportNll | None, Field(description="null without support rows")]
+    surprise: Annotated[
+        Surprise | None, Field(description="null where the version has no hypotheses about unlike tasks")
+    ]
     warnings: list[str]
 
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from bmaml.learners.surprise import Surprise
 from service.settings import Settings
-from tests.published import publish
+from tests.published import own_rows, publish
 from tests.service.conftest import serve
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +34,14 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
-    """All metrics of a service that has answered, refused, and found a bad version in its store.
+    """All metrics of a service that has answered, warned, refused, and found a bad version in its store.
 
     It has no GPU and computes in a thread: what a GPU, or a process that computes, would say is put into
     its mouth.
     """
     store = tmp_path_factory.mktemp("store")
     publish(store, "tiny")
+    unlike = own_rows(publish(store, "surprised", surprise=Surprise()), 20, size=10)
     publish(store, "bad")
     (store / "bad" / "1" / "particles.safetensors").write_bytes(b"half of it")
     with pytest.MonkeyPatch.context() as patch:
@@ -47,6 +49,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
         for served in serve(Settings(store=store, device="cpu")):
             served.app.state.runtime.metrics.watch_workers([os.getpid()])
             served.client.post("/adapt-predict", json=BODY).raise_for_status()
+            body = BODY | {"model": "surprised", "support": unlike}
+            served.client.post("/adapt-predict", json=body).raise_for_status()
             assert served.client.post("/adapt-predict", json=BODY | {"model": "nobody"}).status_code == 404
             text = served.client.get("/metrics").text
     return list(read(text))

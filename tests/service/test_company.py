@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmaml.learners import Diverged
+from bmaml.learners.surprise import Surprise
 from service.compute import batch, regression
 from service.compute.batch import answer_batch
 from service.engine.engine import Engine
@@ -33,6 +34,7 @@ def models(tmp_path_factory):
         publish(root, "noisy", varying_noise=True, correlated=(0, 20), seed=3),
         publish(root, "bare", learner="bmaml", step_size=1e-3),
         publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3),
+        publish(root, "surprised", surprise=Surprise(), particles=5, seed=4),
     ]
 
 
@@ -40,7 +42,7 @@ def models(tmp_path_factory):
 def plans(draw):
     """Plans of a job: its model, row counts, question, key, whether its labels overflow, and its seed."""
     return (
-        draw(st.integers(0, 3)),
+        draw(st.integers(0, 4)),
         draw(st.integers(0, 30)),
         draw(st.integers(1, 30)),
         draw(st.sampled_from(["predict", "score", "choose", "adapt"])),
@@ -94,6 +96,9 @@ def same(found, expected):
     for one, other in zip(numbers(found), numbers(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * (np.abs(other).max(initial=0) + 1e-9))
     assert found.effective_particles == pytest.approx(expected.effective_particles, rel=1e-4)
+    assert (found.surprise is None) == (expected.surprise is None)
+    if expected.surprise is not None:
+        assert vars(found.surprise) == pytest.approx(vars(expected.surprise), rel=1e-3, abs=1e-6)
     assert (found.support_nll is None) == (expected.support_nll is None)
     if expected.support_nll is not None:
         assert found.support_nll == pytest.approx(expected.support_nll, rel=1e-3, abs=1e-3)

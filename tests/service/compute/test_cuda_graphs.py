@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bmaml.learners import Diverged
+from bmaml.learners.surprise import Surprise
 from service.compute import cuda_graphs, graphed_regression
 from service.compute.batch import answer_batch
 from service.compute.cuda_graphs import GraphCache
@@ -34,6 +35,7 @@ __all__ = ["models"]  # the fixture
 
 KINDS = {
     "collapsed": {"scales": (0.5, 1.0, 2.0), "varying_noise": True, "correlated": (0, 20)},
+    "surprised": {"learner": "collapsed", "scales": (0.5, 1.0), "surprise": Surprise()},
     "moving": {"learner": "collapsed", "steps": 1, "step_size": 1e-3},
     "bmaml": {"steps": 2, "step_size": 1e-3},
     "bfa": {"steps": 2, "step_size": 1e-3, "learn_step_size": "parameter", "evidence_weights": True},
@@ -67,6 +69,7 @@ class Noted:
 
     def __init__(self, function, arrays):
         self.inputs = [torch.from_numpy(array) for array in arrays]
+        function(*self.inputs)  # what is made at the first use is made now, as before a GPU's recording
         with Noting() as noting:
             self.results = function(*self.inputs)
         self.done = noting.done
@@ -399,7 +402,10 @@ class FromNumbers(TorchFunctionMode):
 @pytest.mark.parametrize("name", KINDS)
 def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     model = kind(tmp_path, name)
+    prior = model._prior_posterior  # as long as the numbers say: made before anything is recorded
     there = copy.copy(model)
+    tensors = {key: each.to("meta") for key, each in vars(prior).items() if isinstance(each, torch.Tensor)}
+    vars(there)["_prior_posterior"] = replace(prior, **tensors)
     object.__setattr__(there, "learned", {key: each.to("meta") for key, each in model.learned.items()})
     arrays = graphed_regression._padded_arrays([job(model), job(model, 3, 20)])
     tensors = [torch.from_numpy(each).to("meta") for each in arrays]

@@ -14,6 +14,7 @@ import pytest
 import service.engine.worker
 import service.engine.worker_pool
 from bmaml.learners import Diverged
+from bmaml.learners.surprise import Surprise
 from service.compute.batch import compute
 from service.compute.device import DeviceFailed
 from service.engine.ipc import ModelTable
@@ -24,7 +25,7 @@ from tests.images import publish_classifier
 from tests.published import publish
 
 LEVELS = (0.3, 0.05, 0.95)
-LEARNERS = ["collapsed", "bmaml", "llama", "maml", "conjugate"]
+LEARNERS = ["collapsed", "surprised", "bmaml", "llama", "maml", "conjugate"]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,8 @@ def model(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("worker")
     if request.param == "conjugate":
         return publish_classifier(root, "classes")
+    if request.param == "surprised":
+        return publish(root, surprise=Surprise())
     return publish(root, learner=request.param, particles=1 if request.param == "maml" else 4)
 
 

@@ -1,0 +1,38 @@
+"""The weight of hypotheses about tasks unlike those of training, and the weight that is warned of."""
+
+from bmaml.learners.surprise import GROUPS, Group
+from service.job import Answer, Array, Job
+from service.schemas.responses import Surprise
+
+SURPRISING_SHARE = 0.1
+"""The part of the known hypotheses' prior weight that the surprising ones gain where an answer is warned of.
+
+On 1000 tasks like those of training it warned of at most 3, whatever the number of rows; twice as much warned
+of fewer than nine tenths of those with ten times the noise, from ten rows.
+"""
+
+
+def surprise_of(weights: Array) -> Surprise:
+    """The weights of the surprising groups, from those of all `GROUPS`, `[group]`."""
+    by_group = dict(zip(GROUPS, weights.tolist(), strict=True))
+    return Surprise(by_group["wide"], by_group["noisy"], by_group["broad"])
+
+
+def total_weight(surprise: Surprise) -> float:
+    """The weight of all surprising hypotheses together."""
+    return surprise.wide + surprise.noisy + surprise.broad
+
+
+def surprising_group(job: Job, answer: Answer) -> Group | None:
+    """The heaviest surprising group; None where the task looks like those of training, or has no rows."""
+    surprise, prior = answer.surprise, job.model.surprising_prior
+    if surprise is None or prior is None or answer.support_nll is None:
+        return None
+    if total_weight(surprise) <= prior + SURPRISING_SHARE * (1 - prior):
+        return None
+    weights: dict[Group, float] = {
+        "wide": surprise.wide,
+        "noisy": surprise.noisy,
+        "broad": surprise.broad,
+    }
+    return max(weights, key=weights.__getitem__)
