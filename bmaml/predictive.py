@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmaml import entropy, quantiles, tails
@@ -150,7 +150,7 @@ class Predictive:
         Each task drops components that together weigh no more than `negligible`, whatever the other tasks
         drop. The weights of the rest add up to one again. The factor stays that of all components.
         """
-        order, logs = heaviest_first(self.log_weights, kept_components(self.log_weights, negligible))
+        order, logs = heaviest(self.log_weights, negligible)
 
         def taken(values: Tensor) -> Tensor:
             if values.shape[1] == 1:
@@ -255,28 +255,21 @@ class Predictive:
         return (self.noise + self.within).sqrt().expand_as(self.means)
 
 
-def kept_components(
+def heaviest(
     log_weights: LogWeights, negligible: float | Float[Tensor, "#task 1"]
-) -> Bool[Tensor, "task particle"]:
-    """True for the components that stay when each task drops its lightest, of weight `negligible` together.
-
-    NaN weights stay, so that divergence is seen.
-    """
-    weights, order = tails.exp(log_weights).sort(-1, descending=True)
-    lighter = weights.flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ~(lighter <= negligible))
-
-
-def heaviest_first(
-    log_weights: LogWeights, kept: Bool[Tensor, "task particle"]
 ) -> tuple[Int[Tensor, "task kept"], Float[Tensor, "task kept"]]:
-    """Indices of the kept components of each task, heaviest first, and the logarithms of their new weights.
+    """Indices of the components of weight, heaviest first, and the logarithms of their new weights.
 
-    Tasks that keep fewer than others are filled up with components of weight zero.
+    Each task drops its lightest components, which together weigh no more than `negligible`. Tasks that keep
+    fewer than others are filled up with copies of their heaviest, of weight zero. NaN weights stay, so that
+    divergence is seen.
     """
-    logs, order = log_weights.masked_fill(~kept, -math.inf).sort(dim=-1, descending=True, stable=True)
-    count = max(1, int(kept.sum(-1).max()))
-    return order[:, :count], logs[:, :count].log_softmax(-1)
+    logs, order = log_weights.sort(dim=-1, descending=True, stable=True)
+    lighter = tails.exp(logs).flip(-1).cumsum(-1).flip(-1)  # of each component and all that are lighter
+    dropped = lighter <= negligible
+    count = max(1, logs.shape[-1] - int(dropped.sum(-1).min()))
+    dropped, logs, order = dropped[:, :count], logs[:, :count], order[:, :count]
+    return torch.where(dropped, order[:, :1], order), logs.masked_fill(dropped, -math.inf).log_softmax(-1)
 
 
 def _mean_absolute(mean: Tensor, scale: Tensor) -> Tensor:

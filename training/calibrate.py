@@ -26,7 +26,7 @@ TOLERANCE = 0.01
 
 
 class _ValidationTasks(Protocol):
-    """Those who have validation tasks."""
+    """A family, or what stands in for one, with validation tasks."""
 
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks; the same every time."""
@@ -71,16 +71,25 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     Expectation maximisation on the evidence of all rows of a task. No group has less than its share in
     `LEAST_SHARES`: that no validation task needed it does not rule it out.
     """
-    least, shares = torch.tensor(LEAST_SHARES), torch.tensor(START_SHARES)
+    shares = torch.tensor(START_SHARES)
     for _ in range(SHARE_ROUNDS):
         with torch.no_grad():
             trial = {**learned, "log_shares": shares.log()}
             explained = torch.cat(
                 [learner.adapt(trial, part.all_examples()).surprise for part in _parts(family)]
             )
-        shares = torch.maximum(explained.mean(0), least)
-        shares = shares / shares.sum()
-    return shares.log()
+        shares = _with_least_shares(explained.mean(0))
+    return shares.log().to(learned["log_shares"])
+
+
+def _with_least_shares(shares: Tensor) -> Tensor:
+    """The shares, those below `LEAST_SHARES` raised to it and the others lowered in proportion."""
+    least = torch.tensor(LEAST_SHARES).to(shares)
+    raised = torch.zeros_like(shares, dtype=torch.bool)
+    for _ in LEAST_SHARES:  # lowering one may take it below its least
+        lowered = shares * (1 - least[raised].sum()) / shares[~raised].sum()
+        raised = raised | (lowered < least)
+    return torch.where(raised, least, lowered)
 
 
 def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:

@@ -36,7 +36,7 @@ the prior: particles that are trained to explain tasks with rows need not spread
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -50,9 +50,11 @@ from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, 
 from bmaml.device_constants import constant
 from bmaml.frequency_bands import redraw_in_bands
 from bmaml.last_layer import ConditionedLayers, condition
-from bmaml.learners.hypotheses import CollapsedPosterior, KeptHypotheses, LayerMoments
+from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
+from bmaml.learners.hypotheses import Layout
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
-from bmaml.learners.surprise import START_SHARES, Layout, Surprise
+from bmaml.learners.pruning import KeptHypotheses
+from bmaml.learners.surprise import START_SHARES, Surprise
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
@@ -91,8 +93,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         evidence_weights: weight particles by their evidence; False weights all alike (the ablation).
         varying_noise: let the noise depend on x.
         prior_widening: fit the width of predictions that the support rows say nothing about.
-        resolution: half the distance at which labels can be told apart, standardised. Noise is at least that
-            of a uniform error so large, so that labels that repeat reward no spike.
+        resolution: half the distance at which labels can be told apart, standardised. At scale 1 the noise is
+            at least that of a uniform error of this size, so that repeated labels reward no spike.
         surprise: hypotheses about tasks unlike those of training; None for none. Training leaves them out.
         correlated: fit the correlation of the errors of a task's rows, on tasks with numbers of support
             rows in this range; None takes the errors for independent.
@@ -146,8 +148,14 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     @cached_property
     def layout(self) -> Layout:
-        """The hypotheses."""
-        return Layout(self.particles, self.scales, self.surprise)
+        """The layers and their hypotheses."""
+        surprise = None if self.surprise is None else self.surprise.with_noise_of_at_least(self._min_noise)
+        return Layout(self.particles, self.scales, surprise)
+
+    @property
+    def _min_noise(self) -> float:
+        """Variance of the noise at scale 1, at least."""
+        return max(MIN_NOISE, self.resolution**2 / 3)
 
     @cached_property
     def _without_surprise(self) -> "Collapsed":
@@ -203,14 +211,19 @@ class Collapsed(Learner[CollapsedPosterior]):
         steps = self.steps if steps is None else steps
         if steps:
             particles = self._move_features(learned, support, steps)
-        slopes = learned["noise_slopes"].unsqueeze(0) if self.varying_noise else None
-        layers = self._conditioned(particles, slopes, support, self.layout.noisy)
-        broad = None if self.surprise is None else self.surprise.condition(learned["frequencies"], support)
+        layout, slopes = self.layout, learned["noise_slopes"].unsqueeze(0) if self.varying_noise else None
+        hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), support.x)
+        if layout.own_layers > self.particles:
+            hidden, prior_mean = layout.of_own(hidden), layout.of_own(prior_mean)
+            particles = layout.with_noise_levels(particles)
+            slopes = None if slopes is None else layout.of_own(slopes)
+        layers = self._conditioned(particles, slopes, hidden, prior_mean, support)
+        broad = None
+        if layout.surprise is not None:
+            broad = layout.surprise.condition(learned["frequencies"], support)
         weights = self._log_weights(learned, layers, broad, support)
-        kept = KeptHypotheses.of(self.layout, weights, negligible)
-        particles = kept.own.taken(self._with_noisy(particles))
-        if slopes is not None:
-            slopes = kept.own.taken(torch.cat([slopes, self._of_noisy(slopes)], 1))
+        kept = KeptHypotheses.of(layout, weights, negligible)
+        particles = kept.own.taken(particles)
         mean, seen, spent = kept.own.posterior(layers)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
@@ -218,12 +231,12 @@ class Collapsed(Learner[CollapsedPosterior]):
             log_weights=kept.log_weights.to(dtype),
             owner=kept.owner,
             scales=kept.scales.to(dtype),
-            surprise=self.layout.group_weights(weights).to(dtype),
+            surprise=layout.group_weights(weights).to(dtype),
             particles=particles,
             head=prior_mean + (mean / units).to(dtype),
             seen=seen.to(dtype),
             spent=spent.to(dtype),
-            noise_slopes=slopes,
+            noise_slopes=None if slopes is None else kept.own.taken(slopes),
             **self._broad_parts(learned, kept, broad, support.x),
             log_widening=learned["log_widening"],
             log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
@@ -283,7 +296,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         Zero for an empty support set.
         """
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
-        layers = self._conditioned(particles, slopes, support)
+        shown = self.network.features_and_outputs(weights_of(particles), support.x)
+        layers = self._conditioned(particles, slopes, *shown, support)
         hypotheses = self._without_surprise.layout
         each = hypotheses.evidence(layers.misfit, layers.log_volume, support.counts(), self.network.outputs)
         return each.unflatten(1, (self.particles, -1)).logsumexp(-1) - math.log(len(self.scales))
@@ -308,10 +322,11 @@ class Collapsed(Learner[CollapsedPosterior]):
         self, learned: Learned, kept: KeptHypotheses, broad: ConditionedLayers | None, like: Tensor
     ) -> dict[str, Any]:
         """The fields of the posterior about broad processes."""
-        if self.surprise is None or broad is None:
+        surprise = self.layout.surprise
+        if surprise is None or broad is None:
             parts = "broad_layers", "broad_head", "broad_seen", "broad_spent", "frequencies"
             return dict.fromkeys(parts) | {"longest": 0.0}
-        flat = tuple(number for layer in self.surprise.broad_layers for number in layer)
+        flat = tuple(number for layer in surprise.broad_layers for number in layer)
         mean, seen, spent = (each.to(like) for each in kept.broad.posterior(broad))
         return {
             "broad_layers": kept.broad.taken(constant(flat, like).view(1, -1, 2)),
@@ -319,23 +334,8 @@ class Collapsed(Learner[CollapsedPosterior]):
             "broad_seen": seen,
             "broad_spent": spent,
             "frequencies": learned["frequencies"].unsqueeze(0),
-            "longest": max(self.surprise.lengths),
+            "longest": max(surprise.lengths),
         }
-
-    def _of_noisy(self, values: Tensor) -> Tensor:
-        """Values `[#task, particle, …]` for each layer with more noise, those of its particle."""
-        if self.surprise is None:
-            return values[:, :0]
-        return torch.cat([values[:, :: self.surprise.noisy_every]] * len(self.surprise.noise_levels), 1)
-
-    def _with_noisy(self, particles: Tensor) -> Tensor:
-        """The particles, and those with more noise."""
-        if not self.layout.noisy:
-            return particles
-        levels = constant(tuple(level for _, level in self.layout.noisy), particles)
-        more = particles.new_zeros(len(levels), particles.shape[-1])
-        more[:, -PRECISIONS] = -levels.log()
-        return torch.cat([particles, self._of_noisy(particles) + more], 1)
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """The exponent of the evidence, τ corrected for correlated rows."""
@@ -352,17 +352,21 @@ class Collapsed(Learner[CollapsedPosterior]):
         if slopes is not None:
             exponent = affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1)
             noise = noise * torch.exp(exponent)
-        return noise.clamp_min(max(MIN_NOISE, self.resolution**2 / 3))
+        return noise.clamp_min(self._min_noise)
 
     def _conditioned(
         self,
         particles: Tensor,
         slopes: Tensor | None,
+        hidden: Tensor,
+        prior_mean: Tensor,
         support: Examples,
-        noisy: Sequence[tuple[int, float]] = (),
     ) -> ConditionedLayers:
-        """The last layers conditioned on each support set: all particles, then those with more noise."""
-        hidden, prior_mean = self.network.features_and_outputs(weights_of(particles), support.x)
+        """The particles' last layers conditioned on each support set.
+
+        Args:
+            hidden, prior_mean: the hidden layer and the outputs of each particle at the support rows.
+        """
         noise = self._noise(particles, slopes, hidden).double()
         # Rows are scaled to noise of variance one; padding is zero.
         scale = torch.where(support.mask.unsqueeze(1), noise, math.inf).rsqrt().unsqueeze(-1)
@@ -371,14 +375,6 @@ class Collapsed(Learner[CollapsedPosterior]):
         scaled = torch.cat([hidden * factor, factor], -1)
         residual = (support.y.unsqueeze(1) - prior_mean) * scale
         log_noise = torch.where(support.mask.unsqueeze(1), noise, 1.0).log().sum(-1)
-        if noisy:
-            levels = constant(tuple(level for _, level in noisy), scaled)
-            root, rows = levels.rsqrt().view(-1, 1, 1), support.counts().to(levels).unsqueeze(-1)
-            scaled, residual = (
-                torch.cat([each, self._of_noisy(each) * root], 1) for each in (scaled, residual)
-            )
-            log_noise = torch.cat([log_noise, self._of_noisy(log_noise) + rows * levels.log()], 1)
-            width = torch.cat([width, self._of_noisy(width)], 1)
         return condition(scaled, residual, width, log_noise)
 
     def _move_features(self, learned: Learned, support: Examples, steps: int) -> Tensor:

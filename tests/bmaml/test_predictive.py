@@ -259,3 +259,18 @@ def test_dropping_components_is_each_task_s_own_affair():
         alone = belief.part(slice(task, task + 1)).pruned(0.2)
         torch.testing.assert_close(alone.mean()[0], together.mean()[task])
         torch.testing.assert_close(alone.variance()[0], together.variance()[task])
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 0.1])
+def test_quantiles_without_the_lightest_components_keep_their_levels_to_the_tolerance(tolerance):
+    belief = mixture(particles=60)
+    logs = torch.log_softmax(8 * torch.randn(2, 60), -1)
+    belief = dataclasses.replace(belief, log_weights=logs)
+    levels = torch.tensor([[0.05, 0.5, 0.95], [0.5, 0.9, 0.5]])  # each task has its own
+    least = torch.minimum(levels, 1 - levels).amin(-1, keepdim=True)
+    assert belief.pruned(tolerance * least).means.shape[1] < 30
+    found = belief.quantiles(levels, tolerance=tolerance)
+    for index in range(3):
+        error = (belief.cdf(found[:, index]) - levels[:, index, None, None]).abs()
+        assert bool((error <= tolerance * least.unsqueeze(-1) + 1e-9).all())
+    assert belief.quantiles(levels[:, :0], tolerance=tolerance).shape[1] == 0

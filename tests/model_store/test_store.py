@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bmaml.learners.surprise import START_SHARES, Surprise
 from model_store import CorruptModel, InvalidName, Store, UnknownModel
 from model_store import __main__ as command
 from model_store.manifest import MANIFEST_FILE, WEIGHTS_FILE
@@ -26,6 +27,16 @@ def test_what_is_loaded_is_what_was_published(tmp_path):
     for name, tensor in published.learned.items():
         assert torch.equal(loaded.learned[name], tensor)
     assert Store(tmp_path).card("tiny") == "# A card\n"
+
+
+def test_surprising_hypotheses_come_back_with_the_frequencies_of_their_features(tmp_path):
+    surprise = Surprise(wide_scales=(9.0,), noisy_every=2, lengths=(2.0, 0.5), frequencies=7)
+    published = publish(tmp_path, surprise=surprise, resolution=0.01)
+    loaded = Store(tmp_path).load("tiny")
+    assert loaded.learner == published.learner
+    assert loaded.learner.surprise == surprise
+    assert torch.equal(loaded.learned["frequencies"], surprise.draw_frequencies(1))
+    assert torch.equal(loaded.learned["log_shares"], torch.tensor(START_SHARES).log())
 
 
 def test_versions_count_up_and_the_newest_is_the_default(tmp_path):

@@ -7,9 +7,11 @@ from bmaml.learners.bfa import BFA
 from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.llama import LLAMA
+from bmaml.learners.surprise import GROUPS, LEAST_SHARES, Surprise
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
-from training.calibrate import calibrated
+from tests.surprising import sine_learner, sines, steps
+from training.calibrate import calibrated, calibrated_shares
 from training.config import Shots, SinusoidConfig
 from training.families import Sinusoid
 from training.loop import validation_nll
@@ -111,3 +113,44 @@ def test_learners_with_nothing_to_fit_come_back_as_they_are(family):
     learner = BMAML(MLP(1, (8, 8), 1), particles=2)
     learned = learner.initialise(torch.Generator().manual_seed(0))
     assert calibrated(learner, learned, family) == learned
+
+
+class Made:
+    """Validation tasks that are given; their rows are both support and query set."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def validation(self):
+        for part in self.parts:
+            yield TaskBatch(
+                Examples(part.x[:, :12], part.y[:, :12], part.mask[:, :12]),
+                Examples(part.x[:, 12:], part.y[:, 12:], part.mask[:, 12:]),
+            )
+
+
+def test_the_shares_of_the_groups_count_the_tasks_that_each_explains():
+    learner, learned = sine_learner()
+    made = Made(sines(30, 20), sines(12, 20, size=10.0, seed=1), steps(18, 20))
+    found = dict(zip(GROUPS, calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
+    assert found["known"] == pytest.approx(30 / 60, abs=0.02)
+    assert found["wide"] == pytest.approx(12 / 60, abs=0.02)
+    assert found["noisy"] + found["broad"] == pytest.approx(18 / 60, abs=0.02)
+
+
+@pytest.mark.parametrize("tasks", [sines(20, 20), sines(20, 20, size=10.0), steps(20, 20)])
+def test_no_group_has_less_than_its_least_share_and_together_they_have_one(tasks):
+    learner, learned = sine_learner()
+    shares = calibrated_shares(learner, learned, Made(tasks)).exp()
+    assert bool((shares >= torch.tensor(LEAST_SHARES) * (1 - 1e-6)).all())
+    torch.testing.assert_close(shares.sum(), torch.ones(()))
+    assert float(shares.max()) > 0.8
+
+
+def test_calibration_finds_the_shares_of_a_learner_with_surprising_hypotheses(family):
+    learner = Collapsed(MLP(1, (8, 8), 1, "sine"), particles=4, surprise=Surprise(frequencies=8))
+    learned = learner.initialise(torch.Generator().manual_seed(0))
+    fitted = calibrated(learner, learned, family)
+    assert not torch.equal(fitted["log_shares"], learned["log_shares"])
+    torch.testing.assert_close(fitted["log_shares"].exp().sum(), torch.ones(()))
+    assert torch.equal(fitted["frequencies"], learned["frequencies"])

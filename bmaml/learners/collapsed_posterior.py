@@ -1,0 +1,188 @@
+"""The posterior of collapsed particles: their last layers, and the hypotheses that use them.
+
+A hypothesis is a layer at one scale: a particle at one noise level, or a broad process; see `hypotheses.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bmaml import tails
+from bmaml.learners.posterior import Posterior
+from bmaml.learners.pruning import gathered
+from bmaml.learners.surprise import broad_features
+from bmaml.predictive import Predictive
+from bmaml.shapes import Inputs, Particles, Scalar, Verdicts
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """The predictions of layers at scale 1.
+
+    Attributes:
+        means: `[task, layer, row, output]`.
+        noise, within: variance of the noise and epistemic variance, `[task, layer, row, 1]`.
+        root: rows whose inner products are the epistemic covariances; None where it was not asked for.
+    """
+
+    means: Tensor
+    noise: Tensor
+    within: Tensor
+    root: Float[Tensor, "task layer row rank"] | None
+
+
+@dataclass(frozen=True)
+class CollapsedPosterior(Posterior):
+    """Last layers with their exact posteriors, and the hypotheses that use them.
+
+    With u = √(H + 1) φ, the hidden layer and a constant 1, a particle predicts headᵀu. Its epistemic standard
+    deviation is ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1. A broad process with features φ predicts
+    headᵀφ, with the epistemic standard deviation ‖φ − spent seenᵀφ‖.
+
+    Attributes:
+        owner: the layer of each hypothesis; those of broad processes follow those of particles.
+        scales: s of each hypothesis.
+        surprise: weight of each group of hypotheses (see `surprise.GROUPS`).
+        particles: adapted parameters, the noise level included; `[1, …]` for zero steps with all kept.
+        head: mean of the last layer, prior mean included.
+        seen, spent: factors in the root of its covariance (see `bmaml.last_layer`).
+        noise_slopes: a, where the noise depends on x.
+        broad_layers: length and noise of the broad processes; this and the following are None without them.
+        broad_head, broad_seen, broad_spent: the same of broad processes.
+        frequencies: of their features.
+        longest: the longest of their lengths.
+        log_widening: log ω, for standard deviations where the support rows determine a prediction.
+        log_prior_widening: log ω₀, for epistemic standard deviations where they do not.
+    """
+
+    fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0, "broad_layers": 1.0}
+    per_task: ClassVar[frozenset[str]] = Posterior.per_task | {"owner", "surprise"}
+
+    owner: Int[Tensor, "#task hypothesis"]
+    scales: Float[Tensor, "#task hypothesis"]
+    surprise: Float[Tensor, "task group"]
+    particles: Particles
+    head: Float[Tensor, "#task particle unit output"]
+    seen: Float[Tensor, "#task particle unit rank"]
+    spent: Float[Tensor, "#task particle unit rank"]
+    noise_slopes: Float[Tensor, "#task particle unit"] | None
+    broad_layers: Float[Tensor, "#task broad 2"] | None
+    broad_head: Float[Tensor, "#task broad feature output"] | None
+    broad_seen: Float[Tensor, "#task broad feature broad_rank"] | None
+    broad_spent: Float[Tensor, "#task broad feature broad_rank"] | None
+    frequencies: Float[Tensor, "1 input frequency"] | None
+    longest: float
+    log_widening: Scalar
+    log_prior_widening: Scalar
+
+    def finite(self) -> Verdicts:
+        """True for each task whose adaptation stayed finite; the heads show a failed Cholesky factor."""
+        finite = ~self.log_weights.isnan().any(-1) & self.head.isfinite().flatten(1).all(-1)
+        return finite if self.broad_head is None else finite & self.broad_head.isfinite().flatten(1).all(-1)
+
+    def at(self, tasks: Tensor) -> "CollapsedPosterior":
+        """The posterior of some tasks, without hypotheses that have weight in none of them."""
+        part = super().at(tasks)
+        if len(part.owner) < len(part.log_weights):
+            return part
+        hypotheses = slice(max(1, int((part.log_weights > -torch.inf).sum(-1).max())))
+        owner, own = part.owner[:, hypotheses], part.head.shape[1]
+        particles = 1 + int(owner.masked_fill(owner >= own, -1).max())
+        broad = 1 + int((owner - own).max())
+        part = replace(
+            part, log_weights=part.log_weights[:, hypotheses], owner=owner, scales=part.scales[:, hypotheses]
+        )
+        return part._with_layers(max(1, particles), max(0, broad))
+
+    @classmethod
+    def joined(cls, parts: Sequence["CollapsedPosterior"]) -> "CollapsedPosterior":
+        """The posteriors of single tasks side by side, padded where they differ in size."""
+        own = max(part.head.shape[1] for part in parts)
+        moved = [replace(part, owner=part._place(own)) for part in parts]
+        return super().joined(moved)
+
+    def mixture(self, own: LayerMoments, x: Inputs) -> Predictive:
+        """The mixture of all hypotheses at rows x, given the predictions of the particles."""
+        broad = self._predict_broad(x, own.root is not None)
+        layers = [own] if broad is None else [own, broad]
+        variances = self._per_hypothesis([torch.cat([each.noise, each.within], -1) for each in layers])
+        variances = variances * self.scales.square()[..., None, None]
+        return Predictive(
+            means=self._per_hypothesis([each.means for each in layers]),
+            noise=variances[..., :1],
+            within=variances[..., 1:],
+            log_weights=self.log_weights.expand(len(x), -1),
+            factor=self._factor([each.root for each in layers if each.root is not None]),
+        )
+
+    def sum_per_layer(self, values: Tensor) -> Tensor:
+        """Values `[task, hypothesis]` added up over the hypotheses of each layer, `[task, layer]`."""
+        broad = 0 if self.broad_head is None else self.broad_head.shape[1]
+        total = values.new_zeros(len(values), self.head.shape[1] + broad)
+        return total.scatter_add(1, self.owner.expand(len(values), -1), values)
+
+    def _predict_broad(self, x: Inputs, joint: bool) -> LayerMoments | None:
+        """The predictions of the broad processes; None where none has weight."""
+        if self.broad_head is None or not self.broad_head.shape[1]:
+            return None
+        assert self.broad_layers is not None
+        assert self.frequencies is not None
+        assert self.broad_seen is not None
+        assert self.broad_spent is not None
+        lengths, noise = self.broad_layers.unbind(-1)
+        features = broad_features(self.frequencies[0], x, lengths, self.longest)
+        left = features - (features @ self.broad_seen) @ self.broad_spent.mT
+        within = left.square().sum(-1, keepdim=True)
+        noise = noise[..., None, None].expand(*within.shape)
+        return LayerMoments(features @ self.broad_head, noise, within, left if joint else None)
+
+    def _per_hypothesis(self, values: Sequence[Tensor]) -> Tensor:
+        """Values of particles and of broad processes, `[task, layer, …]`, as `[task, hypothesis, …]`."""
+        tasks = max(len(each) for each in values)
+        layers = (
+            values[0]
+            if len(values) == 1
+            else torch.cat([each.expand(tasks, *each.shape[1:]) for each in values], 1)
+        )
+        return gathered(layers, self.owner)
+
+    def _factor(self, roots: Sequence[Tensor]) -> Tensor | None:
+        """The roots of the layers side by side, each with its layer's part of the weight, for covariances."""
+        if not roots:
+            return None
+        share = self.sum_per_layer(tails.exp(self.log_weights) * self.scales.square()).sqrt()
+        parts = share.split([self.head.shape[1], share.shape[1] - self.head.shape[1]], 1)
+        weighted = [
+            (root * part[..., None, None]).movedim(1, 2).flatten(2)
+            for root, part in zip(roots, parts, strict=False)
+        ]
+        return torch.cat(weighted, -1).unsqueeze(2)
+
+    def _place(self, own: int) -> Tensor:
+        """The layer of each hypothesis, where broad processes follow `own` particles."""
+        present = self.head.shape[1]
+        return torch.where(self.owner < present, self.owner, self.owner + own - present)
+
+    def _with_layers(self, particles: int, broad: int) -> "CollapsedPosterior":
+        """The posterior with the first of the particles and the first of the broad processes alone."""
+
+        def first(values: Tensor | None, count: int) -> Tensor | None:
+            return None if values is None else values[:, :count]
+
+        return replace(
+            self,
+            owner=self._place(particles),
+            particles=self.particles[:, :particles],
+            head=self.head[:, :particles],
+            seen=self.seen[:, :particles],
+            spent=self.spent[:, :particles],
+            noise_slopes=first(self.noise_slopes, particles),
+            broad_layers=first(self.broad_layers, broad),
+            broad_head=first(self.broad_head, broad),
+            broad_seen=first(self.broad_seen, broad),
+            broad_spent=first(self.broad_spent, broad),
+        )
