@@ -106,8 +106,8 @@ class Layout:
             rows: support rows of each task.
         """
         table, counts = self.table(misfit), rows.unsqueeze(-1)
-        volume = self.of_layers(log_volume) + counts * table.log_scale_terms
-        return -0.5 * (self.of_layers(misfit) / table.square_scale + outputs * volume)
+        volume = log_volume.index_select(1, table.layer) + counts * table.log_scale_terms
+        return -0.5 * (misfit.index_select(1, table.layer) / table.square_scale + outputs * volume)
 
     def log_prior(self, log_shares: Float[Tensor, " group"]) -> Float[Tensor, " hypothesis"]:
         """The logarithm of the prior of every hypothesis, given those of the groups."""
@@ -133,10 +133,6 @@ class Layout:
     @cached_property
     def _tables(self) -> dict[tuple[torch.dtype, torch.device], "LayoutTable"]:
         return {}
-
-    def of_layers(self, values: Tensor) -> Tensor:
-        """Values `[task, layer]` as `[task, hypothesis]`."""
-        return values.index_select(1, self.table(values).layer)
 
 
 @dataclass(frozen=True)

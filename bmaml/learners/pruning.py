@@ -44,8 +44,9 @@ class KeptLayers:
     def of(cls, wanted: Bool[Tensor, "task layer"]) -> "KeptLayers":
         """Keep the wanted layers, in their order."""
         counts = wanted.sum(-1)
-        total, count = int(counts.sum()), int(counts.max())
-        if 2 * total > wanted.numel():
+        each = counts.tolist()
+        count = max(each)
+        if 2 * sum(each) > wanted.numel():
             return cls.every(wanted.shape[1], wanted)
         index = wanted.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :count]
         real = torch.arange(count, device=counts.device) < counts.unsqueeze(-1)
@@ -119,9 +120,9 @@ def _with_light_merged(layout: Layout, log_weights: Tensor) -> tuple[Tensor, Ten
     """Log weights and scales of the hypotheses, and after them of each layer's light ones merged into one.
 
     The hypotheses of a layer differ in scale alone. The merged one has the same mean and variance as those
-    that weigh less than `LIGHT`, so that no moment changes. Levels between 5 and 95 % move by less than a
-    thousandth of themselves or their complement. Hypotheses that were merged, and layers without light ones,
-    have no weight.
+    that weigh less than `LIGHT`, so that no moment changes (but where a caller caps the noise afterwards).
+    Levels between 5 and 95 % move by less than a thousandth of themselves or their complement. Hypotheses
+    that were merged, and layers without light ones, have no weight.
     """
     table, weights = layout.table(log_weights), tails.exp(log_weights)
     is_light = weights < LIGHT
