@@ -170,7 +170,7 @@ class Model:
 
     def prior(self, x: Tensor) -> Predictive:
         """The belief about rows x `[task, row, input]` before any label."""
-        return self._believed(self._prior_posterior, x)
+        return self._believed(self.prior_posterior, x)
 
     def _believed(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
         belief = self.learner.predict(posterior, x, joint)
@@ -184,12 +184,13 @@ class Model:
         return (high - low).square().masked_fill(high <= low, torch.inf).to(self.device)
 
     @cached_property
-    def _prior_posterior(self) -> Posterior:
+    def prior_posterior(self) -> Posterior:
         """The posterior given no rows, of one task."""
         network, initial = self.learner.network, self.learned["initial"]
         nothing = Examples.empty(network.inputs, network.outputs, like=initial)
+        negligible = PRIOR_TOLERANCE if self.device.type == "cpu" else 0.0  # a GPU gains nothing from fewer
         with torch.no_grad():
-            posterior: Posterior = self.learner.adapt_pruned(self.learned, nothing, PRIOR_TOLERANCE, 0)
+            posterior: Posterior = self.learner.adapt_pruned(self.learned, nothing, negligible, 0)
         return posterior
 
     @cached_property

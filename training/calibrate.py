@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from bmaml.blocks import blocks
+from bmaml.densities import LOG_2PI
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
 from bmaml.learners.surprise import LEAST_SHARES, START_SHARES
+from bmaml.predictive import Predictive
 from bmaml.task import TaskBatch
 from training.families import Family
 from training.loop import TASKS_PER_BLOCK, validation_nlls
 
 ROUNDS = 2
 """Searches of each scalar where there are several, since each is fitted with the others fixed."""
+
+SOFTENED_SHARES = (0.0, 0.001, 0.003, 0.01, 0.03)
+"""Softened shares of the weights that are tried."""
 
 SHARE_ROUNDS = 5
 """Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
@@ -42,7 +47,8 @@ def calibrated(
 
     Examples are the widening of `collapsed`, the precision of `llama`'s start and the exponent of the
     evidence. Each is searched within the learner's distance of its trained value. A scalar that training
-    leaves alone moves only where the gain exceeds its own standard error.
+    leaves alone moves only where the gain exceeds its own standard error. Surprising hypotheses come last,
+    since the scalars describe tasks like those of training.
     """
     found = dict(learned)
     tasks = _EmbeddedValidation(family, learned, embedding)
@@ -52,7 +58,7 @@ def calibrated(
 
         def nlls(shift: float, name: str = name, trained: Tensor = trained) -> Tensor:
             """The NLL of each validation task, a mean over its draws."""
-            each = validation_nlls(learner, {**found, name: trained + shift}, tasks)
+            each = validation_nlls(learner.known, {**found, name: trained + shift}, tasks)
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
         scalar = learner.calibrated[name]
@@ -62,6 +68,7 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_shares" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
+        found["softened"] = calibrated_softening(learner, found, tasks)
     return found
 
 
@@ -90,6 +97,29 @@ def _with_least_shares(shares: Tensor) -> Tensor:
         lowered = shares * (1 - least[raised].sum()) / shares[~raised].sum()
         raised = raised | (lowered < least)
     return torch.where(raised, least, lowered)
+
+
+def calibrated_softening(
+    learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
+) -> Tensor:
+    """The softened share of the weights with which the answered mean and variance suit the validation tasks.
+
+    The score is the NLL of a normal with that mean and variance: unlike the mixture's own, it shows whether
+    the answered standard deviation can be relied on.
+    """
+
+    def mean_nll(share: float) -> float:
+        trial, totals = {**learned, "softened": torch.tensor(share)}, []
+        with torch.no_grad():
+            for part in _parts(family):
+                belief = learner.predict(learner.adapt(trial, part.support), part.query.x)
+                assert isinstance(belief, Predictive)
+                variance, mask = belief.variance(), part.query.mask.unsqueeze(-1)
+                each = 0.5 * ((part.query.y - belief.mean()).square() / variance + variance.log() + LOG_2PI)
+                totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
+        return float(torch.cat(totals).double().mean())
+
+    return torch.tensor(min(SOFTENED_SHARES, key=mean_nll))
 
 
 def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:

@@ -1,6 +1,7 @@
 """Publication of a training result: evaluation, model card, version in the store."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes
 from training.families import ImageFeatures, Images, Sinusoid, Table
 from training.loop import TrainingResult
+from training.prior_check import PriorCheck, check_prior
 
 CARD = """# {name}
 
@@ -105,8 +107,13 @@ def publish(
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
         model = _unpublished(described, learner, learned)
         described["conformal"] = conformal_calibration(model, tasks)
+        prior = check_prior(model, tasks, config.seed)
+        if prior.worse:
+            print(f"warning: {prior.sentence}", file=sys.stderr)
         evaluation = evaluate(_unpublished(described, learner, learned), tasks.held_out())
-        card = _regression_card(described, tasks, evaluation) + _conformal_section(described, evaluation)
+        card = _regression_card(described, tasks, evaluation, prior) + _conformal_section(
+            described, evaluation
+        )
     model = store.publish(
         config.name, card, learned, **_without(described, "name"), metrics=evaluation.metrics
     )
@@ -123,7 +130,9 @@ def _without(described: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key != name}
 
 
-def _regression_card(described: dict[str, Any], family: Sinusoid | Table, evaluation: Evaluation) -> str:
+def _regression_card(
+    described: dict[str, Any], family: Sinusoid | Table, evaluation: Evaluation, prior: PriorCheck
+) -> str:
     ranges = "; ".join(f"{c.name} in [{c.lower:.4g}, {c.upper:.4g}]" for c in family.inputs)
     return _card(
         described,
@@ -131,7 +140,8 @@ def _regression_card(described: dict[str, Any], family: Sinusoid | Table, evalua
         description="A few-shot regression model.",
         maps=f"{', '.join(c.name for c in family.inputs)} → {', '.join(c.name for c in family.outputs)}",
         reading=REGRESSION_METRICS,
-        limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+        limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning. "
+        + prior.sentence,
     )
 
 

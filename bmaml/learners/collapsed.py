@@ -158,20 +158,22 @@ class Collapsed(Learner[CollapsedPosterior]):
         return max(MIN_NOISE, self.resolution**2 / 3)
 
     @cached_property
-    def _without_surprise(self) -> "Collapsed":
+    def known(self) -> "Collapsed":
+        """The learner without the hypotheses about tasks unlike those of training."""
         return self if self.surprise is None else replace(self, surprise=None)
 
     def trains(self, name: str) -> bool:
         """Whether training moves this learned tensor."""
-        return name not in ("log_shares", "frequencies") and super().trains(name)
+        return name not in ("log_shares", "softened", "frequencies") and super().trains(name)
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
         With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with prior widening the scalar
         `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ; with surprising
-        hypotheses `log_shares` `[group]`, the logarithms of the groups' prior weights, and `frequencies`
-        `[input, frequency]` of the broad processes. The prior mean of the last layer starts at zero.
+        hypotheses `log_shares` `[group]`, the logarithms of the groups' prior weights, the scalar
+        `softened`, and `frequencies` `[input, frequency]` of the broad processes. The prior mean of the
+        last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -191,6 +193,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["correlation"] = torch.zeros(())
         if self.surprise is not None:
             learned["log_shares"] = torch.tensor(START_SHARES).log()
+            learned["softened"] = torch.zeros(())
             learned["frequencies"] = self.surprise.draw_frequencies(self.network.inputs)
         return learned
 
@@ -222,6 +225,9 @@ class Collapsed(Learner[CollapsedPosterior]):
         if layout.surprise is not None:
             broad = layout.surprise.condition(learned["frequencies"], support)
         weights = self._log_weights(learned, layers, broad, support)
+        surprise = layout.group_weights(weights)
+        if layout.surprise is not None:
+            weights = self._softened(learned, weights)
         kept = KeptHypotheses.of(layout, weights, negligible)
         particles = kept.own.taken(particles)
         mean, seen, spent = kept.own.posterior(layers)
@@ -231,7 +237,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             log_weights=kept.log_weights.to(dtype),
             owner=kept.owner,
             scales=kept.scales.to(dtype),
-            surprise=layout.group_weights(weights).to(dtype),
+            surprise=surprise.to(dtype),
             particles=particles,
             head=prior_mean + (mean / units).to(dtype),
             seen=seen.to(dtype),
@@ -279,7 +285,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
-        predictive = self.predict(self._without_surprise.adapt(learned, batch.support), batch.query.x)
+        predictive = self.predict(self.known.adapt(learned, batch.support), batch.query.x)
         mask, counts = batch.query.mask, batch.query.counts().clamp_min(1)
         if self.pointwise:
             logs = (predictive.log_density(batch.query.y) * mask.unsqueeze(-1)).sum((-1, -2))
@@ -298,7 +304,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
         shown = self.network.features_and_outputs(weights_of(particles), support.x)
         layers = self._conditioned(particles, slopes, *shown, support)
-        hypotheses = self._without_surprise.layout
+        hypotheses = self.known.layout
         each = hypotheses.evidence(layers.misfit, layers.log_volume, support.counts(), self.network.outputs)
         return each.unflatten(1, (self.particles, -1)).logsumexp(-1) - math.log(len(self.scales))
 
@@ -336,6 +342,14 @@ class Collapsed(Learner[CollapsedPosterior]):
             "frequencies": learned["frequencies"].unsqueeze(0),
             "longest": max(surprise.lengths),
         }
+
+    def _softened(self, learned: Learned, log_weights: Tensor) -> Tensor:
+        """The weights, of which a share follows a power of the evidence instead (see `surprise.py`)."""
+        assert self.surprise is not None
+        prior = self.layout.log_prior(learned["log_shares"].to(log_weights))
+        soft = (self.surprise.softening * (log_weights - prior) + prior).log_softmax(-1)
+        share = learned["softened"].to(log_weights)
+        return torch.logaddexp(log_weights + torch.log1p(-share), soft + share.log())
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """The exponent of the evidence, τ corrected for correlated rows."""

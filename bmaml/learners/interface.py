@@ -124,6 +124,11 @@ class Learner(ABC, Generic[PosteriorT]):
         return self
 
     @property
+    def known(self) -> "Learner[PosteriorT]":
+        """The learner without hypotheses about tasks unlike those of training; itself where it has none."""
+        return self
+
+    @property
     def seed(self) -> int:
         """The seed of the posterior's draws; 0 where nothing is drawn."""
         return 0

@@ -41,6 +41,7 @@ def answer_with_graphs(jobs: Sequence[Job], graphs: GraphCache) -> tuple[dict[in
     for indices in _parts(jobs, recordable):  # the host prepares a part while the device computes the last
         part = [jobs[index] for index in indices]
         model, steps = part[0].model, part[0].steps
+        _ = model.prior_posterior  # made here, not within a recording
         launched = graphs.launch(model, steps, partial(adapt_and_predict, model, steps), _padded_arrays(part))
         if launched is not None:
             launches.append((indices, launched))
