@@ -402,10 +402,10 @@ class FromNumbers(TorchFunctionMode):
 @pytest.mark.parametrize("name", KINDS)
 def test_on_another_device_nothing_recorded_waits_for_it(tmp_path, name):
     model = kind(tmp_path, name)
-    prior = model._prior_posterior  # as long as the numbers say: made before anything is recorded
+    prior = model.prior_posterior  # as long as the numbers say: made before anything is recorded
     there = copy.copy(model)
     tensors = {key: each.to("meta") for key, each in vars(prior).items() if isinstance(each, torch.Tensor)}
-    vars(there)["_prior_posterior"] = replace(prior, **tensors)
+    vars(there)["prior_posterior"] = replace(prior, **tensors)
     object.__setattr__(there, "learned", {key: each.to("meta") for key, each in model.learned.items()})
     arrays = graphed_regression._padded_arrays([job(model), job(model, 3, 20)])
     tensors = [torch.from_numpy(each).to("meta") for each in arrays]
