@@ -11,7 +11,7 @@ from bmaml.blocks import blocks
 from bmaml.densities import LOG_2PI
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
-from bmaml.learners.surprise import LEAST_SHARES, START_SHARES
+from bmaml.learners.surprise import LEAST_SHARES, LOG_NOTHING, START_SHARES
 from bmaml.predictive import Predictive
 from bmaml.task import TaskBatch
 from training.families import Family
@@ -20,8 +20,8 @@ from training.loop import TASKS_PER_BLOCK, validation_nlls
 ROUNDS = 2
 """Searches of each scalar where there are several, since each is fitted with the others fixed."""
 
-SOFTENED_SHARES = (0.0, 0.001, 0.003, 0.01, 0.03)
-"""Softened shares of the weights that are tried."""
+SOFTENED_SHARES = (0.001, 0.003, 0.01, 0.03)
+"""Softened shares of the weights that are tried, beside none."""
 
 SHARE_ROUNDS = 5
 """Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
@@ -68,7 +68,7 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_shares" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
-        found["softened"] = calibrated_softening(learner, found, tasks)
+        found["log_softened"] = calibrated_softening(learner, found, tasks)
     return found
 
 
@@ -102,14 +102,14 @@ def _with_least_shares(shares: Tensor) -> Tensor:
 def calibrated_softening(
     learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
 ) -> Tensor:
-    """The softened share of the weights with which the answered mean and variance suit the validation tasks.
+    """The logarithm of the softened share of the weights that suits the answered mean and variance best.
 
     The score is the NLL of a normal with that mean and variance: unlike the mixture's own, it shows whether
     the answered standard deviation can be relied on.
     """
 
-    def mean_nll(share: float) -> float:
-        trial, totals = {**learned, "softened": torch.tensor(share)}, []
+    def mean_nll(log_share: float) -> float:
+        trial, totals = {**learned, "log_softened": torch.tensor(log_share)}, []
         with torch.no_grad():
             for part in _parts(family):
                 belief = learner.predict(learner.adapt(trial, part.support), part.query.x)
@@ -119,7 +119,7 @@ def calibrated_softening(
                 totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
         return float(torch.cat(totals).double().mean())
 
-    return torch.tensor(min(SOFTENED_SHARES, key=mean_nll))
+    return torch.tensor(min((LOG_NOTHING, *map(math.log, SOFTENED_SHARES)), key=mean_nll))
 
 
 def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:

@@ -54,7 +54,7 @@ from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
 from bmaml.learners.pruning import KeptHypotheses
-from bmaml.learners.surprise import START_SHARES, Surprise
+from bmaml.learners.surprise import LOG_NOTHING, START_SHARES, Surprise
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
@@ -164,7 +164,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def trains(self, name: str) -> bool:
         """Whether training moves this learned tensor."""
-        return name not in ("log_shares", "softened", "frequencies") and super().trains(name)
+        return name not in ("log_shares", "log_softened", "frequencies") and super().trains(name)
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
@@ -172,7 +172,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with prior widening the scalar
         `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ; with surprising
         hypotheses `log_shares` `[group]`, the logarithms of the groups' prior weights, the scalar
-        `softened`, and `frequencies` `[input, frequency]` of the broad processes. The prior mean of the
+        `log_softened`, and `frequencies` `[input, frequency]` of the broad processes. The prior mean of the
         last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
@@ -193,7 +193,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["correlation"] = torch.zeros(())
         if self.surprise is not None:
             learned["log_shares"] = torch.tensor(START_SHARES).log()
-            learned["softened"] = torch.zeros(())
+            learned["log_softened"] = torch.tensor(LOG_NOTHING)
             learned["frequencies"] = self.surprise.draw_frequencies(self.network.inputs)
         return learned
 
@@ -348,8 +348,8 @@ class Collapsed(Learner[CollapsedPosterior]):
         assert self.surprise is not None
         prior = self.layout.log_prior(learned["log_shares"].to(log_weights))
         soft = (self.surprise.softening * (log_weights - prior) + prior).log_softmax(-1)
-        share = learned["softened"].to(log_weights)
-        return torch.logaddexp(log_weights + torch.log1p(-share), soft + share.log())
+        log_share = learned["log_softened"].to(log_weights).clamp_max(math.log(0.5))
+        return torch.logaddexp(log_weights + torch.log1p(-log_share.exp()), soft + log_share)
 
     def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
         """The exponent of the evidence, τ corrected for correlated rows."""

@@ -45,6 +45,8 @@ GROUPS: tuple[Group, ...] = ("known", "wide", "noisy", "broad")
 """The groups of hypotheses: those of training, then the surprising ones."""
 START_SHARES = (0.97, 0.012, 0.009, 0.009)
 """Prior weights of the groups, before the validation tasks are counted."""
+LOG_NOTHING = -1e30
+"""The logarithm of a softened share that no answer shows."""
 LEAST_SHARES = (0.05, *START_SHARES[1:])
 """The least that calibration leaves to each group."""
 
