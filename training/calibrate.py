@@ -20,7 +20,7 @@ from training.loop import TASKS_PER_BLOCK, validation_nlls
 ROUNDS = 2
 """Searches of each scalar where there are several, since each is fitted with the others fixed."""
 
-SOFTENED_SHARES = (0.001, 0.003, 0.01, 0.03)
+SOFTENED_SHARES = (0.001, 0.003, 0.01)
 """Softened shares of the weights that are tried, beside none."""
 
 SHARE_ROUNDS = 5
