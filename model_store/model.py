@@ -210,6 +210,14 @@ class Model:
         return range_of(self.manifest.outputs)
 
     @cached_property
+    def trained_rows(self) -> tuple[int, int] | None:
+        """The fewest and the most support rows of a task in training; None where its record does not say."""
+        shots = self.manifest.training.get("family", {}).get("shots")
+        if self.manifest.kind != "regression" or not isinstance(shots, dict):
+            return None
+        return int(shots["lowest"]), int(shots["highest"])
+
+    @cached_property
     def _standardised_range(self) -> Tensor:
         """`input_range` as the network sees it, on the model's device."""
         return torch.from_numpy(standardised(self.manifest.inputs, self.input_range)).to(self.device)

@@ -1,5 +1,6 @@
 """Small untrained models, published into a store of their own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def publish(
     history: tuple[ValidationPoint, ...] = (),
     hidden: tuple[int, ...] = (6, 5),
     conformal: Conformal | None = None,
+    training: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Model:
     built = LEARNERS[learner](MLP(len(inputs), hidden, len(outputs), "tanh"), **{"particles": 4, **settings})
@@ -65,7 +67,7 @@ def publish(
         outputs=outputs,
         learner=learner,
         settings=settings_of(built),
-        training={},
+        training=training or {},
         history=history,
         seed=seed,
         code_version="0",

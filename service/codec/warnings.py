@@ -38,6 +38,7 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
     warnings = []
     if not len(support.x.raw):
         warnings.append("the support set is empty: this is the model's prior")
+    warnings += _row_count(model, len(support.x.raw))
     if len(support.classes) == 1:
         warnings.append("the support set names one class: every row is of it, whatever it shows")
     if not model.learner.has_epistemic:
@@ -60,6 +61,24 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
         distances = _distances(*outputs, support.labels)
         warnings += _far(outputs[0], support.labels, distances, "labels", WRONG_UNITS)
     return tuple(warnings)
+
+
+def _row_count(model: Model, rows: int) -> list[str]:
+    """The sentence about a number of support rows unlike those of training; none where there is none.
+
+    As with inputs, so many more count as far as are a quarter of the trained range.
+    """
+    if model.trained_rows is None or not rows:
+        return []
+    lowest, highest = model.trained_rows
+    if lowest <= rows <= highest + FAR_DISTANCE * (highest - lowest):
+        return []
+    advice = (
+        "widths are less certain"
+        if rows < lowest
+        else "widths may be too narrow: give fewer, or train with more"
+    )
+    return [f"the support set has {rows} rows, and training had {lowest} to {highest}; {advice}"]
 
 
 def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
