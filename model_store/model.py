@@ -185,12 +185,12 @@ class Model:
 
     @cached_property
     def prior_posterior(self) -> Posterior:
-        """The posterior given no rows, of one task."""
+        """The posterior given no rows, of one task that is like those of training."""
         network, initial = self.learner.network, self.learned["initial"]
         nothing = Examples.empty(network.inputs, network.outputs, like=initial)
         negligible = PRIOR_TOLERANCE if self.device.type == "cpu" else 0.0  # a GPU gains nothing from fewer
         with torch.no_grad():
-            posterior: Posterior = self.learner.adapt_pruned(self.learned, nothing, negligible, 0)
+            posterior: Posterior = self.learner.known.adapt_pruned(self.learned, nothing, negligible, 0)
         return posterior
 
     @cached_property
