@@ -331,8 +331,11 @@ class Collapsed(Learner[CollapsedPosterior]):
         surprise = self.layout.surprise
         if surprise is None or broad is None:
             parts = "broad_layers", "broad_head", "broad_seen", "broad_spent", "frequencies"
-            return dict.fromkeys(parts) | {"longest": 0.0}
-        flat = tuple(number for layer in surprise.broad_layers for number in layer)
+            return dict.fromkeys(parts) | {"lengths": ()}
+        places = {length: place for place, length in enumerate(map(float, surprise.lengths))}
+        flat = tuple(
+            each for length, noise in surprise.broad_layers for each in (float(places[length]), noise)
+        )
         mean, seen, spent = (each.to(like) for each in kept.broad.posterior(broad))
         return {
             "broad_layers": kept.broad.taken(constant(flat, like).view(1, -1, 2)),
@@ -340,7 +343,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             "broad_seen": seen,
             "broad_spent": spent,
             "frequencies": learned["frequencies"].unsqueeze(0),
-            "longest": max(surprise.lengths),
+            "lengths": surprise.lengths,
         }
 
     def _softened(self, learned: Learned, log_weights: Tensor) -> Tensor:

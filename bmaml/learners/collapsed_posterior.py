@@ -51,15 +51,15 @@ class CollapsedPosterior(Posterior):
         head: mean of the last layer, prior mean included.
         seen, spent: factors in the root of its covariance (see `bmaml.last_layer`).
         noise_slopes: a, where the noise depends on x.
-        broad_layers: length and noise of the broad processes; this and the following are None without them.
+        broad_layers: index of the length, and noise, of broad processes; this and the next are None without.
         broad_head, broad_seen, broad_spent: the same of broad processes.
         frequencies: of their features.
-        longest: the longest of their lengths.
+        lengths: ℓ that the indices are of.
         log_widening: log ω, for standard deviations where the support rows determine a prediction.
         log_prior_widening: log ω₀, for epistemic standard deviations where they do not.
     """
 
-    fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0, "broad_layers": 1.0}
+    fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
     per_task: ClassVar[frozenset[str]] = Posterior.per_task | {"owner", "surprise"}
 
     owner: Int[Tensor, "#task hypothesis"]
@@ -75,7 +75,7 @@ class CollapsedPosterior(Posterior):
     broad_seen: Float[Tensor, "#task broad feature broad_rank"] | None
     broad_spent: Float[Tensor, "#task broad feature broad_rank"] | None
     frequencies: Float[Tensor, "1 input frequency"] | None
-    longest: float
+    lengths: tuple[float, ...]
     log_widening: Scalar
     log_prior_widening: Scalar
 
@@ -133,8 +133,8 @@ class CollapsedPosterior(Posterior):
         assert self.frequencies is not None
         assert self.broad_seen is not None
         assert self.broad_spent is not None
-        lengths, noise = self.broad_layers.unbind(-1)
-        features = broad_features(self.frequencies[0], x, lengths, self.longest)
+        length, noise = self.broad_layers.unbind(-1)
+        features = gathered(broad_features(self.frequencies[0], x, self.lengths), length.long())
         left = features - (features @ self.broad_seen) @ self.broad_spent.mT
         within = left.square().sum(-1, keepdim=True)
         noise = noise[..., None, None].expand(*within.shape)

@@ -109,8 +109,7 @@ class Surprise:
     ) -> ConditionedLayers:
         """The broad processes conditioned on each support set, at scale 1, in double precision."""
         x = support.x.double()
-        lengths = constant(self.lengths, x).unsqueeze(0)
-        by_length = broad_features(frequencies.to(x), x, lengths, max(self.lengths))
+        by_length = broad_features(frequencies.to(x), x, self.lengths)
         noise = constant(tuple(noise for _, noise in self.broad_layers), x)
         # Rows are scaled to noise of variance one; padding is zero.
         scale = support.mask[:, None, :, None] * noise.rsqrt().view(-1, 1, 1)
@@ -120,19 +119,12 @@ class Surprise:
 
 
 def broad_features(
-    frequencies: Float[Tensor, "input frequency"],
-    x: Inputs,
-    lengths: Float[Tensor, "#task layer"],
-    longest: float,
-) -> Float[Tensor, "task layer row feature"]:
-    """φ(x) of broad processes, where φᵀφ' is their covariance at scale 1, without noise.
-
-    Args:
-        lengths: ℓ of each process.
-        longest: ℓ₀.
-    """
+    frequencies: Float[Tensor, "input frequency"], x: Inputs, lengths: tuple[float, ...]
+) -> Float[Tensor, "task length row feature"]:
+    """φ(x) of broad processes of each length, where φᵀφ' is their covariance at scale 1, without noise."""
     root = math.sqrt(x.shape[-1])
-    phases = (x @ (frequencies / root)).unsqueeze(1) / lengths[..., None, None]
+    inverse = constant(tuple(1 / length for length in lengths), x).view(-1, 1, 1)
+    phases = (x @ (frequencies / root)).unsqueeze(1) * inverse
     waves = torch.cat([phases.cos(), phases.sin()], -1) / math.sqrt(frequencies.shape[-1])
-    linear = (x * (2 / (root * longest))).unsqueeze(1).expand(-1, waves.shape[1], -1, -1)
+    linear = (x * (2 / (root * max(lengths)))).unsqueeze(1).expand(-1, waves.shape[1], -1, -1)
     return torch.cat([torch.ones_like(waves[..., :1]), linear, waves], -1)

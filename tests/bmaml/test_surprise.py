@@ -166,12 +166,11 @@ def test_a_noisy_layer_is_a_particle_of_lower_noise_precision(resolution):
 def test_random_features_approximate_the_stated_kernel(inputs):
     surprise = dataclasses.replace(SURPRISE, frequencies=1024)
     x = torch.randn(1, 30, inputs, generator=generator())
-    lengths = torch.tensor([surprise.lengths])
-    features = broad_features(surprise.draw_frequencies(inputs), x, lengths, 2.0)[0]
+    features = broad_features(surprise.draw_frequencies(inputs), x, surprise.lengths)[0]
     squares = torch.cdist(x[0], x[0]).square()
     for each, length in zip(features, surprise.lengths, strict=True):
         rbf = torch.exp(-squares / (2 * inputs * length**2))
-        linear = 4 * x[0] @ x[0].T / (inputs * 2.0**2)
+        linear = 4 * x[0] @ x[0].T / (inputs * max(surprise.lengths) ** 2)
         tolerance = 3 / math.sqrt(1024)  # of a mean of so many cosines
         torch.testing.assert_close(each @ each.T, 1 + linear + rbf, rtol=0, atol=tolerance)
         torch.testing.assert_close((each @ each.T).diagonal(), 2 + linear.diagonal())
