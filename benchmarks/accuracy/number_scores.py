@@ -192,6 +192,7 @@ class Panel:
         answered = self.answered
         found = {
             "coverage": _mean([score.inside.mean() for score in answered]),
+            "under_half": _mean([score.inside.mean() < 0.5 for score in answered]),
             "rmse": math.sqrt(_mean([score.squared_error for score in answered])),
             "width": self.width,
             "relative_width": self.width / family_width,

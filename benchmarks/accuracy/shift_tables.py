@@ -11,6 +11,7 @@ Columns = Sequence[tuple[str, str, str]]
 """Heading, name of the metric and format of each column."""
 NUMBERS: Columns = (
     ("in 90 %", "coverage", "{:.0%}"),
+    ("under half", "under_half", "{:.1%}"),
     ("RMSE", "rmse", "{:.3g}"),
     ("normal NLL", "normal_nll", "{:.2f}"),
     ("worst normal", "worst_normal_nll", "{:.4g}"),
@@ -24,10 +25,10 @@ NUMBERS: Columns = (
     ("answered", "answered", "{:.0%}"),
 )
 CURVES: Columns = (
-    *NUMBERS[:8],
+    *NUMBERS[:9],
     ("cell NLL", "cell_nll", "{:.2f}"),
     ("worst cell", "worst_cell_nll", "{:.4g}"),
-    *NUMBERS[8:],
+    *NUMBERS[9:],
 )
 CLASSES: Columns = (
     ("accuracy", "accuracy", "{:.1%}"),
