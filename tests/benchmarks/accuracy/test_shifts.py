@@ -17,6 +17,8 @@ from training.families.sinusoid import AMPLITUDE, FREQUENCY
 
 TASKS, FAMILY_TASKS = 12, 200
 """Tasks of each shift, and of the family itself."""
+UNLIKE_POINTS, UNLIKE_TASKS = 10, 100
+"""Points and tasks of the families that training did not show."""
 FLOORS = {
     "constant labels": 0.9,
     "labels 10 higher": 0.85,
@@ -25,6 +27,14 @@ FLOORS = {
     "x in degrees": 0.75,
 }
 """The least coverage of the 90 % interval under a shift, at any of `POINTS`."""
+UNLIKE_FLOORS = {
+    "noise × 10": 0.8,
+    "amplitudes of 7.5 to 15": 0.8,
+    "frequencies of 3 to 5": 0.8,
+    "a square wave": 0.8,
+    "a straight line": 0.9,
+}
+"""The least coverage of the 90 % interval from `UNLIKE_POINTS` of a family that training did not show."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +54,14 @@ def family(model) -> dict[int, dict[str, float]]:
     shifts = {FAMILY: SINE_SHIFTS[FAMILY]}
     found = (next(score_shifts(model, shifts, sine_tasks(FAMILY_TASKS, each), each)) for each in POINTS)
     return {panel.points: panel.metrics(panel.width) for panel in found}
+
+
+@pytest.fixture(scope="module")
+def unlike(model) -> dict[str, dict[str, float]]:
+    """The metrics of families that training did not show, by name."""
+    shifts = {name: SINE_SHIFTS[name] for name in UNLIKE_FLOORS}
+    found = score_shifts(model, shifts, sine_tasks(UNLIKE_TASKS, UNLIKE_POINTS), UNLIKE_POINTS)
+    return {panel.shift: panel.metrics(panel.width) for panel in found}
 
 
 def shifted(name: str, points: int = 8, count: int = 50):
@@ -84,6 +102,15 @@ def test_values_outside_the_training_range_are_warned_of(panels, name):
 def test_the_interval_holds_under_a_shift(panels, name, floor):
     for points in POINTS:
         assert panels[points, name].metrics(1.0)["coverage"] >= floor, points
+
+
+@pytest.mark.parametrize(("name", "floor"), UNLIKE_FLOORS.items())
+def test_the_interval_holds_and_a_warning_tells_where_the_family_is_unlike_that_of_training(
+    unlike, name, floor
+):
+    assert unlike[name]["coverage"] >= floor
+    assert unlike[name]["answered_nll"] <= 3
+    assert unlike[name]["warned"] >= 0.9
 
 
 @pytest.mark.parametrize("name", ["points in a width of 1", "queries outside the range", "x in degrees"])
