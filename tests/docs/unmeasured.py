@@ -94,6 +94,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "200 features",
         "in 90 % |",
         "90 % interval holds",
+        "90 % interval of `",
         "79 trees",
     ),
 }
