@@ -33,6 +33,10 @@ TOLERANCE = 0.01
 class _ValidationTasks(Protocol):
     """A family, or what stands in for one, with validation tasks."""
 
+    @property
+    def validation_tasks(self) -> int:
+        """The number of different validation tasks."""
+
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks; the same every time."""
 
@@ -75,7 +79,8 @@ def calibrated(
 def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
     """Log prior weights of the groups of hypotheses: how many of the validation tasks each explains.
 
-    Expectation maximisation on the evidence of all rows of a task. No group has less than its share in
+    Expectation maximisation on the evidence of all rows of a task, less a standard error for the surprising
+    groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has less than its share in
     `LEAST_SHARES`: that no validation task needed it does not rule it out.
     """
     shares = torch.tensor(START_SHARES)
@@ -86,7 +91,10 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
                 [learner.adapt(trial, part.all_examples()).surprise for part in _parts(family)]
             )
         shares = _with_least_shares(explained.mean(0))
-    return shares.log().to(learned["log_shares"])
+    error = (shares * (1 - shares) / family.validation_tasks).sqrt()
+    shares[1:] = (shares - error)[1:]
+    shares[0] = 1 - shares[1:].sum()
+    return _with_least_shares(shares).log().to(learned["log_shares"])
 
 
 def _with_least_shares(shares: Tensor) -> Tensor:

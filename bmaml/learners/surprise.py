@@ -43,7 +43,7 @@ from bmaml.task import Examples
 Group = Literal["known", "wide", "noisy", "broad"]
 GROUPS: tuple[Group, ...] = ("known", "wide", "noisy", "broad")
 """The groups of hypotheses: those of training, then the surprising ones."""
-START_SHARES = (0.97, 0.012, 0.009, 0.009)
+START_SHARES = (0.98, 0.007, 0.005, 0.008)
 """Prior weights of the groups, before the validation tasks are counted."""
 LOG_NOTHING = -1e30
 """The logarithm of a softened share that no answer shows."""
