@@ -80,8 +80,8 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     """Log prior weights of the groups of hypotheses: how many of the validation tasks each explains.
 
     Expectation maximisation on the evidence of all rows of a task, less a standard error for the surprising
-    groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has less than its share in
-    `LEAST_SHARES`: that no validation task needed it does not rule it out.
+    groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has
+    less than its share in `LEAST_SHARES`: that no validation task needed it does not rule it out.
     """
     shares = torch.tensor(START_SHARES)
     for _ in range(SHARE_ROUNDS):

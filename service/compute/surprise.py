@@ -4,7 +4,7 @@ from bmaml.learners.surprise import GROUPS, Group
 from service.job import Answer, Array, Job
 from service.schemas.responses import Surprise
 
-SURPRISING_SHARE = 0.1
+SURPRISING_SHARE = 0.07
 """The part of the known hypotheses' prior weight that the surprising ones gain where an answer is warned of.
 
 On 1000 tasks like those of training it warned of at most 3, whatever the number of rows; twice as much warned
