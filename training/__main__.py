@@ -94,7 +94,9 @@ def table(
     if family.support_until is not None:
         family = replace(family, shots=tasks.shots)
     columns = (len(tasks.inputs), len(tasks.outputs))
-    resolution = family.resolution / max(column.std for column in tasks.outputs)
+    resolution = 0.0
+    if family.resolution:
+        resolution = family.resolution / max(column.std for column in tasks.outputs)
     _train(run, configuration(run, family, settings, columns, resolution=resolution), tasks)
 
 

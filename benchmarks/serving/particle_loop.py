@@ -49,7 +49,11 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
         noise = torch.exp(-theta[-2].double()).expand(len(rows))
         if learner.varying_noise:
             noise = noise * torch.exp(whole @ model.learned["noise_slopes"][number].double())
-        return whole / math.sqrt(whole.shape[-1]), prior[0, 0].double(), noise.clamp_min(MIN_NOISE)
+        return (
+            whole / math.sqrt(whole.shape[-1]),
+            prior[0, 0].double(),
+            noise.clamp_min(max(MIN_NOISE, learner.resolution**2 / 3)),
+        )
 
     phi, prior, noise = features(x)
     kernel = phi @ phi.T / precision + noise.diag()

@@ -7,8 +7,8 @@ from service.schemas.responses import Surprise
 SURPRISING_SHARE = 0.07
 """The part of the known hypotheses' prior weight that the surprising ones gain where an answer is warned of.
 
-On 1000 tasks like those of training it warned of at most 3, whatever the number of rows; twice as much warned
-of fewer than nine tenths of those with ten times the noise, from ten rows.
+Of 200 sine curves like those of training, with 1, 2, 5, 10 or 20 rows each, it warns of none; of those with
+ten times the noise of more than nine tenths, from ten rows on.
 """
 
 
