@@ -31,6 +31,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "The range, 0.47 to 2.05,",
         'curve" has 0.1 to 8.',
         "` begins at 0)",
+        "With ρ = 1 it is",
     ),
     "classification.md": (
         "N(0, τ²)",
