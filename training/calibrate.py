@@ -88,7 +88,7 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
         with torch.no_grad():
             trial = {**learned, "log_shares": shares.log()}
             explained = torch.cat(
-                [learner.adapt(trial, part.all_examples()).surprise for part in _parts(family)]
+                [learner.adapt(trial, part.all_examples()).group_weights for part in _parts(family)]
             )
         shares = _with_least_shares(explained.mean(0))
     error = (shares * (1 - shares) / family.validation_tasks).sqrt()

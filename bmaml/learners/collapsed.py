@@ -225,7 +225,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         if layout.surprise is not None:
             broad = layout.surprise.condition(learned["frequencies"], support)
         weights = self._log_weights(learned, layers, broad, support)
-        surprise = layout.group_weights(weights)
+        group_weights = layout.group_weights(weights)
         if layout.surprise is not None:
             weights = self._softened(learned, weights)
         kept = KeptHypotheses.of(layout, weights, negligible)
@@ -237,7 +237,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             log_weights=kept.log_weights.to(dtype),
             owner=kept.owner,
             scales=kept.scales.to(dtype),
-            surprise=surprise.to(dtype),
+            group_weights=group_weights.to(dtype),
             particles=particles,
             head=prior_mean + (mean / units).to(dtype),
             seen=seen.to(dtype),
@@ -277,7 +277,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def group_weights(self, posterior: CollapsedPosterior) -> Float[Tensor, "task group"] | None:
         """The weights of known and surprising hypotheses; None without surprising ones."""
-        return None if self.surprise is None else posterior.surprise
+        return None if self.surprise is None else posterior.group_weights
 
     def group_prior(self, learned: Learned) -> Float[Tensor, " group"] | None:
         """The same before any row."""

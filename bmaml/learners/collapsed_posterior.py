@@ -46,7 +46,7 @@ class CollapsedPosterior(Posterior):
     Attributes:
         owner: the layer of each hypothesis; those of broad processes follow those of particles.
         scales: s of each hypothesis.
-        surprise: weight of each group of hypotheses (see `surprise.GROUPS`).
+        group_weights: weight of each group of hypotheses (see `surprise.GROUPS`).
         particles: adapted parameters, the noise level included; `[1, …]` for zero steps with all kept.
         head: mean of the last layer, prior mean included.
         seen, spent: factors in the root of its covariance (see `bmaml.last_layer`).
@@ -60,11 +60,11 @@ class CollapsedPosterior(Posterior):
     """
 
     fill: ClassVar[Mapping[str, float]] = {**Posterior.fill, "scales": 1.0}
-    per_task: ClassVar[frozenset[str]] = Posterior.per_task | {"owner", "surprise"}
+    per_task: ClassVar[frozenset[str]] = Posterior.per_task | {"owner", "group_weights"}
 
     owner: Int[Tensor, "#task hypothesis"]
     scales: Float[Tensor, "#task hypothesis"]
-    surprise: Float[Tensor, "task group"]
+    group_weights: Float[Tensor, "task group"]
     particles: Particles
     head: Float[Tensor, "#task particle unit output"]
     seen: Float[Tensor, "#task particle unit rank"]

@@ -205,10 +205,10 @@ def test_without_rows_each_group_has_its_share_and_the_prior_within():
     learner, learned = small()
     nothing = Examples.padded([(torch.zeros(0, 2), torch.zeros(0, 2))])
     posterior = learner.adapt(learned, nothing)
-    torch.testing.assert_close(posterior.surprise, torch.tensor([START_SHARES]))
+    torch.testing.assert_close(posterior.group_weights, torch.tensor([START_SHARES]))
     torch.testing.assert_close(posterior.log_weights[0].exp(), prior_of(learner))
     for shares in (torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.4, 0.3, 0.2, 0.1])):
-        found = learner.adapt({**learned, "log_shares": shares.log()}, nothing).surprise[0]
+        found = learner.adapt({**learned, "log_shares": shares.log()}, nothing).group_weights[0]
         torch.testing.assert_close(found, shares)
 
 
@@ -221,8 +221,8 @@ def test_the_groups_weights_add_up_to_one_and_are_those_of_all_hypotheses(neglig
     whole = learner.adapt(learned, support)
     for task in range(3):
         expected = torch.zeros(len(GROUPS)).index_add(0, group, whole.log_weights[task].exp())
-        torch.testing.assert_close(posterior.surprise[task], expected)
-    torch.testing.assert_close(posterior.surprise.sum(-1), torch.ones(3))
+        torch.testing.assert_close(posterior.group_weights[task], expected)
+    torch.testing.assert_close(posterior.group_weights.sum(-1), torch.ones(3))
 
 
 def test_the_order_of_particles_does_not_matter():
@@ -233,7 +233,7 @@ def test_the_order_of_particles_does_not_matter():
         learner.adapt({**learned, "initial": initial}, batch.support)
         for initial in (learned["initial"], learned["initial"][order])
     )
-    torch.testing.assert_close(one.surprise, other.surprise)
+    torch.testing.assert_close(one.group_weights, other.group_weights)
     torch.testing.assert_close(learner.effective_particles(one), learner.effective_particles(other))
     places = [
         learner.layout.hypotheses.index(each._replace(layer=moved))
@@ -323,7 +323,7 @@ def test_neither_padding_nor_company_changes_an_answer(negligible, varying_noise
     for task, rows in enumerate(tasks):
         own = slice(task, task + 1)
         alone, single = beliefs(learner, learned, Examples.padded([rows]), x[own], negligible)
-        torch.testing.assert_close(single.surprise, posterior.surprise[own])
+        torch.testing.assert_close(single.group_weights, posterior.group_weights[own])
         for one, other, dirtied in zip(alone, together, padded, strict=True):
             torch.testing.assert_close(other[own], one)
             torch.testing.assert_close(dirtied[own], one)
@@ -395,7 +395,7 @@ def test_the_rows_tell_what_is_unlike_training(rows):
     learner, learned = sine_learner()
 
     def shares(support):
-        return dict(zip(GROUPS, learner.adapt(learned, support).surprise.mean(0).tolist(), strict=True))
+        return dict(zip(GROUPS, learner.adapt(learned, support).group_weights.mean(0).tolist(), strict=True))
 
     assert shares(sines(40, rows))["known"] > 0.99
     noisy = shares(sines(40, rows, noise=30 * NOISE))

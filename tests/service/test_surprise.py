@@ -86,7 +86,7 @@ def test_the_weights_are_those_of_the_learner_s_posterior(client, model):
     rows = torch.from_numpy(model.standardised_inputs(x)), torch.from_numpy(model.standardised_targets(y))
     posterior = model.learner.adapt(model.learned, Examples.padded([rows]))
     found = diagnostics(client, support)["surprise"]
-    assert list(found.values()) == pytest.approx(posterior.surprise[0, 1:].tolist(), rel=1e-4)
+    assert list(found.values()) == pytest.approx(posterior.group_weights[0, 1:].tolist(), rel=1e-4)
 
 
 def test_without_rows_the_weights_are_the_prior_s_and_nothing_is_warned_of(client):
