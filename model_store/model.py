@@ -15,6 +15,7 @@ from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from
 from bmaml.learners.posterior import Posterior
+from bmaml.learners.surprise import GROUPS, SURPRISING
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from model_store.columns import Array, range_of, standardised
@@ -197,7 +198,9 @@ class Model:
     def surprising_prior(self) -> float | None:
         """Prior weight of the hypotheses about tasks unlike those of training; None where it has none."""
         prior = self.learner.group_prior(self.learned)
-        return None if prior is None else float(1 - prior[0].double())
+        if prior is None:
+            return None
+        return float(sum(prior[GROUPS.index(group)].double() for group in SURPRISING))
 
     @cached_property
     def input_range(self) -> Array:

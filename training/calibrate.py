@@ -11,7 +11,7 @@ from bmaml.blocks import blocks
 from bmaml.densities import LOG_2PI
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner
-from bmaml.learners.surprise import LEAST_SHARES, LOG_NOTHING, START_SHARES
+from bmaml.learners.surprise import GROUPS, LEAST_SHARES, LOG_NOTHING, SURPRISING
 from bmaml.predictive import Predictive
 from bmaml.task import TaskBatch
 from training.families import Family
@@ -56,6 +56,8 @@ def calibrated(
     """
     found = dict(learned)
     tasks = _EmbeddedValidation(family, learned, embedding)
+    if "pooled" in _groups(learned):
+        found["log_shares"] = calibrated_shares(learner, found, tasks)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
@@ -72,6 +74,7 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_shares" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
+    if "log_softened" in found:
         found["log_softened"] = calibrated_softening(learner, found, tasks)
     return found
 
@@ -83,7 +86,8 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has
     less than its share in `LEAST_SHARES`: that no validation task needed it does not rule it out.
     """
-    shares = torch.tensor(START_SHARES)
+    shares = learned["log_shares"].exp()
+    surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
     for _ in range(SHARE_ROUNDS):
         with torch.no_grad():
             trial = {**learned, "log_shares": shares.log()}
@@ -92,14 +96,20 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
             )
         shares = _with_least_shares(explained.mean(0))
     error = (shares * (1 - shares) / family.validation_tasks).sqrt()
-    shares[1:] = (shares - error)[1:]
-    shares[0] = 1 - shares[1:].sum()
+    lower = torch.where(surprising, shares - error, shares)
+    rest = 1 - lower[surprising].sum()
+    shares = torch.where(surprising, lower, shares * (rest / shares[~surprising].sum()))
     return _with_least_shares(shares).log().to(learned["log_shares"])
+
+
+def _groups(learned: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The groups of hypotheses of a learner, as far as it has any."""
+    return GROUPS[: len(learned["log_shares"])] if "log_shares" in learned else ()
 
 
 def _with_least_shares(shares: Tensor) -> Tensor:
     """The shares, those below `LEAST_SHARES` raised to it and the others lowered in proportion."""
-    least = torch.tensor(LEAST_SHARES).to(shares)
+    least = torch.tensor(LEAST_SHARES[: len(shares)]).to(shares)
     raised = torch.zeros_like(shares, dtype=torch.bool)
     for _ in LEAST_SHARES:  # lowering one may take it below its least
         lowered = shares * (1 - least[raised].sum()) / shares[~raised].sum()

@@ -30,6 +30,7 @@ from training.compiled import Objective, objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
 from training.muon import Muon
+from training.pooled import pooled_start
 from training.processes import LostProcess, Processes
 
 CHECKPOINT_INTERVAL_S = 30.0
@@ -91,7 +92,9 @@ def train(
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
     embedding = config.trained_embedding
-    state = _initial_state(learner, embedding, config, device, start)
+    given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
+    given |= {} if resume else pooled_start(learner, family)
+    state = _initial_state(learner, embedding, config, device, given)
     if resume:
         read_checkpoint(state, config, folder)
     plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
@@ -227,15 +230,13 @@ def _initial_state(
     embedding: ConvNet | None,
     config: TrainingConfig,
     device: str,
-    start: Mapping[str, Tensor] | None,
+    start: Mapping[str, Tensor],
 ) -> TrainingState:
     generator = torch.Generator().manual_seed(config.seed)
     fresh = learner.initialise(generator)
     if embedding is not None:
         fresh |= embedding.initialise(generator)
-    for name, tensor in (start or {}).items():
-        if not learner.trains(name):
-            continue
+    for name, tensor in start.items():
         if name not in fresh or fresh[name].shape != tensor.shape:
             raise InvalidConfig(f"{config.start_from} has other parameters than this run: {name}")
         fresh[name] = tensor.clone()

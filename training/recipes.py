@@ -14,6 +14,7 @@ from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
 from bmaml.learners.maml import MAML
+from bmaml.learners.pooled import Pooled
 from bmaml.learners.surprise import Surprise
 from training.config import FamilyKind, Optimisation
 
@@ -69,6 +70,7 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
         "varying_noise": True,
         "correlated": True,
         "surprise": asdict(Surprise()),
+        "pooled": asdict(Pooled()),
     }
     plan = Optimisation(meta_steps=6000, evaluate_every=200, **decay)  # type: ignore[arg-type]
     return Recipe((32, 32), "sine", settings, plan)

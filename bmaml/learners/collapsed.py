@@ -47,14 +47,15 @@ from torch import Tensor
 
 from bmaml import svgd, tails
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
-from bmaml.device_constants import constant
 from bmaml.frequency_bands import redraw_in_bands
 from bmaml.last_layer import ConditionedLayers, condition
 from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
+from bmaml.learners.pooled import LAYERS, Pooled
+from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
-from bmaml.learners.surprise import LOG_NOTHING, START_SHARES, Surprise
+from bmaml.learners.surprise import LOG_NOTHING, POOLED_SHARE, START_SHARES, Surprise
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
@@ -96,6 +97,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         resolution: half the distance at which labels can be told apart, standardised. At scale 1 the noise is
             at least that of a uniform error of this size, so that repeated labels reward no spike.
         surprise: hypotheses about tasks unlike those of training; None for none. Training leaves them out.
+        pooled: processes fitted to all training tasks before the particles; None for none.
         correlated: fit the correlation of the errors of a task's rows, on tasks with numbers of support
             rows in this range; None takes the errors for independent.
     """
@@ -119,6 +121,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     correlated: tuple[int, int] | None = None
     resolution: float = 0.0
     surprise: Surprise | None = None
+    pooled: Pooled | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,8 +136,8 @@ class Collapsed(Learner[CollapsedPosterior]):
                 raise InvalidLearner("correlated rows count in evidence weights, which are off")
             if len(self.correlated) != 2 or not 0 <= self.correlated[0] < self.correlated[1]:
                 raise InvalidLearner(f"correlated are a fewest and more rows; found {self.correlated}")
-        if self.surprise is not None and not self.evidence_weights:
-            raise InvalidLearner("surprising hypotheses need evidence weights, which are off")
+        if (self.surprise is not None or self.pooled is not None) and not self.evidence_weights:
+            raise InvalidLearner("surprising and pooled hypotheses need evidence weights, which are off")
         if self.bands is not None:
             if not 0 <= self.bands[0] < self.bands[1] < math.inf:
                 raise InvalidLearner(f"bands are a lowest and a higher frequency; found {self.bands}")
@@ -143,14 +146,14 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     @property
     def hypotheses(self) -> int:
-        """One for every particle at every scale, and the surprising ones."""
+        """One for every particle at every scale, the surprising and the pooled ones."""
         return len(self.layout.hypotheses)
 
     @cached_property
     def layout(self) -> Layout:
         """The layers and their hypotheses."""
         surprise = None if self.surprise is None else self.surprise.with_noise_of_at_least(self._min_noise)
-        return Layout(self.particles, self.scales, surprise)
+        return Layout(self.particles, self.scales, surprise, len(LAYERS) if self.pooled else 0)
 
     @property
     def _min_noise(self) -> float:
@@ -162,18 +165,24 @@ class Collapsed(Learner[CollapsedPosterior]):
         """The learner without the hypotheses about tasks unlike those of training."""
         return self if self.surprise is None else replace(self, surprise=None)
 
+    @cached_property
+    def particles_alone(self) -> "Collapsed":
+        """The learner whose hypotheses are the particles as they are trained."""
+        return self.known if self.pooled is None else replace(self.known, pooled=None)
+
     def trains(self, name: str) -> bool:
         """Whether training moves this learned tensor."""
-        return name not in ("log_shares", "log_softened", "frequencies") and super().trains(name)
+        fixed = name in ("log_shares", "log_softened", "frequencies") or name.startswith("pooled_")
+        return not fixed and super().trains(name)
 
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`, scalars `log_temperature` (log τ) and `log_widening`.
 
         With varying noise also `noise_slopes`, a, `[particle, feature + 1]`; with prior widening the scalar
-        `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ; with surprising
-        hypotheses `log_shares` `[group]`, the logarithms of the groups' prior weights, the scalar
-        `log_softened`, and `frequencies` `[input, frequency]` of the broad processes. The prior mean of the
-        last layer starts at zero.
+        `log_prior_widening`, log ω₀; with correlated rows the scalar `correlation`, ρ; with several groups of
+        hypotheses `log_shares` `[group]`, the logarithms of their prior weights; with surprising ones the
+        scalar `log_softened`, and `frequencies` `[input, frequency]` of the broad processes; with pooled
+        processes the tensors of `Pooled.unfitted`. The prior mean of the last layer starts at zero.
         """
         weights = self.network.initialise(self.particles, generator)
         if self.bands is not None:
@@ -191,8 +200,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             learned["log_prior_widening"] = torch.zeros(())
         if self.correlated is not None:
             learned["correlation"] = torch.zeros(())
+        if self.layout.has_groups:
+            learned["log_shares"] = self._start_shares().log()
+        if self.pooled is not None:
+            learned |= self.pooled.unfitted(self.network.inputs, self.network.outputs)
         if self.surprise is not None:
-            learned["log_shares"] = torch.tensor(START_SHARES).log()
             learned["log_softened"] = torch.tensor(LOG_NOTHING)
             learned["frequencies"] = self.surprise.draw_frequencies(self.network.inputs)
         return learned
@@ -221,12 +233,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             particles = layout.with_noise_levels(particles)
             slopes = None if slopes is None else layout.of_own(slopes)
         layers = self._conditioned(particles, slopes, hidden, prior_mean, support)
-        broad = None
-        if layout.surprise is not None:
-            broad = layout.surprise.condition(learned["frequencies"], support)
-        weights = self._log_weights(learned, layers, broad, support)
+        processes = self._processes(learned)
+        others = None if processes is None else processes.condition(support)
+        weights = self._log_weights(learned, layers, others, support)
         group_weights = layout.group_weights(weights)
-        if layout.surprise is not None:
+        if self.surprise is not None:
             weights = self._softened(learned, weights)
         kept = KeptHypotheses.of(layout, weights, negligible)
         particles = kept.own.taken(particles)
@@ -243,7 +254,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             seen=seen.to(dtype),
             spent=spent.to(dtype),
             noise_slopes=None if slopes is None else kept.own.taken(slopes),
-            **self._broad_parts(learned, kept, broad, support.x),
+            **_process_parts(kept, processes, others, support.x),
             log_widening=learned["log_widening"],
             log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
         )
@@ -276,16 +287,19 @@ class Collapsed(Learner[CollapsedPosterior]):
         return 1 / posterior.sum_per_layer(weights).square().sum(-1)
 
     def group_weights(self, posterior: CollapsedPosterior) -> Float[Tensor, "task group"] | None:
-        """The weights of known and surprising hypotheses; None without surprising ones."""
+        """The weights of the groups of hypotheses; None where none is surprising."""
         return None if self.surprise is None else posterior.group_weights
 
     def group_prior(self, learned: Learned) -> Float[Tensor, " group"] | None:
         """The same before any row."""
-        return None if self.surprise is None else learned["log_shares"].softmax(-1)
+        if self.surprise is None:
+            return None
+        log_prior = self.layout.log_prior(learned["log_shares"]).log_softmax(-1)
+        return self.layout.group_weights(log_prior.unsqueeze(0))[0]
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log of the weighted mixture's likelihood of the query set, per query row."""
-        predictive = self.predict(self.known.adapt(learned, batch.support), batch.query.x)
+        predictive = self.predict(self.particles_alone.adapt(learned, batch.support), batch.query.x)
         mask, counts = batch.query.mask, batch.query.counts().clamp_min(1)
         if self.pointwise:
             logs = (predictive.log_density(batch.query.y) * mask.unsqueeze(-1)).sum((-1, -2))
@@ -304,47 +318,45 @@ class Collapsed(Learner[CollapsedPosterior]):
         slopes = None if noise_slopes is None else noise_slopes.unsqueeze(0)
         shown = self.network.features_and_outputs(weights_of(particles), support.x)
         layers = self._conditioned(particles, slopes, *shown, support)
-        hypotheses = self.known.layout
+        hypotheses = self.particles_alone.layout
         each = hypotheses.evidence(layers.misfit, layers.log_volume, support.counts(), self.network.outputs)
         return each.unflatten(1, (self.particles, -1)).logsumexp(-1) - math.log(len(self.scales))
 
     def _log_weights(
-        self, learned: Learned, layers: ConditionedLayers, broad: ConditionedLayers | None, support: Examples
+        self,
+        learned: Learned,
+        layers: ConditionedLayers,
+        processes: ConditionedProcesses | None,
+        support: Examples,
     ) -> Float[Tensor, "task hypothesis"]:
         """Logarithms of the weights of all hypotheses."""
         if not self.evidence_weights:
             nothing = layers.misfit.new_zeros(len(support), len(self.layout.hypotheses))
             return nothing.log_softmax(-1)
         misfit, volume = layers.misfit, layers.log_volume
-        if broad is not None:
-            misfit, volume = torch.cat([misfit, broad.misfit], 1), torch.cat([volume, broad.log_volume], 1)
+        if processes is not None:
+            misfit = torch.cat([misfit, processes.layers.misfit], 1)
+            volume = torch.cat([volume, processes.layers.log_volume], 1)
         evidence = self.layout.evidence(misfit, volume, support.counts(), self.network.outputs)
         logs = self._exponent(learned, support) * evidence
-        if self.surprise is not None:
+        if self.layout.has_groups:
             logs = logs + self.layout.log_prior(learned["log_shares"].to(logs))
         return logs.log_softmax(-1)
 
-    def _broad_parts(
-        self, learned: Learned, kept: KeptHypotheses, broad: ConditionedLayers | None, like: Tensor
-    ) -> dict[str, Any]:
-        """The fields of the posterior about broad processes."""
-        surprise = self.layout.surprise
-        if surprise is None or broad is None:
-            parts = "broad_layers", "broad_head", "broad_seen", "broad_spent", "frequencies"
-            return dict.fromkeys(parts) | {"lengths": ()}
-        places = {length: place for place, length in enumerate(map(float, surprise.lengths))}
-        flat = tuple(
-            each for length, noise in surprise.broad_layers for each in (float(places[length]), noise)
-        )
-        mean, seen, spent = (each.to(like) for each in kept.broad.posterior(broad))
-        return {
-            "broad_layers": kept.broad.taken(constant(flat, like).view(1, -1, 2)),
-            "broad_head": mean,
-            "broad_seen": seen,
-            "broad_spent": spent,
-            "frequencies": learned["frequencies"].unsqueeze(0),
-            "lengths": surprise.lengths,
-        }
+    def _start_shares(self) -> Tensor:
+        """Prior weights of the groups of hypotheses, before the validation tasks are counted."""
+        shares = torch.tensor(START_SHARES)
+        if self.pooled is None:
+            return shares
+        shares = torch.cat([shares, POOLED_SHARE * shares[:1]])
+        shares[0] -= shares[-1]
+        return shares
+
+    def _processes(self, learned: Learned) -> Processes | None:
+        """The process layers; None without any."""
+        if not self.layout.process_layers:
+            return None
+        return Processes.of(learned, self.layout.surprise, self.pooled is not None, self._min_noise)
 
     def _softened(self, learned: Learned, log_weights: Tensor) -> Tensor:
         """The weights, of which a share follows a power of the evidence instead (see `surprise.py`)."""
@@ -412,6 +424,21 @@ class Collapsed(Learner[CollapsedPosterior]):
         rates = rates[..., :fixed_from]
         moved = svgd.run(particles[..., :fixed_from], scores, steps, rates)
         return torch.cat([moved, fixed.expand(len(moved), -1, -1)], -1)
+
+
+def _process_parts(
+    kept: KeptHypotheses, processes: Processes | None, others: ConditionedProcesses | None, like: Tensor
+) -> dict[str, Any]:
+    """The fields of the posterior about processes."""
+    names = "process_layers", "process_head", "process_seen", "process_spent"
+    if processes is None or others is None:
+        return {**dict.fromkeys(names), "processes": None}
+    layers = kept.processes
+    mean, seen, spent = layers.posterior(others.layers)
+    mean = mean + layers.taken(others.means)
+    every = torch.arange(others.layers.misfit.shape[1], device=like.device).unsqueeze(0)
+    values = layers.taken(every), mean.to(like), seen.to(like), spent.to(like)
+    return {**dict(zip(names, values, strict=True)), "processes": processes}
 
 
 def _squared_norm(values: Tensor) -> Tensor:

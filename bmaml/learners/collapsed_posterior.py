@@ -1,6 +1,6 @@
 """The posterior of collapsed particles: their last layers, and the hypotheses that use them.
 
-A hypothesis is a layer at one scale: a particle at one noise level, or a broad process; see `hypotheses.py`.
+A hypothesis is a layer at one scale: a particle at one noise level, or a process; see `hypotheses.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bmaml import tails
 from bmaml.learners.posterior import Posterior
+from bmaml.learners.processes import Processes
 from bmaml.learners.pruning import gathered
-from bmaml.learners.surprise import broad_features
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, Scalar, Verdicts
 
@@ -40,21 +40,20 @@ class CollapsedPosterior(Posterior):
     """Last layers with their exact posteriors, and the hypotheses that use them.
 
     With u = √(H + 1) φ, the hidden layer and a constant 1, a particle predicts headᵀu. Its epistemic standard
-    deviation is ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1. A broad process with features φ predicts
-    headᵀφ, with the epistemic standard deviation ‖φ − spent seenᵀφ‖.
+    deviation is ‖u − spent seenᵀu‖ / √(λ (H + 1)) at scale 1. A process with features χ predicts
+    headᵀχ, with the epistemic standard deviation ‖χ − spent seenᵀχ‖.
 
     Attributes:
-        owner: the layer of each hypothesis; those of broad processes follow those of particles.
+        owner: the layer of each hypothesis; those of processes follow those of particles.
         scales: s of each hypothesis.
         group_weights: weight of each group of hypotheses (see `surprise.GROUPS`).
         particles: adapted parameters, the noise level included; `[1, …]` for zero steps with all kept.
         head: mean of the last layer, prior mean included.
         seen, spent: factors in the root of its covariance (see `bmaml.last_layer`).
         noise_slopes: a, where the noise depends on x.
-        broad_layers: index of the length, and noise, of broad processes; this and the next are None without.
-        broad_head, broad_seen, broad_spent: the same of broad processes.
-        frequencies: of their features.
-        lengths: ℓ that the indices are of.
+        process_layers: index of each kept process; this and the next are None without any.
+        process_head, process_seen, process_spent: the same of processes.
+        processes: their features and noise, which all tasks share.
         log_widening: log ω, for standard deviations where the support rows determine a prediction.
         log_prior_widening: log ω₀, for epistemic standard deviations where they do not.
     """
@@ -70,19 +69,20 @@ class CollapsedPosterior(Posterior):
     seen: Float[Tensor, "#task particle unit rank"]
     spent: Float[Tensor, "#task particle unit rank"]
     noise_slopes: Float[Tensor, "#task particle unit"] | None
-    broad_layers: Float[Tensor, "#task broad 2"] | None
-    broad_head: Float[Tensor, "#task broad feature output"] | None
-    broad_seen: Float[Tensor, "#task broad feature broad_rank"] | None
-    broad_spent: Float[Tensor, "#task broad feature broad_rank"] | None
-    frequencies: Float[Tensor, "1 input frequency"] | None
-    lengths: tuple[float, ...]
+    process_layers: Int[Tensor, "#task process"] | None
+    process_head: Float[Tensor, "#task process feature output"] | None
+    process_seen: Float[Tensor, "#task process feature process_rank"] | None
+    process_spent: Float[Tensor, "#task process feature process_rank"] | None
+    processes: Processes | None
     log_widening: Scalar
     log_prior_widening: Scalar
 
     def finite(self) -> Verdicts:
         """True for each task whose adaptation stayed finite; the heads show a failed Cholesky factor."""
         finite = ~self.log_weights.isnan().any(-1) & self.head.isfinite().flatten(1).all(-1)
-        return finite if self.broad_head is None else finite & self.broad_head.isfinite().flatten(1).all(-1)
+        if self.process_head is not None:
+            finite = finite & self.process_head.isfinite().flatten(1).all(-1)
+        return finite
 
     def at(self, tasks: Tensor) -> "CollapsedPosterior":
         """The posterior of some tasks, without hypotheses that have weight in none of them."""
@@ -92,11 +92,11 @@ class CollapsedPosterior(Posterior):
         hypotheses = slice(max(1, int((part.log_weights > -torch.inf).sum(-1).max())))
         owner, own = part.owner[:, hypotheses], part.head.shape[1]
         particles = 1 + int(owner.masked_fill(owner >= own, -1).max())
-        broad = 1 + int((owner - own).max())
+        processes = 1 + int((owner - own).max())
         part = replace(
             part, log_weights=part.log_weights[:, hypotheses], owner=owner, scales=part.scales[:, hypotheses]
         )
-        return part._with_layers(max(1, particles), max(0, broad))
+        return part._with_layers(max(1, particles), max(0, processes))
 
     @classmethod
     def joined(cls, parts: Sequence["CollapsedPosterior"]) -> "CollapsedPosterior":
@@ -107,8 +107,8 @@ class CollapsedPosterior(Posterior):
 
     def mixture(self, own: LayerMoments, x: Inputs) -> Predictive:
         """The mixture of all hypotheses at rows x, given the predictions of the particles."""
-        broad = self._predict_broad(x, own.root is not None)
-        layers = [own] if broad is None else [own, broad]
+        processes = self._predict_processes(x, own.root is not None)
+        layers = [own] if processes is None else [own, processes]
         variances = self._per_hypothesis([torch.cat([each.noise, each.within], -1) for each in layers])
         variances = variances * self.scales.square()[..., None, None]
         return Predictive(
@@ -121,27 +121,27 @@ class CollapsedPosterior(Posterior):
 
     def sum_per_layer(self, values: Tensor) -> Tensor:
         """Values `[task, hypothesis]` added up over the hypotheses of each layer, `[task, layer]`."""
-        broad = 0 if self.broad_head is None else self.broad_head.shape[1]
-        total = values.new_zeros(len(values), self.head.shape[1] + broad)
+        processes = 0 if self.process_head is None else self.process_head.shape[1]
+        total = values.new_zeros(len(values), self.head.shape[1] + processes)
         return total.scatter_add(1, self.owner.expand(len(values), -1), values)
 
-    def _predict_broad(self, x: Inputs, joint: bool) -> LayerMoments | None:
-        """The predictions of the broad processes; None where none has weight."""
-        if self.broad_head is None or not self.broad_head.shape[1]:
+    def _predict_processes(self, x: Inputs, joint: bool) -> LayerMoments | None:
+        """The predictions of the processes; None where none has weight."""
+        if self.process_head is None or not self.process_head.shape[1]:
             return None
-        assert self.broad_layers is not None
-        assert self.frequencies is not None
-        assert self.broad_seen is not None
-        assert self.broad_spent is not None
-        length, noise = self.broad_layers.unbind(-1)
-        features = gathered(broad_features(self.frequencies[0], x, self.lengths), length.long())
-        left = features - (features @ self.broad_seen) @ self.broad_spent.mT
+        assert self.processes is not None
+        assert self.process_layers is not None
+        assert self.process_seen is not None
+        assert self.process_spent is not None
+        maps = self.processes.map_of_layers(x)[self.process_layers]
+        features = gathered(self.processes.features(x), maps)
+        left = features - (features @ self.process_seen) @ self.process_spent.mT
         within = left.square().sum(-1, keepdim=True)
-        noise = noise[..., None, None].expand(*within.shape)
-        return LayerMoments(features @ self.broad_head, noise, within, left if joint else None)
+        noise = gathered(self.processes.noise(x), self.process_layers).unsqueeze(-1)
+        return LayerMoments(features @ self.process_head, noise, within, left if joint else None)
 
     def _per_hypothesis(self, values: Sequence[Tensor]) -> Tensor:
-        """Values of particles and of broad processes, `[task, layer, …]`, as `[task, hypothesis, …]`."""
+        """Values of particles and of processes, `[task, layer, …]`, as `[task, hypothesis, …]`."""
         tasks = max(len(each) for each in values)
         layers = (
             values[0]
@@ -163,12 +163,12 @@ class CollapsedPosterior(Posterior):
         return torch.cat(weighted, -1).unsqueeze(2)
 
     def _place(self, own: int) -> Tensor:
-        """The layer of each hypothesis, where broad processes follow `own` particles."""
+        """The layer of each hypothesis, where processes follow `own` particles."""
         present = self.head.shape[1]
         return torch.where(self.owner < present, self.owner, self.owner + own - present)
 
-    def _with_layers(self, particles: int, broad: int) -> "CollapsedPosterior":
-        """The posterior with the first of the particles and the first of the broad processes alone."""
+    def _with_layers(self, particles: int, processes: int) -> "CollapsedPosterior":
+        """The posterior with the first of the particles and the first of the processes alone."""
 
         def first(values: Tensor | None, count: int) -> Tensor | None:
             return None if values is None else values[:, :count]
@@ -181,8 +181,8 @@ class CollapsedPosterior(Posterior):
             seen=self.seen[:, :particles],
             spent=self.spent[:, :particles],
             noise_slopes=first(self.noise_slopes, particles),
-            broad_layers=first(self.broad_layers, broad),
-            broad_head=first(self.broad_head, broad),
-            broad_seen=first(self.broad_seen, broad),
-            broad_spent=first(self.broad_spent, broad),
+            process_layers=first(self.process_layers, processes),
+            process_head=first(self.process_head, processes),
+            process_seen=first(self.process_seen, processes),
+            process_spent=first(self.process_spent, processes),
         )

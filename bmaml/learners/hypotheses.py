@@ -1,10 +1,10 @@
 """The hypotheses of a collapsed learner: its last layers, each at several scales.
 
-The layers are those of the particles, of particles with more noise, and of broad processes (`surprise.py`).
+The layers are those of the particles, of particles with more noise, and of processes (`processes.py`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -17,6 +17,9 @@ from bmaml import tails
 from bmaml.densities import LOG_2PI, PRECISIONS
 from bmaml.learners.surprise import GROUPS, Group, Surprise
 from bmaml.shapes import Particles, PerParticle, PerTask
+
+LOG_SCALE_STD = 0.5
+"""Standard deviation of the logarithm of a pooled process's scale."""
 
 
 class Hypothesis(NamedTuple):
@@ -39,19 +42,21 @@ class Hypothesis(NamedTuple):
 class Layout:
     """The hypotheses of a collapsed learner, in order.
 
-    A *layer* is a last layer with its own noise: a particle at one noise level, or a broad process. The
-    hypotheses of a layer differ in scale alone, and lie side by side.
+    A *layer* is a last layer with its own noise: a particle at one noise level, or a process. The hypotheses
+    of a layer differ in scale alone, and lie side by side.
 
     Attributes:
         particles: M. The first M layers are the particles; then come, level by level, particles with more
-            noise, and last the broad processes.
-        scales: s of the known hypotheses.
-        surprise: None where there are known hypotheses alone.
+            noise, then pooled processes, and last the broad ones.
+        scales: s of the known hypotheses and of pooled processes.
+        surprise: None where no hypothesis is surprising.
+        pooled_layers: number of pooled processes.
     """
 
     particles: int
     scales: tuple[float, ...]
     surprise: Surprise | None = None
+    pooled_layers: int = 0
 
     @cached_property
     def own(self) -> tuple[tuple[int, float], ...]:
@@ -68,21 +73,32 @@ class Layout:
         return len(self.own)
 
     @property
-    def broad_layers(self) -> int:
-        """Number of broad processes."""
-        return len(self.surprise.broad_layers) if self.surprise else 0
+    def process_layers(self) -> int:
+        """Number of pooled and broad processes."""
+        return self.pooled_layers + (len(self.surprise.broad_layers) if self.surprise else 0)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of hypotheses that shares are of."""
+        return GROUPS if self.pooled_layers else GROUPS[:-1]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there is more than one group of hypotheses."""
+        return self.surprise is not None or self.pooled_layers > 0
 
     @cached_property
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """All hypotheses, layer by layer."""
         known = range(self.particles)
-        found = _group("known", known, self.scales, tilt=0)
+        pooled = range(self.own_layers, self.own_layers + self.pooled_layers)
+        found = _group("known", known, self.scales, _even) + _group("pooled", pooled, self.scales, _near_one)
         if self.surprise is not None:
             noisy = range(self.particles, self.own_layers)
-            broad = range(self.own_layers, self.own_layers + self.broad_layers)
-            found += _group("wide", known, self.surprise.wide_scales)
-            found += _group("noisy", noisy, self.surprise.noisy_scales)
-            found += _group("broad", broad, self.surprise.broad_scales)
+            broad = range(pooled.stop, self.own_layers + self.process_layers)
+            found += _group("wide", known, self.surprise.wide_scales, _falling)
+            found += _group("noisy", noisy, self.surprise.noisy_scales, _falling)
+            found += _group("broad", broad, self.surprise.broad_scales, _falling)
         return tuple(sorted(found))
 
     def of_own(self, values: Tensor) -> Tensor:
@@ -118,7 +134,7 @@ class Layout:
         """The weight of each group."""
         weights = tails.exp(log_weights)
         group = self.table(weights).group
-        return weights.new_zeros(len(weights), len(GROUPS)).index_add(1, group, weights)
+        return weights.new_zeros(len(weights), len(self.groups)).index_add(1, group, weights)
 
     def table(self, like: Tensor) -> "LayoutTable":
         """The layout as tensors, made once for each precision and device."""
@@ -162,7 +178,7 @@ class LayoutTable:
         """The tables in the precision of `like`, on its device."""
         layers, scales, groups, priors = zip(*layout.hypotheses, strict=True)
         particles, levels = zip(*layout.own, strict=True)
-        every = range(layout.own_layers + layout.broad_layers)
+        every = range(layout.own_layers + layout.process_layers)
 
         def indices(values: Sequence[int]) -> Tensor:
             return torch.tensor(values, device=like.device)
@@ -183,11 +199,28 @@ class LayoutTable:
         )
 
 
-def _group(group: Group, layers: range, scales: Sequence[float], tilt: int = 1) -> list[Hypothesis]:
-    """The hypotheses of a group; within it the prior falls as s^−tilt."""
-    total = len(layers) * sum(scale**-tilt for scale in scales)
+def _group(
+    group: Group, layers: range, scales: Sequence[float], weight: Callable[[float], float]
+) -> list[Hypothesis]:
+    """The hypotheses of a group, and the weight of each scale before they add up to one."""
+    total = len(layers) * sum(map(weight, scales))
     return [
-        Hypothesis(layer, scale, GROUPS.index(group), math.log(scale**-tilt / total))
+        Hypothesis(layer, scale, GROUPS.index(group), math.log(weight(scale) / total))
         for layer in layers
         for scale in scales
     ]
+
+
+def _even(scale: float) -> float:
+    """All alike: particles learn their size together with these scales."""
+    return 1.0
+
+
+def _falling(scale: float) -> float:
+    """The largest scales do not rule the prior variance."""
+    return 1 / scale
+
+
+def _near_one(scale: float) -> float:
+    """Pooled processes have the size of the training tasks at scale 1."""
+    return math.exp(-0.5 * (math.log(scale) / LOG_SCALE_STD) ** 2)

@@ -154,7 +154,7 @@ class Learner(ABC, Generic[PosteriorT]):
         return torch.exp(-torch.logsumexp(2 * logs, -1))
 
     def group_weights(self, posterior: PosteriorT) -> Float[Tensor, "task group"] | None:
-        """The weights of the groups of hypotheses (`surprise.GROUPS`); None where all are known ones."""
+        """The weights of the groups of hypotheses (`surprise.GROUPS`); None where none is surprising."""
         return None
 
     def group_prior(self, learned: Learned) -> Float[Tensor, " group"] | None:

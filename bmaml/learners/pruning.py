@@ -82,12 +82,12 @@ class KeptHypotheses:
     """The hypotheses of each task that are kept, heaviest first, and their layers.
 
     Attributes:
-        own, broad: the kept layers of particles and of broad processes.
+        own, processes: the kept layers of particles and of processes.
         owner, scales, log_weights: of the kept hypotheses, as in `CollapsedPosterior`; −∞ for padding.
     """
 
     own: KeptLayers
-    broad: KeptLayers
+    processes: KeptLayers
     owner: Int[Tensor, "#task hypothesis"]
     scales: Float[Tensor, "#task hypothesis"]
     log_weights: Float[Tensor, "task hypothesis"]
@@ -96,24 +96,24 @@ class KeptHypotheses:
     def of(cls, layout: Layout, log_weights: Tensor, negligible: float) -> "KeptHypotheses":
         """Keep all but the lightest, which together weigh `negligible` at most; all where that is zero."""
         table = layout.table(log_weights)
-        own, broad = layout.own_layers, layout.broad_layers
+        own, processes = layout.own_layers, layout.process_layers
         if not negligible:
-            every = KeptLayers.every(own, table.layer), KeptLayers.every(broad, table.layer)
+            every = KeptLayers.every(own, table.layer), KeptLayers.every(processes, table.layer)
             return cls(*every, table.layer.unsqueeze(0), table.scale.unsqueeze(0), log_weights)
         log_weights, scales = _with_light_merged(layout, log_weights)
         hypothesis, logs = heaviest(log_weights, negligible)
         layer = table.layer_or_merged[hypothesis]
-        wanted = torch.zeros(len(layer), own + broad, dtype=torch.bool, device=layer.device)
+        wanted = torch.zeros(len(layer), own + processes, dtype=torch.bool, device=layer.device)
         wanted.scatter_(1, layer, True)
         kept_own = KeptLayers.of(wanted[:, :own])
-        kept_broad = KeptLayers.of(wanted[:, own:]) if broad else KeptLayers.every(0, layer)
+        kept = KeptLayers.of(wanted[:, own:]) if processes else KeptLayers.every(0, layer)
         places = kept_own.place
-        if kept_broad.count:
-            tasks = max(len(places), len(kept_broad.place))
-            parts = places, kept_broad.place + kept_own.count
+        if kept.count:
+            tasks = max(len(places), len(kept.place))
+            parts = places, kept.place + kept_own.count
             places = torch.cat([part.expand(tasks, -1) for part in parts], 1)
         owner = gathered(places, layer)
-        return cls(kept_own, kept_broad, owner, scales.gather(1, hypothesis), logs)
+        return cls(kept_own, kept, owner, scales.gather(1, hypothesis), logs)
 
 
 def _with_light_merged(layout: Layout, log_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def _with_light_merged(layout: Layout, log_weights: Tensor) -> tuple[Tensor, Ten
     light = torch.where(is_light, weights, 0)
     both = torch.stack([light, light * table.square_scale], 1)
     least = torch.finfo(both.dtype).tiny  # an empty sum: weight zero, scale 1
-    total = both.new_full((len(both), 2, layout.own_layers + layout.broad_layers), least)
+    total = both.new_full((len(both), 2, layout.own_layers + layout.process_layers), least)
     merged, squares = total.index_add_(2, table.layer, both).unbind(1)
     scales = torch.cat([table.scale.expand_as(weights), (squares / merged).sqrt()], 1)
     return torch.cat([log_weights.masked_fill(is_light, -torch.inf), merged.log()], 1), scales

@@ -30,24 +30,23 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmaml.device_constants import constant
-from bmaml.last_layer import ConditionedLayers, condition
 from bmaml.learners.interface import InvalidLearner
-from bmaml.shapes import Inputs
-from bmaml.task import Examples
+from bmaml.random_features import normal_sobol
 
-Group = Literal["known", "wide", "noisy", "broad"]
-GROUPS: tuple[Group, ...] = ("known", "wide", "noisy", "broad")
-"""The groups of hypotheses: those of training, then the surprising ones."""
+Group = Literal["known", "wide", "noisy", "broad", "pooled"]
+GROUPS: tuple[Group, ...] = ("known", "wide", "noisy", "broad", "pooled")
+"""The groups of hypotheses: the particles as trained, the surprising ones, and pooled processes, if any."""
+SURPRISING: tuple[Group, ...] = GROUPS[1:4]
 START_SHARES = (0.98, 0.007, 0.005, 0.008)
 """Prior weights of the groups, before the validation tasks are counted."""
+POOLED_SHARE = 0.5
+"""The part of the particles' share that pooled processes have before that."""
 LOG_NOTHING = -1e30
 """The logarithm of a softened share that no answer shows."""
-LEAST_SHARES = (0.05, *START_SHARES[1:])
+LEAST_SHARES = (0.05, *START_SHARES[1:], 0.05)
 """The least that calibration leaves to each group."""
 
 
@@ -99,32 +98,5 @@ class Surprise:
         return replace(self, broad_noises=tuple(max(noise, variance) for noise in self.broad_noises))
 
     def draw_frequencies(self, inputs: int) -> Float[Tensor, "input frequency"]:
-        """Standard normal frequencies from a scrambled Sobol sequence, the same every time."""
-        sobol = torch.quasirandom.SobolEngine(inputs, scramble=True, seed=0)
-        uniform = sobol.draw(self.frequencies, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
-        return torch.special.ndtri(uniform).mT.contiguous().to(torch.get_default_dtype())
-
-    def condition(
-        self, frequencies: Float[Tensor, "input frequency"], support: Examples
-    ) -> ConditionedLayers:
-        """The broad processes conditioned on each support set, at scale 1, in double precision."""
-        x = support.x.double()
-        by_length = broad_features(frequencies.to(x), x, self.lengths)
-        noise = constant(tuple(noise for _, noise in self.broad_layers), x)
-        # Rows are scaled to noise of variance one; padding is zero.
-        scale = support.mask[:, None, :, None] * noise.rsqrt().view(-1, 1, 1)
-        scaled = by_length.repeat_interleave(len(self.broad_noises), 1) * scale
-        log_noise = support.counts().unsqueeze(-1) * noise.log()
-        return condition(scaled, support.y.unsqueeze(1) * scale, x.new_ones(1, len(noise), 1, 1), log_noise)
-
-
-def broad_features(
-    frequencies: Float[Tensor, "input frequency"], x: Inputs, lengths: tuple[float, ...]
-) -> Float[Tensor, "task length row feature"]:
-    """φ(x) of broad processes of each length, where φᵀφ' is their covariance at scale 1, without noise."""
-    root = math.sqrt(x.shape[-1])
-    inverse = constant(tuple(1 / length for length in lengths), x).view(-1, 1, 1)
-    phases = (x @ (frequencies / root)).unsqueeze(1) * inverse
-    waves = torch.cat([phases.cos(), phases.sin()], -1) / math.sqrt(frequencies.shape[-1])
-    linear = (x * (2 / (root * max(lengths)))).unsqueeze(1).expand(-1, waves.shape[1], -1, -1)
-    return torch.cat([torch.ones_like(waves[..., :1]), linear, waves], -1)
+        """Standard normal frequencies, the same every time."""
+        return normal_sobol(inputs, self.frequencies)

@@ -13,8 +13,8 @@ ten times the noise of more than nine tenths, from ten rows on.
 
 
 def surprise_of(weights: Array) -> Surprise:
-    """The weights of the surprising groups, from those of all `GROUPS`, `[group]`."""
-    by_group = dict(zip(GROUPS, weights.tolist(), strict=True))
+    """The weights of the surprising groups, from those of a learner's groups, `[group]`."""
+    by_group = dict(zip(GROUPS, weights.tolist(), strict=False))  # the last is there with pooled processes
     return Surprise(by_group["wide"], by_group["noisy"], by_group["broad"])
 
 

@@ -12,7 +12,8 @@ from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.pruning import LIGHT, KeptHypotheses
-from bmaml.learners.surprise import GROUPS, START_SHARES, Surprise, broad_features
+from bmaml.learners.surprise import GROUPS, START_SHARES, Surprise
+from bmaml.random_features import broad_features
 from bmaml.task import Examples
 from tests.closed_form import full_batch, generator, learner_of, ragged
 from tests.surprising import NOISE, sine_learner, sines, steps
@@ -98,7 +99,7 @@ def prior_of(learner):
     hypotheses = learner.layout.hypotheses
     tilted = torch.tensor([1.0 if each.group == 0 else 1 / each.scale for each in hypotheses])
     group = torch.tensor([each.group for each in hypotheses])
-    totals = torch.zeros(len(GROUPS)).index_add(0, group, tilted)
+    totals = torch.zeros(len(START_SHARES)).index_add(0, group, tilted)
     return torch.tensor(START_SHARES)[group] * tilted / totals[group]
 
 
@@ -220,7 +221,7 @@ def test_the_groups_weights_add_up_to_one_and_are_those_of_all_hypotheses(neglig
     group = torch.tensor([each.group for each in learner.layout.hypotheses])
     whole = learner.adapt(learned, support)
     for task in range(3):
-        expected = torch.zeros(len(GROUPS)).index_add(0, group, whole.log_weights[task].exp())
+        expected = torch.zeros(len(START_SHARES)).index_add(0, group, whole.log_weights[task].exp())
         torch.testing.assert_close(posterior.group_weights[task], expected)
     torch.testing.assert_close(posterior.group_weights.sum(-1), torch.ones(3))
 
@@ -333,7 +334,7 @@ def kept_apart(learner, learned):
     """Posteriors of single tasks, kept with and without broad processes, and one with nothing else."""
     supports = [sines(1, 40), sines(1, 3, seed=1), steps(1, 20), sines(1, 6, size=10.0), steps(1, 8, seed=2)]
     parts = [learner.adapt_pruned(learned, support, 1e-8) for support in supports]
-    counts = [(part.head.shape[1], part.broad_head.shape[1]) for part in parts]
+    counts = [(part.head.shape[1], part.process_head.shape[1]) for part in parts]
     assert len(set(counts)) > 2
     assert min(broad for _, broad in counts) == 0
     return parts, supports
@@ -365,7 +366,7 @@ def test_posteriors_of_different_sizes_answer_together_as_they_do_alone(only_bro
         torch.testing.assert_close(
             learner.effective_particles(joined)[task], learner.effective_particles(part)[0]
         )
-    assert joined.at(torch.tensor([0])).broad_head.shape[1] == 0
+    assert joined.at(torch.tensor([0])).process_head.shape[1] == 0
 
 
 def _root(belief, task):
@@ -395,7 +396,7 @@ def test_the_rows_tell_what_is_unlike_training(rows):
     learner, learned = sine_learner()
 
     def shares(support):
-        return dict(zip(GROUPS, learner.adapt(learned, support).group_weights.mean(0).tolist(), strict=True))
+        return dict(zip(GROUPS[:4], learner.adapt(learned, support).group_weights.mean(0).tolist(), strict=True))
 
     assert shares(sines(40, rows))["known"] > 0.99
     noisy = shares(sines(40, rows, noise=30 * NOISE))

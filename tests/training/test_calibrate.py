@@ -135,7 +135,7 @@ class Made:
 def test_the_shares_of_the_groups_count_the_tasks_that_each_explains():
     learner, learned = sine_learner()
     made = Made(sines(30, 20), sines(12, 20, size=10.0, seed=1), steps(18, 20))
-    found = dict(zip(GROUPS, calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
+    found = dict(zip(GROUPS[:4], calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
     assert found["wide"] == pytest.approx(less_an_error(12 / 60, 60), abs=0.02)
     assert found["noisy"] + found["broad"] == pytest.approx(less_an_error(18 / 60, 60), abs=0.03)
 
@@ -143,7 +143,7 @@ def test_the_shares_of_the_groups_count_the_tasks_that_each_explains():
 def test_a_task_that_may_be_chance_raises_no_share():
     learner, learned = sine_learner()
     made = Made(sines(59, 20), sines(1, 20, size=10.0, seed=1))
-    found = dict(zip(GROUPS, calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
+    found = dict(zip(GROUPS[:4], calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
     assert found["wide"] == pytest.approx(LEAST_SHARES[1], rel=1e-4)
 
 
@@ -156,7 +156,7 @@ def less_an_error(share, tasks):
 def test_no_group_has_less_than_its_least_share_and_together_they_have_one(tasks):
     learner, learned = sine_learner()
     shares = calibrated_shares(learner, learned, Made(tasks)).exp()
-    assert bool((shares >= torch.tensor(LEAST_SHARES) * (1 - 1e-6)).all())
+    assert bool((shares >= torch.tensor(LEAST_SHARES[:4]) * (1 - 1e-6)).all())
     torch.testing.assert_close(shares.sum(), torch.ones(()))
     assert float(shares.max()) > 0.8
 

@@ -110,6 +110,17 @@ class Table:
         support, query = (replace(each, x=each.x * visible) for each in (batch.support, batch.query))
         return TaskBatch(support, query)
 
+    def training_rows(self, max_tasks: int, max_rows: int) -> Examples:
+        """All rows of the training tasks; a random part of tasks or rows where there are more."""
+        generator = torch.Generator().manual_seed(self._seed)
+        tasks = np.flatnonzero(self.rows.roles == "train")
+        tasks = tasks[torch.randperm(len(tasks), generator=generator)[:max_tasks].numpy()]
+        counts, parts = self.rows.counts[tasks], []
+        for start, count in zip(self.rows.starts[tasks], counts, strict=True):
+            places = start + torch.randperm(int(count), generator=generator)[:max_rows]
+            parts.append((self._x[places], self._y[places]))
+        return Examples.padded(parts)
+
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks, drawn the same way every time, and several times where they are few."""
         draws = max(1, MIN_VALIDATION_SETS // max(1, self.validation_tasks))
