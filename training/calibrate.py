@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from bmaml.blocks import blocks
 from bmaml.densities import LOG_2PI
@@ -25,6 +26,12 @@ SOFTENED_SHARES = (0.001, 0.003, 0.01)
 
 SHARE_ROUNDS = 5
 """Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
+
+PRIOR_STDS = 6
+"""Standard deviations of a scalar's normal prior between its bounds: few tasks move it little."""
+
+MAX_POOLED_LOGIT = 5.0
+"""Log odds of pooled processes against particles, at most: neither is ever ruled out."""
 
 TOLERANCE = 0.01
 """Width of the last bracket: one percent of a scalar whose logarithm is searched."""
@@ -57,7 +64,7 @@ def calibrated(
     found = dict(learned)
     tasks = _EmbeddedValidation(family, learned, embedding)
     if "pooled" in _groups(learned):
-        found["log_shares"] = calibrated_shares(learner, found, tasks)
+        found["log_shares"] = with_pooled_share(learner, found, tasks)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
@@ -68,12 +75,20 @@ def calibrated(
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
         scalar = learner.calibrated[name]
-        shift = golden_section_search(nlls, scalar.low, scalar.high)
+        std = (scalar.high - scalar.low) / PRIOR_STDS
+
+        def penalised(shift: float, nlls: Callable[[float], Tensor] = nlls, std: float = std) -> Tensor:
+            """The same, with the prior's part of each task."""
+            return nlls(shift) + 0.5 * (shift / std) ** 2 / tasks.validation_tasks
+
+        shift = golden_section_search(penalised, scalar.low, scalar.high)
         gains = nlls(0.0) - nlls(shift)
         needed = _standard_error(gains) if not scalar.trained else 0.0
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
-    if "log_shares" in found:
+    if "log_softened" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
+    if "pooled" in _groups(learned):
+        found["log_shares"] = with_pooled_share(learner, found, tasks)
     if "log_softened" in found:
         found["log_softened"] = calibrated_softening(learner, found, tasks)
     return found
@@ -117,27 +132,54 @@ def _with_least_shares(shares: Tensor) -> Tensor:
     return torch.where(raised, least, lowered)
 
 
+def with_pooled_share(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
+    """Log prior weights of the groups, particles against pooled processes as the validation tasks prefer.
+
+    The evidence of whole tasks says which group explains them; what counts is how a few rows are answered.
+    The score is the NLL of the answered mean and variance.
+    """
+    shares = learned["log_shares"].exp()
+    known, pooled = GROUPS.index("known"), GROUPS.index("pooled")
+    both = shares[known] + shares[pooled]
+
+    def divided(logit: float) -> Tensor:
+        logs = learned["log_shares"].clone()
+        logs[pooled] = both.log() + logsigmoid(torch.tensor(logit))
+        logs[known] = both.log() + logsigmoid(torch.tensor(-logit))
+        return logs
+
+    def nlls(logit: float) -> Tensor:
+        return answered_nlls(learner.known, {**learned, "log_shares": divided(logit)}, family)
+
+    return divided(golden_section_search(nlls, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT))
+
+
 def calibrated_softening(
     learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
 ) -> Tensor:
-    """The logarithm of the softened share of the weights that suits the answered mean and variance best.
-
-    The score is the NLL of a normal with that mean and variance: unlike the mixture's own, it shows whether
-    the answered standard deviation can be relied on.
-    """
+    """The logarithm of the softened share of the weights that suits the answered mean and variance best."""
 
     def mean_nll(log_share: float) -> float:
-        trial, totals = {**learned, "log_softened": torch.tensor(log_share)}, []
-        with torch.no_grad():
-            for part in _parts(family):
-                belief = learner.predict(learner.adapt(trial, part.support), part.query.x)
-                assert isinstance(belief, Predictive)
-                variance, mask = belief.variance(), part.query.mask.unsqueeze(-1)
-                each = 0.5 * ((part.query.y - belief.mean()).square() / variance + variance.log() + LOG_2PI)
-                totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
-        return float(torch.cat(totals).double().mean())
+        trial = {**learned, "log_softened": torch.tensor(log_share)}
+        return float(answered_nlls(learner, trial, family).mean())
 
     return torch.tensor(min((LOG_NOTHING, *map(math.log, SOFTENED_SHARES)), key=mean_nll))
+
+
+def answered_nlls(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
+    """The NLL of each validation task under a normal with the answered mean and variance, `[task]`.
+
+    Unlike the mixture's own, it shows whether the answered standard deviation can be relied on.
+    """
+    totals = []
+    with torch.no_grad():
+        for part in _parts(family):
+            belief = learner.predict(learner.adapt(learned, part.support), part.query.x)
+            assert isinstance(belief, Predictive)
+            variance, mask = belief.variance(), part.query.mask.unsqueeze(-1)
+            each = 0.5 * ((part.query.y - belief.mean()).square() / variance + variance.log() + LOG_2PI)
+            totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
+    return torch.cat(totals).double()
 
 
 def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:

@@ -36,6 +36,10 @@ from training.processes import LostProcess, Processes
 CHECKPOINT_INTERVAL_S = 30.0
 TASKS_PER_BLOCK = 20
 """Validation tasks evaluated at once: a bound on the memory of a belief."""
+EARLY_LOOKS = (10, 25, 50, 100)
+"""Steps of evaluations before the first regular one."""
+EARLY_STOP = 5
+"""Training stops where so many times the steps of the best look brought nothing better."""
 SINGLE_PROCESS = Processes()
 
 
@@ -107,7 +111,7 @@ def train(
                 loss, stopping = meta_step(state, loss_of, batch, plan, processes, stop.is_set)
                 state.step += 1
                 log.progress.update()
-                if state.step % plan.evaluate_every == 0 or state.step == plan.meta_steps:
+                if _is_look(plan, state.step):
                     if not math.isfinite(value := float(loss)):
                         raise TrainingDiverged(f"the loss at step {state.step} is {value}")
                     nll = math.inf
@@ -117,7 +121,7 @@ def train(
                     _keep_best(state, nll)
                     state.history.append((state.step, value, nll))
                     log.evaluation(state.step, value, nll, learning_rate(plan, state.step))
-                    if plan.patience and state.evaluations_since_best >= plan.patience:
+                    if _is_over(plan, state):
                         break
                 due = stopping or time.monotonic() - saved > CHECKPOINT_INTERVAL_S
                 if due and processes.leads:
@@ -250,6 +254,24 @@ def _initial_state(
 def _training_batch(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
     seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     return family.batch(config.optimisation.meta_batch, torch.Generator().manual_seed(seed))
+
+
+def _is_look(plan: Optimisation, step: int) -> bool:
+    """Whether the validation tasks are evaluated after this step; small families overfit early."""
+    return (
+        step % plan.evaluate_every == 0
+        or step == plan.meta_steps
+        or bool(plan.patience and step in EARLY_LOOKS)
+    )
+
+
+def _is_over(plan: Optimisation, state: TrainingState) -> bool:
+    """Whether training stops: for many looks, or most of the run, nothing was better."""
+    if not plan.patience:
+        return False
+    best = min(state.history, key=lambda look: look[2])[0]
+    overfit = state.step >= EARLY_STOP * max(best, plan.evaluate_every)
+    return overfit or state.evaluations_since_best >= plan.patience
 
 
 def _keep_best(state: TrainingState, nll: float) -> None:

@@ -107,6 +107,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         "log_widening": CalibratedScalar(-1.0, 1.0),
         "log_prior_widening": CalibratedScalar(-1.0, 1.0, trained=False),
         "correlation": CalibratedScalar(0.0, 1.0, trained=False),
+        "log_pooled_widening": CalibratedScalar(-1.0, 1.0, trained=False),
     }
 
     steps: int = 0

@@ -18,7 +18,7 @@ from bmaml.densities import LOG_2PI, PRECISIONS
 from bmaml.learners.surprise import GROUPS, Group, Surprise
 from bmaml.shapes import Particles, PerParticle, PerTask
 
-LOG_SCALE_STD = 0.5
+LOG_SCALE_STD = 0.25
 """Standard deviation of the logarithm of a pooled process's scale."""
 
 

@@ -78,6 +78,7 @@ class Pooled:
             "pooled_roots": roots,
             "pooled_means": torch.zeros(len(LAYERS), width, outputs),
             "pooled_noise": torch.zeros(len(LAYERS), 1 + inputs),
+            "log_pooled_widening": torch.zeros(()),
         }
 
     def fitted(self, tasks: Examples) -> dict[str, Tensor]:

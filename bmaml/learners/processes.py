@@ -26,6 +26,10 @@ from bmaml.task import Examples
 MAX_LOG_NOISE_CHANGE = 3.0
 """The largest change of a pooled layer's log noise from that at x = 0: a trend does not go on for ever."""
 
+POOLED_TENSORS = (
+    *("pooled_frequencies", "pooled_roots", "pooled_means", "pooled_noise"),
+    "log_pooled_widening",
+)
 FeatureMaps = Float[Tensor, "#task map row feature"]
 
 
@@ -42,6 +46,7 @@ class Processes:
         pooled_roots: combinations of features, `[layer, feature, feature]`; None without pooled layers.
         pooled_means: m, `[layer, feature, output]`.
         pooled_noise: log variance of the noise at x = 0 and its slopes, `[layer, 1 + input]`.
+        log_pooled_widening: logarithm of the factor of pooled layers' predicted standard deviations, scalar.
         min_noise: variance of the noise, at least.
     """
 
@@ -51,13 +56,13 @@ class Processes:
     pooled_roots: Tensor | None
     pooled_means: Tensor | None
     pooled_noise: Tensor | None
+    log_pooled_widening: Tensor | None
     min_noise: float
 
     @classmethod
     def of(cls, learned: Learned, surprise: Surprise | None, pooled: bool, min_noise: float) -> "Processes":
         """Those of a learner's learned tensors."""
-        names = "pooled_frequencies", "pooled_roots", "pooled_means", "pooled_noise"
-        tensors = {name: learned[name] if pooled else None for name in names}
+        tensors = {name: learned[name] if pooled else None for name in POOLED_TENSORS}
         frequencies = None if surprise is None else learned["frequencies"]
         return cls(surprise=surprise, frequencies=frequencies, min_noise=min_noise, **tensors)
 
@@ -102,6 +107,13 @@ class Processes:
             broad = constant(tuple(noise for _, noise in self.broad_layers), x).view(1, -1, 1)
             parts.append(broad.expand(len(x), -1, x.shape[1]))
         return torch.cat(parts, 1).clamp_min(self.min_noise)
+
+    def log_widening(self, like: Tensor) -> Float[Tensor, " layer"]:
+        """Logarithm of the factor of every layer's predicted standard deviations."""
+        broad = like.new_zeros(len(self.broad_layers))
+        if self.log_pooled_widening is None:
+            return broad
+        return torch.cat([self.log_pooled_widening.to(like).expand(self.pooled_layers), broad])
 
     def means(self, like: Tensor, width: int, outputs: int) -> Float[Tensor, "layer feature output"]:
         """m of every layer."""
