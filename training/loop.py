@@ -137,10 +137,10 @@ def train(
     if plan.patience and state.best is not None:
         chosen, kept = state.best, min(state.history, key=lambda evaluation: evaluation[2])[0]
     ending = f"the run ended after all {plan.meta_steps} steps"
-    if plan.patience and state.evaluations_since_best >= plan.patience:
+    if state.step < plan.meta_steps:
         ending = (
-            f"the run stopped at step {state.step} of {plan.meta_steps}, since {plan.patience} evaluations "
-            "had not improved the validation NLL"
+            f"the run stopped at step {state.step} of {plan.meta_steps}, since "
+            f"{state.evaluations_since_best} evaluations had not improved the validation NLL"
         )
     learned = {name: tensor.detach().cpu() for name, tensor in chosen.items()}
     return TrainingResult(learned, state.history, kept, ending)

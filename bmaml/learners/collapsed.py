@@ -295,7 +295,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """The same before any row."""
         if self.surprise is None:
             return None
-        log_prior = self.layout.log_prior(learned["log_shares"]).log_softmax(-1)
+        log_prior = self._log_prior(learned, learned["log_shares"]).log_softmax(-1)
         return self.layout.group_weights(log_prior.unsqueeze(0))[0]
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
@@ -341,8 +341,13 @@ class Collapsed(Learner[CollapsedPosterior]):
         evidence = self.layout.evidence(misfit, volume, support.counts(), self.network.outputs)
         logs = self._exponent(learned, support) * evidence
         if self.layout.has_groups:
-            logs = logs + self.layout.log_prior(learned["log_shares"].to(logs))
+            logs = logs + self._log_prior(learned, logs)
         return logs.log_softmax(-1)
+
+    def _log_prior(self, learned: Learned, like: Tensor) -> Float[Tensor, " hypothesis"]:
+        """Logarithms of the prior weights of all hypotheses."""
+        pooled = learned["pooled_log_prior"].to(like) if self.pooled is not None else None
+        return self.layout.log_prior(learned["log_shares"].to(like), pooled)
 
     def _start_shares(self) -> Tensor:
         """Prior weights of the groups of hypotheses, before the validation tasks are counted."""
@@ -362,7 +367,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     def _softened(self, learned: Learned, log_weights: Tensor) -> Tensor:
         """The weights, of which a share follows a power of the evidence instead (see `surprise.py`)."""
         assert self.surprise is not None
-        prior = self.layout.log_prior(learned["log_shares"].to(log_weights))
+        prior = self._log_prior(learned, log_weights)
         soft = (self.surprise.softening * (log_weights - prior) + prior).log_softmax(-1)
         log_share = learned["log_softened"].to(log_weights).clamp_max(math.log(0.5))
         return torch.logaddexp(log_weights + torch.log1p(-log_share.exp()), soft + log_share)

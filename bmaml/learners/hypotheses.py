@@ -12,14 +12,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bmaml import tails
 from bmaml.densities import LOG_2PI, PRECISIONS
 from bmaml.learners.surprise import GROUPS, Group, Surprise
 from bmaml.shapes import Particles, PerParticle, PerTask
-
-LOG_SCALE_STD = 0.25
-"""Standard deviation of the logarithm of a pooled process's scale."""
 
 
 class Hypothesis(NamedTuple):
@@ -92,7 +90,9 @@ class Layout:
         """All hypotheses, layer by layer."""
         known = range(self.particles)
         pooled = range(self.own_layers, self.own_layers + self.pooled_layers)
-        found = _group("known", known, self.scales, _even) + _group("pooled", pooled, self.scales, _near_one)
+        found = _group("known", known, self.scales, _even)
+        for layer in pooled:
+            found += _group("pooled", range(layer, layer + 1), self.scales, _near_one)
         if self.surprise is not None:
             noisy = range(self.particles, self.own_layers)
             broad = range(pooled.stop, self.own_layers + self.process_layers)
@@ -125,10 +125,16 @@ class Layout:
         volume = log_volume.index_select(1, table.layer) + counts * table.log_scale_terms
         return -0.5 * (misfit.index_select(1, table.layer) / table.square_scale + outputs * volume)
 
-    def log_prior(self, log_shares: Float[Tensor, " group"]) -> Float[Tensor, " hypothesis"]:
-        """The logarithm of the prior of every hypothesis, given those of the groups."""
+    def log_prior(
+        self, log_shares: Float[Tensor, " group"], pooled: Float[Tensor, " pooled"] | None = None
+    ) -> Float[Tensor, " hypothesis"]:
+        """The logarithm of the prior of every hypothesis, given those of the groups and of pooled layers."""
         table = self.table(log_shares)
-        return log_shares.index_select(0, table.group) + table.log_prior
+        found = log_shares.index_select(0, table.group) + table.log_prior
+        if pooled is None:
+            return found
+        own, others = self.own_layers, self.process_layers - self.pooled_layers
+        return found + pad(pooled, (own, others)).index_select(0, table.layer)
 
     def group_weights(self, log_weights: Float[Tensor, "task hypothesis"]) -> Float[Tensor, "task group"]:
         """The weight of each group."""
@@ -222,5 +228,5 @@ def _falling(scale: float) -> float:
 
 
 def _near_one(scale: float) -> float:
-    """Pooled processes have the size of the training tasks at scale 1."""
-    return math.exp(-0.5 * (math.log(scale) / LOG_SCALE_STD) ** 2)
+    """Pooled processes have the size of the training tasks at scale 1; few tasks are twice that size."""
+    return min(scale, 1 / scale) ** 4

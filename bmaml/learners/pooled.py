@@ -2,8 +2,9 @@
 
 A task's rows are y = ψ(x)ᵀ(μ + u) + noise. The features ψ hold a constant, the inputs, and random Fourier
 features of an RBF kernel with one length for each input. The population's weights are μ ~ N(0, P), a task's
-own deviation is u ~ N(0, D), and the noise has the variance exp(a + bᵀx). The two layers are
+own deviation is u ~ N(0, D), and the noise has the variance exp(a + bᵀx). The layers are
 
+* *level*: linear, where tasks differ in the constant alone;
 * *linear*: the constant and the inputs alone, which is a linear mixed-effects model (Laird & Ware 1982);
 * *smooth*: all features, which is a Gaussian process of the population and one of each task.
 
@@ -17,7 +18,8 @@ noise for each task,
 comes from the Cholesky factors of the Kₜ and of I + P^½ (Σₜ ψₜᵀKₜ⁻¹ψₜ) P^½. A new task's weights are
 N(E μ, cov μ + D), with the moments of μ given all training tasks: few tasks leave μ uncertain, and a new task
 is then predicted with more variance. In a learner the layers are hypotheses beside its particles, weighted
-by the same evidence.
+by the same evidence. Their prior weights are those of the Bayesian information criterion (Schwarz 1978): the
+marginal likelihood of the training tasks, less ½ log T for each hyperparameter.
 """
 
 import math
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bmaml.densities import LOG_2PI
 from bmaml.learners.interface import InvalidLearner
@@ -34,7 +37,9 @@ from bmaml.random_features import fourier_features, normal_sobol
 from bmaml.shapes import Scalar
 from bmaml.task import Examples
 
-LAYERS = ("linear", "smooth")
+LAYERS = ("level", "linear", "smooth")
+MIN_LOG_PRIOR = -5.0
+"""The logarithm of a layer's prior weight relative to the best one's, at least: none is ever ruled out."""
 MAX_FULL = 6
 """The largest number of linear features with a full covariance between tasks; more have a diagonal one."""
 ROUNDS = 60
@@ -72,12 +77,13 @@ class Pooled:
         """The learned tensors before any task: unit variances, lengths of √inputs."""
         width = 1 + inputs + 2 * self.frequencies
         roots = torch.eye(width).repeat(len(LAYERS), 1, 1)
-        roots[0, 1 + inputs :] = 0
+        roots[:-1, 1 + inputs :] = 0
         return {
             "pooled_frequencies": self.draw_frequencies(inputs) / math.sqrt(inputs),
             "pooled_roots": roots,
             "pooled_means": torch.zeros(len(LAYERS), width, outputs),
             "pooled_noise": torch.zeros(len(LAYERS), 1 + inputs),
+            "pooled_log_prior": torch.zeros(len(LAYERS)).log_softmax(-1),
             "log_pooled_widening": torch.zeros(()),
         }
 
@@ -85,23 +91,35 @@ class Pooled:
         """The learned tensors of both layers, from all rows of the training tasks."""
         double = Examples(tasks.x.double(), tasks.y.double(), tasks.mask)
         frequencies = self.draw_frequencies(tasks.x.shape[-1]).double()
-        found = [_Fit(double, frequencies, smooth).solved() for smooth in (False, True)]
+        found = [_Fit(double, frequencies, layer).solved() for layer in LAYERS]
+        criterion = torch.stack([each.criterion for each in found])
+        log_prior = (criterion - criterion.max()).clamp_min(MIN_LOG_PRIOR).log_softmax(-1)
         return {
             "pooled_frequencies": found[-1].frequencies.float(),
             "pooled_roots": torch.stack([each.root for each in found]).float(),
             "pooled_means": torch.stack([each.mean for each in found]).float(),
             "pooled_noise": torch.stack([each.noise for each in found]).float(),
+            "pooled_log_prior": log_prior.float(),
+            "log_pooled_widening": torch.zeros(()),
         }
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """One layer: its features' frequencies, the root of its weights' covariance, their mean, its noise."""
+    """One layer.
+
+    Attributes:
+        frequencies: of its features.
+        root, mean: of its weights' prior, the mean in units of the root.
+        noise: log variance at x = 0 and its slopes.
+        criterion: the logarithm of its prior weight, but for a constant.
+    """
 
     frequencies: Tensor
     root: Tensor
     mean: Tensor
     noise: Tensor
+    criterion: Tensor
 
 
 @dataclass(frozen=True)
@@ -131,17 +149,18 @@ class Hyperparameters:
 class _Fit:
     """The fit of one layer to the training tasks, in double precision."""
 
-    def __init__(self, tasks: Examples, frequencies: Tensor, smooth: bool) -> None:
-        self.tasks, self.frequencies, self.smooth = tasks, frequencies, smooth
+    def __init__(self, tasks: Examples, frequencies: Tensor, layer: str) -> None:
+        self.tasks, self.frequencies, self.smooth = tasks, frequencies, layer == "smooth"
         self.inputs = tasks.x.shape[-1]
         linear = 1 + self.inputs
-        self.full = linear <= MAX_FULL
+        varying = 1 if layer == "level" else linear
+        self.full = linear <= MAX_FULL and varying > 1
         self.sizes = {
-            "log_lengths": self.inputs if smooth else 0,
-            "log_population": linear + int(smooth),
-            "log_linear": linear,
+            "log_lengths": self.inputs if self.smooth else 0,
+            "log_population": linear + int(self.smooth),
+            "log_linear": varying,
             "correlations": linear * (linear - 1) // 2 if self.full else 0,
-            "log_waves": int(smooth),
+            "log_waves": int(self.smooth),
             "log_noise": 1,
             "noise_slopes": self.inputs,
         }
@@ -157,8 +176,9 @@ class _Fit:
         population = part["log_population"].exp()
         if self.smooth:
             population = torch.cat([population[:-1], population[-1:].expand(waves)])
-        linear = torch.diag(0.5 * part["log_linear"].exp())
-        if self.full and self.sizes["correlations"]:
+        deviations = 0.5 * part["log_linear"].exp()
+        linear = torch.diag(pad(deviations, (0, 1 + self.inputs - len(deviations))))
+        if self.full:
             below = torch.tril_indices(len(linear), len(linear), -1)
             unit = torch.eye(len(linear), dtype=values.dtype).index_put(tuple(below), part["correlations"])
             linear = linear @ (unit / torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
@@ -227,9 +247,10 @@ class _Fit:
         missing = 1 + self.inputs + 2 * self.frequencies.shape[-1] - len(root)
         return _Fitted(
             frequencies=self.frequencies / found.lengths.unsqueeze(-1) if self.smooth else self.frequencies,
-            root=torch.nn.functional.pad(root, (0, missing, 0, missing)),
-            mean=torch.nn.functional.pad(mean, (0, 0, 0, missing)),
+            root=pad(root, (0, missing, 0, missing)),
+            mean=pad(mean, (0, 0, 0, missing)),
             noise=found.noise,
+            criterion=-self.objective(best) - 0.5 * len(best) * math.log(len(self.tasks)),
         )
 
 
