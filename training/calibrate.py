@@ -27,9 +27,6 @@ SOFTENED_SHARES = (0.001, 0.003, 0.01)
 SHARE_ROUNDS = 5
 """Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
 
-PRIOR_STDS = 6
-"""Standard deviations of a scalar's normal prior between its bounds: few tasks move it little."""
-
 MAX_POOLED_LOGIT = 5.0
 """Log odds of pooled processes against particles, at most: neither is ever ruled out."""
 
@@ -75,11 +72,13 @@ def calibrated(
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
         scalar = learner.calibrated[name]
-        std = (scalar.high - scalar.low) / PRIOR_STDS
+        precision = scalar.prior_std**-2 / tasks.validation_tasks
 
-        def penalised(shift: float, nlls: Callable[[float], Tensor] = nlls, std: float = std) -> Tensor:
-            """The same, with the prior's part of each task."""
-            return nlls(shift) + 0.5 * (shift / std) ** 2 / tasks.validation_tasks
+        def penalised(
+            shift: float, nlls: Callable[[float], Tensor] = nlls, part: float = precision
+        ) -> Tensor:
+            """The same, with each task's part of the prior."""
+            return nlls(shift) + 0.5 * part * shift**2
 
         shift = golden_section_search(penalised, scalar.low, scalar.high)
         gains = nlls(0.0) - nlls(shift)

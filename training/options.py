@@ -38,6 +38,7 @@ OPTION_TYPES = {
     "bands": tuple[float, float],
     "correlated": bool,
     "surprise": bool,
+    "pooled": bool,
 }
 """The types of options that differ from their settings'."""
 RULES = {
@@ -228,8 +229,11 @@ def configuration(
         chosen["resolution"] = resolution
     if isinstance(chosen.get("surprise"), bool):
         chosen["surprise"] = recipe.settings.get("surprise") if chosen["surprise"] else None
+    if isinstance(chosen.get("pooled"), bool):
+        chosen["pooled"] = {} if chosen["pooled"] else None
     if not chosen.get("evidence_weights", True):
         chosen.pop("surprise", None)
+        chosen.pop("pooled", None)
     learner = learner_from(name, chosen)
     return TrainingConfig(
         checked_name(run.name),

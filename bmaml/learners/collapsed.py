@@ -52,7 +52,8 @@ from bmaml.last_layer import ConditionedLayers, condition
 from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
-from bmaml.learners.pooled import LAYERS, Pooled
+from bmaml.learners.pooled import Pooled
+from bmaml.learners.pooled_fit import LAYERS
 from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
 from bmaml.learners.surprise import LOG_NOTHING, POOLED_SHARE, START_SHARES, Surprise
@@ -104,10 +105,10 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     name: ClassVar[str] = "collapsed"
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {
-        "log_widening": CalibratedScalar(-1.0, 1.0),
+        "log_widening": CalibratedScalar(-1.0, 1.0, prior_std=0.5),
         "log_prior_widening": CalibratedScalar(-1.0, 1.0, trained=False),
         "correlation": CalibratedScalar(0.0, 1.0, trained=False),
-        "log_pooled_widening": CalibratedScalar(-1.0, 1.0, trained=False),
+        "log_pooled_widening": CalibratedScalar(-1.0, 1.0, trained=False, prior_std=0.5),
     }
 
     steps: int = 0

@@ -49,11 +49,13 @@ class CalibratedScalar:
     Attributes:
         low, high: bounds of the search, relative to the value that training left.
         trained: whether training moves it; if not, every run starts it anew.
+        prior_std: standard deviation of a normal prior of the difference, by which few tasks move it little.
     """
 
     low: float
     high: float
     trained: bool = True
+    prior_std: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,23 @@
-"""Pooled processes: what all training tasks together say of a new one, in closed form.
+"""Pooled processes: what all training tasks together say of a new one, as hypotheses beside the particles.
 
-A task's rows are y = ψ(x)ᵀ(μ + u) + noise. The features ψ hold a constant, the inputs, and random Fourier
-features of an RBF kernel with one length for each input. The population's weights are μ ~ N(0, P), a task's
-own deviation is u ~ N(0, D), and the noise has the variance exp(a + bᵀx). The layers are
-
-* *level*: linear, where tasks differ in the constant alone;
-* *linear*: the constant and the inputs alone, which is a linear mixed-effects model (Laird & Ware 1982);
-* *smooth*: all features, which is a Gaussian process of the population and one of each task.
-
-P is diagonal. D is diagonal in the Fourier features, and full in the constant and the inputs where there are
-at most `MAX_FULL` of these. Lengths, P, D, a and b maximise the marginal likelihood of all training tasks, in
-which μ and every u are integrated out, times a broad prior (type II maximum a posteriori). With K = ψDψᵀ +
-noise for each task,
-
-    log p(y₁ … y_T) = log N(y; 0, K₁ ⊕ … ⊕ K_T + ΨPΨᵀ)
-
-comes from the Cholesky factors of the Kₜ and of I + P^½ (Σₜ ψₜᵀKₜ⁻¹ψₜ) P^½. A new task's weights are
-N(E μ, cov μ + D), with the moments of μ given all training tasks: few tasks leave μ uncertain, and a new task
-is then predicted with more variance. In a learner the layers are hypotheses beside its particles, weighted
-by the same evidence. Their prior weights are those of the Bayesian information criterion (Schwarz 1978): the
-marginal likelihood of the training tasks, less ½ log T for each hyperparameter.
+`pooled_fit.py` fits one layer. Their prior weights are those of the Bayesian information criterion (Schwarz
+1978): the marginal likelihood of the training tasks, less ½ log T for each hyperparameter.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
-from bmaml.densities import LOG_2PI
 from bmaml.learners.interface import InvalidLearner
-from bmaml.random_features import fourier_features, normal_sobol
-from bmaml.shapes import Scalar
+from bmaml.learners.pooled_fit import LAYERS, fitted_layer
+from bmaml.random_features import normal_sobol
 from bmaml.task import Examples
 
-LAYERS = ("level", "linear", "smooth")
 MIN_LOG_PRIOR = -5.0
 """The logarithm of a layer's prior weight relative to the best one's, at least: none is ever ruled out."""
-MAX_FULL = 6
-"""The largest number of linear features with a full covariance between tasks; more have a diagonal one."""
-ROUNDS = 60
-"""Iterations of L-BFGS, at most."""
-PRIOR_STD = 1.5
-"""Standard deviation of the prior of each logarithm: a factor of 4.5 in either direction."""
-START_LOG_NOISE = 2 * math.log(0.3)
-NOISE_SLOPE_STD = 0.3
-JITTER = 1e-8
-"""Smallest variance of a weight: that of one feature no task needs."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +56,10 @@ class Pooled:
         }
 
     def fitted(self, tasks: Examples) -> dict[str, Tensor]:
-        """The learned tensors of both layers, from all rows of the training tasks."""
+        """The learned tensors of all layers, from all rows of the training tasks."""
         double = Examples(tasks.x.double(), tasks.y.double(), tasks.mask)
         frequencies = self.draw_frequencies(tasks.x.shape[-1]).double()
-        found = [_Fit(double, frequencies, layer).solved() for layer in LAYERS]
+        found = [fitted_layer(double, frequencies, layer) for layer in LAYERS]
         criterion = torch.stack([each.criterion for each in found])
         log_prior = (criterion - criterion.max()).clamp_min(MIN_LOG_PRIOR).log_softmax(-1)
         return {
@@ -102,171 +70,3 @@ class Pooled:
             "pooled_log_prior": log_prior.float(),
             "log_pooled_widening": torch.zeros(()),
         }
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """One layer.
-
-    Attributes:
-        frequencies: of its features.
-        root, mean: of its weights' prior, the mean in units of the root.
-        noise: log variance at x = 0 and its slopes.
-        criterion: the logarithm of its prior weight, but for a constant.
-    """
-
-    frequencies: Tensor
-    root: Tensor
-    mean: Tensor
-    noise: Tensor
-    criterion: Tensor
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The hyperparameters of one layer, in double precision.
-
-    Attributes:
-        lengths: of each input.
-        population: standard deviations of the population's weights, `[feature]`.
-        linear: Cholesky factor of a task's deviations in the linear features.
-        waves: standard deviation of a task's deviations in each Fourier feature.
-        noise: log variance at x = 0 and its slopes.
-    """
-
-    lengths: Float[Tensor, " input"]
-    population: Float[Tensor, " feature"]
-    linear: Float[Tensor, "linear linear"]
-    waves: Float[Tensor, " wave"]
-    noise: Float[Tensor, " 1+input"]
-
-    @property
-    def deviation(self) -> Float[Tensor, "feature feature"]:
-        """The root of D."""
-        return torch.block_diag(self.linear, torch.diag(self.waves))
-
-
-class _Fit:
-    """The fit of one layer to the training tasks, in double precision."""
-
-    def __init__(self, tasks: Examples, frequencies: Tensor, layer: str) -> None:
-        self.tasks, self.frequencies, self.smooth = tasks, frequencies, layer == "smooth"
-        self.inputs = tasks.x.shape[-1]
-        linear = 1 + self.inputs
-        varying = 1 if layer == "level" else linear
-        self.full = linear <= MAX_FULL and varying > 1
-        self.sizes = {
-            "log_lengths": self.inputs if self.smooth else 0,
-            "log_population": linear + int(self.smooth),
-            "log_linear": varying,
-            "correlations": linear * (linear - 1) // 2 if self.full else 0,
-            "log_waves": int(self.smooth),
-            "log_noise": 1,
-            "noise_slopes": self.inputs,
-        }
-
-    def start(self) -> Tensor:
-        """Lengths and standard deviations where the priors have their centres."""
-        return torch.zeros(sum(self.sizes.values()), dtype=torch.float64)
-
-    def hyperparameters(self, values: Tensor) -> Hyperparameters:
-        """Those of a vector of deviations from the centres of their priors."""
-        part = dict(zip(self.sizes, values.split(list(self.sizes.values())), strict=True))
-        waves = 2 * self.frequencies.shape[-1] if self.smooth else 0
-        population = part["log_population"].exp()
-        if self.smooth:
-            population = torch.cat([population[:-1], population[-1:].expand(waves)])
-        deviations = 0.5 * part["log_linear"].exp()
-        linear = torch.diag(pad(deviations, (0, 1 + self.inputs - len(deviations))))
-        if self.full:
-            below = torch.tril_indices(len(linear), len(linear), -1)
-            unit = torch.eye(len(linear), dtype=values.dtype).index_put(tuple(below), part["correlations"])
-            linear = linear @ (unit / torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
-        return Hyperparameters(
-            lengths=math.sqrt(self.inputs) * part["log_lengths"].exp(),
-            population=population,
-            linear=linear,
-            waves=(0.5 * part["log_waves"].exp()).expand(waves),
-            noise=torch.cat(
-                [2 * part["log_noise"] + START_LOG_NOISE, NOISE_SLOPE_STD * part["noise_slopes"]]
-            ),
-        )
-
-    def features(self, lengths: Tensor) -> Float[Tensor, "task row feature"]:
-        """ψ(x); zero for padding."""
-        x, mask = self.tasks.x, self.tasks.mask.unsqueeze(-1)
-        if not self.smooth:
-            return torch.cat([torch.ones_like(x[..., :1]), x], -1) * mask
-        return fourier_features(x, (x / lengths) @ self.frequencies) * mask
-
-    def whitened(self, found: Hyperparameters) -> tuple[Tensor, Tensor, Tensor]:
-        """L⁻¹ψ P^½ and L⁻¹y of every row, with K = LLᵀ of each task, and log |K| of all tasks."""
-        mask, features = self.tasks.mask, self.features(found.lengths)
-        noise = (found.noise[0] + self.tasks.x @ found.noise[1:]).exp()
-        noise = torch.where(mask, noise, 1.0)
-        own = features @ found.deviation
-        lower = torch.linalg.cholesky(own @ own.mT + torch.diag_embed(noise))
-        both = torch.cat([features * found.population, torch.where(mask.unsqueeze(-1), self.tasks.y, 0)], -1)
-        rows = torch.linalg.solve_triangular(lower, both, upper=False)
-        volume = 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum()
-        outputs = self.tasks.y.shape[-1]
-        return rows[..., :-outputs].flatten(0, 1), rows[..., -outputs:].flatten(0, 1), volume
-
-    def objective(self, values: Tensor) -> Scalar:
-        """−log of the marginal likelihood and the prior."""
-        rows, y, volume = self.whitened(self.hyperparameters(values))
-        precision = torch.linalg.cholesky(torch.eye(rows.shape[-1], dtype=rows.dtype) + rows.mT @ rows)
-        seen = torch.linalg.solve_triangular(precision, rows.mT @ y, upper=False)
-        volume = volume + 2 * precision.diagonal().log().sum()
-        outputs, count = y.shape[-1], self.tasks.mask.sum()
-        misfit = y.square().sum() - seen.square().sum()
-        likelihood = -0.5 * (misfit + outputs * volume + outputs * count * LOG_2PI)
-        return -likelihood + 0.5 * self.deviations(values).square().sum()
-
-    def deviations(self, values: Tensor) -> Tensor:
-        """The values in standard deviations of their priors; that of a correlation or a slope is 1."""
-        wide = [name.startswith("log_") for name, size in self.sizes.items() for _ in range(size)]
-        return values / torch.where(torch.tensor(wide), PRIOR_STD, 1.0)
-
-    def solved(self) -> _Fitted:
-        """The layer with the best hyperparameters."""
-        best = minimised(self.objective, self.start())
-        found = self.hyperparameters(best)
-        rows, y, _ = self.whitened(found)
-        precision = torch.linalg.cholesky(torch.eye(rows.shape[-1], dtype=rows.dtype) + rows.mT @ rows)
-        mean = found.population.unsqueeze(-1) * torch.cholesky_solve(rows.mT @ y, precision)
-        uncertain = (
-            found.population.unsqueeze(-1)
-            * torch.linalg.solve_triangular(
-                precision, torch.eye(len(precision), dtype=rows.dtype), upper=False
-            ).mT
-        )
-        covariance = uncertain @ uncertain.mT + found.deviation @ found.deviation.mT
-        root = torch.linalg.cholesky(covariance + JITTER * torch.eye(len(covariance), dtype=rows.dtype))
-        mean = torch.linalg.solve_triangular(root, mean, upper=False)
-        missing = 1 + self.inputs + 2 * self.frequencies.shape[-1] - len(root)
-        return _Fitted(
-            frequencies=self.frequencies / found.lengths.unsqueeze(-1) if self.smooth else self.frequencies,
-            root=pad(root, (0, missing, 0, missing)),
-            mean=pad(mean, (0, 0, 0, missing)),
-            noise=found.noise,
-            criterion=-self.objective(best) - 0.5 * len(best) * math.log(len(self.tasks)),
-        )
-
-
-def minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """The argument of a local minimum near `start`, by L-BFGS with a strong Wolfe line search."""
-    values = start.clone().requires_grad_()
-    search = torch.optim.LBFGS(
-        [values], max_iter=ROUNDS, line_search_fn="strong_wolfe", tolerance_change=1e-6
-    )
-
-    def closure() -> Tensor:
-        search.zero_grad()
-        loss = objective(values)
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        search.step(closure)
-    return values.detach()

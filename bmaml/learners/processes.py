@@ -100,9 +100,7 @@ class Processes:
         """The variance of every layer's noise at rows x, at scale 1."""
         parts = []
         if self.pooled_noise is not None:
-            start, slopes = self.pooled_noise.to(x).split([1, x.shape[-1]], -1)
-            change = (x @ slopes.mT).mT.clamp(-MAX_LOG_NOISE_CHANGE, MAX_LOG_NOISE_CHANGE)
-            parts.append((start + change).exp())
+            parts.append(noise_of(self.pooled_noise.to(x), x))
         if self.broad_layers:
             broad = constant(tuple(noise for _, noise in self.broad_layers), x).view(1, -1, 1)
             parts.append(broad.expand(len(x), -1, x.shape[1]))
@@ -149,3 +147,10 @@ class ConditionedProcesses:
 
     layers: ConditionedLayers
     means: Tensor
+
+
+def noise_of(coefficients: Float[Tensor, "layer coefficient"], x: Inputs) -> Float[Tensor, "task layer row"]:
+    """The noise variance of pooled layers: log-linear in x, within bounds."""
+    start, slopes = coefficients.split([1, x.shape[-1]], -1)
+    change = (x @ slopes.mT).mT.clamp(-MAX_LOG_NOISE_CHANGE, MAX_LOG_NOISE_CHANGE)
+    return (start + change).exp()

@@ -396,7 +396,9 @@ def test_the_rows_tell_what_is_unlike_training(rows):
     learner, learned = sine_learner()
 
     def shares(support):
-        return dict(zip(GROUPS[:4], learner.adapt(learned, support).group_weights.mean(0).tolist(), strict=True))
+        return dict(
+            zip(GROUPS[:4], learner.adapt(learned, support).group_weights.mean(0).tolist(), strict=True)
+        )
 
     assert shares(sines(40, rows))["known"] > 0.99
     noisy = shares(sines(40, rows, noise=30 * NOISE))

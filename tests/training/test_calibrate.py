@@ -33,7 +33,9 @@ def test_the_fitted_width_has_the_lowest_validation_nll(family):
 
     def nll(shift):
         moved = {**fitted, "log_widening": fitted["log_widening"] + shift}
-        return validation_nll(learner, moved, family)
+        std = learner.calibrated["log_widening"].prior_std
+        prior = 0.5 * float(moved["log_widening"] - learned["log_widening"]) ** 2 / std**2
+        return validation_nll(learner, moved, family) + prior / family.validation_tasks
 
     assert fitted["log_widening"] != learned["log_widening"]
     assert nll(0) < min(nll(-0.05), nll(0.05))

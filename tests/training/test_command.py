@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("few_held_out_tasks")
 )
 def test_training_improves_and_publishes_with_measured_figures(tmp_path, learner, figure, capsys):
     one = {"learner": learner, "particles": 1 if learner == "maml" else 3}
-    own = ["--no-surprise"] if learner == "collapsed" else []  # which forecasts untrained, too
+    own = ["--no-surprise", "--no-pooled"] if learner == "collapsed" else []  # which forecasts untrained, too
     assert main([*arguments(tmp_path, **one, **{"meta-steps": 5}), *own]) == 0
     assert main([*arguments(tmp_path, **one, **{"meta-steps": 200, "evaluate-every": 50}), *own]) == 0
     store = Store(tmp_path / "store")

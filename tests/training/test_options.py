@@ -22,7 +22,8 @@ OUTER_LOOP = (
 )
 REGRESSION = (
     f"{RUN} {LEARNER} {OUTER_LOOP} occam spread scales bands pointwise no-pointwise varying-noise "
-    "no-varying-noise prior-widening no-prior-widening correlated no-correlated surprise no-surprise"
+    "no-varying-noise prior-widening no-prior-widening correlated no-correlated "
+    "surprise no-surprise pooled no-pooled"
 )
 OPTIONS = {
     "sinusoid": f"{REGRESSION} shots queries tasks resplit",
