@@ -17,10 +17,12 @@ def normal_sobol(inputs: int, frequencies: int) -> Float[Tensor, "input frequenc
     return torch.special.ndtri(uniform).mT.contiguous().to(torch.get_default_dtype())
 
 
-def fourier_features(x: Inputs, phases: Tensor) -> Float[Tensor, "task row feature"]:
-    """A constant 1, the inputs, and cosines and sines of the phases, of squared norm 1 together."""
-    waves = torch.cat([phases.cos(), phases.sin()], -1) / math.sqrt(phases.shape[-1])
-    return torch.cat([torch.ones_like(waves[..., :1]), x, waves], -1)
+def fourier_features(
+    x: Float[Tensor, "*tasks row input"], phases: Tensor
+) -> Float[Tensor, "*tasks row feature"]:
+    """A constant 1, the inputs, their squares, and waves: cosines and sines, of squared norm 1 together."""
+    waves = torch.cat([phases.cos(), phases.sin()], -1) / math.sqrt(max(1, phases.shape[-1]))
+    return torch.cat([torch.ones_like(x[..., :1]), x, x.square(), waves], -1)
 
 
 def broad_features(

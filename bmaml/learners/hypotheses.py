@@ -229,4 +229,4 @@ def _falling(scale: float) -> float:
 
 def _near_one(scale: float) -> float:
     """Pooled processes have the size of the training tasks at scale 1; few tasks are twice that size."""
-    return min(scale, 1 / scale) ** 4
+    return min(scale, 1 / scale) ** 8

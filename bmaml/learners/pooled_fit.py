@@ -1,17 +1,21 @@
 """The fit of a pooled process: what all training tasks together say of a new one, in closed form.
 
-A task's rows are y = ψ(x)ᵀ(μ + u) + noise. The features ψ hold a constant, the inputs, and random Fourier
-features of an RBF kernel with one length for each input. The population's weights are μ ~ N(0, P), a task's
-own deviation is u ~ N(0, D), and the noise has the variance exp(a + bᵀx). The layers are
+A task's rows are y = ψ(x)ᵀ(μ + u) + noise. The features ψ hold a constant, the inputs, their squares, and
+waves: random Fourier features of an RBF kernel with one length for each input. The population's weights are
+μ ~ N(0, P), a task's own deviation is u ~ N(0, D), and the noise has the variance exp(a + bᵀx). The layers
+differ in the features with variance:
 
-* *level*: linear, where tasks differ in the constant alone;
-* *linear*: the constant and the inputs alone, which is a linear mixed-effects model (Laird & Ware 1982);
-* *smooth*: all features, which is a Gaussian process of the population and one of each task.
+| layer | population | a task's deviation |
+|---|---|---|
+| level | constant, inputs | constant |
+| linear | constant, inputs | constant, inputs (a linear mixed-effects model, Laird & Ware 1982) |
+| quadratic | constant, inputs, squares | constant, inputs, squares |
+| smooth | constant, inputs | constant, inputs, waves (a pooled Gaussian process) |
+| waves | constant, inputs, waves | constant, inputs, waves |
 
-P is diagonal. D is diagonal in the Fourier features, and full in the constant and the inputs where there are
-at most `MAX_FULL` of these. Lengths, P, D, a and b maximise the marginal likelihood of all training tasks, in
-which μ and every u are integrated out, times a broad prior (type II maximum a posteriori). With K = ψDψᵀ +
-noise for each task,
+P is diagonal. D is diagonal in the waves, and may be full in the others. Lengths, P, D, a and b maximise the
+marginal likelihood of all training tasks, in which μ and every u are integrated out, times a broad prior
+(type II maximum a posteriori). With K = ψDψᵀ + noise for each task,
 
     log p(y₁ … y_T) = log N(y; 0, K₁ ⊕ … ⊕ K_T + ΨPΨᵀ)
 
@@ -35,13 +39,11 @@ from bmaml.random_features import fourier_features
 from bmaml.shapes import Scalar
 from bmaml.task import Examples
 
-LAYERS = ("level", "linear", "smooth")
-MAX_FULL = 6
-"""The largest number of linear features with a full covariance between tasks; more have a diagonal one."""
+LAYERS = ("level", "linear", "quadratic", "smooth", "waves")
 ROUNDS = 60
 """Iterations of L-BFGS, at most."""
-PRIOR_STD = 1.5
-"""Standard deviation of the prior of each logarithm: a factor of 4.5 in either direction."""
+PRIOR_STD = 2.5
+"""Standard deviation of the prior of each logarithm: a factor of 12 in either direction."""
 START_LOG_NOISE = 2 * math.log(0.3)
 NOISE_SLOPE_STD = 0.3
 BOUND = 6.0
@@ -75,7 +77,7 @@ class Hyperparameters:
     Attributes:
         lengths: of each input.
         population: standard deviations of the population's weights, `[feature]`.
-        linear: Cholesky factor of a task's deviations in the linear features.
+        linear: Cholesky factor of a task's deviations in the constant, the inputs and their squares.
         waves: standard deviation of a task's deviations in each Fourier feature.
         noise: log variance at x = 0 and its slopes.
     """
@@ -95,20 +97,27 @@ class Hyperparameters:
 class MarginalLikelihood:
     """The marginal likelihood of one layer, of all training tasks, in double precision."""
 
-    def __init__(self, tasks: Examples, frequencies: Tensor, layer: str) -> None:
-        self.tasks, self.frequencies, self.smooth = tasks, frequencies, layer == "smooth"
+    def __init__(
+        self,
+        tasks: Examples,
+        frequencies: Float[Tensor, "input frequency"],
+        layer: str,
+        correlated: bool = True,
+        varying_noise: bool = True,
+    ) -> None:
+        self.tasks, self.frequencies, self.layer = tasks, frequencies, layer
         self.inputs = tasks.x.shape[-1]
-        linear = 1 + self.inputs
-        varying = 1 if layer == "level" else linear
-        self.full = linear <= MAX_FULL and varying > 1
+        self.polynomials = 1 + self.inputs * (2 if layer == "quadratic" else 1)
+        self.deviating = {"level": 1, "quadratic": self.polynomials}.get(layer, 1 + self.inputs)
+        self.has_waves, self.population_waves = layer in ("smooth", "waves"), layer == "waves"
         self.sizes = {
-            "log_lengths": self.inputs if self.smooth else 0,
-            "log_population": linear + int(self.smooth),
-            "log_linear": varying,
-            "correlations": linear * (linear - 1) // 2 if self.full else 0,
-            "log_waves": int(self.smooth),
+            "log_lengths": self.inputs if self.has_waves else 0,
+            "log_population": self.polynomials + int(self.population_waves),
+            "log_linear": self.deviating,
+            "correlations": self.deviating * (self.deviating - 1) // 2 if correlated else 0,
+            "log_waves": int(self.has_waves),
             "log_noise": 1,
-            "noise_slopes": self.inputs,
+            "noise_slopes": self.inputs if varying_noise else 0,
         }
 
     def start(self) -> Tensor:
@@ -119,31 +128,35 @@ class MarginalLikelihood:
         """Those of a vector of deviations from the centres of their priors, which they cannot leave far."""
         values = BOUND * torch.tanh(values / BOUND)
         part = dict(zip(self.sizes, values.split(list(self.sizes.values())), strict=True))
-        waves = 2 * self.frequencies.shape[-1] if self.smooth else 0
+        waves = 2 * self.frequencies.shape[-1] if self.has_waves else 0
         population = part["log_population"].exp()
-        if self.smooth:
-            population = torch.cat([population[:-1], population[-1:].expand(waves)])
-        deviations = 0.5 * part["log_linear"].exp()
-        linear = torch.diag(pad(deviations, (0, 1 + self.inputs - len(deviations))))
-        if self.full:
-            below = torch.tril_indices(len(linear), len(linear), -1)
-            unit = torch.eye(len(linear), dtype=values.dtype).index_put(tuple(below), part["correlations"])
+        of_waves = (
+            population[self.polynomials :].expand(waves) if self.population_waves else values.new_zeros(waves)
+        )
+        linear = torch.diag(0.5 * part["log_linear"].exp())
+        if self.sizes["correlations"]:
+            below = torch.tril_indices(self.deviating, self.deviating, -1)
+            unit = torch.eye(self.deviating, dtype=values.dtype)
+            unit = unit.index_put(tuple(below), part["correlations"])
             linear = linear @ (unit / torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
+        squares = values.new_zeros(self.inputs if self.has_waves else 0)
+        missing = self.polynomials + len(squares) - self.deviating
+        slopes = NOISE_SLOPE_STD * part["noise_slopes"]
         return Hyperparameters(
             lengths=math.sqrt(self.inputs) * part["log_lengths"].exp(),
-            population=population,
-            linear=linear,
+            population=torch.cat([population[: self.polynomials], squares, of_waves]),
+            linear=pad(linear, (0, missing, 0, missing)),
             waves=(0.5 * part["log_waves"].exp()).expand(waves),
             noise=torch.cat(
-                [2 * part["log_noise"] + START_LOG_NOISE, NOISE_SLOPE_STD * part["noise_slopes"]]
+                [2 * part["log_noise"] + START_LOG_NOISE, pad(slopes, (0, self.inputs - len(slopes)))]
             ),
         )
 
     def features(self, lengths: Tensor) -> Float[Tensor, "task row feature"]:
         """ψ(x); zero for padding."""
         x, mask = self.tasks.x, self.tasks.mask.unsqueeze(-1)
-        if not self.smooth:
-            return torch.cat([torch.ones_like(x[..., :1]), x], -1) * mask
+        if not self.has_waves:
+            return fourier_features(x, x[..., :0])[..., : self.polynomials] * mask
         return fourier_features(x, (x / lengths) @ self.frequencies) * mask
 
     def whitened(self, found: Hyperparameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,9 +207,9 @@ def minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     return values.detach()
 
 
-def fitted_layer(tasks: Examples, frequencies: Float[Tensor, "input frequency"], layer: str) -> FittedLayer:
-    """The layer with the best hyperparameters, given all rows of the training tasks in double precision."""
-    likelihood = MarginalLikelihood(tasks, frequencies, layer)
+def fitted_layer(likelihood: MarginalLikelihood) -> FittedLayer:
+    """The layer with the best hyperparameters."""
+    frequencies = likelihood.frequencies
     best = minimised(likelihood.objective, likelihood.start())
     found = likelihood.hyperparameters(best)
     rows, y, _ = likelihood.whitened(found)
@@ -211,11 +224,11 @@ def fitted_layer(tasks: Examples, frequencies: Float[Tensor, "input frequency"],
     covariance = uncertain @ uncertain.mT + found.deviation @ found.deviation.mT
     root = torch.linalg.cholesky(covariance + JITTER * torch.eye(len(covariance), dtype=rows.dtype))
     mean = torch.linalg.solve_triangular(root, mean, upper=False)
-    missing = 1 + likelihood.inputs + 2 * frequencies.shape[-1] - len(root)
+    missing = 1 + 2 * likelihood.inputs + 2 * frequencies.shape[-1] - len(root)
     return FittedLayer(
-        frequencies=frequencies / found.lengths.unsqueeze(-1) if likelihood.smooth else frequencies,
+        frequencies=frequencies / found.lengths.unsqueeze(-1) if likelihood.has_waves else frequencies,
         root=pad(root, (0, missing, 0, missing)),
         mean=pad(mean, (0, 0, 0, missing)),
         noise=found.noise,
-        criterion=-likelihood.objective(best) - 0.5 * len(best) * math.log(len(tasks)),
+        criterion=-likelihood.objective(best) - 0.5 * len(best) * math.log(len(likelihood.tasks)),
     )

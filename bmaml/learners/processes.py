@@ -2,8 +2,8 @@
 
 Two kinds share this form. *Pooled* processes are fitted to all training tasks together (`pooled.py`), and
 *broad* ones to none (`surprise.py`). A layer predicts χ(x)ᵀw + noise with w ~ N(m, I), at scale 1. Its
-features hold a constant, the inputs x and random Fourier features of an RBF kernel (Rahimi & Recht 2007); a
-pooled layer takes linear combinations of them.
+features are linear combinations of a constant, the inputs x, their squares, and random Fourier features of an
+RBF kernel (Rahimi & Recht 2007).
 """
 
 import math
@@ -42,7 +42,7 @@ class Processes:
     Attributes:
         surprise: the settings of the broad layers; None without.
         frequencies: of the broad layers, `[input, frequency]`, at length 1.
-        pooled_frequencies: of the pooled layers, `[input, frequency]`, divided by their lengths.
+        pooled_frequencies: of each pooled layer, `[layer, input, frequency]`, divided by its lengths.
         pooled_roots: combinations of features, `[layer, feature, feature]`; None without pooled layers.
         pooled_means: m, `[layer, feature, output]`.
         pooled_noise: log variance of the noise at x = 0 and its slopes, `[layer, 1 + input]`.
@@ -88,8 +88,10 @@ class Processes:
         maps = []
         if self.pooled_roots is not None:
             assert self.pooled_frequencies is not None
-            own = fourier_features(x, x @ self.pooled_frequencies.to(x))
-            maps.append(own.unsqueeze(1) @ self.pooled_roots.to(x))
+            frequencies = self.pooled_frequencies.to(x)
+            phases = (x @ frequencies.movedim(0, 1).flatten(1)).unflatten(-1, (len(frequencies), -1))
+            inputs = x.unsqueeze(1).expand(-1, len(frequencies), -1, -1)
+            maps.append(fourier_features(inputs, phases.movedim(-2, 1)) @ self.pooled_roots.to(x))
         if self.surprise is not None:
             assert self.frequencies is not None
             maps.append(broad_features(self.frequencies.to(x), x, self.surprise.lengths))

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.pooled import Pooled
+from bmaml.learners.pooled import Pooled, left_out_score
 from bmaml.learners.pooled_fit import LAYERS, MarginalLikelihood, fitted_layer, minimised
 from bmaml.learners.surprise import GROUPS
 from bmaml.networks import MLP
@@ -48,15 +48,15 @@ def dense_noise(found, x):
 def features_at(likelihood, found, x):
     """ψ(x) of rows `[row, input]`."""
     rows = Examples.full(x.unsqueeze(0), torch.zeros(1, len(x), 1))
-    moved = MarginalLikelihood(rows, likelihood.frequencies, "smooth" if likelihood.smooth else "linear")
+    moved = MarginalLikelihood(rows, likelihood.frequencies, likelihood.layer)
     return moved.features(found.lengths)[0]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("outputs", [1, 2])
-def test_the_marginal_likelihood_is_that_of_one_gaussian_over_the_rows_of_all_tasks(layer, outputs):
+@pytest.mark.parametrize(("outputs", "version"), [(1, (True, True)), (2, (False, True)), (1, (True, False))])
+def test_the_marginal_likelihood_is_that_of_one_gaussian_over_the_rows_of_all_tasks(layer, outputs, version):
     tasks = panel(outputs=outputs)
-    likelihood = MarginalLikelihood(tasks, POOLED.draw_frequencies(2), layer)
+    likelihood = MarginalLikelihood(tasks, POOLED.draw_frequencies(2), layer, *version)
     values = 0.5 * torch.randn(len(likelihood.start()), generator=generator(1))
     found = likelihood.hyperparameters(values)
     x, y, owner = rows_of(tasks)
@@ -77,9 +77,10 @@ def test_the_gradient_of_the_marginal_likelihood_is_its_derivative(layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("shown", [0, 3])
-def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer, shown):
+def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer, shown, monkeypatch):
     tasks, index = panel(outputs=2), LAYERS.index(layer)
     learner, learned = learner_with(POOLED, inputs=2, outputs=2)
+    monkeypatch.setattr("bmaml.learners.pooled.MAX_CROSS_VALIDATED", 0)
     fitted = {name: value.double() for name, value in POOLED.fitted(tasks).items()}
     alone = torch.full((len(LAYERS),), -1e3)
     alone[index] = 0.0
@@ -90,7 +91,7 @@ def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer,
 
     frequencies = POOLED.draw_frequencies(2).double()
     likelihood = MarginalLikelihood(tasks, frequencies, layer)
-    found = refound(likelihood, fitted_layer(tasks, frequencies, layer))
+    found = likelihood.hyperparameters(minimised(likelihood.objective, likelihood.start()))
     x, y, owner = rows_of(tasks)
     x = torch.cat([x, new.x[0]])
     owner = torch.cat([owner, torch.full((shown + 4,), len(tasks))])
@@ -104,13 +105,6 @@ def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer,
     torch.testing.assert_close(belief.mean()[0], gain @ seen, **near)
     total = (variance + dense_noise(found, x[asked])).unsqueeze(-1).expand(-1, 2)
     torch.testing.assert_close(belief.variance()[0], total, **near)
-
-
-def refound(likelihood, layer):
-    """The hyperparameters of a fitted layer, found again."""
-    found = likelihood.hyperparameters(minimised(likelihood.objective, likelihood.start()))
-    torch.testing.assert_close(found.noise, layer.noise)
-    return found
 
 
 def learner_with(pooled, inputs=1, outputs=1, **settings):
@@ -159,7 +153,8 @@ def lines(tasks, level, slope, noise, wave=0.0, seed=0):
 
 
 def test_the_fit_finds_the_variances_that_made_the_tasks():
-    found = fitted_layer(lines(400, level=0.8, slope=0.3, noise=0.2), POOLED.draw_frequencies(1), "linear")
+    tasks = lines(400, level=0.8, slope=0.3, noise=0.2)
+    found = fitted_layer(MarginalLikelihood(tasks, POOLED.draw_frequencies(1), "linear"))
     covariance = (found.root @ found.root.T)[:2, :2]
     # A variance of 400 tasks is known to 7 % (one standard error).
     torch.testing.assert_close(covariance.diagonal(), torch.tensor([0.64, 0.09]), rtol=0.2, atol=0)
@@ -168,18 +163,43 @@ def test_the_fit_finds_the_variances_that_made_the_tasks():
     assert float((found.root @ found.mean)[0, 0]) == pytest.approx(1, abs=0.12)
 
 
-@pytest.mark.parametrize(
-    ("best", "made"),
-    [
-        ("level", {"level": 0.8, "slope": 0.0, "noise": 0.2}),
-        ("linear", {"level": 0.8, "slope": 0.3, "noise": 0.2}),
-        ("smooth", {"level": 0.8, "slope": 0.3, "noise": 0.2, "wave": 0.6}),
-    ],
-)
-def test_the_criterion_prefers_the_layer_that_made_the_tasks(best, made):
-    fitted = POOLED.fitted(lines(30, **made))
-    assert LAYERS[int(fitted["pooled_log_prior"].argmax())] == best
-    assert float(fitted["pooled_log_prior"].exp().sum()) == pytest.approx(1)
+MADE = {
+    "level": {"level": 0.8, "slope": 0.0, "noise": 0.2},
+    "linear": {"level": 0.8, "slope": 0.3, "noise": 0.2},
+    "smooth": {"level": 0.8, "slope": 0.3, "noise": 0.2, "wave": 0.6},
+}
+
+
+@pytest.mark.parametrize("best", MADE)
+@pytest.mark.parametrize("cross_validated", [0, 64])
+def test_the_layer_that_made_the_tasks_is_preferred_to_simpler_ones(best, cross_validated, monkeypatch):
+    monkeypatch.setattr("bmaml.learners.pooled.MAX_CROSS_VALIDATED", cross_validated)
+    log_prior = POOLED.fitted(lines(24, **MADE[best]))["pooled_log_prior"]
+    assert float(log_prior.exp().sum()) == pytest.approx(1)
+    place = LAYERS.index(best)
+    if place:
+        assert float(log_prior[:place].max()) < float(log_prior[place:].max()) - 1
+    if not cross_validated:
+        assert int(log_prior.argmax()) == place or best == "smooth"
+
+
+def test_the_score_of_left_out_tasks_is_that_of_their_conditional_gaussians():
+    tasks, frequencies = lines(8, **MADE["linear"]), POOLED.draw_frequencies(1).double()
+    expected = 0.0
+    for fold in range(4):
+        out = torch.arange(8) % 4 == fold
+        others = Examples(tasks.x[~out], tasks.y[~out], tasks.mask[~out])
+        found = fitted_layer(MarginalLikelihood(others, frequencies, "linear", False, False))
+        for x, y in zip(tasks.x[out], tasks.y[out], strict=True):
+            features = torch.cat([torch.ones(12, 1), x], -1) @ found.root[:2, :2]
+            covariance = features @ features.T + torch.exp(found.noise[0]) * torch.eye(12)
+            rest = y[:, 0] - features @ found.mean[:2, 0]
+            for shown in (1, 3, 6):
+                gain = covariance[shown:, :shown] @ torch.linalg.inv(covariance[:shown, :shown])
+                variance = (covariance[shown:, shown:] - gain @ covariance[:shown, shown:]).diagonal()
+                belief = Normal(gain @ rest[:shown], variance.sqrt())
+                expected += float(belief.log_prob(rest[shown:]).mean()) / 3
+    assert left_out_score(tasks, frequencies, "linear", False, False) == pytest.approx(expected)
 
 
 def test_particles_alone_are_trained():
