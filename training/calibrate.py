@@ -54,9 +54,9 @@ def calibrated(
     """`learned` with each of the learner's calibrated scalars at the lowest validation NLL.
 
     Examples are the widening of `collapsed`, the precision of `llama`'s start and the exponent of the
-    evidence. Each is searched within the learner's distance of its trained value, with the learner's prior: few
-    tasks move it little. A scalar that training leaves alone moves only where the gain exceeds its own standard
-    error. Surprising hypotheses come last, since the scalars describe tasks like those of training.
+    evidence. Each is searched within the learner's distance of its trained value, with the learner's prior:
+    few tasks move it little. A scalar that training leaves alone moves only where the gain exceeds its own
+    standard error. Surprising hypotheses come last, since the scalars describe tasks like those of training.
     """
     found = dict(learned)
     tasks = _EmbeddedValidation(family, learned, embedding)
