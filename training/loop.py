@@ -270,7 +270,7 @@ def _is_over(plan: Optimisation, state: TrainingState) -> bool:
     if not plan.patience:
         return False
     best = min(state.history, key=lambda look: look[2])[0]
-    overfit = state.step >= EARLY_STOP * max(best, plan.evaluate_every)
+    overfit = state.step >= EARLY_STOP * max(best, EARLY_LOOKS[-1])
     return overfit or state.evaluations_since_best >= plan.patience
 
 
