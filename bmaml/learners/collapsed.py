@@ -52,8 +52,7 @@ from bmaml.last_layer import ConditionedLayers, condition
 from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
-from bmaml.learners.pooled import Pooled
-from bmaml.learners.pooled_fit import LAYERS
+from bmaml.learners.pooled import POOLED_LAYERS, Pooled
 from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
 from bmaml.learners.surprise import LOG_NOTHING, POOLED_SHARE, START_SHARES, Surprise
@@ -155,7 +154,7 @@ class Collapsed(Learner[CollapsedPosterior]):
     def layout(self) -> Layout:
         """The layers and their hypotheses."""
         surprise = None if self.surprise is None else self.surprise.with_noise_of_at_least(self._min_noise)
-        return Layout(self.particles, self.scales, surprise, len(LAYERS) if self.pooled else 0)
+        return Layout(self.particles, self.scales, surprise, POOLED_LAYERS if self.pooled else 0)
 
     @property
     def _min_noise(self) -> float:

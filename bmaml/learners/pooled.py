@@ -5,7 +5,8 @@ version of each layer, and the prior weights of the layers, follow how well they
 not fitted to, in `FOLDS` parts: weight ∝ exp(Σ over tasks of the mean log density of a row). With more than
 `MAX_CROSS_VALIDATED` tasks no version overfits. Each layer then has its largest one, and the weights are
 those of the Bayesian information criterion (Schwarz 1978): the marginal likelihood of the training tasks,
-less ½ log T for each hyperparameter.
+less ½ log T for each hyperparameter. Each layer has a *far* one beside it, of tasks that deviate `FAR` times
+as much: the noise of a task is known even where its level was never seen.
 """
 
 import itertools
@@ -27,6 +28,10 @@ MIN_LOG_PRIOR = -5.0
 """The logarithm of a layer's prior weight relative to the best one's, at least: none is ever ruled out."""
 FOLDS = 4
 MAX_CROSS_VALIDATED = 64
+FAR, FAR_SHARE = 4.0, 0.01
+"""The factor of far layers, and their part of the prior weight."""
+POOLED_LAYERS = 2 * len(LAYERS)
+"""The layers, then the far ones in the same order."""
 SHOWN = (1, 3, 6)
 """Rows of a left-out task that are shown."""
 
@@ -56,11 +61,12 @@ class Pooled:
         """The learned tensors before any task: unit variances, lengths of √inputs."""
         width = 1 + 2 * inputs + 2 * self.frequencies
         return {
-            "pooled_frequencies": self.draw_frequencies(inputs).repeat(len(LAYERS), 1, 1) / math.sqrt(inputs),
-            "pooled_roots": torch.eye(width).repeat(len(LAYERS), 1, 1),
-            "pooled_means": torch.zeros(len(LAYERS), width, outputs),
-            "pooled_noise": torch.zeros(len(LAYERS), 1 + inputs),
-            "pooled_log_prior": torch.zeros(len(LAYERS)).log_softmax(-1),
+            "pooled_frequencies": self.draw_frequencies(inputs).repeat(POOLED_LAYERS, 1, 1)
+            / math.sqrt(inputs),
+            "pooled_roots": torch.eye(width).repeat(POOLED_LAYERS, 1, 1),
+            "pooled_means": torch.zeros(POOLED_LAYERS, width, outputs),
+            "pooled_noise": torch.zeros(POOLED_LAYERS, 1 + inputs),
+            "pooled_log_prior": torch.zeros(POOLED_LAYERS).log_softmax(-1),
             "log_pooled_widening": torch.zeros(()),
         }
 
@@ -76,6 +82,8 @@ class Pooled:
             found = [layer for layer, _ in best]
             scores = torch.tensor([score for _, score in best])
         log_prior = (scores - scores.max()).clamp_min(MIN_LOG_PRIOR).log_softmax(-1)
+        log_prior = torch.cat([log_prior + math.log1p(-FAR_SHARE), log_prior + math.log(FAR_SHARE)])
+        found += [layer.far(FAR) for layer in found]
         return {
             "pooled_frequencies": torch.stack([each.frequencies for each in found]).float(),
             "pooled_roots": torch.stack([each.root for each in found]).float(),

@@ -26,7 +26,7 @@ is then predicted with more variance.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,7 @@ class FittedLayer:
     Attributes:
         frequencies: of its features.
         root, mean: of its weights' prior, the mean in units of the root.
+        deviation: root of D.
         noise: log variance at x = 0 and its slopes.
         criterion: the logarithm of its prior weight, but for a constant.
     """
@@ -66,8 +67,17 @@ class FittedLayer:
     frequencies: Tensor
     root: Tensor
     mean: Tensor
+    deviation: Tensor
     noise: Tensor
     criterion: Tensor
+
+    def far(self, factor: float) -> "FittedLayer":
+        """The layer of tasks whose deviations have `factor` times the standard deviation."""
+        more = (factor**2 - 1) * self.deviation @ self.deviation.mT
+        covariance = self.root @ self.root.mT + more
+        root = torch.linalg.cholesky(covariance + JITTER * torch.eye(len(covariance), dtype=more.dtype))
+        mean = torch.linalg.solve_triangular(root, self.root @ self.mean, upper=False)
+        return replace(self, root=root, mean=mean)
 
 
 @dataclass(frozen=True)
@@ -228,6 +238,7 @@ def fitted_layer(likelihood: MarginalLikelihood) -> FittedLayer:
     return FittedLayer(
         frequencies=frequencies / found.lengths.unsqueeze(-1) if likelihood.has_waves else frequencies,
         root=pad(root, (0, missing, 0, missing)),
+        deviation=pad(found.deviation, (0, missing, 0, missing)),
         mean=pad(mean, (0, 0, 0, missing)),
         noise=found.noise,
         criterion=-likelihood.objective(best) - 0.5 * len(best) * math.log(len(likelihood.tasks)),

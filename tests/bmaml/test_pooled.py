@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.pooled import Pooled, left_out_score
+from bmaml.learners.pooled import POOLED_LAYERS, Pooled, left_out_score
 from bmaml.learners.pooled_fit import LAYERS, MarginalLikelihood, fitted_layer, minimised
 from bmaml.learners.surprise import GROUPS
 from bmaml.networks import MLP
@@ -76,13 +76,13 @@ def test_the_gradient_of_the_marginal_likelihood_is_its_derivative(layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("shown", [0, 3])
-def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer, shown, monkeypatch):
-    tasks, index = panel(outputs=2), LAYERS.index(layer)
+@pytest.mark.parametrize(("shown", "far"), [(0, False), (3, False), (3, True)])
+def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer, shown, far, monkeypatch):
+    tasks, index = panel(outputs=2), LAYERS.index(layer) + far * len(LAYERS)
     learner, learned = learner_with(POOLED, inputs=2, outputs=2)
     monkeypatch.setattr("bmaml.learners.pooled.MAX_CROSS_VALIDATED", 0)
     fitted = {name: value.double() for name, value in POOLED.fitted(tasks).items()}
-    alone = torch.full((len(LAYERS),), -1e3)
+    alone = torch.full((POOLED_LAYERS,), -1e3)
     alone[index] = 0.0
     learned = {**learned, **fitted, "pooled_log_prior": alone, "log_shares": shares_of(pooled=1.0)}
     new = panel(outputs=2, counts=(shown + 4,), seed=5)
@@ -96,6 +96,10 @@ def test_a_new_task_is_predicted_by_conditioning_on_all_rows_of_all_tasks(layer,
     x = torch.cat([x, new.x[0]])
     owner = torch.cat([owner, torch.full((shown + 4,), len(tasks))])
     kernel = dense_kernel(found, features_at(likelihood, found, x), owner)
+    if far:  # the new task deviates four times as much
+        new_rows = owner == len(tasks)
+        more = features_at(likelihood, found, x) @ found.deviation
+        kernel = kernel + 15 * (more @ more.T) * (new_rows & new_rows.unsqueeze(1))
     known, asked = slice(None, len(x) - 4), slice(len(x) - 4, None)
     seen = torch.cat([y, new.y[0, :shown]])
     inverse = torch.linalg.inv(kernel[known, known] + torch.diag(dense_noise(found, x[known])))
@@ -176,7 +180,7 @@ def test_the_layer_that_made_the_tasks_is_preferred_to_simpler_ones(best, cross_
     monkeypatch.setattr("bmaml.learners.pooled.MAX_CROSS_VALIDATED", cross_validated)
     log_prior = POOLED.fitted(lines(24, **MADE[best]))["pooled_log_prior"]
     assert float(log_prior.exp().sum()) == pytest.approx(1)
-    place = LAYERS.index(best)
+    log_prior, place = log_prior[: len(LAYERS)], LAYERS.index(best)
     if place:
         assert float(log_prior[:place].max()) < float(log_prior[place:].max()) - 1
     if not cross_validated:
