@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmarks.serving import reference_models
 from bmaml.densities import weights_of
-from bmaml.learners.collapsed import MIN_NOISE, REFERENCE_ROWS, Collapsed
+from bmaml.learners.collapsed import MIN_NOISE, Collapsed
+from bmaml.learners.hypothesis_weights import REFERENCE_ROWS
 from bmaml.predictive import Predictive
 from model_store import Model
 

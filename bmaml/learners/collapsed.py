@@ -10,7 +10,8 @@ features, r = y − f(x) and K = ΦΦᵀ/λ + I/γ,
     variance(x*)   = φ*ᵀφ*/λ − k*ᵀK⁻¹k* + 1/γ
 
 (Rasmussen & Williams 2006, eqs 2.11 and 2.25–2.30, in weight space). The answer is the mixture of the
-particles with weight ∝ exp(τ · evidence), which is Bayesian model averaging over hypotheses; τ is learned.
+particles with weight ∝ exp(τ · evidence), which is Bayesian model averaging over hypotheses; τ is learned
+(`hypothesis_weights.py`).
 Padding has zero features, zero residual and unit diagonal, and adds nothing.
 
 **Varying noise.** The variance of a row's noise may depend on x: it is exp(aᵀψ(x)) / γ, on K's diagonal and
@@ -20,13 +21,6 @@ in the prediction. ψ are the features before their scaling, and a is meta-learn
 which multiply every standard deviation. K becomes s²K, with the same Cholesky factor, and the evidence
 −½ rᵀK⁻¹r/s² − ½ log |K| − n log s − ½ n log 2π. A (particle, scale) pair is a hypothesis of its own. The
 average over scales is a discrete form of the Student-t of an unknown scale, with Gaussian components.
-
-**Correlated rows.** Where no particle is quite true, the errors of a task's rows are correlated. With
-correlation ρ, n rows carry the information of n/(1 + (n − 1)ρ) independent ones (the design effect of Kish,
-Survey Sampling, 1965). The evidence then has the exponent τ (1 + (n₀ − 1)ρ)/(1 + (n − 1)ρ). It is τ at n₀ = 5
-rows, whatever ρ is. As a function of n it is the power of the coarsened posterior (Miller & Dunson 2019),
-∝ 1/(α + n) with α = (1 − ρ)/ρ. ρ is zero in training, whose tasks the particles fit, and is calibrated on
-validation tasks. n is clamped to the numbers of rows of that calibration.
 
 **Widening.** Particles fitted to thousands of tasks may be over- or under-confident of a new one. The
 widening ω multiplies predicted standard deviations, but not the evidence. Its factor is ω^(1 − v/v₀), with v
@@ -51,18 +45,22 @@ from bmaml.frequency_bands import redraw_in_bands
 from bmaml.last_layer import ConditionedLayers, condition
 from bmaml.learners.collapsed_posterior import CollapsedPosterior, LayerMoments
 from bmaml.learners.hypotheses import Layout
+from bmaml.learners.hypothesis_weights import (
+    evidence_exponent,
+    log_prior_of,
+    log_weights,
+    softened,
+    start_shares,
+)
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
 from bmaml.learners.pooled import POOLED_LAYERS, Pooled
 from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
-from bmaml.learners.surprise import LOG_NOTHING, POOLED_SHARE, START_SHARES, Surprise
+from bmaml.learners.surprise import LOG_NOTHING, Surprise
 from bmaml.networks import affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
-
-REFERENCE_ROWS = 5
-"""n₀, the number of rows at which the exponent of the evidence is τ, whatever the correlation."""
 
 MIN_NOISE = torch.finfo(torch.float32).eps ** 2
 """Variance of the noise, standardised: that of rounding a label to single precision.
@@ -202,7 +200,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         if self.correlated is not None:
             learned["correlation"] = torch.zeros(())
         if self.layout.has_groups:
-            learned["log_shares"] = self._start_shares().log()
+            learned["log_shares"] = start_shares(self.layout).log()
         if self.pooled is not None:
             learned |= self.pooled.unfitted(self.network.inputs, self.network.outputs)
         if self.surprise is not None:
@@ -239,7 +237,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         weights = self._log_weights(learned, layers, others, support)
         group_weights = layout.group_weights(weights)
         if self.surprise is not None:
-            weights = self._softened(learned, weights)
+            weights = softened(layout, learned, weights, self.surprise.softening)
         kept = KeptHypotheses.of(layout, weights, negligible)
         particles = kept.own.taken(particles)
         mean, seen, spent = kept.own.posterior(layers)
@@ -295,7 +293,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         """The same before any row."""
         if self.surprise is None:
             return None
-        log_prior = self._log_prior(learned, learned["log_shares"]).log_softmax(-1)
+        log_prior = log_prior_of(self.layout, learned, learned["log_shares"]).log_softmax(-1)
         return self.layout.group_weights(log_prior.unsqueeze(0))[0]
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
@@ -334,52 +332,18 @@ class Collapsed(Learner[CollapsedPosterior]):
         if not self.evidence_weights:
             nothing = layers.misfit.new_zeros(len(support), len(self.layout.hypotheses))
             return nothing.log_softmax(-1)
-        misfit, volume = layers.misfit, layers.log_volume
+        misfit, volume, rows = layers.misfit, layers.log_volume, support.counts()
         if processes is not None:
             misfit = torch.cat([misfit, processes.layers.misfit], 1)
             volume = torch.cat([volume, processes.layers.log_volume], 1)
-        evidence = self.layout.evidence(misfit, volume, support.counts(), self.network.outputs)
-        logs = self._exponent(learned, support) * evidence
-        if self.layout.has_groups:
-            logs = logs + self._log_prior(learned, logs)
-        return logs.log_softmax(-1)
-
-    def _log_prior(self, learned: Learned, like: Tensor) -> Float[Tensor, " hypothesis"]:
-        """Logarithms of the prior weights of all hypotheses."""
-        pooled = learned["pooled_log_prior"].to(like) if self.pooled is not None else None
-        return self.layout.log_prior(learned["log_shares"].to(like), pooled)
-
-    def _start_shares(self) -> Tensor:
-        """Prior weights of the groups of hypotheses, before the validation tasks are counted."""
-        shares = torch.tensor(START_SHARES)
-        if self.pooled is None:
-            return shares
-        shares = torch.cat([shares, POOLED_SHARE * shares[:1]])
-        shares[0] -= shares[-1]
-        return shares
+        evidence = self.layout.evidence(misfit, volume, rows, self.network.outputs)
+        return log_weights(self.layout, learned, evidence, evidence_exponent(learned, rows, self.correlated))
 
     def _processes(self, learned: Learned) -> Processes | None:
         """The process layers; None without any."""
         if not self.layout.process_layers:
             return None
         return Processes.of(learned, self.layout.surprise, self.pooled is not None, self._min_noise)
-
-    def _softened(self, learned: Learned, log_weights: Tensor) -> Tensor:
-        """The weights, of which a share follows a power of the evidence instead (see `surprise.py`)."""
-        assert self.surprise is not None
-        prior = self._log_prior(learned, log_weights)
-        soft = (self.surprise.softening * (log_weights - prior) + prior).log_softmax(-1)
-        log_share = learned["log_softened"].to(log_weights).clamp_max(math.log(0.5))
-        return torch.logaddexp(log_weights + torch.log1p(-log_share.exp()), soft + log_share)
-
-    def _exponent(self, learned: Learned, support: Examples) -> Float[Tensor, "#task 1"]:
-        """The exponent of the evidence, τ corrected for correlated rows."""
-        temperature = learned["log_temperature"].exp().view(1, 1)
-        if self.correlated is None:
-            return temperature
-        correlation, (fewest, most) = learned["correlation"], self.correlated
-        rows = support.counts().clamp(max(1, fewest), most).unsqueeze(-1)
-        return temperature * (1 + (REFERENCE_ROWS - 1) * correlation) / (1 + (rows - 1) * correlation)
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
         """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""

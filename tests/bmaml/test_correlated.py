@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bmaml.learners import InvalidLearner
-from bmaml.learners.collapsed import REFERENCE_ROWS, Collapsed
+from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.hypothesis_weights import REFERENCE_ROWS
 from bmaml.networks import MLP
 from bmaml.task import Examples
 from tests.closed_form import full_batch, generator, learner_of, ragged
