@@ -77,6 +77,24 @@ def test_early_stopping_keeps_the_best_parameters(tmp_path, monkeypatch):
     assert torch.equal(published["initial"], seen[1]["initial"])
 
 
+def test_a_family_that_overfits_at_once_is_looked_at_early_and_given_up_early(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "EARLY_LOOKS", (2, 5, 10))
+    verdicts = iter([3.0, 1.0, 2.0, 2.0, 2.0])
+    seen = []
+
+    def scripted(learner, learned, family, device, embedding):
+        seen.append({name: tensor.detach().clone() for name, tensor in learned.items()})
+        return next(verdicts)
+
+    monkeypatch.setattr(loop, "validation_nll", scripted)
+    monkeypatch.setattr(loop, "EARLY_STOP", 3)
+    assert main(arguments(tmp_path, **{"patience": 9, "meta-steps": 100, "evaluate-every": 15})) == 0
+    model = Store(tmp_path / "store").load("s")
+    assert [point.step for point in model.manifest.history] == [2, 5, 10, 15, 30]
+    assert torch.equal(model.learned["initial"], seen[1]["initial"])
+    assert "stopped at step 30 of 100, since 3 evaluations" in capsys.readouterr().err
+
+
 def test_a_diverging_run_publishes_nothing(tmp_path, capsys):
     assert main(arguments(tmp_path, **{"step-size": 1e30})) == 1
     assert "loss at step" in capsys.readouterr().err
