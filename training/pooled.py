@@ -9,7 +9,7 @@ from bmaml.learners.collapsed import Collapsed
 from training.config import InvalidConfig
 from training.families import Family, Table
 
-MAX_TASKS, MAX_ROWS = 256, 64
+MAX_TASKS, MAX_ROWS = 128, 32
 """Training tasks, and rows of each, that the fit sees; it has few parameters."""
 
 
