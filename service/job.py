@@ -208,6 +208,7 @@ class Selection:
         indices: pool rows in the order of selection.
         gains: gain by each of them, in the unit of the strategy that selected it.
         scores: score of every pool row, `[row]`.
+        targets: rows that the scores of EPIG are about; None for other scores.
         uncertainty: of every pool row.
         strategies: strategies that selected the rows, in order of use.
         saturated_at: rows that exhaust the information of the particles; those after them are selected for
@@ -219,6 +220,7 @@ class Selection:
     indices: list[int]
     gains: list[float]
     scores: Array
+    targets: int | None
     uncertainty: Uncertainty
     strategies: list[str]
     saturated_at: int | None

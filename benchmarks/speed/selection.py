@@ -1,15 +1,19 @@
 """Milliseconds and memory to select rows to label, by acquisition, labelled rows and size of the pool.
 
-    python -m benchmarks.speed.selection [--page docs/performance.md]
+    python -m benchmarks.speed.selection [--page docs/performance.md] [--only default]
 
 Without a label every hypothesis has weight, and a selection costs most; that is the first request of a
-caller of `POST /uncertainty`. Every case runs in a process of its own, on one thread. Its memory is the
-growth of the process's peak beyond the loaded model.
+caller of `POST /uncertainty`. Every case runs in a process of its own, on one thread. Times are those of the
+processor. The memory is the growth of the process's peak beyond the loaded model.
+
+Two tables: five rows of a pool by several acquisitions, with target rows for `epig`; and one row by the
+default, `epig` about the pool itself, beside `epistemic_variance`, up to the largest pool of the service.
 """
 
 import multiprocessing
 import resource
 import statistics
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,12 +21,12 @@ import numpy as np
 import torch
 
 from benchmarks import command_line, pages
-from benchmarks.timing import timed
+from bmaml.acquisition import DEFAULT_ACQUISITION
 from model_store import SHIPPED, Model, Store
 from service.compute.batch import answer_batch
 from service.job import Job, SelectionSpec
 
-BATCH, TARGETS, WAYS = 5, 20, 5
+BATCH, TARGETS, WAYS, REPEATS = 5, 20, 5, 3
 REGRESSION = (
     ("total_variance", "top_k"),
     ("entropy", "top_k"),
@@ -30,12 +34,26 @@ REGRESSION = (
     ("epig", "max_determinant"),
 )
 CLASSIFICATION = (("bald", "top_k"), ("bald", "joint"), ("epig", "joint"))
+DEFAULT, FORMER = DEFAULT_ACQUISITION, "epistemic_variance"
+DEFAULT_POOLS = (100, 1000, 10_000)
 
 
-def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int) -> Job:
-    """A selection of five rows from a pool, with twenty target rows for `epig`."""
+def job(
+    model: Model,
+    acquisition: str,
+    strategy: str,
+    labelled: int,
+    pool: int,
+    size: int = BATCH,
+    targets: int = TARGETS,
+) -> Job:
+    """A selection of rows from a pool.
+
+    Args:
+        targets: target rows of `epig`.
+    """
     rng, image = np.random.default_rng(0), model.manifest.image
-    unlabelled = pool + (TARGETS if acquisition == "epig" else 0)
+    unlabelled = pool + (targets if acquisition == "epig" else 0)
     if image is None:
         raw = rng.uniform(-5, 5, (labelled + unlabelled, 1))
         x, y = model.standardised_inputs(raw), model.standardised_targets(2 * np.sin(raw[:labelled]))
@@ -46,7 +64,7 @@ def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int)
         classes = tuple(range(WAYS))
     joint = image is None and (acquisition == "epig" or strategy == "max_determinant")
     excluded = np.zeros(pool, bool)
-    spec = SelectionSpec(acquisition, strategy, BATCH, pool, rng.random(pool), excluded, None, joint)
+    spec = SelectionSpec(acquisition, strategy, size, pool, rng.random(pool), excluded, None, joint)
     return Job(
         model,
         x[:labelled],
@@ -60,15 +78,27 @@ def job(model: Model, acquisition: str, strategy: str, labelled: int, pool: int)
     )
 
 
-def cost(name: str, acquisition: str, strategy: str, labelled: int, pool: int) -> tuple[float, float]:
+def cost(
+    name: str,
+    acquisition: str,
+    strategy: str,
+    labelled: int,
+    pool: int,
+    size: int = BATCH,
+    targets: int = TARGETS,
+) -> tuple[float, float]:
     """Median milliseconds of a case, and MiB by which it raised the peak of memory."""
     torch.set_num_threads(1)
     model = Store(SHIPPED).load(name)
-    job_of = partial(job, model, acquisition, strategy)
+    job_of = partial(job, model, acquisition, strategy, size=size, targets=targets)
     answer_batch([job_of(max(labelled, WAYS), 30)])  # libraries load and allocate at the first call
     before, measured = _peak_mib(), job_of(labelled, pool)
-    times = timed(lambda: answer_batch([measured]), 3)
-    return statistics.median(times), _peak_mib() - before
+    times = []
+    for _ in range(1 + REPEATS):
+        started = time.process_time()
+        answer_batch([measured])
+        times.append(1000 * (time.process_time() - started))
+    return statistics.median(times[1:]), _peak_mib() - before
 
 
 def _peak_mib() -> float:
@@ -86,23 +116,52 @@ def cases() -> Iterator[tuple[str, str, str, int, int]]:
             yield "omniglot", acquisition, strategy, WAYS, pool
 
 
+def default_table() -> Iterator[str]:
+    """A Markdown table: one row chosen by the default, without a target, and by `epistemic_variance`."""
+    heads = [f"{name}, {unit}" for unit in ("ms", "MiB") for name in (DEFAULT, FORMER)]
+    yield f"| | labelled | pool | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 3) + "|"
+    for pool in DEFAULT_POOLS:
+        for labelled in (0, 5):
+            case = "top_k", labelled, pool, 1, 0
+            found = [_in_a_process("sinusoid", name, *case) for name in (DEFAULT, FORMER)]
+            cells = [f"{values[unit]:.0f}" for unit in range(2) for values in found]
+            yield f"| `sinusoid` | {labelled} | {pool} | {' | '.join(cells)} |"
+
+
+def acquisition_table() -> Iterator[str]:
+    """A Markdown table of all `cases`."""
+    yield "| | acquisition | strategy | labelled | pool | ms | MiB |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, *rest in cases():
+        milliseconds, memory = _in_a_process(name, *rest)
+        cells = [f"`{name}`", *map(str, rest), f"{milliseconds:.0f}", f"{memory:.0f}"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _in_a_process(*case: object) -> tuple[float, float]:
+    """The `cost` of a case, measured in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(cost, case)
+
+
 def main() -> None:
-    """Print the table; write it into a page."""
+    """Print the tables; write them into a page."""
     arguments = command_line.parser(__doc__)
+    arguments.add_argument("--only", choices=("all", "default"), help="one of the two tables")
     command_line.add_page(arguments)
     options = arguments.parse_args()
-    lines = [f"Measured on {options.machine}, one thread, {BATCH} rows chosen.", ""]
-    lines += ["| | acquisition | strategy | labelled | pool | ms | MiB |", "|---|---|---|---|---|---|---|"]
-    context = multiprocessing.get_context("spawn")
-    for case in cases():
-        with context.Pool(1) as process:
-            milliseconds, memory = process.apply(cost, case)
-        name, *rest = case
-        cells = [f"`{name}`", *map(str, rest), f"{milliseconds:.0f}", f"{memory:.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    if options.page:
-        pages.write(options.page, lines, "choosing")
+    for which, block, rows, make in (
+        ("default", "choosing-default", 1, default_table),
+        ("all", "choosing", BATCH, acquisition_table),
+    ):
+        if options.only in (None, which):
+            lines = [f"Measured on {options.machine}, one thread; rows chosen: {rows}.", ""]
+            for line in make():
+                lines.append(line)
+                print(line, flush=True)
+            if options.page:
+                pages.write(options.page, lines, block)
 
 
 if __name__ == "__main__":

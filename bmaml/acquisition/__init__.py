@@ -7,12 +7,21 @@ come in two kinds, for labels that are numbers and for labels that are classes.
 from bmaml.acquisition.batches import STRATEGIES, Batch, Candidates, Strategy
 from bmaml.acquisition.class_batches import CLASS_STRATEGIES
 from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
-from bmaml.acquisition.scores import ACQUISITIONS, Acquisition, NeedsTarget, Pool
+from bmaml.acquisition.scores import (
+    ACQUISITIONS,
+    DEFAULT_ACQUISITION,
+    MAX_POOL_TARGETS,
+    Acquisition,
+    NeedsTarget,
+    Pool,
+)
 
 __all__ = [
     "ACQUISITIONS",
     "CLASS_ACQUISITIONS",
     "CLASS_STRATEGIES",
+    "DEFAULT_ACQUISITION",
+    "MAX_POOL_TARGETS",
     "STRATEGIES",
     "Acquisition",
     "Batch",

@@ -21,12 +21,14 @@ MAX_CORRELATIONS = 1 << 20
 """Pool rows × target rows × outputs that are compared together."""
 UCB_WIDTH = 2.0
 """Epistemic standard deviations above the mean, in the upper confidence bound."""
+MAX_POOL_TARGETS = 256
+"""Rows of the pool that are the targets of EPIG, at most, where it is given none."""
 EPIG_NEEDS_TARGET = "epig needs target rows: where should the predictions get better?"
 """Message of `NeedsTarget`."""
 
 
 class NeedsTarget(BmamlError, ValueError):
-    """EPIG without target rows."""
+    """EPIG about classes without target rows."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Pool:
         predictive: the belief about the pool rows.
         best: the largest label so far, `[task]`, which expected improvement compares with; without labels
             the largest predicted mean.
-        uniform: one draw in (0, 1) per pool row, for `random`.
-        target: the belief about the target rows of EPIG, with its factor.
+        uniform: one draw in (0, 1) per pool row, for `random` and for a sample of the pool.
+        target: the belief about the target rows of EPIG, with its factor; None: the pool's own rows.
     """
 
     predictive: Predictive
@@ -88,24 +90,33 @@ def epig(pool: Pool) -> PerRow:
     −½ log(1 − ρ²) averaged over targets, with ρ the predictive correlation of the labels of a pool row
     and of a target row: Gaussian in the mixture's first two moments.
 
-    Raises:
-        NeedsTarget: without target rows.
+    Without a target it is about the pool itself. A row's own target is then a second label of the same row.
+    The `MAX_POOL_TARGETS` rows of the smallest draws represent a larger pool, whatever their order.
     """
-    if pool.target is None:
-        raise NeedsTarget(EPIG_NEEDS_TARGET)
-    targets, target_variance = pool.target.covariance_root(), pool.target.variance().unsqueeze(1)
-
-    def about(rows: Tensor, variance: Tensor) -> Tensor:
-        scales = variance.unsqueeze(2) * target_variance
-        correlation = torch.einsum("tpoe,tqoe->tpqo", rows, targets).square_().div_(scales)
-        correlation.clamp_max_(1 - torch.finfo(scales.dtype).eps)
-        return torch.log1p(correlation.neg_()).mean(2).sum(-1).mul_(-0.5)
-
-    rows, variance = pool.predictive.covariance_root(), pool.predictive.variance()
-    found = variance.new_empty(variance.shape[:2])
-    for some in blocks(variance.shape[1], MAX_CORRELATIONS, target_variance.numel()):
-        found[:, some] = about(rows[:, some], variance[:, some])
+    rows = _standardised_root(pool.predictive)
+    if pool.target is not None:
+        targets = _standardised_root(pool.target)
+    elif rows.shape[1] <= MAX_POOL_TARGETS:
+        targets = rows
+    else:
+        sample = pool.uniform.argsort(dim=-1, stable=True)[:, :MAX_POOL_TARGETS]
+        targets = rows.gather(1, sample[..., None, None].expand(-1, -1, *rows.shape[2:]))
+    found = rows.new_empty(rows.shape[:2])
+    for some in blocks(rows.shape[1], MAX_CORRELATIONS, targets.shape[:-1].numel()):
+        squares = torch.einsum("tpoe,tqoe->tpqo", rows[:, some], targets).square_()
+        squares.clamp_max_(1 - torch.finfo(squares.dtype).eps)
+        found[:, some] = torch.log1p(squares.neg_()).mean(2).sum(-1).mul_(-0.5)
     return found
+
+
+def _standardised_root(predictive: Predictive) -> Tensor:
+    """Rows whose inner products are the correlations of labels, `[task, row, output, dimension]`.
+
+    The square of a row is the epistemic share of its variance.
+    """
+    variance = predictive.variance()
+    scale = variance.clamp_min(torch.finfo(variance.dtype).tiny).rsqrt()
+    return predictive.covariance_root() * scale.unsqueeze(-1)
 
 
 def expected_improvement(pool: Pool) -> PerRow:
@@ -141,3 +152,6 @@ ACQUISITIONS: dict[str, Acquisition[Pool]] = {
     "random": Acquisition(random, "none"),
 }
 """Every acquisition for regression, by name."""
+
+DEFAULT_ACQUISITION = "epig"
+"""The acquisition for regression of a request that names none; docs/active-learning.md compares it."""

@@ -256,6 +256,8 @@ class Choice(Answer):
     Attributes:
         scores: of every row of the pool; a higher score is more informative.
         units: of the scores.
+        targets: rows that the scores of `epig` are about: those of `target`, else of the pool, which a
+            sample represents where it is large; None for other acquisitions.
     """
 
     acquisition: str
@@ -264,6 +266,7 @@ class Choice(Answer):
     selected: tuple[Selected, ...]
     scores: Array
     batch: Batch
+    targets: int | None = None
 
     @property
     def indices(self) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Descriptions of the service's models and of its limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -127,7 +127,7 @@ class VersionCard:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that the service enforces; acquisitions and strategies are by kind of model."""
+    """The limits that the service enforces; acquisitions, their defaults and strategies by kind of model."""
 
     body_bytes: int
     header_bytes: int
@@ -149,3 +149,4 @@ class Limits:
     posterior_bytes: int
     acquisitions: dict[str, list[str]]
     strategies: dict[str, list[str]]
+    default_acquisitions: dict[str, str] = field(default_factory=dict)

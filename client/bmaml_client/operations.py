@@ -114,8 +114,8 @@ def uncertainty(
         model, x, y, version, posterior, keep_s, steps, deadline_ms, request_id: as for `adapt_predict`.
         pool: rows to select from.
         ids: the caller's ids of the pool's rows, unique; by default their indices.
-        target: rows on which the predictions should improve.
-        acquisition: by default `epig` with a target, else `epistemic_variance` (`entropy` for classes).
+        target: rows on which the predictions should improve; `epig` of numbers takes the pool by default.
+        acquisition: by default `epig`; for classes without a target `entropy`.
         size: rows to select.
         strategy: how a batch avoids redundant rows.
         exclude: ids that are not selected.

@@ -103,7 +103,7 @@ class Decoder:
                 "/acquisition",
                 f"one of {', '.join(capabilities.acquisitions)} fits a {model.manifest.kind} model",
             )
-        if acquisition == "epig" and request.target is None:
+        if acquisition == "epig" and request.target is None and model.manifest.kind == "classification":
             raise invalid_at("/target", EPIG_NEEDS_TARGET)
         if request.batch.strategy not in ("auto", *capabilities.strategies):
             raise invalid_at("/batch/strategy", f"one of auto, {', '.join(capabilities.strategies)}")

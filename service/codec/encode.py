@@ -68,6 +68,7 @@ class AnsweredJob:
             acquisition=spec.acquisition,
             direction="higher_is_more_informative",
             units=CAPABILITIES[self.job.model.manifest.kind].acquisitions[spec.acquisition],
+            targets=result.targets,
             selected=[
                 Selected(
                     rank=rank,

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bmaml.acquisition import ACQUISITIONS, CLASS_ACQUISITIONS, CLASS_STRATEGIES, STRATEGIES
+from bmaml.acquisition import (
+    ACQUISITIONS,
+    CLASS_ACQUISITIONS,
+    CLASS_STRATEGIES,
+    DEFAULT_ACQUISITION,
+    STRATEGIES,
+)
 from bmaml.learners.interface import Kind
 
 
@@ -50,7 +56,7 @@ CAPABILITIES: dict[Kind, Capabilities] = {
     "regression": Capabilities(
         acquisitions={name: each.units for name, each in ACQUISITIONS.items()},
         strategies=tuple(STRATEGIES),
-        default_acquisition="epistemic_variance",
+        default_acquisition=DEFAULT_ACQUISITION,
         joint_strategy="max_determinant",
         information_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.information),
         covariance_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.joint),

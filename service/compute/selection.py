@@ -9,6 +9,7 @@ from bmaml.acquisition import (
     ACQUISITIONS,
     CLASS_ACQUISITIONS,
     CLASS_STRATEGIES,
+    MAX_POOL_TARGETS,
     STRATEGIES,
     Candidates,
     ClassPool,
@@ -84,11 +85,19 @@ def _chosen(
         indices=indices,
         gains=[float(gain) for gain in batch.gains[0].tolist()[: len(indices)]],
         scores=scores[0].double().cpu().numpy(),
+        targets=_targets(spec, rows_x.shape[1]),
         uncertainty=Uncertainty(uncertainty.aleatoric[pool], uncertainty.epistemic[pool]),
         strategies=batch.strategies,
         saturated_at=saturated if saturated >= 0 else None,
         ceiling=batch.ceiling,
     )
+
+
+def _targets(spec: SelectionSpec, rows: int) -> int | None:
+    """Targets of EPIG: the rows after the pool, else those that represent the pool."""
+    if spec.acquisition != "epig":
+        return None
+    return rows - spec.pool_rows or min(spec.pool_rows, MAX_POOL_TARGETS)
 
 
 def _uniform(spec: SelectionSpec, like: Tensor) -> Tensor:

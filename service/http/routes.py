@@ -165,6 +165,7 @@ async def limits(request: Request) -> Limits:
         picture_pixels=settings.max_picture_pixels,
         request_pixels=settings.max_request_pixels,
         acquisitions={kind: list(each.acquisitions) for kind, each in CAPABILITIES.items()},
+        default_acquisitions={kind: each.default_acquisition for kind, each in CAPABILITIES.items()},
         strategies={kind: ["auto", *each.strategies] for kind, each in CAPABILITIES.items()},
     )
 

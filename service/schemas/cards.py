@@ -195,6 +195,9 @@ class Limits(BaseModel):
         description="bytes of all kept posteriors; the least recently used are dropped first"
     )
     acquisitions: dict[str, list[str]] = Field(description="by kind of model")
+    default_acquisitions: dict[str, str] = Field(
+        description="by kind of model: the acquisition of a request that names neither one nor a target"
+    )
     strategies: dict[str, list[str]] = Field(description="by kind of model")
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from bmaml.acquisition import DEFAULT_ACQUISITION
 from bmaml.learners import MAX_STEPS
 from service.schemas.values import Labels, X
 
@@ -52,7 +53,7 @@ class Query(_Request):
 
 
 class Target(_Request):
-    """Rows on which the predictions should improve."""
+    """Rows on which the predictions should improve; `epig` of numbers takes the pool where there are none."""
 
     x: X
 
@@ -205,7 +206,7 @@ class UncertaintyRequest(AdaptationRequest):
     target: Target | None = None
     acquisition: Name | None = Field(
         default=None,
-        description="null: epig with a target, else epistemic_variance (entropy for classes)",
+        description=f"null: {DEFAULT_ACQUISITION} (for classes: epig with a target, else entropy)",
     )
     batch: BatchChoice = BatchChoice()
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, GetPydanticSchema
 
+from bmaml.acquisition import MAX_POOL_TARGETS
+
 Values = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[Any]))]
 """`[row]`, or `[row, output]` for models with several outputs."""
 Numbers = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[float]))]
@@ -343,7 +345,8 @@ class BatchReport:
 class UncertaintyResponse:
     """The pool rows to label next, and the scores of the whole pool.
 
-    `total`, `aleatoric` and `epistemic` are variances summed over outputs; entropies for classes.
+    `total`, `aleatoric` and `epistemic` are variances summed over outputs; entropies for classes. `targets`
+    is the number of rows that the scores of `epig` are about: those of the target, else of the pool.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(
@@ -356,6 +359,7 @@ class UncertaintyResponse:
                     "acquisition": "epig",
                     "direction": "higher_is_more_informative",
                     "units": "nats",
+                    "targets": 3,
                     "selected": [
                         {
                             "rank": 1,
@@ -383,6 +387,12 @@ class UncertaintyResponse:
     acquisition: str
     direction: Literal["higher_is_more_informative"]
     units: str
+    targets: Annotated[
+        int | None,
+        Field(
+            description=f"null but for epig; at most {MAX_POOL_TARGETS} rows represent a pool without target"
+        ),
+    ]
     selected: list[Selected]
     scores: Doubles
     batch: BatchReport

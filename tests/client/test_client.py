@@ -158,7 +158,7 @@ def test_a_choice_names_rows_by_the_callers_ids(client, small):
     assert answer.ids == tuple(ids[index] for index in answer.indices)
     assert 3 not in answer.indices
     assert answer.scores.shape == (7,)
-    assert (answer.acquisition, answer.units) == ("epig", "nats")
+    assert (answer.acquisition, answer.units, answer.targets) == ("epig", "nats", 1)
     assert answer.selected[0].total == pytest.approx(
         answer.selected[0].aleatoric + answer.selected[0].epistemic, rel=1e-5
     )

@@ -64,6 +64,8 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "authors report 260 ms",
         "weigh less than 10⁻⁸",
         "quantiles take 24 rounds",
+        "more than 256 rows is represented by 256 of them",
+        "pool × 256 × features",
         "At most 128 graphs",
         "has weight: 640 of them",
         "at 1,024 points",

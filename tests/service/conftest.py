@@ -94,7 +94,7 @@ def served(store: Path) -> Iterator[Served]:
             max_body_bytes=100_000,
             max_support_rows=50,
             max_query_rows=200,
-            max_pool_rows=200,
+            max_pool_rows=300,
         )
     )
 

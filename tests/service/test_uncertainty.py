@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from bmaml.acquisition import MAX_POOL_TARGETS
+
 BODY = {
     "model": "tiny",
     "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
@@ -92,9 +94,43 @@ def test_bare_particles_report_their_ceiling_and_the_hand_over(client):
     assert post(client, pool=pool)["batch"]["ceiling"] is None
 
 
-def test_defaults_are_epig_with_a_target_and_epistemic_variance_without(client):
+def test_the_default_is_epig_with_and_without_a_target(client):
     assert post(client)["acquisition"] == "epig"
-    assert post(client, target=None)["acquisition"] == "epistemic_variance"
+    assert post(client, target=None)["acquisition"] == "epig"
+    assert client.get("/limits").json()["default_acquisitions"]["regression"] == "epig"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_without_a_target_epig_is_about_the_pool(client, strategy):
+    batch = {"size": 3, "strategy": strategy}
+    of_pool = post(client, target=None, batch=batch)
+    named = post(client, target={"x": BODY["pool"]["x"]}, batch=batch)
+    np.testing.assert_allclose(of_pool["scores"], named["scores"], rtol=1e-4)
+    assert [each["id"] for each in of_pool["selected"]] == [each["id"] for each in named["selected"]]
+    assert of_pool["targets"] == named["targets"] == 5
+
+
+def test_the_answer_tells_how_many_rows_the_scores_are_about(client):
+    assert post(client)["targets"] == 2
+    assert post(client, acquisition="entropy")["targets"] is None
+    rows = MAX_POOL_TARGETS + 20
+    x = np.linspace(-5, 5, rows)[:, None].tolist()
+    answer = post(client, target=None, pool={"x": x})
+    assert answer["targets"] == MAX_POOL_TARGETS
+    assert np.isfinite(answer["scores"]).all()
+    assert answer["scores"] == post(client, target=None, pool={"x": x})["scores"]
+
+
+@pytest.mark.parametrize("model", ["tiny", "bare"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_pool_of_one_row_has_its_own_information(client, model, strategy):
+    answer = post(
+        client, model=model, target=None, pool={"x": [[0.3]]}, batch={"size": 2, "strategy": strategy}
+    )
+    (chosen,) = answer["selected"]
+    share = chosen["epistemic"] / chosen["total"]
+    assert answer["scores"] == [pytest.approx(-0.5 * np.log1p(-(share**2)), rel=1e-3)]
+    assert answer["targets"] == 1
 
 
 def test_rows_without_ids_are_called_by_their_index(client):
@@ -106,7 +142,6 @@ def test_rows_without_ids_are_called_by_their_index(client):
     ("changes", "pointer", "says"),
     [
         ({"acquisition": "bald"}, "/acquisition", "total_variance"),
-        ({"acquisition": "epig", "target": None}, "/target", "needs target rows"),
         ({"batch": {"strategy": "best"}}, "/batch/strategy", "max_determinant"),
         ({"batch": {"size": 0}}, "/batch/size", "greater than or equal to 1"),
         ({"exclude": ["zz"]}, "/exclude/0", "no such id"),

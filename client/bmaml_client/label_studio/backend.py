@@ -77,8 +77,8 @@ class Backend:
 
     A prediction's score is a certainty in [0, 1]: Label Studio's uncertainty sampling shows the lowest
     score first. For classes the score is 1 − H / log(classes), with the entropy H in nats. For numbers it
-    is 1 / (1 + s / range), with the epistemic standard deviation s and the range of training. Both order
-    tasks as the service's default acquisitions do.
+    is 1 / (1 + s / range), with the epistemic standard deviation s and the range of training. The order of
+    tasks is that of the acquisitions `entropy` and `epistemic_variance`.
 
     Args:
         model: name of the model that answers.

@@ -25,6 +25,7 @@ export class CurvesPanel {
       (card) => card.kind === "regression" && card.inputs.length === 1 && card.outputs.length === 1,
     );
     this.acquisitions = limits.acquisitions.regression;
+    this.defaultAcquisition = limits.default_acquisitions.regression;
     this.points = [];
     this.answer = null;
     this.example = null;
@@ -57,7 +58,7 @@ export class CurvesPanel {
     offer(
       byId("acquisition"),
       this.acquisitions.map((name) => [name, acquisitionWords(name)]),
-      "epistemic_variance",
+      this.defaultAcquisition,
     );
     byId("curves-model").addEventListener("change", () => this.#model());
     byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
@@ -149,12 +150,7 @@ export class CurvesPanel {
       { ...common, query: { x }, quantiles: LEVELS, interval: INTERVAL, particles },
       { tensors: true },
     );
-    const target = acquisition === "epig" ? { x } : null;
-    const choice = await post(
-      "uncertainty",
-      { ...common, pool: { x }, target, acquisition },
-      { tensors: true },
-    );
+    const choice = await post("uncertainty", { ...common, pool: { x }, acquisition }, { tensors: true });
     const { prediction, diagnostics, timing_ms: timing } = predicted;
     const device = timing.total + choice.timing_ms.total;
     return { card, grid: rows, prediction, diagnostics, choice, device, taken: performance.now() - started };

@@ -23,6 +23,7 @@ export class DrawPanel {
   constructor({ cards, limits }) {
     this.cards = cards.filter((card) => card.kind === "classification" && card.image.drawing);
     this.acquisitions = limits.acquisitions.classification.filter((name) => name !== "epig");
+    this.defaultAcquisition = limits.default_acquisitions.classification;
     this.used = new Set();
   }
 
@@ -50,7 +51,7 @@ export class DrawPanel {
     offer(
       byId("draw-acquisition"),
       this.acquisitions.map((name) => [name, acquisitionWords(name)]),
-      "entropy",
+      this.defaultAcquisition,
     );
     const changed = () => this.#changed();
     this.query = new Pad("Question", changed);

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bmaml.acquisition import CLASS_ACQUISITIONS, ClassPool
+from bmaml.acquisition import CLASS_ACQUISITIONS, ClassPool, NeedsTarget
 from bmaml.categorical import Categorical
 from tests.bmaml.acquisition.pools import class_belief, class_pool, joint_entropy
 
@@ -34,3 +34,8 @@ def test_every_score_follows_the_rows_when_the_pool_is_permuted():
     permuted = ClassPool(moved, straight.uniform[:, order], target)
     for acquisition in CLASS_ACQUISITIONS.values():
         torch.testing.assert_close(acquisition.score(permuted), acquisition.score(straight)[:, order])
+
+
+def test_epig_of_classes_needs_a_target():
+    with pytest.raises(NeedsTarget):
+        CLASS_ACQUISITIONS["epig"].score(class_pool(class_belief()))

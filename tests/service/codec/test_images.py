@@ -259,6 +259,12 @@ def test_without_a_name_the_acquisition_is_entropy_and_with_a_target_epig(client
     assert client.post("/uncertainty", json=body).json()["acquisition"] == "epig"
 
 
+def test_epig_about_classes_is_refused_without_a_target(client):
+    body = task() | {"acquisition": "epig"}
+    body["pool"] = body.pop("query")
+    assert refused(client, body, "/uncertainty") == (422, "/target")
+
+
 GIF = base64.b64encode(b"GIF89a no picture").decode()
 HUGE = 10**12
 THIRTEEN = GREY[:, :5].reshape(-1, SIZE, SIZE)[:13]
