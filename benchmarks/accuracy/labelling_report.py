@@ -142,7 +142,7 @@ def draw(played: Played, path: Path) -> None:
                 rounds, np.maximum(mean - band, mean / 5), mean + band, color=colour, alpha=0.12, lw=0
             )
         axis.set(xlabel="labels bought", ylabel=score, yscale="log")
-        axis.set_title(problem.title, fontsize=8)
+        axis.set_title(problem.name, fontsize=8)
         axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
