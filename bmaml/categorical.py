@@ -14,6 +14,9 @@ from bmaml.shapes import LogWeights, PerRow
 class Categorical:
     """Class probabilities of every particle for every query row.
 
+    Given a particle, labels are independent. Particles that are uncertain themselves are hypotheses only
+    together with a draw of what they are uncertain of (`hypotheses`).
+
     Attributes:
         log_probabilities: of each particle, normalised over the classes of the task; −∞ for other classes.
         log_weights: logarithms of the particles' weights, normalised.
@@ -21,6 +24,11 @@ class Categorical:
 
     log_probabilities: Float[Tensor, "task particle row class"]
     log_weights: LogWeights
+
+    @property
+    def hypotheses(self) -> "Categorical":
+        """The probabilities under each hypothesis that labels decide between: here under each particle."""
+        return self
 
     def log_mixture(self) -> Float[Tensor, "task row class"]:
         """Log probabilities of the mixture."""
@@ -41,7 +49,8 @@ class Categorical:
 
     def expected_entropy(self) -> PerRow:
         """Weighted mean of the particles' entropies in nats, which no label removes (aleatoric)."""
-        return self._average(torch.special.entr(tails.exp(self.log_probabilities)).sum(-1))
+        logs = self.log_probabilities.clamp_min(-tails.MAX_EXPONENT)
+        return self._average(-(tails.exp(logs) * logs).sum(-1))
 
     def mutual_information(self) -> PerRow:
         """Mutual information of label and particle in nats (epistemic; BALD, Houlsby et al. 2011).
@@ -57,8 +66,7 @@ class Categorical:
 
     def variation_ratio(self) -> PerRow:
         """The weight of the particles whose most probable class is not the one that most of them name."""
-        classes = self.log_probabilities.shape[-1]
-        votes = torch.nn.functional.one_hot(self.log_probabilities.argmax(-1), classes)
+        votes = self.log_probabilities == self.log_probabilities.amax(-1, keepdim=True)
         return (1 - self._average(votes.to(self.log_weights.dtype)).amax(-1)).clamp_min(0)
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Categorical":

@@ -211,9 +211,10 @@ class Selection:
         targets: rows that the scores of EPIG are about; None for other scores.
         uncertainty: of every pool row.
         strategies: strategies that selected the rows, in order of use.
-        saturated_at: rows that exhaust the information of the particles; those after them are selected for
+        saturated_at: rows that exhaust the information of the hypotheses; those after them are selected for
             diversity alone. None where they do not.
-        ceiling: bound of that information: M - 1 rows of M bare particles, log M nats about classes; None
+        ceiling: bound of that information: M - 1 rows of M bare particles, log M nats of M hypotheses
+            about classes; None
             where there is none.
     """
 

@@ -45,6 +45,7 @@ from training.options import (
 from training.processes import process_group
 from training.publish import publish
 from training.reading import column_names
+from training.starting import starting_parameters
 
 FEW_VALIDATION_TASKS = 2
 """Validation tasks, at most, about which a run warns."""
@@ -159,7 +160,10 @@ def plot(published: PublishedVersion) -> None:
 
 def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Images | ImageFeatures) -> None:
     learner = learner_from(config.learner, config.settings)
-    start = _published(run.store, config.start_from)[0].learned if config.start_from else None
+    start = None
+    if config.start_from:
+        source = _published(run.store, config.start_from)[0]
+        start = starting_parameters(source, learner, tasks, frozen=isinstance(tasks, ImageFeatures))
     with process_group(_device(run.device)) as (processes, device):
         folder = run.runs / config.name
         trained = train(config, tasks, learner, folder, run.resume, device, processes, run.compile, start)

@@ -71,7 +71,8 @@ class RunOptions(StoreOptions):
         device: where to train; auto takes a GPU where there is one.
         runs: the folder of checkpoints and TensorBoard logs; $BMAML_RUNS, else ./runs.
         resume: go on from the last checkpoint.
-        start_from: begin with the parameters of this published version, which has the same shape.
+        start_from: begin with the parameters of this published version, which has the same shape, or more
+            particles: then the heaviest ones.
         compile: compile the meta-objective first, which long runs gain from.
     """
 

@@ -90,7 +90,9 @@ def _for_images(learner: str) -> Recipe:
         patience=0,
     )
     if learner == Conjugate.name:
-        return Recipe((), settings={"particles": 8, "ways": (5, 20)}, optimisation=plan)
+        return Recipe(
+            (), settings={"particles": 8, "ways": (5, 20), "evidence_weights": False}, optimisation=plan
+        )
     particles = 1 if learner == MAML.name else 10
     settings = {"particles": particles, "likelihood": "categorical", "step_size": 0.01}
     return Recipe((), settings=settings, optimisation=plan)

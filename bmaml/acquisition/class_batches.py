@@ -11,31 +11,32 @@ from bmaml.categorical import Categorical
 
 MIN_OUTCOMES, MAX_OUTCOMES = 32, 2_000
 """Joint labellings of the selected rows in the table; a sample represents more of them."""
-MAX_TABLE_WORK = 1 << 28
-"""Labellings × rows × classes × picks; larger selections keep fewer labellings, `MIN_OUTCOMES` at least."""
+MAX_TABLE_WORK = 1 << 31
+"""Labellings × hypotheses × rows × classes × picks; larger selections keep fewer, `MIN_OUTCOMES` at least."""
 MIN_INFORMATION = 1e-5
-"""Nats about the particles; less is rounding."""
+"""Nats about the hypotheses; less is rounding."""
 MIN_LEFT_INFORMATION = 0.01
 """Fraction of the information ceiling; a selection that leaves less to be learned is saturated."""
 
 
 def joint_information(candidates: Candidates, size: int) -> Batch:
-    """Greedy maximisation of the information that labels give about the particle (Kirsch et al. 2019).
+    """Greedy maximisation of the information that labels give about the hypothesis (Kirsch et al. 2019).
 
-    A row adds I(y; m | y₁ … y_k) = H(y | y₁ … y_k) − E H(y | m). Labels are independent given the particle,
-    so that the joint distribution of the selected labels is a table of outcomes × particles. Where the table
+    A row adds I(y; h | y₁ … y_k) = H(y | y₁ … y_k) − E H(y | h). Labels are independent given the hypothesis,
+    so that the joint distribution of the selected labels is a table of outcomes × hypotheses. Where the table
     has more outcomes than `MAX_OUTCOMES`, a sample of it takes its place. The information ceiling is the
-    entropy of the particles' weights; a saturated task goes on with `k_centre`.
+    entropy of the hypotheses' weights; a saturated task goes on with `k_centre`.
     """
-    picker, belief = Picker(candidates), candidates.predictive
-    assert isinstance(belief, Categorical)
-    probabilities = tails.exp(belief.log_probabilities)  # [task, particle, row, class]
+    picker = Picker(candidates)
+    assert isinstance(candidates.predictive, Categorical)
+    belief = candidates.predictive.hypotheses
+    probabilities = tails.exp(belief.log_probabilities)  # [task, hypothesis, row, class]
     weights, expected = tails.exp(belief.log_weights), belief.expected_entropy()
     limits = torch.special.entr(weights).sum(-1)
-    outcomes = torch.ones_like(weights).unsqueeze(1)  # [task, outcome, particle]
+    outcomes = torch.ones_like(weights).unsqueeze(1)  # [task, outcome, hypothesis]
     shares = weights.new_ones(len(weights), 1)  # probability that an outcome represents, over its mass
     size = min(size, candidates.available.shape[-1])
-    work = len(weights) * probabilities.shape[2] * probabilities.shape[3] * size
+    work = probabilities.numel() * size
     most = min(MAX_OUTCOMES, max(MIN_OUTCOMES, MAX_TABLE_WORK // work))
     known = weights.new_zeros(len(weights))
     saturated_at = torch.full((len(weights),), -1, device=weights.device)
@@ -52,7 +53,7 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
         place = index.clamp_min(0)
         each = torch.arange(len(weights), device=weights.device)
         known = known + gain[each, place] * (saturated_at < 0)
-        chosen = probabilities[each, :, place]  # [task, particle, class]
+        chosen = probabilities[each, :, place]  # [task, hypothesis, class]
         outcomes = (outcomes.unsqueeze(2) * chosen.mT.unsqueeze(1)).flatten(1, 2)
         shares = shares.repeat_interleave(chosen.shape[-1], 1)
         if outcomes.shape[1] > most:
@@ -66,9 +67,9 @@ def _conditional_entropy(masses: Tensor, shares: Tensor, probabilities: Tensor) 
     """H(y | outcome) of each row, `[task, row]`.
 
     Args:
-        masses: joint probabilities `[task, outcome, particle]`, up to a factor per outcome.
+        masses: joint probabilities `[task, outcome, hypothesis]`, up to a factor per outcome.
         shares: probability that each outcome represents, over its mass.
-        probabilities: `[task, particle, row, class]`.
+        probabilities: `[task, hypothesis, row, class]`.
     """
     tasks, outcomes, _ = masses.shape
     found = masses.new_empty(tasks, probabilities.shape[2])

@@ -36,8 +36,8 @@ def entropy(pool: ClassPool) -> PerRow:
 
 
 def bald(pool: ClassPool) -> PerRow:
-    """Mutual information of label and particle, in nats (Houlsby et al. 2011)."""
-    return pool.predictive.mutual_information()
+    """Mutual information of label and hypothesis, in nats (Houlsby et al. 2011)."""
+    return pool.predictive.hypotheses.mutual_information()
 
 
 def margin(pool: ClassPool) -> PerRow:
@@ -51,7 +51,7 @@ def least_confidence(pool: ClassPool) -> PerRow:
 
 
 def variation_ratio(pool: ClassPool) -> PerRow:
-    """The weight of the particles whose most probable class is not the one that most of them name."""
+    """The weight of the hypotheses whose most probable class is not the one that most of them name."""
     return pool.predictive.variation_ratio()
 
 
@@ -59,22 +59,22 @@ def epig(pool: ClassPool) -> PerRow:
     """Expected predictive information gain about the target rows (Bickford Smith et al. 2023, eq. 9).
 
     The mutual information of the labels of a pool row and of a target row, averaged over target rows.
-    Labels are independent given the particle, so that it is exact.
+    Labels are independent given the hypothesis, so that it is exact.
 
     Raises:
         NeedsTarget: without target rows.
     """
     if pool.target is None:
         raise NeedsTarget(EPIG_NEEDS_TARGET)
-    ours = tails.exp(pool.predictive.log_probabilities)  # [task, particle, row, class]
-    weights = tails.exp(pool.predictive.log_weights)[..., None, None]
-    theirs = weights * tails.exp(pool.target.log_probabilities)
+    own, target = pool.predictive.hypotheses, pool.target.hypotheses
+    ours = tails.exp(own.log_probabilities)  # [task, hypothesis, row, class]
+    theirs = tails.exp(own.log_weights)[..., None, None] * tails.exp(target.log_probabilities)
     targets, classes = theirs.shape[2], theirs.shape[3]
     both = ours.new_empty(len(ours), ours.shape[2])
     for some in blocks(ours.shape[2], MAX_JOINT_PROBABILITIES, targets * classes**2 * len(ours)):
         joint = torch.einsum("tmrc,tmqd->trqcd", ours[:, :, some], theirs)
         both[:, some] = torch.special.entr(joint).sum((-1, -2)).mean(-1)
-    return (pool.predictive.entropy() + pool.target.entropy().mean(-1, keepdim=True) - both).clamp_min(0)
+    return (own.entropy() + target.entropy().mean(-1, keepdim=True) - both).clamp_min(0)
 
 
 def random(pool: ClassPool) -> PerRow:
@@ -95,9 +95,10 @@ CLASS_ACQUISITIONS: dict[str, Acquisition[ClassPool]] = {
 
 
 def information_ceiling(belief: Categorical) -> float:
-    """The most nats that any number of labels can tell about the particles: the entropy of their weights.
+    """The most nats that any number of labels can tell about the hypotheses: the entropy of their weights.
 
-    M particles of equal weight give log M, which is the maximum.
+    M hypotheses of equal weight give log M, which is the maximum.
     """
-    most = torch.special.entr(tails.exp(belief.log_weights)).sum(-1).amax()
-    return min(float(most), math.log(belief.log_weights.shape[-1]))
+    log_weights = belief.hypotheses.log_weights
+    most = torch.special.entr(tails.exp(log_weights)).sum(-1).amax()
+    return min(float(most), math.log(log_weights.shape[-1]))

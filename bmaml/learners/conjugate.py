@@ -17,8 +17,9 @@ Student-t ever less. The support's
 
     log p(z | c) = −½ Σ [ n log 2πσ² + log(1 + nτ²/σ²) + Σᵢ zᵢ²/σ² − m²/v ]
 
-weighs the particles, ∝ exp(temperature · Σ_c log p). Densities of different projections have different
-units, so that a temperature, which starts near zero, is learned.
+weighs the particles with `evidence_weights`, ∝ exp(temperature · Σ_c log p). Densities of different
+projections have different units, so that the temperature, which starts near zero, is learned. One particle
+wins every task all the same, with many rows perhaps the wrong one. Otherwise their weights are equal.
 
 With τ, k → ∞ and one σ, each particle is a prototypical network (Snell et al. 2017). A finite τ shrinks
 classes of few rows towards the middle, and v is the uncertainty of their means. Neither the number of classes
@@ -34,8 +35,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bmaml.categorical import Categorical, normalised, present_classes
+from bmaml.categorical import normalised, present_classes
 from bmaml.densities import LOG_2PI
+from bmaml.learners.conjugate_belief import ConjugateBelief
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
 from bmaml.shapes import Inputs, Particles, Scalar
@@ -53,7 +55,8 @@ class ConjugatePosterior(Posterior):
 
     Attributes:
         projections: the particles, `[1, particle, param]`.
-        means, variances: of the predictive Gaussian of each class in z, scatter included.
+        means, variances: m and v, of each class's mean in z.
+        scatter: σ².
         present: classes that have rows.
         sharpness, knee: s and k.
     """
@@ -61,6 +64,7 @@ class ConjugatePosterior(Posterior):
     projections: Particles
     means: Float[Tensor, "task particle class dimension"]
     variances: Float[Tensor, "task particle class dimension"]
+    scatter: Float[Tensor, "#task particle 1 dimension"]
     present: Bool[Tensor, "task class"]
     sharpness: Scalar
     knee: Scalar
@@ -77,6 +81,7 @@ class Conjugate(Learner[ConjugatePosterior]):
     Attributes:
         steps: always 0, since the posterior is exact.
         ways: numbers of classes that the meta-objective also asks about, beside all of a task.
+        evidence_weights: weigh the particles by the evidence of the support set, to a learned power.
 
     Raises:
         InvalidLearner: inner steps, or ways below two.
@@ -91,6 +96,7 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     steps: int = 0
     ways: tuple[int, ...] = ()
+    evidence_weights: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,39 +111,49 @@ class Conjugate(Learner[ConjugatePosterior]):
     def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
         """`initial` `[particle, param]`; log τ as `log_between` and log σ as `log_within`, `[particle, …]`.
 
-        Also the scalars `log_temperature`, `log_sharpness` and `log_knee`.
+        Also the scalars `log_sharpness`, `log_knee` and, with evidence weights, `log_temperature`.
         """
         per_dimension = (self.particles, self.network.outputs)
-        return {
+        learned = {
             "initial": self.network.initialise(self.particles, generator),
             "log_between": torch.zeros(per_dimension),
             "log_within": torch.zeros(per_dimension),
-            "log_temperature": torch.tensor(math.log(INITIAL_TEMPERATURE)),
             "log_sharpness": torch.zeros(()),
             "log_knee": torch.tensor(math.log(INITIAL_KNEE * self.network.outputs)),
         }
+        temperature = {"log_temperature": torch.tensor(math.log(INITIAL_TEMPERATURE))}
+        return {**learned, **temperature} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
-        """The posterior of every class in every particle, and weights from the evidence of all classes."""
+        """The posterior of every class in every particle, and the particles' weights."""
         del steps
         posterior, evidence = self._condition(learned, support)
-        weights = (learned["log_temperature"].exp() * evidence.sum(-1)).log_softmax(-1)
+        weights = self._votes(learned, evidence).sum(-1).log_softmax(-1)
         return ConjugatePosterior(weights, *posterior, *self._tails(learned))
 
-    def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> Categorical:
+    def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> ConjugateBelief:
         """Bayes' rule in every particle, over the classes of the task."""
         del joint
-        logits = self._log_densities(posterior, x)
-        return Categorical(normalised(logits, posterior.present), posterior.log_weights)
+        z = self.network(posterior.projections, x)
+        return ConjugateBelief(
+            normalised(_log_densities(posterior, z), posterior.present),
+            posterior.log_weights,
+            z,
+            posterior.means,
+            posterior.variances,
+            posterior.scatter,
+            posterior.present,
+            posterior.sharpness,
+            posterior.knee,
+        )
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log probability of the true class, a mean over rows, tasks and numbers of classes."""
-        (projections, means, variances, present), evidence = self._condition(learned, batch.support)
-        weights = learned["log_temperature"].exp() * evidence  # [task, particle, class]
-        whole = weights.sum(-1).log_softmax(-1)
-        tails = self._tails(learned)
-        posterior = ConjugatePosterior(whole, projections, means, variances, present, *tails)
-        logits = self._log_densities(posterior, batch.query.x)
+        conditioned, evidence = self._condition(learned, batch.support)
+        votes = self._votes(learned, evidence)
+        whole = votes.sum(-1).log_softmax(-1)
+        posterior = ConjugatePosterior(whole, *conditioned, *self._tails(learned))
+        logits = _log_densities(posterior, self.network(posterior.projections, batch.query.x))
         classes = logits.shape[-1]
         mask, y = batch.query.mask, batch.query.y
         total = logits.new_zeros(())
@@ -146,11 +162,11 @@ class Conjugate(Learner[ConjugatePosterior]):
             # Neighbouring classes form the smaller tasks: labels have no meaning, so any grouping will do.
             group = torch.arange(classes, device=logits.device) // ways
             own = (y @ torch.nn.functional.one_hot(group).to(y.dtype)).argmax(-1)  # [task, row]
-            among = (group == own.unsqueeze(-1)) & present.unsqueeze(1)  # [task, row, class]
+            among = (group == own.unsqueeze(-1)) & posterior.present.unsqueeze(1)  # [task, row, class]
             log_p = logits.masked_fill(~among.unsqueeze(1), -torch.inf).log_softmax(-1)
             truth = torch.where(y.unsqueeze(1) > 0, log_p, 0.0).sum(-1)  # [task, particle, row]
-            of_groups = weights @ torch.nn.functional.one_hot(group).to(weights.dtype)
-            chosen = of_groups.log_softmax(1).gather(-1, own.unsqueeze(1).expand(-1, weights.shape[1], -1))
+            of_groups = (votes @ torch.nn.functional.one_hot(group).to(votes.dtype)).log_softmax(1)
+            chosen = of_groups.gather(-1, own.unsqueeze(1).expand(-1, votes.shape[1], -1))
             mixed = torch.logsumexp(truth + chosen, 1)
             total = total - torch.where(mask, mixed, 0.0).sum() / mask.sum().clamp_min(1)
         return total / len(sizes)
@@ -161,7 +177,7 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def _condition(
         self, learned: Learned, support: Examples
-    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
         projections = learned["initial"].unsqueeze(0)
         between = (2 * learned["log_between"]).exp()[None, :, None]  # τ², [1, particle, 1, dimension]
         within = (2 * learned["log_within"]).exp()[None, :, None]
@@ -174,17 +190,24 @@ class Conjugate(Learner[ConjugatePosterior]):
         terms = counts * (LOG_2PI + within.log()) + torch.log1p(counts * between / within)
         evidence = -0.5 * (terms + squares / within - mean.square() / variance).sum(-1)
         present = present_classes(support.y, support.mask)
-        return (projections, mean, variance + within, present), evidence
+        return (projections, mean, variance, within, present), evidence
 
-    def _log_densities(self, posterior: ConjugatePosterior, x: Tensor) -> Tensor:
-        """log p(z* | class) up to a constant, `[task, particle, row, class]`, from two matrix products."""
-        z, precision = self.network(posterior.projections, x), 1 / posterior.variances
-        weighted = posterior.means * precision
-        square = z.square() @ precision.mT - 2 * (z @ weighted.mT)
-        square = (square + (posterior.means * weighted).sum(-1).unsqueeze(2)).clamp_min(0)
-        volume = posterior.variances.log().sum(-1).unsqueeze(2)
-        bent = posterior.knee * torch.log1p(square / posterior.knee)
-        return -0.5 * posterior.sharpness * (volume + bent)
+    def _votes(self, learned: Learned, evidence: Tensor) -> Float[Tensor, "task particle class"]:
+        """The part of each class in a particle's log weight."""
+        if not self.evidence_weights:
+            return torch.zeros_like(evidence)
+        return learned["log_temperature"].exp() * evidence
 
     def _tails(self, learned: Learned) -> tuple[Scalar, Scalar]:
         return learned["log_sharpness"].exp(), learned["log_knee"].exp()
+
+
+def _log_densities(posterior: ConjugatePosterior, z: Tensor) -> Tensor:
+    """log p(z* | class) up to a constant, `[task, particle, row, class]`, from two matrix products."""
+    spread = posterior.variances + posterior.scatter
+    precision = 1 / spread
+    weighted = posterior.means * precision
+    square = z.square() @ precision.mT - 2 * (z @ weighted.mT)
+    square = (square + (posterior.means * weighted).sum(-1).unsqueeze(2)).clamp_min(0)
+    bent = posterior.knee * torch.log1p(square / posterior.knee)
+    return -0.5 * posterior.sharpness * (spread.log().sum(-1).unsqueeze(2) + bent)

@@ -188,7 +188,11 @@ class Prediction(Answer):
 
 @dataclass(frozen=True, eq=False)
 class Entropy:
-    """Entropy in nats: total is expected (aleatoric) plus mutual information (epistemic)."""
+    """Entropy in nats: total is expected (aleatoric) plus mutual information (epistemic).
+
+    The latter is what labels would remove: the disagreement of hypotheses, each of them a particle, in
+    learners with uncertain class means together with a draw of them.
+    """
 
     total: Array
     expected: Array
@@ -212,7 +216,7 @@ class ClassPrediction(Answer):
         probabilities: `[row, class]`.
         label: the most probable class of each row.
         margin: its probability less that of the second.
-        variation_ratio: the weight of the particles that predict another class.
+        variation_ratio: the weight of the hypotheses that predict another class.
         log_density: log probability of `query_y` in nats; None without `query_y`.
     """
 

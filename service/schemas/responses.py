@@ -166,8 +166,14 @@ class Entropy:
     """Predictive entropy in nats, per query row: expected (aleatoric) plus mutual information (epistemic)."""
 
     total: Numbers
-    expected: Numbers
-    mutual_information: Numbers
+    expected: Annotated[Numbers, Field(description="the part that no label removes")]
+    mutual_information: Annotated[
+        Numbers,
+        Field(
+            description="of label and hypothesis, which labels remove. A hypothesis is a particle, in some "
+            "learners together with a draw of its class means, which is the same for all rows"
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ class ClassPrediction:
     margin: Annotated[
         Numbers, Field(description="the most probable class's probability less that of the next")
     ]
-    variation_ratio: Annotated[Numbers, Field(description="the weight of particles that name another class")]
+    variation_ratio: Annotated[Numbers, Field(description="the weight of hypotheses that name another class")]
     particles: ParticleProbabilities | None
 
 
@@ -332,7 +338,8 @@ class Selected:
 class BatchReport:
     """The strategies that chose the batch.
 
-    Of M bare particles at most M − 1 rows can be informative, and about classes log M nats (`ceiling`).
+    Of M bare particles at most M − 1 rows can be informative, and of M hypotheses about classes log M nats
+    (`ceiling`).
     The rows after the first `saturated_at` are chosen for diversity alone.
     """
 

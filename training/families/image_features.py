@@ -9,7 +9,7 @@ from bmaml.blocks import blocks
 from bmaml.embedding import PREFIX, ConvNet
 from bmaml.task import TaskBatch
 from training.families.augmentation import rotated
-from training.families.images import QUARTER_TURNS, Images, task_batch
+from training.families.images import QUARTER_TURNS, Images, training_draw, training_tasks
 
 IMAGES_PER_BLOCK = 500
 """Images embedded at once: a bound on the memory of the feature maps."""
@@ -37,13 +37,10 @@ class ImageFeatures:
             ]
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks of `ways` classes; the number of shots is drawn for the batch."""
-        config = self.images.config
-        low, high = config.shots.lowest, config.shots.highest
-        shots = int(torch.randint(low, high + 1, (), generator=generator))
-        draw = self._index.draw(tasks, config.ways, shots, high + config.queries - shots, generator)
+        """Training tasks of `ways` classes (`training_tasks`)."""
+        draw = training_draw(self.images.config, self._index, tasks, generator)
         turn = torch.randint(len(self._features), draw.classes.shape, generator=generator)
-        return task_batch(draw, self._features[turn.unsqueeze(-1), draw.images])
+        return training_tasks(draw, self._features[turn.unsqueeze(-1), draw.images], generator)
 
     def validation(self) -> Iterator[TaskBatch]:
         """The validation tasks of `images`, embedded."""

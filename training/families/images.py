@@ -1,6 +1,7 @@
 """Few-shot classification of images: classes drawn at random, a few images of each in the support set."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ VALIDATION_TASKS = 200
 TASKS_PER_BATCH = 10
 """Tasks in one batch of validation."""
 MAX_VALIDATION_WAYS, MAX_VALIDATION_QUERIES = 5, 5
+UNEVEN_SHARE = 0.5
+"""The share of batches, of training and of validation, whose classes differ in their numbers of shots."""
 QUARTER_TURNS = 4
 
 
@@ -55,14 +58,9 @@ class Images:
         return torch.from_numpy(np.rint(255 * scaled).astype(np.uint8)), ClassIndex(torch.from_numpy(labels))
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Training tasks of `ways` classes, rotated and distorted as configured.
-
-        The number of shots is drawn for the batch.
-        """
+        """Training tasks of `ways` classes, rotated and distorted as configured (`training_tasks`)."""
         config, (pixels, index) = self.config, self._training
-        low, high = config.shots.lowest, config.shots.highest
-        shots = int(torch.randint(low, high + 1, (), generator=generator))
-        draw = index.draw(tasks, config.ways, shots, high + config.queries - shots, generator)
+        draw = training_draw(config, index, tasks, generator)
         images = pixels[draw.images.flatten()].float() / 255
         images = images.view(-1, config.channels, config.size, config.size)
         per_class = draw.images.shape[-1]
@@ -74,17 +72,22 @@ class Images:
             images = distorted(images, labels, config.augment, generator)
             if not config.drawing:
                 images = relit(images, config.augment, generator)
-        return task_batch(draw, images.flatten(1).view(*draw.images.shape, -1))
+        return training_tasks(draw, images.flatten(1).view(*draw.images.shape, -1), generator)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """One-shot tasks of up to five validation classes; the same every time."""
+        """Tasks of up to five validation classes: one-shot, and of uneven shots; the same every time."""
         pixels, index = self.of_role("validation")
         generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         ways = min(MAX_VALIDATION_WAYS, len(index))
-        queries = min(MAX_VALIDATION_QUERIES, int(index.counts.min()) - 1)
-        for _ in range(VALIDATION_TASKS // TASKS_PER_BATCH):
-            draw = index.draw(TASKS_PER_BATCH, ways, 1, queries, generator)
-            yield task_batch(draw, pixels[draw.images].float() / 255)
+        least = int(index.counts.min())
+        highest = max(1, min(self.config.shots.highest, least - 1))
+        for number in range(VALIDATION_TASKS // TASKS_PER_BATCH):
+            uneven = number % 2 == 1
+            shots = highest if uneven else 1
+            queries = min(MAX_VALIDATION_QUERIES, least - shots)
+            draw = index.draw(TASKS_PER_BATCH, ways, shots, queries, generator)
+            tasks = task_batch(draw, pixels[draw.images].float() / 255)
+            yield with_uneven_shots(tasks, draw, generator) if uneven else tasks
 
     @property
     def validation_tasks(self) -> int:
@@ -99,3 +102,24 @@ def task_batch(draw: Draw, x: Tensor) -> TaskBatch:
         Examples.full(x[:, :, :shots].flatten(1, 2), draw.labels(shots)),
         Examples.full(x[:, :, shots:].flatten(1, 2), draw.labels(asked)),
     )
+
+
+def training_draw(config: ImagesConfig, index: ClassIndex, tasks: int, generator: torch.Generator) -> Draw:
+    """Classes and images of training tasks; the number of shots is drawn for the batch."""
+    low, high = config.shots.lowest, config.shots.highest
+    shots = int(torch.randint(low, high + 1, (), generator=generator))
+    return index.draw(tasks, config.ways, shots, high + config.queries - shots, generator)
+
+
+def training_tasks(draw: Draw, x: Tensor, generator: torch.Generator) -> TaskBatch:
+    """The training tasks of a draw, in a share of the batches with uneven shots."""
+    tasks = task_batch(draw, x)
+    uneven = float(torch.rand((), generator=generator)) < UNEVEN_SHARE
+    return with_uneven_shots(tasks, draw, generator) if uneven else tasks
+
+
+def with_uneven_shots(tasks: TaskBatch, draw: Draw, generator: torch.Generator) -> TaskBatch:
+    """The tasks with one to all of the support rows of each class; the others are padding."""
+    kept = torch.randint(1, draw.shots + 1, draw.classes.shape, generator=generator)
+    mask = (torch.arange(draw.shots) < kept.unsqueeze(-1)).flatten(1)
+    return replace(tasks, support=replace(tasks.support, mask=mask))

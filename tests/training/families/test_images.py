@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from model_store.images import ImageInput
 from tests.closed_form import generator
@@ -38,7 +39,32 @@ def test_shots_are_drawn_and_what_is_not_shown_is_asked(arrays):
     whole = family(arrays, split="split")
     seen = {whole.batch(1, generator(seed)).support.x.shape[1] for seed in range(20)}
     assert seen == {3, 6}
-    assert {whole.batch(1, generator(s)).all_examples().x.shape[1] for s in range(20)} == {12}
+    for seed in range(20):
+        batch = whole.batch(1, generator(seed))
+        assert batch.support.x.shape[1] + batch.query.x.shape[1] == 12
+
+
+def test_some_tasks_show_unequal_numbers_of_each_class_and_no_class_goes_without(arrays):
+    whole = family(arrays, split="split", shots=Shots(1, 3))
+    counts = [
+        (batch.support.y * batch.support.mask.unsqueeze(-1)).sum(1)
+        for batch in (whole.batch(5, generator(seed)) for seed in range(20))
+    ]
+    uneven = [bool((each != each[0, 0]).any()) for each in counts]
+    assert any(uneven)
+    assert not all(uneven)
+    assert {int(n) for each in counts for n in each.flatten()} == {1, 2, 3}
+
+
+def test_validation_tasks_are_one_shot_and_uneven_in_turn_and_the_same_every_time(arrays):
+    whole = family(arrays, split="split", shots=Shots(1, 3))
+    first, again = list(whole.validation()), list(whole.validation())
+    for number, batch in enumerate(first):
+        counts = (batch.support.y * batch.support.mask.unsqueeze(-1)).sum(1)
+        assert bool((counts == 1).all()) == (number % 2 == 0)
+        assert torch.equal(batch.support.x, again[number].support.x)
+        assert torch.equal(batch.support.mask, again[number].support.mask)
+    assert sum(len(batch.support) for batch in first) == whole.validation_tasks
 
 
 def test_drawings_are_bright_ink_whatever_the_paper():
