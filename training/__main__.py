@@ -178,7 +178,7 @@ def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Im
         )
     learned = calibrated(learner, trained.learned, tasks, config.trained_embedding)
     trained = replace(trained, learned=learned)
-    model, evaluation = publish(Store(run.store), config, tasks, learner, trained, run.description)
+    model, evaluation = publish(Store(run.store), config, tasks, learner, trained, run.description, run.note)
     _print(evaluation)
     print(f"published {model.manifest.name} version {model.manifest.version} in {run.store}")
     print(f"to serve it: BMAML_STORE={run.store} bmaml-serve", file=sys.stderr)

@@ -67,6 +67,7 @@ class RunOptions(StoreOptions):
     Attributes:
         name: the model to publish.
         description: one sentence for the card.
+        note: a sentence for the card's limits.
         seed: the seed of parameters, tasks and splits.
         device: where to train; auto takes a GPU where there is one.
         runs: the folder of checkpoints and TensorBoard logs; $BMAML_RUNS, else ./runs.
@@ -78,6 +79,7 @@ class RunOptions(StoreOptions):
 
     name: str
     description: str = ""
+    note: str = ""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     runs: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_RUNS", "runs")))

@@ -25,7 +25,7 @@ CARD = """# {name}
 
 {description}
 
-* Learner: `{learner}` with {particles} particles; {maps}
+* Learner: `{learner}` with {particles}; {maps}
 * Trained with seed {seed} on {code_version}; the whole configuration is in `manifest.json`.
 
 ## Measured on {tasks} held-out tasks
@@ -80,8 +80,14 @@ def publish(
     learner: Learner[Any],
     trained: TrainingResult,
     description: str = "",
+    note: str = "",
 ) -> tuple[Model, Evaluation]:
-    """Evaluate on the held-out tasks, then publish with those metrics and a card."""
+    """Evaluate on the held-out tasks, then publish with those metrics and a card.
+
+    Args:
+        description: a sentence for the head of the card.
+        note: a sentence for the card's limits.
+    """
     described: dict[str, Any] = {
         "name": config.name,
         "description": description,
@@ -102,7 +108,7 @@ def publish(
         described["kind"] = "classification"
         learned |= family.frozen if isinstance(family, ImageFeatures) else {}
         evaluation = evaluate_classes(_unpublished(described, learner, learned), tasks)
-        card = _classification_card(described, tasks, evaluation)
+        card = _classification_card(described, tasks, evaluation, note)
     else:
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
         model = _unpublished(described, learner, learned)
@@ -111,7 +117,7 @@ def publish(
         if prior.worse:
             print(f"warning: {prior.sentence}", file=sys.stderr)
         evaluation = evaluate(_unpublished(described, learner, learned), tasks.held_out())
-        card = _regression_card(described, tasks, evaluation, prior) + _conformal_section(
+        card = _regression_card(described, tasks, evaluation, prior, note) + _conformal_section(
             described, evaluation
         )
     model = store.publish(
@@ -131,7 +137,11 @@ def _without(described: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _regression_card(
-    described: dict[str, Any], family: Sinusoid | Table, evaluation: Evaluation, prior: PriorCheck
+    described: dict[str, Any],
+    family: Sinusoid | Table,
+    evaluation: Evaluation,
+    prior: PriorCheck,
+    note: str,
 ) -> str:
     ranges = "; ".join(f"{c.name} in [{c.lower:.4g}, {c.upper:.4g}]" for c in family.inputs)
     return _card(
@@ -141,7 +151,7 @@ def _regression_card(
         maps=f"{', '.join(c.name for c in family.inputs)} → {', '.join(c.name for c in family.outputs)}",
         reading=REGRESSION_METRICS,
         limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning. "
-        + prior.sentence,
+        + _sentences(prior.sentence, note),
     )
 
 
@@ -179,7 +189,7 @@ def _group_lines(conformal: Conformal, outputs: Sequence[str]) -> Iterator[str]:
             low = each.width_below or 0.0
 
 
-def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation) -> str:
+def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation, note: str) -> str:
     image, trained = family.image, int((family.collection.roles == "train").sum())
     colour = "grey" if image.channels == 1 else "RGB"
     return _card(
@@ -188,9 +198,17 @@ def _classification_card(described: dict[str, Any], family: Images, evaluation: 
         description="A few-shot classifier of images.",
         maps=f"{colour} images of {image.size} × {image.size} → any classes, up to {described['classes']}",
         reading=CLASSIFICATION_METRICS,
-        limits=f"Features come from {trained} training classes. An image of no class in the support set is "
-        "assigned to one of them, with more uncertainty than an image that belongs to it.",
+        limits=_sentences(
+            f"Features come from {trained} training classes. An image of no class in the support set is "
+            "assigned to one of them, with more uncertainty than an image that belongs to it.",
+            note,
+        ),
     )
+
+
+def _sentences(*sentences: str) -> str:
+    """The sentences that are there, in a row."""
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _card(
@@ -201,11 +219,12 @@ def _card(
     reading: str,
     limits: str,
 ) -> str:
+    particles = described["settings"]["particles"]
     return CARD.format(
         name=described["name"],
         description=described["description"] or description,
         learner=described["learner"],
-        particles=described["settings"]["particles"],
+        particles="1 particle" if particles == 1 else f"{particles} particles",
         maps=maps,
         seed=described["seed"],
         code_version=described["code_version"],

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmarks import command_line, pages
 from benchmarks.accuracy.classification import foreign_features
+from benchmarks.timing import timed
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
+from bmaml.learners.conjugate_belief import ConjugateBelief
 from bmaml.task import TaskBatch
 from model_store import SHIPPED, Model, Store
 from training.config import ImagesConfig
@@ -35,6 +38,7 @@ SHOTS = (1, 5, 20)
 MAX_QUERIES = 5
 """Images in question of each class."""
 TASKS_PER_BLOCK = 20
+DRAWS, REFERENCE_DRAWS = (16, 32, 64, 128), 4096
 COMPARED = (
     (5, 1, False),
     (5, 5, False),
@@ -88,19 +92,22 @@ def main() -> None:
         assert model.embedding is not None
         (other,) = (each for each in paths.values() if each != path)
         foreign = foreign_features(model, other, model.embedding.size)
-        measured = [
-            f"Measured on {options.machine}: {options.tasks} tasks of {len(index)} test classes a line.",
-            "",
-        ]
-        lines = [*measured, *by_shots(model, own, index, foreign, options.tasks)]
-        print("\n".join(lines), flush=True)
-        if options.page:
-            pages.write(options.page, lines, f"{name}-uncertainty")
-        if options.before:
-            lines = [*measured, *beside(Store(options.before).load(name), model, own, index, options.tasks)]
-            print("\n".join(lines), flush=True)
+
+        def report(block: str, tasks: int, lines: list[str], count: int = len(index)) -> None:
+            found = [
+                f"Measured on {options.machine}: {tasks} tasks of {count} test classes a line.",
+                "",
+                *lines,
+            ]
+            print("\n".join(found), flush=True)
             if options.page:
-                pages.write(options.page, lines, f"{name}-versions")
+                pages.write(options.page, found, block)
+
+        report(f"{name}-uncertainty", options.tasks, by_shots(model, own, index, foreign, options.tasks))
+        report(f"{name}-draws", TASKS_PER_BLOCK, noise_of_draws(model, own, index))
+        if options.before:
+            before = Store(options.before).load(name)
+            report(f"{name}-versions", options.tasks, beside(before, model, own, index, options.tasks))
 
 
 def test_features(model: Model, path: Path) -> tuple[Tensor, ClassIndex]:
@@ -160,6 +167,26 @@ def beside(before: Model, model: Model, own: Tensor, index: ClassIndex, tasks: i
             f"| {float(old.nll.mean()):.4f} | {float(new.nll.mean()):.4f} "
             f"| {100 * old.ece:.1f} | {100 * new.ece:.1f} |"
         )
+    return [*lines, ""]
+
+
+def noise_of_draws(model: Model, own: Tensor, index: ClassIndex) -> list[str]:
+    """The error of the epistemic part and its cost, by the number of draws."""
+    lines = ["| draws | shots | mean error, % of the mean | rank correlation | ms |", "|---" * 5 + "|"]
+    for draws in DRAWS:
+        for shots in SHOTS[:2]:
+            (batch,) = drawn(own, index, WAYS, shots, False, TASKS_PER_BLOCK)
+            with torch.no_grad():
+                belief = model.classify(model.learner.adapt(model.learned, batch.support), batch.query.x)
+                assert isinstance(belief, ConjugateBelief)
+                many = replace(belief, pairs=REFERENCE_DRAWS // 2).hypotheses.mutual_information().double()
+                few = replace(belief, pairs=draws // 2)
+                found = few.hypotheses.mutual_information().double()
+                one = few.part(slice(0, 1))
+                took = min(timed(lambda one=one: replace(one).mutual_information(), 100))  # type: ignore[misc]
+            error = 100 * float((found - many).abs().mean() / many.mean())
+            ranks = float(spearmanr(found.flatten().numpy(), many.flatten().numpy()).statistic)
+            lines.append(f"| {draws} | {shots} | {error:.0f} | {ranks:.2f} | {took:.2f} |")
     return [*lines, ""]
 
 

@@ -23,7 +23,7 @@ from bmaml.categorical import Categorical
 from bmaml.shapes import LogWeights, PerRow, Scalar
 
 PAIRS = 32
-"""Pairs of draws of the class means of a task, all particles together."""
+"""Pairs of draws of a task's class means; docs/classification.md has their error and their cost."""
 MAX_DRAWN_VALUES = 4_000_000
 """Projected values or probabilities of draws that are computed together."""
 
@@ -38,6 +38,7 @@ class ConjugateBelief(Categorical):
         scatter: σ².
         present: classes of the task.
         sharpness, knee: s and k of the Student-t density.
+        pairs: pairs of draws, all particles together.
     """
 
     z: Float[Tensor, "task particle row dimension"]
@@ -47,12 +48,13 @@ class ConjugateBelief(Categorical):
     present: Bool[Tensor, "task class"]
     sharpness: Scalar
     knee: Scalar
+    pairs: int = PAIRS
 
     @cached_property
     def hypotheses(self) -> Categorical:
         """The class probabilities in every draw of the class means, with the draws' weights."""
-        pairs = _Pairs.of(self.log_weights)
-        values = 2 * PAIRS * max(self.z.shape[-1] // 2, self.present.shape[-1])
+        pairs = _Pairs.of(self.log_weights, self.pairs)
+        values = 2 * self.pairs * max(self.z.shape[-1] // 2, self.present.shape[-1])
         parts = [
             self._log_probabilities(pairs, rows)
             for rows in blocks(self.z.shape[2], MAX_DRAWN_VALUES, len(self.z) * values)
@@ -69,6 +71,10 @@ class ConjugateBelief(Categorical):
 
         At most the entropy, which is that of the closed form.
         """
+        return self._epistemic
+
+    @cached_property
+    def _epistemic(self) -> PerRow:
         return torch.minimum(self.hypotheses.mutual_information(), self.entropy())
 
     def variation_ratio(self) -> PerRow:
@@ -113,7 +119,7 @@ class ConjugateBelief(Categorical):
         classes, dimensions = self.means.shape[2:]
         place = self.means.sum((1, 3)).masked_fill(~self.present, torch.inf)
         rank = place.argsort(dim=-1, stable=True).argsort(-1)  # [task, class]
-        table = _normal_values(classes, dimensions).to(self.z)
+        table = _normal_values(classes, self.pairs, dimensions).to(self.z)
         return table[rank.unsqueeze(1), pairs.numbers.unsqueeze(-1)]
 
 
@@ -132,39 +138,42 @@ class _Pairs:
     log_weights: Float[Tensor, "task pair"]
 
     @classmethod
-    def of(cls, log_weights: LogWeights) -> "_Pairs":
+    def of(cls, log_weights: LogWeights, pairs: int) -> "_Pairs":
         """Pairs in proportion to the weights, by systematic sampling from the heaviest particle on."""
         order = log_weights.argsort(dim=-1, descending=True, stable=True)
         shares = tails.exp(log_weights.gather(-1, order)).cumsum(-1)
-        middles = (torch.arange(PAIRS, device=shares.device, dtype=shares.dtype) + 0.5) / PAIRS
+        middles = (torch.arange(pairs, device=shares.device, dtype=shares.dtype) + 0.5) / pairs
         places = torch.searchsorted(shares, middles.expand(len(shares), -1).contiguous())
         places = places.clamp_max(shares.shape[-1] - 1)
         first = torch.searchsorted(places, places)
         counts = torch.searchsorted(places, places, right=True) - first
         particles = order.gather(-1, places)
         each = log_weights.gather(-1, particles) - (2 * counts).log()
-        numbers = torch.arange(PAIRS, device=shares.device) - first
+        numbers = torch.arange(pairs, device=shares.device) - first
         total = each.logsumexp(-1, keepdim=True) + torch.log(each.new_tensor(2.0))
         return cls(particles, numbers, each - total)
 
     def taken(self, values: Tensor) -> Tensor:
         """The values `[task, particle, …]` of each pair's particle."""
+        if values.shape[1] == 1:
+            return values.expand(-1, self.particles.shape[1], *values.shape[2:])
         tasks = torch.arange(len(values), device=values.device).unsqueeze(-1)
         return values[tasks, self.particles]
 
 
 @lru_cache(maxsize=16)
-def _normal_values(classes: int, dimensions: int) -> Float[Tensor, "class pair dimension"]:
+def _normal_values(classes: int, pairs: int, dimensions: int) -> Float[Tensor, "class pair dimension"]:
     """Standard normal vectors; those of a class are the same however many classes there are.
 
     They are orthogonal, `dimensions` at a time, which takes a tenth of the error of independent ones away.
     """
-    return torch.stack([_orthogonal(dimensions, torch.Generator().manual_seed(c)) for c in range(classes)])
+    generators = (torch.Generator().manual_seed(number) for number in range(classes))
+    return torch.stack([_orthogonal(pairs, dimensions, generator) for generator in generators])
 
 
-def _orthogonal(dimensions: int, generator: torch.Generator) -> Float[Tensor, "pair dimension"]:
-    square = (-(-PAIRS // dimensions), dimensions, dimensions)
+def _orthogonal(pairs: int, dimensions: int, generator: torch.Generator) -> Float[Tensor, "pair dimension"]:
+    square = (-(-pairs // dimensions), dimensions, dimensions)
     directions, upper = torch.linalg.qr(torch.randn(square, dtype=torch.float64, generator=generator))
     directions = directions * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # of uniform distribution
     lengths = torch.randn(square, dtype=torch.float64, generator=generator).norm(dim=-1, keepdim=True)
-    return (directions * lengths).flatten(0, 1)[:PAIRS]
+    return (directions * lengths).flatten(0, 1)[:pairs]

@@ -42,15 +42,6 @@ def belief(learner, learned, *tasks, x=None):
     return learner.predict(learner.adapt(learned, Examples.padded(list(tasks))), query)
 
 
-def with_more_pairs(monkeypatch, pairs):
-    monkeypatch.setattr(conjugate_belief, "PAIRS", pairs)
-    monkeypatch.setattr(
-        conjugate_belief,
-        "_normal_values",
-        conjugate_belief._normal_values.__wrapped__,  # no cache: other pairs
-    )
-
-
 def written_out(found, draws, seed=5):
     """Entropies of the mean and of the mean draw, class means drawn independently one particle at a time."""
     noise = generator(seed)
@@ -69,20 +60,18 @@ def written_out(found, draws, seed=5):
 
 
 @pytest.mark.parametrize("particles", [1, 3])
-def test_the_information_is_that_of_independent_draws_written_out(monkeypatch, particles):
-    with_more_pairs(monkeypatch, 8192)
-    found = belief(*learner_and_start(particles), rows((1, 2, 0, 1)))
+def test_the_information_is_that_of_independent_draws_written_out(particles):
+    found = replace(belief(*learner_and_start(particles), rows((1, 2, 0, 1))), pairs=8192)
     total, inside = written_out(found, 40_000)
     # Means over 16,384 and 40,000 draws of values of at most log 3: standard errors below 0.01.
     torch.testing.assert_close(found.hypotheses.entropy()[0], total, atol=0.02, rtol=0)
     torch.testing.assert_close(found.hypotheses.expected_entropy()[0], inside, atol=0.02, rtol=0)
 
 
-def test_two_classes_on_a_line_agree_with_quadrature(monkeypatch):
-    with_more_pairs(monkeypatch, 8192)
+def test_two_classes_on_a_line_agree_with_quadrature():
     learner, learned = learner_and_start(particles=1, dimensions=1)
     learned["log_knee"], learned["log_sharpness"] = torch.tensor(25.0), torch.zeros(())
-    found = belief(learner, learned, rows((1, 2)))
+    found = replace(belief(learner, learned, rows((1, 2))), pairs=8192)
     grid = torch.linspace(-6, 6, 401)
     density = torch.exp(-grid.square() / 2)
     density = density / density.sum()
@@ -177,15 +166,15 @@ def test_rows_see_the_same_draws_together_and_in_parts(monkeypatch):
 def test_draws_weigh_as_much_as_their_particle():
     found = belief(*learner_and_start(), rows((2, 1, 3, 2)))
     weights = torch.tensor([[0.2, 0.7, 0.1]], dtype=torch.float64)
-    pairs = conjugate_belief._Pairs.of(weights.log())
+    pairs = conjugate_belief._Pairs.of(weights.log(), 32)
     shares = torch.zeros(1, 3, dtype=torch.float64).scatter_add(
         1, pairs.particles, 2 * pairs.log_weights.exp()
     )
     torch.testing.assert_close(shares, weights)
     counts = pairs.particles.flatten().bincount()
-    assert bool(((counts - conjugate_belief.PAIRS * weights[0]).abs() < 1).all())
+    assert bool(((counts - 32 * weights[0]).abs() < 1).all())
     one = replace(found, log_weights=torch.tensor([[0.0, -torch.inf, -torch.inf]]))
-    assert conjugate_belief._Pairs.of(one.log_weights).particles.tolist() == [[0] * conjugate_belief.PAIRS]
+    assert conjugate_belief._Pairs.of(one.log_weights, 32).particles.tolist() == [[0] * 32]
     assert bool((one.mutual_information() > 0).all())
 
 

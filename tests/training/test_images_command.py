@@ -14,12 +14,14 @@ def test_every_learner_trains_and_publishes_a_classifier(arrays, tmp_path, learn
     options = ["--name", "shapes", "--store", str(store), "--runs", str(tmp_path / "runs")]
     options += ["--size", str(SIZE), "--split", "split", "--classes", "2", "--width", "4", "--shots", "1:2"]
     options += ["--meta-steps", "12", "--evaluate-every", "6", "--learner", learner, "--dimensions", "8"]
+    options += ["--note", "It has seen shapes alone."]
     assert main(["images", str(arrays), *options]) == 0
     assert "published shapes version 1" in capsys.readouterr().out
     model = Store(store).load("shapes")
     assert model.manifest.kind == "classification"
     assert model.manifest.classes == (100 if learner == "conjugate" else 2)
     assert "16 × 16 → any classes" in Store(store).card("shapes")
+    assert Store(store).card("shapes").rstrip().endswith("that belongs to it. It has seen shapes alone.")
     assert main(["evaluate", "shapes", str(arrays), "--store", str(store)]) == 0
     assert main(["plot", "shapes", str(arrays), "--store", str(store)]) == 1
 

@@ -11,7 +11,7 @@ from training import __main__ as command
 from training.config import Optimisation, Shots, SinusoidConfig
 from training.recipes import LEARNERS_FOR, recipe_for
 
-RUN = "name description seed device runs resume start-from compile store"
+RUN = "name description note seed device runs resume start-from compile store"
 LEARNER = (
     "learner hidden activation particles steps step-size learn-step-size leader-steps "
     "evidence-weights no-evidence-weights"
