@@ -21,8 +21,6 @@ from bmaml.task import Examples, TaskBatch
 
 LABEL_CHANNELS = 16
 """Channels in which a component of a query row attends to the support labels."""
-SHORT = 6000
-"""Steps up to which a training has the smaller dropout."""
 CLIP = 1.0
 """The largest norm of a gradient."""
 
@@ -67,11 +65,6 @@ class Recipe:
     warmup: int = 200
     averaging: float = 0.998
     looks: int = 30
-
-    @classmethod
-    def of_length(cls, steps: int) -> "Recipe":
-        """The recipe for so many steps: a long training learns the training tasks by heart sooner."""
-        return cls(steps, dropout=0.05 if steps <= SHORT else 0.1)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def peer(family: Table, steps: int, kept: Path | None, attention: bool = True) -
     """The network of that many steps: from the folder where it is there, else trained and kept there."""
     architecture, recipe = (
         Architecture(inputs=len(family.inputs), attention=attention),
-        Recipe.of_length(steps),
+        Recipe(steps),
     )
     file = None if kept is None else kept / f"{_kind(architecture).replace(' ', '-')}-{steps}.pt"
     if file is not None and file.exists():
