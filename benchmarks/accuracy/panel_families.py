@@ -1,4 +1,4 @@
-"""Ten families of panel data that no setting was tuned on, and the requests of their held-out tasks."""
+"""Ten small families of panel data, and the requests that their held-out tasks make."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ FAMILIES = (
         "driving",
         "state",
         (
-            *("year", "sl55", "sl65", "sl70", "sl75", "slnone", "seatbelt", "sbprim", "sbsecon", "minage"),
+            *("year", "sl55", "sl65", "sl70", "sl75", "seatbelt", "sbprim", "sbsecon", "minage"),
             *("zerotol", "gdl", "bac10", "bac08", "perse", "statepop", "unem", "perc14_24", "vehicmilespc"),
         ),
         "totfatrte",

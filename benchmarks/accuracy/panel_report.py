@@ -89,7 +89,7 @@ def tables(cells: Cells, seconds: Mapping[str, float]) -> list[str]:
     """
     methods = list(next(iter(cells.values())))
     parts = [
-        ("NLL ± its standard error over tasks, in nats per value of standardised units", _nll, ()),
+        ("NLL ± its standard error over tasks, standardised", _nll, ()),
         ("RMSE", lambda cell: f"{cell.rmse:.3f}", ()),
         ("Coverage of the 90 % interval", lambda cell: _percent(cell.mean(cell.held)), (f"below {SURE:g}",)),
     ]
@@ -115,9 +115,9 @@ def summary(cells: Cells) -> list[str]:
     inside = [HELD[0] <= cell.mean(cell.held) <= HELD[1] for cell in held]
     within, ahead = sum(each <= NEAR for each in lead), sum(each < 0 for each in lead)
     return [
-        "| of all cells | |",
+        "| | cells |",
         "|---|---|",
-        f"| cells | {len(lead)} |",
+        f"| all | {len(lead)} |",
         f"| NLL at most {NEAR:g} behind the best rival | {within} |",
         f"| NLL better than every rival | {ahead} |",
         f"| 90 % interval holds 85 to 95 % | {sum(inside)} |",

