@@ -62,8 +62,9 @@ def test_train_publish_serve_ask(table, tmp_path):
         assert np.abs(error).max() < 0.2
         assert np.abs(error).max() < np.abs(truth[5:] - truth[:5].mean()).max()
         assert answer["diagnostics"]["support_nll"]["after"] < answer["diagnostics"]["support_nll"]["before"]
+        asked = {"model": "curves", "support": body["support"], "pool": body["query"]}
         choice = running.client.post(
-            "/uncertainty", json={"model": "curves", "support": body["support"], "pool": body["query"]}
+            "/uncertainty", json={**asked, "acquisition": "epistemic_variance"}
         ).json()
         variance = answer["prediction"]["variance"]["epistemic"]
         assert choice["selected"][0]["index"] == int(np.argmax(variance))

@@ -133,12 +133,13 @@ class CollapsedPosterior(Posterior):
         assert self.process_layers is not None
         assert self.process_seen is not None
         assert self.process_spent is not None
-        maps = self.processes.map_of_layers(x)[self.process_layers]
+        layers = self.process_layers
+        maps = gathered(self.processes.map_of_layers(x).unsqueeze(0), layers)
         features = gathered(self.processes.features(x), maps)
-        widening = self.processes.log_widening(x)[self.process_layers].exp()[..., None, None]
+        widening = gathered(self.processes.log_widening(x).unsqueeze(0), layers).exp()[..., None, None]
         left = (features - (features @ self.process_seen) @ self.process_spent.mT) * widening
         within = left.square().sum(-1, keepdim=True)
-        noise = gathered(self.processes.noise(x), self.process_layers).unsqueeze(-1) * widening.square()
+        noise = gathered(self.processes.noise(x), layers).unsqueeze(-1) * widening.square()
         return LayerMoments(features @ self.process_head, noise, within, left if joint else None)
 
     def _per_hypothesis(self, values: Sequence[Tensor]) -> Tensor:
