@@ -59,11 +59,13 @@ def evidence_exponent(
 ) -> Float[Tensor, "#task 1"]:
     """The exponent of the evidence, τ corrected for correlated rows.
 
+    τ is at most 1: evidence counts once. Few training tasks may teach particles that it counts more.
+
     Args:
         rows: support rows of each task.
         correlated: the fewest and the most rows of calibration; None takes errors for independent.
     """
-    temperature = learned["log_temperature"].exp().view(1, 1)
+    temperature = learned["log_temperature"].clamp_max(0).exp().view(1, 1)
     if correlated is None:
         return temperature
     correlation, (fewest, most) = learned["correlation"], correlated

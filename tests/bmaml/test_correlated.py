@@ -36,6 +36,16 @@ def test_rows_count_as_far_as_they_are_new_between_the_numbers_it_was_found_on(r
     torch.testing.assert_close(posterior.log_weights.exp(), expected)
 
 
+@pytest.mark.parametrize(("log_temperature", "counted"), [(-0.7, -0.7), (0.0, 0.0), (1.5, 0.0)])
+def test_evidence_counts_at_most_once(log_temperature, counted):
+    learner, learned = learner_of(Collapsed, steps=0)
+    support = full_batch().support
+    evidence = learner.evidence(learned["initial"].unsqueeze(0), support)
+    expected = (torch.tensor(counted, dtype=torch.float64).exp() * evidence).softmax(-1)
+    learned = {**learned, "log_temperature": torch.tensor(log_temperature, dtype=torch.float64)}
+    torch.testing.assert_close(learner.adapt(learned, support).log_weights.exp(), expected)
+
+
 def test_every_task_has_its_own_number_of_rows():
     learner, learned = correlated(0.7)
     tasks = ragged(6, rows=9)
