@@ -117,7 +117,7 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
 
 
 def _groups(learned: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The groups of hypotheses of a learner, as far as it has any."""
+    """The groups of hypotheses whose shares a learner has; none where it has no shares."""
     return GROUPS[: len(learned["log_shares"])] if "log_shares" in learned else ()
 
 

@@ -7,28 +7,9 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from bmaml.learners import InvalidLearner, learner_from
-from bmaml.learners.conjugate import Conjugate
-from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
+from tests.bmaml.conjugate_tasks import CLASSES, learner_and_start, rows
 from tests.closed_form import generator
-
-CLASSES = 4
-
-
-def learner_and_start(particles=3, dimensions=2, **settings):
-    learner = Conjugate(MLP(5, (), dimensions), particles=particles, **settings)
-    noise = generator(1)
-    return learner, {
-        name: value.double() + 0.3 * torch.randn(value.shape, generator=noise, dtype=torch.float64)
-        for name, value in learner.initialise(generator()).items()
-    }
-
-
-def rows(counts, seed=0):
-    """x and one-hot y of a task with so many rows in each class."""
-    draw = generator(seed)
-    y = torch.eye(len(counts)).repeat_interleave(torch.tensor(counts), 0)
-    return torch.randn(len(y), 5, generator=draw), y
 
 
 def batch(counts=(2, 1, 3, 2), asked=3, seed=0):
