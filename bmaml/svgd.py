@@ -33,6 +33,19 @@ def median_bandwidth(squared: Gram) -> PerTask:
     return (median / math.log(count + 1)).clamp_min(floor)
 
 
+def mean_bandwidth(squared: Gram) -> PerTask:
+    """The bandwidth of the authors' code for policies: squared mean distance of pairs ÷ log(M + 1).
+
+    A constant with the floor of `median_bandwidth`; 1 for a single particle.
+    """
+    count = squared.shape[-1]
+    if count == 1:
+        return squared.new_full(squared.shape[:1], 1.0)
+    # The diagonal is zero, and every pair lies on both sides of it.
+    mean = squared.detach().sqrt().sum((-1, -2)) / (count * (count - 1))
+    return (mean.square() / math.log(count + 1)).clamp_min(torch.finfo(squared.dtype).eps)
+
+
 def direction(particles: Particles, scores: Particles, bandwidth: PerTask | None = None) -> Particles:
     """φ, the direction that moves all particles uphill together.
 

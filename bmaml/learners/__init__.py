@@ -21,14 +21,19 @@ from bmaml.learners.interface import (
 )
 from bmaml.learners.llama import LLAMA
 from bmaml.learners.maml import MAML
+from bmaml.learners.policy import Policy, PolicyBMAML, PolicyEMAML, PolicyMAML
 
 LEARNERS: dict[str, type[Learner[Any]]] = {
     kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed, Conjugate)
 }
 
+POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (PolicyMAML, PolicyEMAML, PolicyBMAML)}
+"""Learners of policies, by the names of the learners whose inner step they take."""
+
 __all__ = [
     "LEARNERS",
     "MAX_STEPS",
+    "POLICIES",
     "Belief",
     "CalibratedScalar",
     "Diverged",
@@ -36,7 +41,9 @@ __all__ = [
     "Learned",
     "LearnedRate",
     "Learner",
+    "Policy",
     "learner_from",
+    "policy_from",
     "settings_of",
 ]
 
@@ -56,6 +63,18 @@ def learner_from(name: str, settings: Mapping[str, Any]) -> Learner[Any]:
         raise InvalidLearner(f"unknown learner {name!r}; choose one of {', '.join(LEARNERS)}")
     learner: Learner[Any] = _build(LEARNERS[name], settings)
     return learner
+
+
+def policy_from(name: str, settings: Mapping[str, Any]) -> Policy:
+    """The learner of policies that settings describe, as `learner_from`.
+
+    Raises:
+        InvalidLearner: an unknown learner, an unknown setting, or a value it refuses.
+    """
+    if name not in POLICIES:
+        raise InvalidLearner(f"unknown learner of policies {name!r}; choose one of {', '.join(POLICIES)}")
+    policy: Policy = _build(POLICIES[name], settings)
+    return policy
 
 
 def _build(kind: type[Any], settings: Mapping[str, Any]) -> Any:

@@ -36,7 +36,7 @@ class Diverged(BmamlError, ArithmeticError):
 Belief = Predictive | Categorical
 """The belief about numbers or about classes; both have a `log_density` of the truth."""
 
-Kind = Literal["regression", "classification"]
+Kind = Literal["regression", "classification", "policy"]
 
 LearnedRate = Literal["none", "scalar", "parameter"]
 """The meta-learned part of the inner rate: nothing, one number, or one number per parameter."""
@@ -174,7 +174,7 @@ class Learner(ABC, Generic[PosteriorT]):
 
     @property
     def kind(self) -> Kind:
-        """The kind of its predictions: numbers or classes."""
+        """The kind of its predictions: numbers, classes or actions."""
         return "regression"
 
     @property
