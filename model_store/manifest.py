@@ -52,11 +52,12 @@ class Manifest(BaseModel):
     Attributes:
         format: format of this file; readers refuse an unknown one.
         kind: kind of its predictions.
-        inputs, outputs: columns of x and y with their units; none for images and classes.
+        inputs, outputs: columns of x and y with their units, of a policy those of observations and actions;
+            none for images and classes.
         image: the form of images, where x is an image.
         classes: classes of a task, at most, where y is a class.
         embedding: settings of the `ConvNet` that embeds images for the learner.
-        learner, settings: name and settings of the learner, as `learner_from` takes them.
+        learner, settings: name and settings of the learner, as `learner_from` takes them, or `policy_from`.
         training: the whole configuration of the training run.
         history: the course of training.
         metrics: figures of held-out tasks in the caller's units; NLL in nats per value.
@@ -97,10 +98,10 @@ class Manifest(BaseModel):
     def _of_one_kind(self) -> Self:
         columns = bool(self.inputs and self.outputs)
         images = self.image is not None and self.classes is not None and self.embedding is not None
-        if (columns, images) != (self.kind == "regression", self.kind == "classification"):
+        if (columns, images) != (self.kind != "classification", self.kind == "classification"):
             raise ValueError(
-                "a regression has input and output columns, a classification an image, an embedding and "
-                f"a number of classes; this {self.kind} has other things"
+                "a regression or policy has input and output columns, a classification an image, an "
+                f"embedding and a number of classes; this {self.kind} has other things"
             )
         if self.conformal is not None and len(self.conformal.outputs) != len(self.outputs):
             raise ValueError("the conformal calibration is of another number of outputs")

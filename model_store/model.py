@@ -13,7 +13,7 @@ from bmaml import extrapolation
 from bmaml.categorical import Categorical
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
-from bmaml.learners import InvalidLearner, Learner, learner_from
+from bmaml.learners import InvalidLearner, Learner, learner_from, policy_from
 from bmaml.learners.posterior import Posterior
 from bmaml.learners.surprise import GROUPS, SURPRISING
 from bmaml.predictive import Predictive
@@ -91,7 +91,8 @@ class Model:
             CorruptModel: the manifest describes no learner, or one that the tensors do not fit.
         """
         try:
-            learner = learner_from(manifest.learner, manifest.settings)
+            named = policy_from if manifest.kind == "policy" else learner_from
+            learner: Learner[Any] = named(manifest.learner, manifest.settings)
             embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
         except (InvalidLearner, ValueError, TypeError) as error:
             raise CorruptModel(f"{manifest.name} version {manifest.version}: {error}") from None

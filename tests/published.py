@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bmaml.densities import weights_of
-from bmaml.learners import LEARNERS, settings_of
+from bmaml.learners import LEARNERS, POLICIES, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
 from model_store.conformal import Conformal, ConformalGroup
@@ -73,6 +73,28 @@ def publish(
         code_version="0",
         metrics={"nll": 1.5},
         conformal=conformal,
+    )
+
+
+def publish_policy(root: Path, name: str = "walker", learner: str = "bmaml", **settings: Any) -> Model:
+    """A small policy for places in the plane, as training publishes it."""
+    built = POLICIES[learner](MLP(2, (6,), 2, "tanh"), **{"particles": 4, **settings})
+    learned = built.initialise(torch.Generator().manual_seed(0))
+    places = tuple(Column(name=axis, lower=-2.0, upper=2.0) for axis in "xy")
+    moves = tuple(Column(name=f"d{axis}", lower=-1.0, upper=1.0) for axis in "xy")
+    return Store(root).publish(
+        name,
+        "# A policy\n",
+        learned,
+        kind="policy",
+        inputs=places,
+        outputs=moves,
+        learner=learner,
+        settings=settings_of(built),
+        training={"family": {"kind": "world", "world": "navigation", "episodes": 10, "shaped": False}},
+        seed=0,
+        code_version="0",
+        metrics={"return_1": -12.0},
     )
 
 

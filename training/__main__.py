@@ -1,4 +1,4 @@
-"""`bmaml-train sinusoid | table FILE | images PATH | evaluate NAME DATA | plot NAME DATA`."""
+"""`bmaml-train sinusoid | table FILE | images PATH | world WORLD | evaluate NAME DATA | plot NAME DATA`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
-from bmaml.learners import learner_from
+from bmaml.learners import Policy, learner_from
 from bmaml.learners.conjugate import Conjugate
 from model_store import SHIPPED, Model, Store, UnknownModel
 from training.calibrate import calibrated
@@ -25,6 +25,7 @@ from training.config import (
     TableConfig,
     TrainingConfig,
     UpTo,
+    WorldConfig,
 )
 from training.errors import UnusableTable
 from training.evaluate import Evaluation
@@ -32,6 +33,7 @@ from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes
 from training.families import ImageFeatures, Images, Sinusoid, Table
 from training.families.rows import resolved
+from training.families.world_tasks import WorldTasks
 from training.loop import Interrupted, train
 from training.options import (
     EmbeddingOptions,
@@ -42,6 +44,7 @@ from training.options import (
     learner_name,
     settings_options,
 )
+from training.policies import evaluate_policy, policy_configuration, train_policy
 from training.processes import process_group
 from training.publish import publish
 from training.reading import column_names
@@ -129,6 +132,19 @@ def images(
     _train(run, configuration(run, family, settings, columns, network), tasks)
 
 
+def world(
+    family: WorldConfig,
+    run: RunOptions,
+    settings: Annotated[Settings, arg(name="", constructor=settings_options("world"))],
+) -> None:
+    """Train policies on tasks of a world: navigation or ring."""
+    config = policy_configuration(run, family, settings)
+    source = _published(run.store, config.start_from)[0] if config.start_from else None
+    evaluation = train_policy(run, config, source, _device(run.device))
+    if evaluation is not None:
+        _print(evaluation)
+
+
 def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
     """Evaluate a published version on any data.
 
@@ -136,7 +152,9 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
         steps: inner steps; None takes the learner's.
     """
     model, _ = _published(published.store, published.name, published.version)
-    if model.manifest.kind == "classification":
+    if isinstance(model.learner, Policy):
+        _print(evaluate_policy(model.learner, model.learned, _world_tasks(model, published.data)))
+    elif model.manifest.kind == "classification":
         config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
         split = published.split or config.split
         _print(evaluate_classes(model, Images(replace(config, split=split), model.manifest.seed)))
@@ -146,7 +164,7 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
 
 def plot(published: PublishedVersion) -> None:
     """Draw a published version: beside its card, or in ./plots for a shipped version."""
-    from training import plots  # matplotlib takes a second to load, and only this needs it
+    from training import plots, policy_plots  # matplotlib takes a second to load, and only this needs it
 
     model, store = _published(published.store, published.name, published.version)
     if model.manifest.kind == "classification":
@@ -154,7 +172,11 @@ def plot(published: PublishedVersion) -> None:
     place = store if store == published.store else Path("plots")
     folder = place / model.manifest.name / str(model.manifest.version)
     folder.mkdir(parents=True, exist_ok=True)
-    for path in plots.draw(model, _held_out(model, published), folder):
+    if isinstance(model.learner, Policy):
+        drawn = policy_plots.draw(model, model.learner, _world_tasks(model, published.data), folder)
+    else:
+        drawn = plots.draw(model, _held_out(model, published), folder)
+    for path in drawn:
         print(path)
 
 
@@ -234,6 +256,11 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
     return tasks.held_out()
 
 
+def _world_tasks(model: Model, world: str) -> WorldTasks:
+    trained = model.manifest.training.get("family", {})
+    return WorldTasks(WorldConfig(world, trained.get("episodes", 10)), model.manifest.seed)
+
+
 def _device(choice: str) -> str:
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -251,7 +278,7 @@ def _print(evaluation: Evaluation) -> None:
         print(f"  {name:<20} {value: .5g}")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (sinusoid, table, images, evaluate, plot)
+COMMANDS: tuple[Callable[..., None], ...] = (sinusoid, table, images, world, evaluate, plot)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -325,6 +325,29 @@ class ImagesConfig:
 
 
 @dataclass(frozen=True)
+class WorldConfig:
+    """A world of tasks for policies.
+
+    Attributes:
+        world: navigation or ring.
+        episodes: episodes of each particle in a round.
+        shaped: judge the adapted particles by the denser reward that a simulator knows; they still adapt to
+            the world's own.
+
+    Raises:
+        InvalidConfig: too few episodes for a particle to move.
+    """
+
+    world: Annotated[Positional[str], arg(metavar="WORLD")]
+    episodes: int = 10
+    shaped: Switch = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 2:
+            raise InvalidConfig(f"a round needs at least two episodes of a particle; found {self.episodes}")
+
+
+@dataclass(frozen=True)
 class Optimisation:
     """The outer loop.
 
@@ -366,13 +389,19 @@ class Optimisation:
             raise InvalidConfig("warmup, patience and clip cannot be negative")
 
 
-FamilyConfig = SinusoidConfig | TableConfig | ImagesConfig
-FamilyKind = Literal["sinusoid", "table", "images"]
+SupervisedConfig = SinusoidConfig | TableConfig | ImagesConfig
+FamilyConfig = SupervisedConfig | WorldConfig
+FamilyKind = Literal["sinusoid", "table", "images", "world"]
 
 
 def family_kind(config: FamilyConfig) -> FamilyKind:
     """The kind of a family, by its name on the command line."""
-    kinds: dict[type, FamilyKind] = {SinusoidConfig: "sinusoid", TableConfig: "table", ImagesConfig: "images"}
+    kinds: dict[type, FamilyKind] = {
+        SinusoidConfig: "sinusoid",
+        TableConfig: "table",
+        ImagesConfig: "images",
+        WorldConfig: "world",
+    }
     return kinds[type(config)]
 
 
@@ -399,7 +428,7 @@ class TrainingConfig:
     start_from: str | None = None
 
     def __post_init__(self) -> None:
-        if self.family.shots.highest < 1:
+        if not isinstance(self.family, WorldConfig) and self.family.shots.highest < 1:
             raise InvalidConfig(
                 "there is nothing to adapt to in tasks that show no row: shots of 0 are for evaluation"
             )
@@ -413,7 +442,7 @@ class TrainingConfig:
     def as_data(self) -> dict[str, Any]:
         """Plain data for the manifest and the comparison of runs; a path is reduced to the file's name."""
         data = dataclasses.asdict(self)
-        if not isinstance(self.family, SinusoidConfig):
+        if isinstance(self.family, TableConfig | ImagesConfig):
             data["family"]["path"] = Path(self.family.path).name
         data["family"]["kind"] = family_kind(self.family)
         return data

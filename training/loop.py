@@ -7,9 +7,10 @@ takes exactly the steps of an uninterrupted one.
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -23,12 +24,13 @@ from tqdm import tqdm
 from bmaml.blocks import blocks
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
-from bmaml.learners import Learner
+from bmaml.learners import Learned, Learner, Policy
 from bmaml.task import TaskBatch
 from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
-from training.compiled import Objective, objective
+from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
+from training.families.world_tasks import WorldBatch, WorldTasks
 from training.muon import Muon
 from training.pooled import pooled_start
 from training.processes import LostProcess, Processes
@@ -70,7 +72,7 @@ class TrainingResult:
 
 def train(
     config: TrainingConfig,
-    family: Family,
+    family: Family | WorldTasks,
     learner: Learner[Any],
     folder: Path,
     resume: bool = False,
@@ -97,18 +99,19 @@ def train(
     """
     embedding = config.trained_embedding
     given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
-    given |= {} if resume else pooled_start(learner, family)
+    if not (isinstance(family, WorldTasks) or resume):
+        given |= pooled_start(learner, family)
     state = _initial_state(learner, embedding, config, device, given)
     if resume:
         read_checkpoint(state, config, folder)
-    plan, loss_of = config.optimisation, objective(learner, compile_it, device, embedding)
+    plan, goal = config.optimisation, _goal(family, learner, compile_it, device, embedding)
     saved = time.monotonic()
     lock = locked(folder) if processes.leads else nullcontext()
     with lock, _stop_signals() as stop, _ProgressLog(config, folder, state.step, processes.leads) as log:
         try:
             while state.step < plan.meta_steps:
                 batch = _training_batch(config, family, state.step)
-                loss, stopping = meta_step(state, loss_of, batch, plan, processes, stop.is_set)
+                loss, stopping = meta_step(state, goal.loss, batch, plan, processes, stop.is_set)
                 state.step += 1
                 log.progress.update()
                 if _is_look(plan, state.step):
@@ -116,7 +119,7 @@ def train(
                         raise TrainingDiverged(f"the loss at step {state.step} is {value}")
                     nll = math.inf
                     if processes.leads:
-                        nll = validation_nll(learner, state.learned, family, device, embedding)
+                        nll = goal.validation(state.learned)
                     nll = processes.broadcast(nll)
                     _keep_best(state, nll)
                     state.history.append((state.step, value, nll))
@@ -148,8 +151,8 @@ def train(
 
 def meta_step(
     state: TrainingState,
-    loss_of: Objective,
-    batch: TaskBatch,
+    loss_of: Callable[[Learned, Any], Tensor],
+    batch: TaskBatch | WorldBatch,
     plan: Optimisation,
     processes: Processes = SINGLE_PROCESS,
     stop: bool = False,
@@ -251,7 +254,31 @@ def _initial_state(
     return TrainingState(learned, optimiser, torch.device(device))
 
 
-def _training_batch(config: TrainingConfig, family: Family, step: int) -> TaskBatch:
+@dataclass(frozen=True)
+class _Goal:
+    """The meta-objective of a batch, and the loss on the validation tasks."""
+
+    loss: Callable[[Learned, Any], Tensor]
+    validation: Callable[[Learned], float]
+
+
+def _goal(
+    family: Family | WorldTasks,
+    learner: Learner[Any],
+    compile_it: bool,
+    device: str,
+    embedding: ConvNet | None,
+) -> _Goal:
+    if isinstance(family, WorldTasks):
+        assert isinstance(learner, Policy)
+        return _Goal(family.loss_of(learner), partial(family.validation_loss, learner))
+    return _Goal(
+        objective(learner, compile_it, device, embedding),
+        lambda learned: validation_nll(learner, learned, family, device, embedding),
+    )
+
+
+def _training_batch(config: TrainingConfig, family: Family | WorldTasks, step: int) -> TaskBatch | WorldBatch:
     seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     return family.batch(config.optimisation.meta_batch, torch.Generator().manual_seed(seed))
 

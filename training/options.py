@@ -11,16 +11,16 @@ from tyro.conf import Positional, arg
 from tyro.extras import literal_type_from_choices
 
 from bmaml.embedding import ConvNet
-from bmaml.learners import LEARNERS, learner_from
+from bmaml.learners import LEARNERS, POLICIES, learner_from
 from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import ACTIVATIONS, MLP
 from model_store.manifest import checked_name
 from training.config import (
-    FamilyConfig,
     FamilyKind,
     InvalidConfig,
     Optimisation,
     ShotsOption,
+    SupervisedConfig,
     Switch,
     TrainingConfig,
     UpToOption,
@@ -143,7 +143,8 @@ def settings_options(kind: FamilyKind) -> Any:
     for name in LEARNERS_FOR[kind]:
         recipe = recipe_for(name, kind)
         network = {"hidden": recipe.hidden, "activation": recipe.activation}
-        own = _options(MLP, network, name) | _options(LEARNERS[name], recipe.settings, name)
+        source = POLICIES[name] if kind == "world" else LEARNERS[name]
+        own = _options(MLP, network, name) | _options(source, recipe.settings, name)
         learner |= {key: option for key, option in own.items() if key not in learner}
     outer_loop = _options(Optimisation, asdict(recipe_for(default, kind).optimisation), default)
     groups = {"learner": learner, "outer_loop": outer_loop}
@@ -184,17 +185,18 @@ def learner_name(settings: Settings, kind: FamilyKind) -> str:
     """The learner that settings name, or the default of the kind of family.
 
     Raises:
-        InvalidConfig: a learner of numbers for classes, or the reverse.
+        InvalidConfig: a learner of another kind.
     """
     name: str = settings["learner"].get("learner", LEARNERS_FOR[kind][0])
     if name not in LEARNERS_FOR[kind]:
-        raise InvalidConfig(f"{name} is no learner for {'classes' if kind == 'images' else 'numbers'}")
+        of = {"images": "classes", "world": "policies"}.get(kind, "numbers")
+        raise InvalidConfig(f"{name} is no learner for {of}")
     return name
 
 
 def configuration(
     run: RunOptions,
-    family: FamilyConfig,
+    family: SupervisedConfig,
     settings: Settings,
     columns: tuple[int, int],
     embedding: ConvNet | None = None,

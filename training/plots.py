@@ -39,7 +39,7 @@ def draw(model: Model, held_out: Iterable[TaskBatch], folder: Path) -> list[Path
     if len(model.manifest.inputs) == 1:
         drawn.append(_tasks(model, batches[0], folder / "tasks.png"))
     if model.manifest.history:
-        drawn.append(_history(model, folder / "history.png"))
+        drawn.append(history(model, folder / "history.png"))
     return drawn
 
 
@@ -76,7 +76,7 @@ def _tasks(model: Model, batch: TaskBatch, path: Path) -> Path:
             axis.set_xlabel(column.name)
     axes.flat[0].legend(fontsize=8, frameon=False, loc="best")
     figure.suptitle(f"{model.manifest.name} version {model.manifest.version}: held-out tasks")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive) -> None:
@@ -115,18 +115,19 @@ def _reliability(model: Model, batches: list[TaskBatch], path: Path) -> Path:
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="central interval", ylabel="truths inside")
     axis.set_aspect("equal")
     axis.legend(frameon=False, loc="upper left")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
-def _history(model: Model, path: Path) -> Path:
-    history = model.manifest.history
-    steps = [evaluation.step for evaluation in history]
+def history(model: Model, path: Path, validation: str = "validation NLL") -> Path:
+    """The meta-objective and the validation loss of every evaluation."""
+    points = model.manifest.history
+    steps = [evaluation.step for evaluation in points]
     figure, axes = plt.subplots(2, 1, figsize=(6, 5), sharex=True)
     for axis, name in zip(axes, ("loss", "nll"), strict=True):
-        axis.plot(steps, [getattr(evaluation, name) for evaluation in history], color=LINE, lw=1.5)
+        axis.plot(steps, [getattr(evaluation, name) for evaluation in points], color=LINE, lw=1.5)
     axes[0].set_ylabel("meta-objective")
-    axes[1].set(ylabel="validation NLL", xlabel="meta-step")
-    return _saved(figure, path)
+    axes[1].set(ylabel=validation, xlabel="meta-step")
+    return saved(figure, path)
 
 
 def _grid(column: Column) -> NDArray[np.float64]:
@@ -135,7 +136,8 @@ def _grid(column: Column) -> NDArray[np.float64]:
     return restored([column], np.linspace(ends[0] - margin, ends[1] + margin, GRID_POINTS)[:, None])
 
 
-def _saved(figure: Any, path: Path) -> Path:
+def saved(figure: Any, path: Path) -> Path:
+    """Write a figure, close it and return its path."""
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)

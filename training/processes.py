@@ -8,14 +8,27 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bmaml.errors import BmamlError
-from bmaml.task import TaskBatch
 from training.config import InvalidConfig
+
+
+class Batch(Protocol):
+    """The tasks of one meta-step."""
+
+    def __len__(self) -> int:
+        """The number of tasks."""
+
+    def tasks(self, chosen: slice) -> Any:
+        """The chosen tasks alone."""
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
 
 
 class LostProcess(BmamlError):
@@ -39,7 +52,7 @@ class Processes:
         """True for the one process that validates, logs, saves and publishes."""
         return self.rank == 0
 
-    def share(self, batch: TaskBatch) -> TaskBatch:
+    def share(self, batch: BatchT) -> BatchT:
         """This process's tasks of a meta-batch.
 
         Raises:
@@ -51,7 +64,8 @@ class Processes:
             raise InvalidConfig(
                 f"a meta-batch of {len(batch)} tasks cannot be dealt out evenly to {self.count} processes"
             )
-        return batch.tasks(slice(self.rank, None, self.count))
+        share: BatchT = batch.tasks(slice(self.rank, None, self.count))
+        return share
 
     def average(self, values: Iterable[Tensor]) -> None:
         """Replace values by their mean over all processes, in one exchange.

@@ -14,6 +14,7 @@ from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
 from bmaml.learners.maml import MAML
+from bmaml.learners.policy import PolicyBMAML, PolicyEMAML, PolicyMAML
 from bmaml.learners.pooled import Pooled
 from bmaml.learners.surprise import Surprise
 from training.config import FamilyKind, Optimisation
@@ -24,6 +25,7 @@ LEARNERS_FOR: dict[FamilyKind, tuple[str, ...]] = {
     "sinusoid": REGRESSORS,
     "table": REGRESSORS,
     "images": CLASSIFIERS,
+    "world": (PolicyBMAML.name, PolicyEMAML.name, PolicyMAML.name),
 }
 """The learners of each kind of family; the first is the default."""
 
@@ -48,6 +50,8 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     """The recipe of a learner, by its name, on a kind of family."""
     if family == "images":
         return _for_images(learner)
+    if family == "world":
+        return _for_worlds(learner)
     if learner == MAML.name:
         return Recipe(settings={"particles": 1})
     if learner != Collapsed.name:
@@ -96,3 +100,19 @@ def _for_images(learner: str) -> Recipe:
     particles = 1 if learner == MAML.name else 10
     settings = {"particles": particles, "likelihood": "categorical", "step_size": 0.01}
     return Recipe((), settings=settings, optimisation=plan)
+
+
+def _for_worlds(learner: str) -> Recipe:
+    """Policies of two small layers, for dense rewards; docs/policies.md has the settings for sparse ones."""
+    plan = Optimisation(
+        meta_steps=100,
+        meta_batch=20,
+        learning_rate=1e-2,
+        final_rate=0.1,
+        decay="cosine",
+        warmup=0,
+        clip=0.0,
+        evaluate_every=25,
+        patience=1000,
+    )
+    return Recipe((32, 32), settings={"particles": 1 if learner == PolicyMAML.name else 5}, optimisation=plan)

@@ -39,7 +39,7 @@ class Policy(Learner[PolicyParticles]):
         steps: rounds of episodes before the meta-objective's own, in training.
         later_rate: the factor of the inner rate in all rounds after the first.
         initial_std: σ at the start of training.
-        discount: γ.
+        discount: γ, the weight of a reward one step later.
         objective: the meta-objective: mean, chaser or mixture.
         temperature: τ, of the mixture and of Thompson's choice.
 
@@ -120,7 +120,7 @@ class Policy(Learner[PolicyParticles]):
     def predict(self, posterior: PolicyParticles, x: Inputs, joint: bool = False) -> Predictive:
         """The belief about the action at each observation: σ² is its noise, disagreement is epistemic."""
         del joint  # the particles themselves have all covariances
-        weights, log_std = self._parts(posterior.particles)
+        weights, log_std = self.parts(posterior.particles)
         means = self.network(weights, x)
         return Predictive(
             means=means,
@@ -154,10 +154,28 @@ class Policy(Learner[PolicyParticles]):
         draws = torch.randn(means.shape, generator=generator, dtype=means.dtype).to(means.device)
         return Action(means + noise.sqrt() * draws, chosen)
 
+    def parts(self, particles: Particles) -> tuple[Tensor, Float[Tensor, "#task particle output"]]:
+        """The network's parameters, and log σ."""
+        weights, log_std = particles.split([self.network.size, self.network.outputs], -1)
+        return weights, log_std.clamp_min(LEAST_LOG_STD)
+
+    def means(
+        self, weights: Particles, observations: Float[Tensor, "task particle *row observation"]
+    ) -> Float[Tensor, "task particle *row output"]:
+        """The network's outputs where every particle has observations of its own."""
+        shape = observations.shape[:-1]
+        if len(weights) == 1:  # one network for the rows of all tasks
+            rows = observations.transpose(0, 1).flatten(1, -2)
+            outputs = self.network(weights[0].unsqueeze(1), rows)[:, 0]
+            return outputs.unflatten(1, (shape[0], *shape[2:])).transpose(0, 1)
+        rows = observations.flatten(2, -2).flatten(0, 1)
+        outputs = self.network(weights.flatten(0, 1).unsqueeze(1), rows)
+        return outputs[:, 0].unflatten(0, shape[:2]).unflatten(2, shape[2:])
+
     def log_prob(self, particles: Particles, episodes: Episodes) -> Steps:
         """log π_θ(action | observation) of every step under its own particle."""
-        weights, log_std = self._parts(particles.expand(len(episodes), -1, -1))
-        means = self._means(weights, episodes.observations)
+        weights, log_std = self.parts(particles.expand(len(episodes), -1, -1))
+        means = self.means(weights, episodes.observations)
         log_std = log_std[:, :, None, None]
         standard = (episodes.actions - means) * (-log_std).exp()
         constant = 0.5 * math.log(2 * math.pi)
@@ -195,9 +213,8 @@ class Policy(Learner[PolicyParticles]):
     def meta_loss(self, learned: Learned, rounds: Sequence[Episodes], query: Episodes) -> Scalar:
         """The meta-objective on fresh episodes of the adapted particles, a mean over tasks.
 
-        * `mean`: −(1/M) Σₘ J_m.
-        * `mixture`: the gradient of −τ log (1/M) Σₘ exp(R_m/τ): −Σₘ softmax(R̂/τ)ₘ J_m, with R̂ the query
-          episodes' mean returns, held constant.
+        * `mean`: −(1/M) Σₘ R_m, with R_m the query episodes' mean return and its gradient that of `gain`.
+        * `mixture`: −τ log (1/M) Σₘ exp(R_m/τ), which credits the particles that do best in a task.
         * `chaser`: Σₘ ‖θₘ − leaderₘ‖², whose leader is one more move on the query episodes, held constant.
         """
         adapted = self.adapt_rounds(learned, None, rounds).particles
@@ -206,9 +223,11 @@ class Policy(Learner[PolicyParticles]):
                 leader = self._moved(adapted, query, self._rate(learned))
             return (adapted - leader).square().sum() / len(query)
         gains = self.gain(adapted, query)
+        expected = query.returns() + gains - gains.detach()
         if self.objective == "mixture":
-            gains = gains * self.particles * (query.returns() / self.temperature).softmax(-1)
-        return -gains.mean()
+            log_sum = (expected / self.temperature).logsumexp(-1)
+            return -self.temperature * (log_sum - math.log(self.particles)).mean()
+        return -expected.mean()
 
     def _after(self, learned: Learned, before: PolicyParticles, episodes: Episodes) -> PolicyParticles:
         counts = episodes.counts()
@@ -238,17 +257,6 @@ class Policy(Learner[PolicyParticles]):
         fixed = self.learn_step_size == "none"
         rate = learned["initial"].new_full((), self.step_size) if fixed else learned["log_step_size"].exp()
         return rate.view(1, 1, -1)
-
-    def _parts(self, particles: Particles) -> tuple[Tensor, Float[Tensor, "#task particle output"]]:
-        """The network's parameters, and log σ."""
-        weights, log_std = particles.split([self.network.size, self.network.outputs], -1)
-        return weights, log_std.clamp_min(LEAST_LOG_STD)
-
-    def _means(self, weights: Particles, observations: Tensor) -> Tensor:
-        """The network's outputs where every particle has observations of its own."""
-        rows = observations.flatten(2, 3).flatten(0, 1)
-        outputs = self.network(weights.flatten(0, 1).unsqueeze(1), rows)
-        return outputs[:, 0].unflatten(0, weights.shape[:2]).unflatten(2, observations.shape[2:4])
 
 
 @dataclass(frozen=True)

@@ -119,17 +119,15 @@ def test_with_plain_gradients_the_chasers_gradient_is_mamls(particles):
     torch.testing.assert_close(found, 2 * chaser.step_size * particles * expected)
 
 
-def test_the_mixtures_gradient_is_that_of_the_log_mean_of_exponential_returns():
+def test_the_mixture_credits_particles_by_the_softmax_of_their_returns():
     learner, learned = policy_of("bmaml", objective="mixture", temperature=0.7)
     learned["initial"].requires_grad_()
     support, query = (acted(learner, start(learned)) for _ in range(2))
     (found,) = torch.autograd.grad(learner.meta_loss(learned, [support], query), learned["initial"])
     adapted = learner.adapt_rounds(learned, None, [support]).particles
-    gains = learner.gain(adapted, query)
-    # R_m + (J_m − its value): the estimated return, with the gradient of J.
-    gained = query.returns() + gains - gains.detach()
-    log_mean = 0.7 * ((gained / 0.7).logsumexp(-1) - math.log(4))
-    (expected,) = torch.autograd.grad(-log_mean.mean(), learned["initial"])
+    credit = (query.returns() / 0.7).softmax(-1)
+    surrogate = (credit * learner.gain(adapted, query)).sum(-1)
+    (expected,) = torch.autograd.grad(-surrogate.mean(), learned["initial"])
     torch.testing.assert_close(found, expected)
 
 

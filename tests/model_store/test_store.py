@@ -15,7 +15,7 @@ from bmaml.learners.surprise import START_SHARES, Surprise
 from model_store import CorruptModel, InvalidName, Store, UnknownModel
 from model_store import __main__ as command
 from model_store.manifest import MANIFEST_FILE, WEIGHTS_FILE
-from tests.published import Y, publish
+from tests.published import Y, publish, publish_policy
 
 
 def test_what_is_loaded_is_what_was_published(tmp_path):
@@ -37,6 +37,16 @@ def test_surprising_hypotheses_come_back_with_the_frequencies_of_their_features(
     assert loaded.learner.surprise == surprise
     assert torch.equal(loaded.learned["frequencies"], surprise.draw_frequencies(1))
     assert torch.equal(loaded.learned["log_shares"], torch.tensor(START_SHARES).log())
+
+
+def test_a_policy_comes_back_with_its_learner(tmp_path):
+    published = publish_policy(tmp_path, alpha=0.2)
+    loaded = Store(tmp_path).load("walker")
+    assert loaded.learner == published.learner
+    assert loaded.learner.alpha == 0.2
+    assert (loaded.manifest.kind, loaded.manifest.learner) == ("policy", "bmaml")
+    assert torch.equal(loaded.learned["initial"], published.learned["initial"])
+    assert torch.equal(loaded.prior_posterior.particles[0], loaded.learned["initial"])
 
 
 def test_versions_count_up_and_the_newest_is_the_default(tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bmaml.learners import learner_from
+from bmaml.learners import learner_from, policy_from
 from training import __main__ as command
 from training.config import Optimisation, Shots, SinusoidConfig
 from training.recipes import LEARNERS_FOR, recipe_for
@@ -31,10 +31,12 @@ OPTIONS = {
     "support-until missing categorical resolution",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions features-of",
+    "world": f"{RUN} {OUTER_LOOP} episodes shaped learner hidden activation particles steps step-size "
+    "learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
     "evaluate": "store version shots support-until task split order steps",
     "plot": "store version shots support-until task split order",
 }
-DATA = {"sinusoid": "", "table": "rows.csv --task t --x a --y b", "images": "folder"}
+DATA = {"sinusoid": "", "table": "rows.csv --task t --x a --y b", "images": "folder", "world": "ring"}
 
 
 def shown(capsys):
@@ -47,6 +49,7 @@ def described(monkeypatch):
     """The configuration that a command line describes; neither data nor training."""
     found = []
     monkeypatch.setattr(command, "_train", lambda run, config, tasks: found.append(config))
+    monkeypatch.setattr(command, "train_policy", lambda run, config, source, device: found.append(config))
     for name in ("Table", "Images"):
         monkeypatch.setattr(command, name, columns_of)
 
@@ -94,7 +97,8 @@ def test_a_run_without_options_is_the_recipe_of_the_default_learner(kind, descri
     name = LEARNERS_FOR[kind][0]
     recipe = recipe_for(name, kind)
     assert (config.learner, config.optimisation) == (name, recipe.optimisation)
-    learner = learner_from(config.learner, config.settings)
+    named = policy_from if kind == "world" else learner_from
+    learner = named(config.learner, config.settings)
     assert learner.network.hidden == recipe.hidden
     assert learner.particles == recipe.settings["particles"]
 
@@ -153,8 +157,8 @@ def test_images_may_be_coloured_and_of_few_classes(described):
         ("sinusoid --name n --bands 1", 2, "argument '--bands'. Expected 2 values"),
         ("sinusoid", 2, "Missing from bmaml-train sinusoid: --name"),
         ("sinusoid --name n --nothing", 2, "Unrecognized options: --nothing"),
-        ("nothing", 2, "nothing.* sinusoid, table, images, evaluate, plot"),
-        ("", 2, "sinusoid, ?table, ?images, ?evaluate, ?plot"),
+        ("nothing", 2, "nothing.* sinusoid, table, images, world, evaluate, plot"),
+        ("", 2, "Missing subcommand .*Expected one of {sinusoid, ?tab.*plot}"),  # shortened where it is long
         ("images --name n", 2, "Missing from bmaml-train images: PATH"),
         ("evaluate n", 2, "Missing from bmaml-train evaluate: DATA"),
         ("table rows.csv --name n --task t --y y", 2, "--x needs at least one column"),

@@ -13,7 +13,7 @@ import pytest
 import service.registry.registry as versions_module
 from model_store import Store
 from service.settings import Settings
-from tests.published import publish
+from tests.published import publish, publish_policy
 from tests.service.conftest import serve
 
 ROWS = {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}
@@ -220,6 +220,18 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     (refused,) = listed["refused"]
     assert (refused["name"], refused["version"]) == ("tiny", 1)
     assert refused["reason"].startswith("tiny/1/particles.safetensors hashes to")
+
+
+def test_a_version_of_a_kind_that_has_no_answers_is_listed_as_refused(tmp_path):
+    publish(tmp_path, "tiny", seed=1)
+    publish_policy(tmp_path, "walker")
+    for served in serve(Settings(store=tmp_path, device="cpu")):
+        listed = served.client.get("/models").json()
+        assert [each["name"] for each in listed["models"]] == ["tiny"]
+        (refused,) = listed["refused"]
+        assert (refused["name"], refused["version"]) == ("walker", 1)
+        assert "no answers for models of kind policy" in refused["reason"]
+        assert ask(served.client).status_code == 200
 
 
 def test_an_error_that_nobody_expected_is_logged_with_its_traceback_once(tmp_path, monkeypatch, caplog):
