@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bmaml.categorical import normalised, present_classes
+from bmaml.categorical import normalised
 from bmaml.densities import Precisions, log_prior, weights_of
 from bmaml.networks import MLP
 from bmaml.shapes import Inputs, Particles, PerParticle
@@ -38,15 +38,21 @@ def class_logs(
     return normalised(network(weights_of(particles), x)[..., : present.shape[1]], present)
 
 
-def likelihood_scores(network: MLP, particles: Particles, examples: Examples) -> Particles:
+def likelihood_scores(
+    network: MLP, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
+) -> Particles:
     """∇θ log_likelihood of each task; differentiable again where its inputs are."""
-    present = present_classes(examples.y, examples.mask)
     return _gradient(lambda theta: log_likelihood(network, theta, examples, present), particles, examples)
 
 
-def joint_scores(network: MLP, particles: Particles, examples: Examples, priors: Precisions) -> Particles:
+def joint_scores(
+    network: MLP,
+    particles: Particles,
+    examples: Examples,
+    present: Bool[Tensor, "task class"],
+    priors: Precisions,
+) -> Particles:
     """∇θ of log_likelihood + log_prior; zero for log γ."""
-    present = present_classes(examples.y, examples.mask)
 
     def joint(theta: Tensor) -> Tensor:
         return log_likelihood(network, theta, examples, present) + log_prior(theta, priors)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from bmaml.errors import BmamlError
 from bmaml.learners.interface import Kind
+from model_store.class_target import ClassTarget, Label
 from model_store.columns import Column
 from model_store.conformal import Conformal
 from model_store.images import ImageInput
@@ -16,6 +17,8 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 WEIGHTS_FILE = "particles.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 MANIFEST_FILE = "manifest.json"
+LATER_FIELDS = ("conformal", "target")
+"""Fields that manifests of earlier revisions do not have."""
 
 
 class InvalidName(BmamlError, ValueError):
@@ -52,10 +55,11 @@ class Manifest(BaseModel):
     Attributes:
         format: format of this file; readers refuse an unknown one.
         kind: kind of its predictions.
-        inputs, outputs: columns of x and y with their units, of a policy those of observations and actions;
-            none for images and classes.
+        inputs: columns of x with their units, of a policy those of observations; none for images.
+        outputs: columns of y with their units, of a policy those of actions; none for classes.
         image: the form of images, where x is an image.
-        classes: classes of a task, at most, where y is a class.
+        classes: classes of a task where y is a class: the number of labels of fixed meaning, else the most.
+        target: the target of a classifier of tables; None for numbers and for images.
         embedding: settings of the `ConvNet` that embeds images for the learner.
         learner, settings: name and settings of the learner, as `learner_from` takes them, or `policy_from`.
         training: the whole configuration of the training run.
@@ -77,6 +81,7 @@ class Manifest(BaseModel):
     outputs: tuple[Column, ...] = ()
     image: ImageInput | None = None
     classes: int | None = Field(default=None, ge=2)
+    target: ClassTarget | None = None
     embedding: dict[str, Any] | None = None
     learner: str
     settings: dict[str, Any]
@@ -96,13 +101,21 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
-        columns = bool(self.inputs and self.outputs)
-        images = self.image is not None and self.classes is not None and self.embedding is not None
-        if (columns, images) != (self.kind != "classification", self.kind == "classification"):
+        forms = {
+            "policy" if self.kind == "policy" else "regression": bool(self.inputs and self.outputs),
+            "classification of images": self.image is not None and self.embedding is not None,
+            "classification of a table": bool(self.inputs) and self.target is not None,
+        }
+        found = [form for form, has_it in forms.items() if has_it]
+        with_classes = (self.classes is not None) is (self.kind == "classification")
+        if len(found) != 1 or not found[0].startswith(self.kind) or not with_classes:
             raise ValueError(
-                "a regression or policy has input and output columns, a classification an image, an "
-                f"embedding and a number of classes; this {self.kind} has other things"
+                "a regression or policy has input and output columns; a classification has a number of "
+                "classes, and an image with an embedding or input columns with a target; "
+                f"this {self.kind} has other things"
             )
+        if self.labels is not None and len(self.labels) != self.classes:
+            raise ValueError(f"{len(self.labels)} labels are named, and {self.classes} classes")
         if self.conformal is not None and len(self.conformal.outputs) != len(self.outputs):
             raise ValueError("the conformal calibration is of another number of outputs")
         return self
@@ -122,10 +135,15 @@ class Manifest(BaseModel):
     def dumped(self) -> bytes:
         """The manifest as bytes of its file.
 
-        A version without conformal calibration has no such field: its digest is that of earlier revisions.
+        Fields of later revisions that a version does not use are left out: its digest stays the same.
         """
-        absent = {"conformal"} if self.conformal is None else None
+        absent = {name for name in LATER_FIELDS if getattr(self, name) is None}
         return self.model_dump_json(indent=2, exclude=absent).encode() + b"\n"
+
+    @property
+    def labels(self) -> tuple[Label, ...] | None:
+        """Classes that mean the same in every task; None where a task has its own, and for numbers."""
+        return None if self.target is None else self.target.labels
 
     @property
     def sha256(self) -> str:

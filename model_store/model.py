@@ -76,11 +76,30 @@ class Model:
                     f"the embedding gives {self.embedding.features}"
                 )
             return
+        if self.manifest.target is not None:
+            self._check_table_of_classes(where)
+            return
         columns = (len(self.manifest.inputs), len(self.manifest.outputs))
         if (network.inputs, network.outputs) != columns:
             raise CorruptModel(
                 f"{where}: the network maps {network.inputs} inputs to {network.outputs} outputs, "
                 f"the manifest names {columns[0]} and {columns[1]}"
+            )
+
+    def _check_table_of_classes(self, where: str) -> None:
+        learner, labels = self.learner, self.manifest.labels
+        if learner.network.inputs != len(self.manifest.inputs):
+            raise CorruptModel(
+                f"{where}: the network takes {learner.network.inputs} inputs, "
+                f"the manifest names {len(self.manifest.inputs)}"
+            )
+        if learner.fixed_classes is (labels is None):
+            meaning = "of fixed meaning" if learner.fixed_classes else "that every task has of its own"
+            raise CorruptModel(f"{where}: the learner is for classes {meaning}, the manifest for others")
+        if labels is not None and learner.max_classes not in (None, len(labels)):
+            raise CorruptModel(
+                f"{where}: the learner tells {learner.max_classes} classes apart, "
+                f"the manifest names {len(labels)}"
             )
 
     @classmethod

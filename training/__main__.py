@@ -30,13 +30,14 @@ from training.config import (
 from training.errors import UnusableTable
 from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
-from training.evaluate_classes import evaluate_classes
-from training.families import ImageFeatures, Images, Sinusoid, Table
+from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
+from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.rows import resolved
 from training.families.world_tasks import WorldTasks
 from training.loop import Interrupted, train
 from training.options import (
     EmbeddingOptions,
+    ProjectionOptions,
     PublishedVersion,
     RunOptions,
     Settings,
@@ -46,7 +47,7 @@ from training.options import (
 )
 from training.policies import evaluate_policy, policy_configuration, train_policy
 from training.processes import process_group
-from training.publish import publish
+from training.publish import PublishableFamily, publish
 from training.reading import column_names
 from training.starting import starting_parameters
 
@@ -88,20 +89,41 @@ def sinusoid(
 def table(
     family: TableConfig,
     run: RunOptions,
-    settings: Annotated[Settings, arg(name="", constructor=settings_options("table"))],
+    projection: ProjectionOptions,
+    settings: Annotated[
+        Settings, arg(name="", constructor=settings_options("table", "classes", "new classes"))
+    ],
 ) -> None:
-    """Train on a Parquet or CSV file with a task column."""
+    """Train on a Parquet or CSV file with a task column, or with a column of classes."""
     family = resolved(family)
+    if family.new_classes:
+        _train_on_vectors(family, run, projection, settings)
+        return
     tasks = Table(family, run.seed)
     _print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
+    family = tasks.config
     if family.support_until is not None:
         family = replace(family, shots=tasks.shots)
-    columns = (len(tasks.inputs), len(tasks.outputs))
+    if tasks.labels and family.resolution:
+        raise InvalidConfig("--resolution is of numbers, and the target holds classes")
+    columns = (len(tasks.inputs), len(tasks.labels or tasks.outputs))
     resolution = 0.0
     if family.resolution:
         resolution = family.resolution / max(column.std for column in tasks.outputs)
     _train(run, configuration(run, family, settings, columns, resolution=resolution), tasks)
+
+
+def _train_on_vectors(
+    family: TableConfig, run: RunOptions, projection: ProjectionOptions, settings: Settings
+) -> None:
+    """Train on the classes of a table."""
+    tasks = Vectors(family, run.seed)
+    _print_notes(tasks)
+    print(tasks.summary, file=sys.stderr)
+    conjugate = learner_name(settings, "new classes") == Conjugate.name
+    columns = (len(tasks.inputs), projection.dimensions if conjugate else tasks.size.ways)
+    _train(run, configuration(run, tasks.config, settings, columns), tasks)
 
 
 def images(
@@ -154,6 +176,8 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
     model, _ = _published(published.store, published.name, published.version)
     if isinstance(model.learner, Policy):
         _print(evaluate_policy(model.learner, model.learned, _world_tasks(model, published.data)))
+    elif model.manifest.target is not None:
+        _print(evaluate_table_of_classes(model, _table_of_classes(model, published), steps))
     elif model.manifest.kind == "classification":
         config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
         split = published.split or config.split
@@ -168,7 +192,7 @@ def plot(published: PublishedVersion) -> None:
 
     model, store = _published(published.store, published.name, published.version)
     if model.manifest.kind == "classification":
-        raise InvalidConfig(f"{published.name} tells classes of images apart; plots are of numbers")
+        raise InvalidConfig(f"{published.name} tells classes apart; plots are of numbers")
     place = store if store == published.store else Path("plots")
     folder = place / model.manifest.name / str(model.manifest.version)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +204,7 @@ def plot(published: PublishedVersion) -> None:
         print(path)
 
 
-def _train(run: RunOptions, config: TrainingConfig, tasks: Sinusoid | Table | Images | ImageFeatures) -> None:
+def _train(run: RunOptions, config: TrainingConfig, tasks: PublishableFamily) -> None:
     learner = learner_from(config.learner, config.settings)
     start = None
     if config.start_from:
@@ -224,18 +248,47 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
     if published.data == "sinusoid":
         shots = published.shots or Shots(10, 10)
         return Sinusoid(SinusoidConfig(shots), model.manifest.seed).held_out()
+    config, all_held_out = _table_config(model, published)
+    columns = (model.manifest.inputs, model.manifest.outputs)
+    tasks = Table(config, model.manifest.seed, columns, all_held_out=all_held_out)
+    _print_notes(tasks)
+    print(tasks.summary, file=sys.stderr)
+    return tasks.held_out()
+
+
+def _table_of_classes(model: Model, published: PublishedVersion) -> Table | Vectors:
+    config, all_held_out = _table_config(model, published)
+    manifest = model.manifest
+    tasks: Table | Vectors
+    if manifest.labels is None:
+        tasks = Vectors(config, manifest.seed, manifest.inputs, all_held_out)
+    else:
+        tasks = Table(
+            config, manifest.seed, (manifest.inputs, ()), all_held_out=all_held_out, labels=manifest.labels
+        )
+    _print_notes(tasks)
+    print(tasks.summary, file=sys.stderr)
+    return tasks
+
+
+def _table_config(model: Model, published: PublishedVersion) -> tuple[TableConfig, bool]:
+    """The configuration of a published version's data, and whether every task of it is held out."""
     trained = model.manifest.training.get("family", {})
     given = {name: getattr(published, name) for name in ("task", "split", "order", "support_until")}
     if published.shots is None and given["support_until"] is None and trained.get("support_until"):
         given["support_until"] = UpTo(**trained["support_until"])
     given |= {name: trained.get(name) for name in ("task", "split", "order") if given[name] is None}
-    if given["task"] is None:
+    target = model.manifest.target
+    new_classes = target is not None and target.labels is None
+    if given["task"] is None and not new_classes:
         raise InvalidConfig(f"{published.name} was not trained on a table: name its --task column")
     x = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
     config = TableConfig(
         path=published.data,
         x=tuple((name, transform) for name, transform in x),
-        y=tuple(column.name for column in model.manifest.outputs),
+        y=tuple(column.name for column in model.manifest.outputs) if target is None else (target.name,),
+        target="numbers" if target is None else "ordered" if target.ordered else "classes",
+        new_classes=new_classes,
         group=trained.get("group"),
         shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),
         missing=tuple(trained.get("missing", ())),
@@ -249,11 +302,7 @@ def _held_out(model: Model, published: PublishedVersion) -> Any:
             f"no column {config.split!r}: every task is scored; tasks of training would flatter the model",
             file=sys.stderr,
         )
-    columns = (model.manifest.inputs, model.manifest.outputs)
-    tasks = Table(config, model.manifest.seed, columns, all_held_out=all_held_out)
-    _print_notes(tasks)
-    print(tasks.summary, file=sys.stderr)
-    return tasks.held_out()
+    return config, all_held_out
 
 
 def _world_tasks(model: Model, world: str) -> WorldTasks:
@@ -267,7 +316,7 @@ def _device(choice: str) -> str:
     return choice
 
 
-def _print_notes(tasks: Table | Images) -> None:
+def _print_notes(tasks: Table | Vectors | Images) -> None:
     for note in tasks.notes:
         print(note, file=sys.stderr)
 

@@ -26,6 +26,8 @@ Switch = Annotated[bool, FlagCreatePairsOff]
 TRANSFORMS: dict[str, Transform] = {"standardise": "none", **{name: name for name in get_args(Transform)}}
 """The transform of a column by the word after its colon."""
 ELAPSED = "elapsed"
+TargetChoice = Literal["auto", "numbers", "classes", "ordered"]
+"""What the outputs of a table are."""
 _DAYS = re.compile(r"days\((.*)\)")
 _COLUMN = re.compile(r"(?P<name>.*?)(?<!\\):(?P<word>standardise|none|log2?|elapsed|days\([^()]*\)|)")
 
@@ -196,13 +198,20 @@ class TableConfig:
 
     Attributes:
         path: a Parquet or CSV file.
-        task: the column that names the task.
+        task: the column that names the task; none where classes are new.
         x: input columns, each with its transform; text and truth values become one column per value.
         y: output columns.
+        target: numbers, classes (2 to 50 that mean the same in every task), or ordered classes; auto takes
+            texts and truth values for classes, and numbers for numbers.
+        levels: the labels of classes in their order, from lowest to highest.
+        new_classes: every task has classes of its own, drawn from those of the file; tasks of other classes
+            are answered, too.
+        ways: classes of a training task where they are new; None takes 60, or all if they are fewer.
         split: the column that says train, validation or test; None splits by task, seeded.
         group: a column that keeps tasks together where the seed splits them; None splits task by task.
         order: support sets are prefixes in this column; None draws them at random.
-        shots: support rows of a task.
+        shots: support rows of a task, or of each class where classes are new; None takes 3:10 for numbers,
+            0:10 for classes, 1:3 of each new class.
         support_until: support sets are all rows up to a value in a column, instead of `shots`.
         queries: the largest number of query rows of a task in one training batch.
         missing: texts and numbers that stand for a missing value, beside the usual ones.
@@ -215,17 +224,22 @@ class TableConfig:
             then leave such columns zero.
 
     Raises:
-        InvalidConfig: a fraction outside [0, 1); the target or the task among the inputs; a column twice.
+        InvalidConfig: a fraction outside [0, 1); the target or the task among the inputs; a column twice;
+            options that do not go together.
     """
 
     path: Annotated[Positional[str], arg(metavar="FILE")]
-    task: str
     x: Annotated[tuple[tuple[str, str], ...], arg(name="", constructor=_inputs)]
     y: Annotated[tuple[str, ...], arg(name="", constructor=_outputs)]
+    task: str | None = None
+    target: TargetChoice = "auto"
+    levels: tuple[str, ...] = ()
+    new_classes: Switch = False
+    ways: Annotated[int | None, arg(name="classes")] = None
     split: str | None = None
     group: str | None = None
     order: str | None = None
-    shots: ShotsOption = Shots(3, 10)
+    shots: ShotsOption | None = None
     support_until: UpToOption | None = None
     queries: int = 64
     missing: tuple[str, ...] = ()
@@ -241,6 +255,18 @@ class TableConfig:
             raise InvalidConfig(f"the resolution of labels cannot be negative; found {self.resolution}")
         if not 0 <= self.hide < 1:
             raise InvalidConfig(f"the part of texts to hide must lie in [0, 1); found {self.hide}")
+        if self.new_classes:
+            self._check_new_classes()
+        elif self.task is None:
+            raise MissingOption("--task needs the column that names the task")
+        elif self.ways is not None:
+            raise InvalidConfig("--classes counts new classes: give --new-classes, too")
+        if self.target in ("classes", "ordered") and len(self.y) != 1:
+            raise InvalidConfig(f"classes are named by one column; found {', '.join(self.y)}")
+        if self.levels and self.target == "numbers":
+            raise InvalidConfig("--levels names classes, and --target says numbers")
+        if len(set(self.levels)) < len(self.levels):
+            raise InvalidConfig("--levels names a label twice")
         inputs = [name for name, _ in self.x]
         for _, word in self.x:
             origin_of(word)
@@ -259,6 +285,40 @@ class TableConfig:
                 raise InvalidConfig(f"{option} names {twice[0]!r} twice")
         if unused := sorted(set(self.categorical) - set(inputs)):
             raise InvalidConfig(f"--categorical {unused[0]}: there is no such column in --x")
+
+    @property
+    def support_rows(self) -> Shots:
+        """The support rows of a task: `shots`, or the default of the target."""
+        if self.shots is not None:
+            return self.shots
+        if self.new_classes:
+            return Shots(1, 3)
+        return Shots(3, 10) if self.target in ("auto", "numbers") else Shots(0, 10)
+
+    def _check_new_classes(self) -> None:
+        if self.target in ("numbers", "ordered") or self.levels:
+            raise InvalidConfig("--new-classes have no numbers, no order and no fixed names: see --target")
+        if len(self.y) != 1:
+            raise InvalidConfig(f"--new-classes are named by one column; found {', '.join(self.y)}")
+        for option, given in (
+            ("--task", self.task is not None),
+            ("--order", self.order is not None),
+            ("--support-until", self.support_until is not None),
+            ("--drop", self.drop > 0),
+            ("--hide", self.hide > 0),
+            ("--resolution", self.resolution > 0),
+        ):
+            if given:
+                raise InvalidConfig(
+                    f"{option} is no option of --new-classes, whose tasks are drawn from all classes "
+                    "(--group keeps classes together)"
+                )
+        if any(word == ELAPSED for _, word in self.x):
+            raise InvalidConfig("days since a task's first row are no input of --new-classes: use days(DATE)")
+        if self.support_rows.lowest < 1 or (self.ways is not None and self.ways < 2):
+            raise InvalidConfig(
+                "a task needs two new classes with a support row each: see --shots, --classes"
+            )
 
 
 def _channels(rgb: Annotated[Switch, arg(help_behavior_hint="")] = False) -> int:
@@ -392,6 +452,22 @@ class Optimisation:
 SupervisedConfig = SinusoidConfig | TableConfig | ImagesConfig
 FamilyConfig = SupervisedConfig | WorldConfig
 FamilyKind = Literal["sinusoid", "table", "images", "world"]
+RecipeKind = Literal["sinusoid", "table", "classes", "new classes", "images", "world"]
+"""Kinds of families by their targets: a table may have classes, of fixed meaning or new in every task."""
+
+
+def support_rows(config: SupervisedConfig) -> Shots:
+    """The support rows of a task of this family."""
+    return config.support_rows if isinstance(config, TableConfig) else config.shots
+
+
+def recipe_kind(config: FamilyConfig) -> RecipeKind:
+    """The kind of a family that decides which learners fit it, and by which recipe."""
+    if not isinstance(config, TableConfig):
+        return family_kind(config)
+    if config.new_classes:
+        return "new classes"
+    return "classes" if config.target in ("classes", "ordered") else "table"
 
 
 def family_kind(config: FamilyConfig) -> FamilyKind:
@@ -428,7 +504,7 @@ class TrainingConfig:
     start_from: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, WorldConfig) and self.family.shots.highest < 1:
+        if not isinstance(self.family, WorldConfig) and support_rows(self.family).highest < 1:
             raise InvalidConfig(
                 "there is nothing to adapt to in tasks that show no row: shots of 0 are for evaluation"
             )
@@ -444,5 +520,7 @@ class TrainingConfig:
         data = dataclasses.asdict(self)
         if isinstance(self.family, TableConfig | ImagesConfig):
             data["family"]["path"] = Path(self.family.path).name
+        if not isinstance(self.family, WorldConfig):
+            data["family"]["shots"] = dataclasses.asdict(support_rows(self.family))
         data["family"]["kind"] = family_kind(self.family)
         return data

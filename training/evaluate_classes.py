@@ -10,11 +10,16 @@ from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
 from bmaml.learners import Belief
 from model_store.model import Model
+from training.calibration_error import expected_calibration_error
 from training.evaluate import Evaluation
+from training.evaluate_fixed_classes import evaluate_fixed_classes
 from training.families.class_index import ClassIndex
+from training.families.class_tasks import task_batch
 from training.families.family import HELD_OUT_SEED
 from training.families.image_features import embed
-from training.families.images import Images, task_batch
+from training.families.images import Images
+from training.families.table import Table
+from training.families.vectors import Vectors
 
 TASKS = 1000
 TASKS_PER_BLOCK = 50
@@ -23,7 +28,6 @@ MAX_QUERIES = 15
 """Query images of each class."""
 WAYS_AND_SHOTS = ((5, 1), (5, 5), (20, 1), (20, 5))
 """The published settings, as in the literature."""
-CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,27 @@ class ClassMetrics:
     ece: float
 
 
+def evaluate_table_of_classes(model: Model, family: Table | Vectors, steps: int | None = None) -> Evaluation:
+    """The metrics of a classifier of tables: of fixed classes, or of the family's test classes."""
+    if isinstance(family, Table):
+        return evaluate_fixed_classes(model, family, steps)
+    return evaluate_classes(model, family)
+
+
 def evaluate_classes(
-    model: Model, family: Images, tasks: int = TASKS, seed: int = HELD_OUT_SEED
+    model: Model, family: Images | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
 ) -> Evaluation:
-    """The metrics of a classifier on the family's test classes; each image is embedded once."""
-    assert model.embedding is not None
-    images, index = family.of_role("test")
-    features = embed(model.embedding, model.learned, images)
+    """The metrics of a classifier on the family's test classes; each image is embedded once.
+
+    Fewer than five test classes are all in every task.
+    """
+    rows, index = family.of_role("test")
+    features = rows if model.embedding is None else embed(model.embedding, model.learned, rows)
+    fewest = WAYS_AND_SHOTS[0][0]
+    sizes = [size for size in WAYS_AND_SHOTS if size[0] == fewest or size[0] <= len(index)]
     metrics = {}
-    for ways, shots in WAYS_AND_SHOTS:
+    for wanted, shots in sizes:
+        ways = min(wanted, len(index))
         if ways > (model.manifest.classes or ways) or _queries(index, ways, shots) < 1:
             continue
         found = class_metrics(model, features, index, ways, shots, tasks, seed)
@@ -84,14 +100,6 @@ def class_metrics(
     flat = torch.cat([v.flatten() for v in right]), torch.cat([v.flatten() for v in confidence])
     error = expected_calibration_error(*flat)
     return ClassMetrics(float(each.mean()), half_width, float(torch.stack(nll).mean()), error)
-
-
-def expected_calibration_error(right: Tensor, confidence: Tensor) -> float:
-    """Σ over bins of confidence: fraction in the bin × |mean confidence − accuracy| there."""
-    right, confidence = right.double(), confidence.double()
-    place = (confidence * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
-    sums = torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add(0, place, confidence - right)
-    return float(sums.abs().sum() / len(right))
 
 
 def _queries(index: ClassIndex, ways: int, shots: int) -> int:

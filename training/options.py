@@ -16,21 +16,24 @@ from bmaml.learners.collapsed import Collapsed
 from bmaml.networks import ACTIVATIONS, MLP
 from model_store.manifest import checked_name
 from training.config import (
-    FamilyKind,
     InvalidConfig,
     Optimisation,
+    RecipeKind,
     ShotsOption,
     SupervisedConfig,
     Switch,
     TrainingConfig,
     UpToOption,
-    family_kind,
+    recipe_kind,
+    support_rows,
 )
 from training.recipes import LEARNERS_FOR, recipe_for
 
 Settings = Mapping[str, dict[str, Any]]
 """The settings that were given, of the "learner" (with its network) and of the "outer_loop"."""
-RECIPE_ONLY = frozenset({"inputs", "outputs", "network", "priors", "likelihood", "seed", "resolution"})
+RECIPE_ONLY = frozenset(
+    {"inputs", "outputs", "network", "priors", "likelihood", "fixed_classes", "seed", "resolution"}
+)
 """Settings of networks and learners that are no options."""
 OPTION_TYPES = {
     "learner": literal_type_from_choices(sorted(LEARNERS)),
@@ -41,6 +44,15 @@ OPTION_TYPES = {
     "pooled": bool,
 }
 """The types of options that differ from their settings'."""
+TARGETS: dict[RecipeKind, str] = {
+    "sinusoid": "numbers",
+    "table": "numbers",
+    "classes": "classes of fixed meaning",
+    "new classes": "classes of a new meaning in every task",
+    "images": "classes of a new meaning in every task",
+    "world": "policies",
+}
+"""What a learner predicts, by the kind of family."""
 RULES = {
     ("correlated", True): "where --shots is a range",
     ("prior_widening", False): "where --shots begins at 0",
@@ -107,6 +119,17 @@ class EmbeddingOptions:
     dimensions: int = 64
 
 
+@dataclass(frozen=True)
+class ProjectionOptions:
+    """The projections of new classes.
+
+    Attributes:
+        dimensions: outputs of each projection (conjugate).
+    """
+
+    dimensions: int = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedVersion(StoreOptions):
     """A published version and the data that it is scored on.
@@ -132,21 +155,23 @@ class PublishedVersion(StoreOptions):
     order: str | None = None
 
 
-def settings_options(kind: FamilyKind) -> Any:
-    """The type whose fields are the options of learner and outer loop on a kind of family.
+def settings_options(*kinds: RecipeKind) -> Any:
+    """The type whose fields are the options of learner and outer loop on kinds of families.
 
     Types, help and defaults come from the dataclasses and the recipes. An option that is not given is
     absent from the values of this type, and `configuration` takes the recipe's.
     """
-    default = LEARNERS_FOR[kind][0]
-    learner: dict[str, Any] = {"learner": _option("learner", str, "the learner.", f"(default: {default})")}
-    for name in LEARNERS_FOR[kind]:
-        recipe = recipe_for(name, kind)
-        network = {"hidden": recipe.hidden, "activation": recipe.activation}
-        source = POLICIES[name] if kind == "world" else LEARNERS[name]
-        own = _options(MLP, network, name) | _options(source, recipe.settings, name)
-        learner |= {key: option for key, option in own.items() if key not in learner}
-    outer_loop = _options(Optimisation, asdict(recipe_for(default, kind).optimisation), default)
+    default = LEARNERS_FOR[kinds[0]][0]
+    told = "; ".join([default, *(f"{LEARNERS_FOR[kind][0]} for {kind}" for kind in kinds[1:])])
+    learner: dict[str, Any] = {"learner": _option("learner", str, "the learner.", f"(default: {told})")}
+    for kind in kinds:
+        for name in LEARNERS_FOR[kind]:
+            recipe = recipe_for(name, kind)
+            network = {"hidden": recipe.hidden, "activation": recipe.activation}
+            source = POLICIES[name] if kind == "world" else LEARNERS[name]
+            own = _options(MLP, network, name) | _options(source, recipe.settings, name)
+            learner |= {key: option for key, option in own.items() if key not in learner}
+    outer_loop = _options(Optimisation, asdict(recipe_for(default, kinds[0]).optimisation), default)
     groups = {"learner": learner, "outer_loop": outer_loop}
     types = {name: TypedDict(name, options, total=False) for name, options in groups.items()}  # type: ignore[operator]
     return TypedDict("Settings", types)  # type: ignore[operator]
@@ -181,7 +206,7 @@ def _written(name: str, value: Any) -> str:
     return RULES.get((name, value), str(value))
 
 
-def learner_name(settings: Settings, kind: FamilyKind) -> str:
+def learner_name(settings: Settings, kind: RecipeKind) -> str:
     """The learner that settings name, or the default of the kind of family.
 
     Raises:
@@ -189,8 +214,9 @@ def learner_name(settings: Settings, kind: FamilyKind) -> str:
     """
     name: str = settings["learner"].get("learner", LEARNERS_FOR[kind][0])
     if name not in LEARNERS_FOR[kind]:
-        of = {"images": "classes", "world": "policies"}.get(kind, "numbers")
-        raise InvalidConfig(f"{name} is no learner for {of}")
+        raise InvalidConfig(
+            f"{name} is no learner for {TARGETS[kind]}; these are {', '.join(LEARNERS_FOR[kind])}"
+        )
     return name
 
 
@@ -212,7 +238,7 @@ def configuration(
     Raises:
         InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
     """
-    kind = family_kind(family)
+    kind, shots = recipe_kind(family), support_rows(family)
     name = learner_name(settings, kind)
     recipe = recipe_for(name, kind)
     given = {key: value for key, value in settings["learner"].items() if key != "learner"}
@@ -226,9 +252,8 @@ def configuration(
     if network["activation"] != recipe.activation and "bands" not in given:
         chosen.pop("bands", None)  # the recipe's bands are for its own activation
     if chosen.pop("correlated", False) and chosen.get("evidence_weights", True):
-        shots = family.shots
         chosen["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None
-    if name == Collapsed.name and family.shots.lowest == 0:
+    if name == Collapsed.name and shots.lowest == 0:
         chosen.setdefault("prior_widening", True)
     if name == Collapsed.name and resolution:
         chosen["resolution"] = resolution

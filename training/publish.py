@@ -11,13 +11,15 @@ from bmaml import __version__
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, settings_of
 from model_store import Manifest, Model, Store
+from model_store.class_target import ClassTarget
 from model_store.conformal import Conformal
 from model_store.manifest import WEIGHTS_FILE, ValidationPoint
 from training.config import TrainingConfig
 from training.conformal import conformal_calibration
 from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
-from training.evaluate_classes import evaluate_classes
-from training.families import ImageFeatures, Images, Sinusoid, Table
+from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
+from training.evaluate_fixed_classes import class_frequencies
+from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.loop import TrainingResult
 from training.prior_check import PriorCheck, check_prior
 
@@ -62,14 +64,20 @@ outside the training range. The validation tasks also chose the step that was ke
 predictions, which the bounds leave out: a choice among the {choices} recorded steps that was made to flatter
 could take up to about {cost:.0%} from the mean coverage. {held_out}
 """
-CLASSIFICATION_METRICS = """Tasks have the given numbers of classes (ways), labelled images of each (shots)
-and up to 15 query images of each. `half_width` is half the width of the accuracy's 95 % interval, `nll` is
-in nats per image, `ece` is the expected calibration error."""
+CLASSIFICATION_METRICS = """Tasks have the given numbers of classes (ways), labelled rows of each (shots)
+and up to 15 query rows of each. `half_width` is half the width of the accuracy's 95 % interval, `nll` is
+in nats per row, `ece` is the expected calibration error."""
+FIXED_CLASS_METRICS = """`nll` is the log loss in nats per row, after so many labelled rows of a task; beside
+it stands that of the classes' frequencies in training (`frequencies_nll`), which know no input and no task.
+`ece` is the expected calibration error of the most probable class. Each figure is a mean within a task first,
+then over tasks."""
+MAX_INPUTS_SHOWN = 20
+"""Inputs that a card of classes names."""
 MAX_CLASSES = 100
 """Classes of a request to a learner that has no limit of its own."""
 
 
-PublishableFamily = Sinusoid | Table | Images | ImageFeatures
+PublishableFamily = Sinusoid | Table | Vectors | Images | ImageFeatures
 """The families that models are published from."""
 
 
@@ -109,6 +117,10 @@ def publish(
         learned |= family.frozen if isinstance(family, ImageFeatures) else {}
         evaluation = evaluate_classes(_unpublished(described, learner, learned), tasks)
         card = _classification_card(described, tasks, evaluation, note)
+    elif isinstance(tasks, Vectors) or (isinstance(tasks, Table) and tasks.labels):
+        described |= _table_of_classes(tasks, learner)
+        evaluation = evaluate_table_of_classes(_unpublished(described, learner, learned), tasks)
+        card = _table_of_classes_card(described, tasks, evaluation, note)
     else:
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
         model = _unpublished(described, learner, learned)
@@ -187,6 +199,56 @@ def _group_lines(conformal: Conformal, outputs: Sequence[str]) -> Iterator[str]:
                 bound = f"{conformal.upper_bound(each, CONFORMAL_LEVEL):.1%}"
             yield f"| {name} | {rows} | {width} | {each.weight:.4g} | {each.max_level:.4f} | {bound} |"
             low = each.width_below or 0.0
+
+
+def _table_of_classes(family: Table | Vectors, learner: Learner[Any]) -> dict[str, Any]:
+    """The fields of the manifest that tell the inputs and the classes of a table."""
+    if isinstance(family, Vectors):
+        classes, target = learner.max_classes or MAX_CLASSES, ClassTarget(name=family.target)
+    else:
+        ordered = family.rows.target == "ordered"
+        classes = len(family.labels)
+        target = ClassTarget(name=family.config.y[0], labels=family.labels, ordered=ordered)
+    return {"kind": "classification", "inputs": family.inputs, "classes": classes, "target": target}
+
+
+def _table_of_classes_card(
+    described: dict[str, Any], family: Table | Vectors, evaluation: Evaluation, note: str
+) -> str:
+    inputs, target = family.inputs, described["target"]
+    names = ", ".join(c.name for c in inputs[:MAX_INPUTS_SHOWN])
+    names += f" and {len(inputs) - MAX_INPUTS_SHOWN} more inputs" if len(inputs) > MAX_INPUTS_SHOWN else ""
+    ranges = "; ".join(f"{c.name} in [{c.lower:.4g}, {c.upper:.4g}]" for c in inputs[:MAX_INPUTS_SHOWN])
+    if isinstance(family, Vectors):
+        trained = int((family.rows.roles == "train").sum())
+        return _card(
+            described,
+            evaluation,
+            description="A few-shot classifier of vectors.",
+            maps=f"{names} → any classes, up to {described['classes']}",
+            reading=CLASSIFICATION_METRICS,
+            limits=_sentences(
+                f"It learned from {trained} classes of {target.name!r}. A row of no class in the support set "
+                "is assigned to one of them, with more uncertainty than a row that belongs to it.",
+                f"Inputs seen in training: {ranges}.",
+                note,
+            ),
+        )
+    frequencies = class_frequencies(family)
+    shares = ", ".join(f"{each!r} {p:.1%}" for each, p in zip(family.labels, frequencies, strict=True))
+    order = ", in this order" if target.ordered else ""
+    return _card(
+        described,
+        evaluation,
+        description="A few-shot classifier whose classes mean the same in every task.",
+        maps=f"{names} → {target.name}, one of {len(family.labels)} classes{order}",
+        reading=FIXED_CLASS_METRICS,
+        limits=_sentences(
+            f"Classes and their shares of the training rows: {shares}.",
+            f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+            note,
+        ),
+    )
 
 
 def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation, note: str) -> str:

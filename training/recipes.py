@@ -17,14 +17,17 @@ from bmaml.learners.maml import MAML
 from bmaml.learners.policy import PolicyBMAML, PolicyEMAML, PolicyMAML
 from bmaml.learners.pooled import Pooled
 from bmaml.learners.surprise import Surprise
-from training.config import FamilyKind, Optimisation
+from training.config import Optimisation, RecipeKind
 
-CLASSIFIERS = (Conjugate.name, BFA.name, BMAML.name, EMAML.name, MAML.name)
+HEADS = (BFA.name, BMAML.name, EMAML.name, MAML.name)
+"""Learners of numbers that classify with a softmax."""
 REGRESSORS = (Collapsed.name, *sorted(set(LEARNERS) - {Collapsed.name, Conjugate.name}))
-LEARNERS_FOR: dict[FamilyKind, tuple[str, ...]] = {
+LEARNERS_FOR: dict[RecipeKind, tuple[str, ...]] = {
     "sinusoid": REGRESSORS,
     "table": REGRESSORS,
-    "images": CLASSIFIERS,
+    "classes": HEADS,
+    "new classes": (Conjugate.name, *HEADS),
+    "images": (Conjugate.name, *HEADS),
     "world": (PolicyBMAML.name, PolicyEMAML.name, PolicyMAML.name),
 }
 """The learners of each kind of family; the first is the default."""
@@ -46,10 +49,12 @@ class Recipe:
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
-def recipe_for(learner: str, family: FamilyKind) -> Recipe:
+def recipe_for(learner: str, family: RecipeKind) -> Recipe:
     """The recipe of a learner, by its name, on a kind of family."""
-    if family == "images":
-        return _for_images(learner)
+    if family in ("images", "new classes"):
+        return _for_new_classes(learner)
+    if family == "classes":
+        return _for_fixed_classes(learner)
     if family == "world":
         return _for_worlds(learner)
     if learner == MAML.name:
@@ -80,8 +85,24 @@ def recipe_for(learner: str, family: FamilyKind) -> Recipe:
     return Recipe((32, 32), "sine", settings, plan)
 
 
-def _for_images(learner: str) -> Recipe:
-    """Linear heads on the features of the embedding, which is a network of its own."""
+def _for_fixed_classes(learner: str) -> Recipe:
+    """A small network with an output for each class."""
+    plan = Optimisation(
+        meta_steps=3000, learning_rate=3e-3, final_rate=0.02, decay="cosine", evaluate_every=200
+    )
+    particles = 1 if learner == MAML.name else 10
+    settings = {
+        "particles": particles,
+        "likelihood": "categorical",
+        "fixed_classes": True,
+        "step_size": 0.01,
+        "learn_step_size": "scalar",
+    }
+    return Recipe((32, 32), "tanh", settings, plan)
+
+
+def _for_new_classes(learner: str) -> Recipe:
+    """Linear heads on features: of an embedding that is trained with them, or of the caller's own."""
     plan = Optimisation(
         meta_steps=10_000,
         meta_batch=1,

@@ -15,7 +15,7 @@ from benchmarks.accuracy.class_shifts import ClassTask
 from benchmarks.accuracy.service_path import ask
 from model_store import Model
 from service.schemas.responses import AdaptPredictResponse, ClassPrediction, ScoredClassPrediction
-from training.evaluate_classes import expected_calibration_error
+from training.calibration_error import expected_calibration_error
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from bmaml.categorical import Categorical
 from bmaml.learners.conjugate_belief import ConjugateBelief
 from bmaml.task import TaskBatch
 from model_store import SHIPPED, Model, Store
+from training.calibration_error import expected_calibration_error
 from training.config import ImagesConfig
-from training.evaluate_classes import expected_calibration_error
 from training.families import Images
 from training.families.class_index import ClassIndex
+from training.families.class_tasks import task_batch, with_uneven_shots
 from training.families.image_features import embed
-from training.families.images import task_batch, with_uneven_shots
 
 WAYS = 5
 SHOTS = (1, 5, 20)

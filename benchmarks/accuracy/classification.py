@@ -37,8 +37,8 @@ from training.config import ImagesConfig, Shots
 from training.evaluate_classes import WAYS_AND_SHOTS, ClassMetrics, class_metrics
 from training.families import ImageFeatures, Images
 from training.families.class_index import ClassIndex
+from training.families.class_tasks import task_batch
 from training.families.image_features import embed
-from training.families.images import task_batch
 from training.loop import meta_step, validation_nll
 from training.recipes import recipe_for
 

@@ -38,6 +38,7 @@ class Bare(Learner[BareParticles]):
     Attributes:
         likelihood: "gaussian" for numbers, "categorical" for classes: a softmax over the outputs whose
             classes the support set names.
+        fixed_classes: classes mean the same in every task: the softmax is over all outputs.
         priors: of γ and λ; their starts are those of every particle.
         evidence_weights: weight particles by (Laplace evidence)^τ instead of equally. τ is learned
             where the meta-objective sees it, and fitted on validation tasks in any case.
@@ -49,6 +50,7 @@ class Bare(Learner[BareParticles]):
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {"log_temperature": CalibratedScalar(-8.0, 1.0)}
 
     likelihood: Likelihood = "gaussian"
+    fixed_classes: bool = False
     priors: Precisions = field(default_factory=Precisions)
     evidence_weights: bool = False
 
@@ -57,6 +59,8 @@ class Bare(Learner[BareParticles]):
         if self.likelihood not in get_args(Likelihood):
             choices = ", ".join(get_args(Likelihood))
             raise InvalidLearner(f"likelihood is one of {choices}; found {self.likelihood!r}")
+        if self.fixed_classes and self.likelihood != "categorical":
+            raise InvalidLearner("numbers have no classes of fixed meaning")
         if self.evidence_weights and self.likelihood == "categorical":
             raise InvalidLearner("evidence weights are Laplace's for numbers; classes have none")
 
@@ -107,7 +111,10 @@ class Bare(Learner[BareParticles]):
         return BareParticles(weights, adapted, self._classes(support))
 
     def _classes(self, support: Examples) -> Tensor | None:
-        return present_classes(support.y, support.mask) if self.likelihood == "categorical" else None
+        if self.likelihood != "categorical":
+            return None
+        present = present_classes(support.y, support.mask)
+        return torch.ones_like(present) if self.fixed_classes else present
 
     def _log_likelihood(self, posterior: BareParticles, examples: Examples) -> PerParticle:
         if posterior.present is not None:
@@ -117,12 +124,14 @@ class Bare(Learner[BareParticles]):
         return densities.log_likelihood(self.network, posterior.particles, examples)
 
     def _likelihood_scores(self, particles: Particles, examples: Examples) -> Particles:
-        likelihood = class_densities if self.likelihood == "categorical" else densities
-        return likelihood.likelihood_scores(self.network, particles, examples)
+        if (present := self._classes(examples)) is not None:
+            return class_densities.likelihood_scores(self.network, particles, examples, present)
+        return densities.likelihood_scores(self.network, particles, examples)
 
     def _joint_scores(self, particles: Particles, examples: Examples) -> Particles:
-        likelihood = class_densities if self.likelihood == "categorical" else densities
-        return likelihood.joint_scores(self.network, particles, examples, self.priors)
+        if (present := self._classes(examples)) is not None:
+            return class_densities.joint_scores(self.network, particles, examples, present, self.priors)
+        return densities.joint_scores(self.network, particles, examples, self.priors)
 
 
 def without_precisions(rates: Tensor, particles: Tensor) -> Tensor:

@@ -183,6 +183,11 @@ class Learner(ABC, Generic[PosteriorT]):
         return None
 
     @property
+    def fixed_classes(self) -> bool:
+        """Whether each class has one meaning in all tasks, and is possible where no support row has it."""
+        return False
+
+    @property
     def has_epistemic(self) -> bool:
         """False where the posterior is a single point, whose epistemic variance is zero."""
         return True

@@ -1,6 +1,7 @@
 """Learners with softmax heads: likelihood, scores, adaptation and meta-gradients for classes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_scores_are_the_gradient_of_the_joint_and_leave_the_noise_alone():
     )
     expected = torch.autograd.grad(joint.sum(), theta)[0]
     found = class_densities.joint_scores(
-        learner.network, learned["initial"].unsqueeze(0), examples, Precisions()
+        learner.network, learned["initial"].unsqueeze(0), examples, present, Precisions()
     )
     torch.testing.assert_close(found[..., :-2], expected[..., :-2])
     torch.testing.assert_close(found[..., -1], expected[..., -1])
@@ -139,3 +140,24 @@ def test_a_network_of_more_outputs_than_classes_uses_the_first():
 def test_heads_that_cannot_be_are_refused(name, settings, found):
     with pytest.raises(InvalidLearner, match=found):
         learner_from(name, {"network": {"inputs": 5, "hidden": [], "outputs": 3}, **settings})
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_fixed_classes_are_possible_without_rows_and_learn_from_those_there_are(kind):
+    learner, learned = head(kind, hidden=())
+    learner = replace(learner, fixed_classes=True)
+    x, y = task((2, 0, 2, 0))
+    nothing = Examples.empty(5, 4, like=x)
+    prior = learner.predict(learner.adapt(learned, nothing), x.unsqueeze(0)).probabilities()
+    logits = learner.network(learned["initial"][:, :-2].unsqueeze(0), x.unsqueeze(0))
+    torch.testing.assert_close(prior, logits.softmax(-1).mean(1))
+    shown = learner.adapt(learned, Examples.padded([(x, y)]))
+    after = learner.predict(shown, x.unsqueeze(0)).probabilities()
+    assert bool((after > 0).all())
+    assert float((after * y).sum()) > float((prior * y).sum())
+    assert learner.fixed_classes
+
+
+def test_numbers_have_no_fixed_classes():
+    with pytest.raises(InvalidLearner, match="numbers have no classes"):
+        learner_from("bfa", {"network": {"inputs": 5, "hidden": [], "outputs": 3}, "fixed_classes": True})

@@ -269,7 +269,7 @@ def test_tasks_that_are_drawn_several_times_stay_one_unit_each(tmp_path):
     file = tmp_path / "table.csv"
     lines = [f"{task},{x},{task % 3 + x + draw.normal()}" for task in range(30) for x in range(12)]
     file.write_text("\n".join(["t,x,y", *lines]))
-    config = TableConfig(str(file), "t", (("x", "none"),), ("y",), shots=Shots(2, 6))
+    config = TableConfig(str(file), (("x", "none"),), ("y",), "t", shots=Shots(2, 6))
     family = Table(config, 0)
     part = conformal_calibration(of_table(tmp_path, family), family)
     (group,) = part.outputs[0]
@@ -286,7 +286,7 @@ def test_tasks_that_the_split_keeps_together_are_one_unit(tmp_path):
     rows = [(f"t{task}", f"g{task // 10}", x) for task in range(600) for x in range(6)]
     lines = [f"{task},{group},{x},{offsets[int(group[1:])] + x / 9}" for task, group, x in rows]
     file.write_text("\n".join(["t,g,x,y", *lines]))
-    config = TableConfig(str(file), "t", (("x", "none"),), ("y",), group="g", shots=Shots(2, 4))
+    config = TableConfig(str(file), (("x", "none"),), ("y",), "t", group="g", shots=Shots(2, 4))
     family = Table(config, 0)
     assert (family.validation_tasks, len(set(family.validation_groups.tolist()))) == (60, 6)
     part = conformal_calibration(of_table(tmp_path, family), family)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.evaluate_classes import expected_calibration_error
+from training.calibration_error import expected_calibration_error
 
 
 def test_calibration_error_by_hand():

@@ -70,12 +70,12 @@ def test_integers_beyond_double_precision_are_names_and_no_numbers(tmp_path):
     path = tmp_path / "t.parquet"
     pyarrow.parquet.write_table(pa.table(data), path)
     expected(table(path))
-    named = TableConfig(str(path), "reading", (("unit", "none"),), ("hours",))
+    named = TableConfig(str(path), (("unit", "none"),), ("hours",), "reading")
     with pytest.raises(UnusableTable, match=rf"'unit' has {2**60} in row 1.*beyond 2\^53.*--categorical"):
         Table(named, seed=0)
     csv = written(tmp_path, lines(data, zip(*data.values(), strict=True)))
     with pytest.raises(UnusableTable, match=rf"'unit' has {2**60} in line 2.*beyond 2\^53"):
-        Table(TableConfig(str(csv), "reading", (("unit", "none"),), ("hours",)), seed=0)
+        Table(TableConfig(str(csv), (("unit", "none"),), ("hours",), "reading"), seed=0)
     expected(table(path, order="unit"))
     data["unit"] = [float(each) for each in unit]
     pyarrow.parquet.write_table(pa.table(data), path)

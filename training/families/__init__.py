@@ -6,6 +6,7 @@ from training.families.image_features import ImageFeatures
 from training.families.images import Images
 from training.families.sinusoid import Sinusoid
 from training.families.table import Table
+from training.families.vectors import Vectors
 
 __all__ = [
     "Family",
@@ -16,4 +17,5 @@ __all__ = [
     "Table",
     "UnusableData",
     "UnusableTable",
+    "Vectors",
 ]

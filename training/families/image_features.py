@@ -9,7 +9,8 @@ from bmaml.blocks import blocks
 from bmaml.embedding import PREFIX, ConvNet
 from bmaml.task import TaskBatch
 from training.families.augmentation import rotated
-from training.families.images import QUARTER_TURNS, Images, training_draw, training_tasks
+from training.families.class_tasks import training_draw, training_tasks
+from training.families.images import QUARTER_TURNS, Images
 
 IMAGES_PER_BLOCK = 500
 """Images embedded at once: a bound on the memory of the feature maps."""
@@ -38,7 +39,7 @@ class ImageFeatures:
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
         """Training tasks of `ways` classes (`training_tasks`)."""
-        draw = training_draw(self.images.config, self._index, tasks, generator)
+        draw = training_draw(self.images.size, self._index, tasks, generator)
         turn = torch.randint(len(self._features), draw.classes.shape, generator=generator)
         return training_tasks(draw, self._features[turn.unsqueeze(-1), draw.images], generator)
 

@@ -1,15 +1,17 @@
 """The usable rows of a table, task by task, in the caller's units."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.class_target import Label
 from model_store.columns import Array, Column, Transform
 from training.config import ELAPSED, TRANSFORMS, InvalidConfig, TableConfig, UpTo, origin_of
 from training.errors import UnusableTable
+from training.families.class_labels import TargetKind, class_column, class_notes, fixed_labels, target_kind
 from training.families.splits import (
     ROLES,
     Indices,
@@ -35,8 +37,11 @@ class Rows:
         inputs: the names of the columns of x.
         transforms: the transform of each.
         categories: the inputs that stand for one column of names, for each such column.
-        x, y: `[row, column]` in the caller's units.
-        starts, counts: the first row and the number of rows of each task.
+        x, y: `[row, column]` in the caller's units; y is one-hot where the target has fixed classes, and has
+            no column where classes are new.
+        target: what the target is.
+        labels: the classes of fixed meaning, in the order of the columns of y.
+        starts, counts: the first row and the number of rows of each task; of each class where these are new.
         roles: "train", "validation" or "test" of each task.
         groups: the group of each task that the roles keep together; its own where nothing groups them.
         early: the rows up to `support_until`, `[row]`; None without it.
@@ -48,6 +53,8 @@ class Rows:
     categories: tuple[slice, ...]
     x: Array
     y: Array
+    target: TargetKind
+    labels: tuple[Label, ...]
     starts: Indices
     counts: Indices
     roles: NDArray[np.str_]
@@ -93,13 +100,18 @@ def resolved(config: TableConfig) -> TableConfig:
 
 
 def read_rows(
-    config: TableConfig, seed: int, model_inputs: Sequence[Column] | None, all_held_out: bool = False
+    config: TableConfig,
+    seed: int,
+    model_inputs: Sequence[Column] | None,
+    all_held_out: bool = False,
+    model_labels: tuple[Label, ...] | None = None,
 ) -> Rows:
     """The clean rows of the table that `config` describes.
 
     Args:
         model_inputs: the input columns of a published model, whose categories are used; None finds them.
         all_held_out: give every task the role "test", whatever the split.
+        model_labels: the classes of a published model; None finds them.
 
     Raises:
         UnusableTable: the file cannot be read, a column holds something else than it is used for, or nothing
@@ -107,17 +119,30 @@ def read_rows(
     """
     until = config.support_until
     split = None if all_held_out else config.split
-    wanted = [config.task, *(name for name, _ in config.x), *config.y]
+    task_column = config.y[0] if config.new_classes or config.task is None else config.task
+    wanted = [task_column, *(name for name, _ in config.x), *config.y]
     wanted += [name for name in (split, config.order, config.group) if name is not None]
     wanted += [until.source[0]] if until else []
-    as_names = frozenset(filter(None, (config.task, split, config.group, *config.categorical)))
+    as_names = frozenset(filter(None, (task_column, split, config.group, *config.categorical)))
     columns, read_notes = read(Path(config.path), wanted, config.missing, as_names)
     notes = list(read_notes)
     gone: dict[str, Mask] = {}
 
-    task = _names(columns, config.task, gone)
-    inputs = [_input(columns, name, word, config, model_inputs, task, gone) for name, word in config.x]
-    targets = [_numbers(columns, name, "a target", gone) for name in config.y]
+    target = target_kind(config, columns)
+    config = replace(config, target=target)
+    task = _names(columns, task_column, gone)
+    inputs = [
+        each
+        for name, word in config.x
+        for each in _inputs(columns, name, word, config, model_inputs, task, gone)
+    ]
+    targets: list[Array] = []
+    classes = None
+    if target == "numbers":
+        targets = [_numbers(columns, name, "a target", gone) for name in config.y]
+    elif not config.new_classes:
+        classes = class_column(columns, config.y[0], target == "ordered")
+        gone[config.y[0]] = gone.get(config.y[0], np.zeros(len(columns), dtype=bool)) | classes.missing
     roles_named = None if split is None else _names(columns, split, gone)
     rank = np.zeros(len(columns), dtype=np.int64)
     if config.order is not None:
@@ -158,12 +183,12 @@ def read_rows(
     if all_held_out:
         roles = np.full(len(starts), "test", dtype="<U10")
     elif roles_named is None:
-        roles = seeded_roles(groups, seed)
+        roles = seeded_roles(groups, seed, least=2 if config.new_classes else 1)
     else:
-        labels = roles_named.taken(rows)
-        _check_constant(columns, task, labels, rows, starts, "splits")
-        _check_roles(columns, split or "", labels, rows)
-        roles = roles_from_column([labels.at(row) for row in range(len(rows))], starts, counts, groups, seed)
+        words = roles_named.taken(rows)
+        _check_constant(columns, task, words, rows, starts, "splits")
+        _check_roles(columns, split or "", words, rows)
+        roles = roles_from_column([words.at(row) for row in range(len(rows))], starts, counts, groups, seed)
 
     owner = np.repeat(np.arange(len(starts)), counts)
     early = None
@@ -184,6 +209,13 @@ def read_rows(
                 f"{use} {int(new.sum())} of {len(rows)} rows: {each.name!r} of no training task, {shown}"
             )
             unknown |= new & (not config.hide)
+    labels: tuple[Label, ...] = ()
+    places = np.zeros(len(columns), dtype=np.int64)
+    if classes is not None:
+        labels = model_labels or fixed_labels(columns, classes, config, target == "ordered", rows[trained])
+        places = classes.places(labels)
+        notes += class_notes(classes, labels, places, rows, trained)
+        unknown |= places[rows] < 0
     tasks_before = len(starts)
     if unknown.any():
         left = np.bincount(owner[~unknown], minlength=len(starts))
@@ -195,20 +227,27 @@ def read_rows(
             raise UnusableTable(f"{config.path}: no row is left; " + "; ".join(notes))
         enough = _enough(config, early, starts, counts)
     if lost := tasks_before - int(enough.sum()):
-        notes.append(f"left out {lost} of {tasks_before} tasks {_too_few(config)}")
+        what = "classes" if config.new_classes else "tasks"
+        notes.append(f"left out {lost} of {tasks_before} {what} {_too_few(config)}")
     if not enough.any():
         raise UnusableTable(f"{config.path}: no task has enough rows; " + "; ".join(notes))
     roles = roles[enough]
     if model_inputs is None:
         roles = with_validation(roles, groups[enough], seed)
     names, transforms, categories, x = _encoded(inputs, rows, model_inputs)
-    y = np.column_stack([each[rows] for each in targets])
+    y = np.zeros((len(rows), len(labels)))
+    if targets:
+        y = np.column_stack([each[rows] for each in targets])
+    elif labels:
+        y[np.arange(len(rows)), places[rows]] = 1
     return Rows(
         names,
         transforms,
         categories,
         x,
         y,
+        target,
+        labels,
         starts[enough],
         counts[enough],
         roles,
@@ -228,6 +267,25 @@ def _numbers(columns: Columns, name: str, use: str, gone: dict[str, Mask]) -> Ar
     numbers = columns.numbers(name, use)
     gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | ~np.isfinite(numbers)
     return numbers
+
+
+def _inputs(
+    columns: Columns,
+    name: str,
+    word: str,
+    config: TableConfig,
+    model_inputs: Sequence[Column] | None,
+    task: Names,
+    gone: dict[str, Mask],
+) -> list[_Input]:
+    """The columns of one name in `--x`: one, or one for each dimension of a column of lists."""
+    if columns.is_of_vectors(name) and name not in config.categorical:
+        if word != "none":
+            columns.refuse(name, f"holds lists, which are standardised; {word} has no place there")
+        vectors = columns.vectors(name)
+        gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | ~np.isfinite(vectors).all(1)
+        return [_Input(f"{name}[{place}]", "none", vectors[:, place]) for place in range(vectors.shape[1])]
+    return [_input(columns, name, word, config, model_inputs, task, gone)]
 
 
 def _input(
@@ -336,7 +394,7 @@ def _days_since_first(microseconds: Array, task: Names, missing: Mask) -> Array:
 
 def _enough(config: TableConfig, early: Mask | None, starts: Indices, counts: Indices) -> Mask:
     if early is None:
-        return np.asarray(counts > max(config.shots.lowest, 1), dtype=bool)
+        return np.asarray(counts > max(config.support_rows.lowest, 1), dtype=bool)
     before = np.add.reduceat(early.astype(np.int64), starts)
     return np.asarray((before > 0) & (before < counts), dtype=bool)
 
@@ -344,7 +402,7 @@ def _enough(config: TableConfig, early: Mask | None, starts: Indices, counts: In
 def _too_few(config: TableConfig) -> str:
     if config.support_until is not None:
         return f"without rows on both sides of {config.support_until}"
-    return f"with fewer than {max(config.shots.lowest, 1) + 1} rows"
+    return f"with fewer than {max(config.support_rows.lowest, 1) + 1} rows"
 
 
 def _find_values(

@@ -31,8 +31,8 @@ def group_of_tasks(codes: Indices, starts: Indices, counts: Indices, name: str |
     return codes[starts]
 
 
-def _random_groups(groups: Indices, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A mask of the tasks in a random fraction of the groups: at least one group, never all.
+def _random_groups(groups: Indices, fraction: float, seed: int, least: int = 1) -> NDArray[np.bool_]:
+    """A mask of the tasks in a random fraction of the groups: at least `least`, never all.
 
     Raises:
         UnusableTable: all tasks lie in one group.
@@ -40,18 +40,22 @@ def _random_groups(groups: Indices, fraction: float, seed: int) -> NDArray[np.bo
     names = np.unique(groups)
     if len(names) < 2:
         raise UnusableTable("all tasks lie in one group; there is nothing to keep apart")
-    chosen = np.random.default_rng(seed).permutation(names)[: max(1, round(fraction * len(names)))]
+    wanted = min(max(least, round(fraction * len(names))), len(names) - 1)
+    chosen = np.random.default_rng(seed).permutation(names)[:wanted]
     return np.asarray(np.isin(groups, chosen), dtype=bool)
 
 
-def seeded_roles(groups: Indices, seed: int) -> NDArray[np.str_]:
-    """Random roles: one fifth of the groups for the test, one tenth for validation."""
+def seeded_roles(groups: Indices, seed: int, least: int = 1) -> NDArray[np.str_]:
+    """Random roles: one fifth of the groups for the test, one tenth for validation.
+
+    Args:
+        least: groups of either, at least, where there are enough.
+    """
     roles = np.full(len(groups), "train", dtype="<U10")
-    roles[_random_groups(groups, TEST_FRACTION, seed)] = "test"
+    roles[_random_groups(groups, TEST_FRACTION, seed, least)] = "test"
     rest = roles == "train"
-    roles[
-        np.flatnonzero(rest)[_random_groups(groups[rest], VALIDATION_FRACTION / (1 - TEST_FRACTION), seed)]
-    ] = "validation"
+    fraction = VALIDATION_FRACTION / (1 - TEST_FRACTION)
+    roles[np.flatnonzero(rest)[_random_groups(groups[rest], fraction, seed, least)]] = "validation"
     return roles
 
 

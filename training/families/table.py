@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bmaml.task import Examples, TaskBatch
+from model_store.class_target import Label
 from model_store.columns import Array, Column, OutsideDomain, Transform, standardised
 from training.config import Shots, TableConfig
 from training.errors import UnusableTable
@@ -34,6 +35,7 @@ class Table:
 
     Args:
         columns: input and output columns of a published model; None fits them to the training tasks.
+        labels: classes of fixed meaning of a published model; None finds them.
         fixed_shots: support rows of each task; None takes the configuration's.
         all_held_out: take every task for a test, whatever the split.
 
@@ -48,13 +50,14 @@ class Table:
         columns: tuple[tuple[Column, ...], tuple[Column, ...]] | None = None,
         fixed_shots: int | None = None,
         all_held_out: bool = False,
+        labels: tuple[Label, ...] | None = None,
     ) -> None:
         if fixed_shots is not None:
             config = replace(config, shots=Shots(fixed_shots, fixed_shots), support_until=None)
-        self.config = config
         self._seed = seed
-        self.rows = read_rows(config, seed, columns[0] if columns else None, all_held_out)
-        self.shots = config.shots
+        self.rows = read_rows(config, seed, columns[0] if columns else None, all_held_out, labels)
+        self.config = config = replace(config, target=self.rows.target)
+        self.shots = config.support_rows
         """The smallest and the largest number of support rows."""
         self._early = None if self.rows.early is None else torch.from_numpy(self.rows.early)
         if self.rows.early is not None:
@@ -68,15 +71,22 @@ class Table:
             trained = np.flatnonzero(self.rows.roles == "train")
             if len(trained) < 2:
                 raise UnusableTable(f"{len(trained)} training tasks are left; at least 2 are needed")
-            taken = np.isin(_task_of_rows(self.rows), trained)
-            self.inputs, self.outputs = _fitted_columns(config, self.rows, taken)
+            taken = np.isin(task_of_rows(self.rows), trained)
+            self.inputs = fitted_inputs(self.rows, taken)
+            self.outputs = () if self.labels else _fitted_outputs(config, self.rows, taken)
         else:
             self.inputs, self.outputs = columns
         try:
             self._x = torch.from_numpy(standardised(self.inputs, self.rows.x)).float()
         except OutsideDomain as error:
             raise UnusableTable(str(error)) from None
-        self._y = torch.from_numpy(standardised(self.outputs, self.rows.y)).float()
+        y = self.rows.y if self.labels else standardised(self.outputs, self.rows.y)
+        self._y = torch.from_numpy(y).float()
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes of fixed meaning, in the order of the columns of y; none where y is numbers."""
+        return self.rows.labels
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,7 +107,7 @@ class Table:
         """Training tasks; shots are drawn for each, and at most `queries` of its other rows."""
         trained = torch.from_numpy(np.flatnonzero(self.rows.roles == "train"))
         chosen = trained[torch.randint(len(trained), (tasks,), generator=generator)]
-        batch = self._draw(chosen, self.config.queries, generator, self.config.drop)
+        batch = self._draw(chosen, self.config.queries, generator, self.shots, self._early, self.config.drop)
         return self._hide_texts(batch, generator) if self.config.hide else batch
 
     def _hide_texts(self, batch: TaskBatch, generator: torch.Generator) -> TaskBatch:
@@ -140,19 +150,39 @@ class Table:
         """The test tasks, each with up to 1,000 query rows."""
         return self._seeded("test", MAX_HELD_OUT_QUERIES)
 
+    def held_out_at(self, shots: int, draws: int = 1) -> Iterator[TaskBatch]:
+        """The test tasks of more than `shots` rows with so many support rows each, several times over."""
+        chosen = (self.rows.roles == "test") & (self.rows.counts > shots)
+        return self._drawn(chosen, MAX_HELD_OUT_QUERIES, draws, Shots(shots, shots))
+
     def _seeded(self, role: str, queries: int, draws: int = 1) -> Iterator[TaskBatch]:
+        return self._drawn(self.rows.roles == role, queries, draws, self.shots)
+
+    def _drawn(self, tasks: NDArray[np.bool_], queries: int, draws: int, shots: Shots) -> Iterator[TaskBatch]:
         generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
-        chosen = torch.from_numpy(np.flatnonzero(self.rows.roles == role)).repeat(draws)
-        for part in chosen.split(TASKS_PER_BATCH):
-            yield self._draw(part, queries, generator)
+        chosen = torch.from_numpy(np.flatnonzero(tasks)).repeat(draws)
+        early = self._early if shots == self.shots else None
+        for part in chosen.split(TASKS_PER_BATCH) if len(chosen) else ():
+            yield self._draw(part, queries, generator, shots, early)
 
     def _draw(
-        self, tasks: torch.Tensor, queries: int, generator: torch.Generator, drop: float = 0.0
+        self,
+        tasks: torch.Tensor,
+        queries: int,
+        generator: torch.Generator,
+        wanted: Shots,
+        early_rows: torch.Tensor | None,
+        drop: float = 0.0,
     ) -> TaskBatch:
-        """Random rows of each task, sorted by a key: support first, then queries, then rows left out."""
+        """Random rows of each task, sorted by a key: support first, then queries, then rows left out.
+
+        Args:
+            wanted: support rows of a task.
+            early_rows: the rows of support sets that end at a value, `[row]`; None takes `wanted`.
+        """
         counts = torch.from_numpy(self.rows.counts)[tasks]
         starts = torch.from_numpy(self.rows.starts)[tasks]
-        low, high = self.shots.lowest, self.shots.highest
+        low, high = wanted.lowest, wanted.highest
         real = torch.arange(int(counts.max())) < counts.unsqueeze(1)
         kept = real & (torch.rand(real.shape, generator=generator) >= drop)
         kept = torch.where(kept.sum(1, keepdim=True) > max(low, 1), kept, real)
@@ -164,9 +194,9 @@ class Table:
         if self.config.order is not None:
             rank = kept.cumsum(1) - 1
             key = torch.where(rank < shots, rank - real.shape[1], key)
-        if self._early is not None:
-            places = (starts.unsqueeze(1) + torch.arange(real.shape[1])).clamp_max(len(self._early) - 1)
-            early = self._early[places]
+        if early_rows is not None:
+            places = (starts.unsqueeze(1) + torch.arange(real.shape[1])).clamp_max(len(early_rows) - 1)
+            early = early_rows[places]
             both = (kept & early).any(1) & (kept & ~early).any(1)
             kept = torch.where(both.unsqueeze(1), kept, real)
             left, shots = kept.sum(1), (kept & early).sum(1, keepdim=True)
@@ -182,33 +212,40 @@ class Table:
         return TaskBatch(support, Examples(x[:, low:], y[:, low:], (present & ~shown)[:, low:]))
 
 
-def _fitted_columns(
-    config: TableConfig, rows: Rows, taken: NDArray[np.bool_]
-) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
-    def fit(name: str, transform: Transform, values: Array) -> Column:
-        try:
-            return Column.fitted(name, transform, values[taken])
-        except ValueError as error:
-            raise UnusableTable(f"{error} over the training tasks: leave it out") from None
+def fitted_inputs(rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
+    """The input columns, standardised over the taken rows; columns of zeros and ones stay as they are.
 
+    Raises:
+        UnusableTable: a column is constant.
+    """
     one_hot = {place for each in rows.categories for place in range(each.start, each.stop)}
-    inputs = tuple(
+    return tuple(
         Column(name=name, lower=0.0, upper=1.0)
         if place in one_hot
-        else fit(name, rows.transforms[place], rows.x[:, place])
+        else _fitted(name, rows.transforms[place], rows.x[taken, place])
         for place, name in enumerate(rows.inputs)
     )
-    outputs = tuple(fit(name, "none", rows.y[:, place]) for place, name in enumerate(config.y))
+
+
+def _fitted(name: str, transform: Transform, values: Array) -> Column:
+    try:
+        return Column.fitted(name, transform, values)
+    except ValueError as error:
+        raise UnusableTable(f"{error} over the training tasks: leave it out") from None
+
+
+def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
+    outputs = tuple(_fitted(name, "none", rows.y[taken, place]) for place, name in enumerate(config.y))
     for column in outputs:
         if not 1 / MAX_STD < column.std < MAX_STD:
             raise UnusableTable(
                 f"column {column.name!r} varies by {column.std:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
             )
-    return inputs, outputs
+    return outputs
 
 
-def _task_of_rows(rows: Rows) -> Indices:
+def task_of_rows(rows: Rows) -> Indices:
     """The task of every row of x; −1 in tasks that were left out."""
     owner = np.full(len(rows.x), -1, dtype=np.int64)
     for task, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):

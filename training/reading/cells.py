@@ -57,13 +57,20 @@ class Instants:
 
 
 @dataclass(frozen=True)
+class VectorCells:
+    """Lists of as many numbers each, `[row, dimension]`; NaN where missing."""
+
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class OtherCells:
-    """Cells of a type that is nothing of the above, such as lists."""
+    """Cells of a type that is nothing of the above, such as structures."""
 
     type: str
 
 
-Cells = TextCells | TruthCells | NumberCells | Instants | OtherCells
+Cells = TextCells | TruthCells | NumberCells | Instants | VectorCells | OtherCells
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import UnusableTable
-from training.reading.cells import CellsOfFile, Instants, Mask, NumberCells, OtherCells, TextCells, TruthCells
+from training.reading.cells import (
+    CellsOfFile,
+    Instants,
+    Mask,
+    NumberCells,
+    OtherCells,
+    TextCells,
+    TruthCells,
+    VectorCells,
+)
 from training.reading.dates import EPOCH, parsed_dates
 from training.reading.files import SEPARATORS, read_cells
 from training.reading.names import Names
@@ -18,7 +27,7 @@ from training.reading.numbers import MAX_EXACT, decimal_mark, is_inexact, parsed
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "None")
 """The texts that stand for a missing value in every column, apart from spaces around them."""
 MAX_CELLS_SHOWN = 3
-Kind = Literal["names", "truth values", "numbers", "dates", "times of day"]
+Kind = Literal["names", "truth values", "numbers", "dates", "times of day", "lists"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Columns:
         cells = self.file.cells[name]
         if isinstance(cells, OtherCells):
             self.refuse(name, f"holds {cells.type}, which is nothing to learn from: leave it out")
+        if isinstance(cells, VectorCells):
+            return "lists"
         if isinstance(cells, NumberCells):
             return "numbers"
         if isinstance(cells, Instants):
@@ -93,8 +104,9 @@ class Columns:
             UnusableTable: the type has no text, or texts differ only in the spaces around them.
         """
         cells = self.file.cells[name]
-        if isinstance(cells, OtherCells):
-            self.refuse(name, f"holds {cells.type}, not names")
+        if isinstance(cells, OtherCells | VectorCells):
+            held = cells.type if isinstance(cells, OtherCells) else "lists"
+            self.refuse(name, f"holds {held}, not names")
         if isinstance(cells, TextCells | TruthCells):
             found = self._texts(cells)
             if self._are_truth_values(found):
@@ -151,6 +163,21 @@ class Columns:
         values = np.array([self._number(value) for value in names.values] + [np.nan], dtype=np.float64)
         found = values[names.codes]
         return np.where(self._is_sentinel(found), np.nan, found)
+
+    def is_of_vectors(self, name: str) -> bool:
+        """Whether a column holds lists of as many numbers each."""
+        return isinstance(self.file.cells[name], VectorCells)
+
+    def vectors(self, name: str) -> NDArray[np.float64]:
+        """A column of lists, `[row, dimension]`; NaN where missing.
+
+        Raises:
+            UnusableTable: it holds no lists.
+        """
+        cells = self.file.cells[name]
+        if not isinstance(cells, VectorCells):
+            self.refuse(name, f"holds {self.kind(name)}, not lists of numbers")
+        return cells.values
 
     def instants(self, name: str, use: str = "") -> Instants:
         """A column as dates or times of day.

@@ -18,10 +18,12 @@ from training.reading.cells import (
     OtherCells,
     TextCells,
     TruthCells,
+    VectorCells,
 )
 from training.reading.header import places_of
 from training.reading.names import Names
 
+MAX_LENGTHS_SHOWN = 3
 TRUTH = ("False", "True")
 """The names of truth values, as Python and pandas write them."""
 
@@ -74,7 +76,25 @@ def _cells(column: pa.ChunkedArray) -> Cells:
     if pa.types.is_time(kind):
         of_day = column.cast(pa.time64("us"), safe=False).cast(pa.int64()).fill_null(0)
         return Instants(np.asarray(of_day, dtype=np.int64), missing, of_day=True)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _lists(column)
     return OtherCells(str(kind))
+
+
+def _lists(column: pa.ChunkedArray) -> VectorCells | OtherCells:
+    """Lists of as many numbers each; other lists are no vectors."""
+    inner = column.type.value_type
+    if not (pa.types.is_integer(inner) or pa.types.is_floating(inner)):
+        return OtherCells(str(column.type))
+    present = column.drop_null()
+    lengths = np.unique(np.asarray(pc.list_value_length(present)))
+    if len(lengths) != 1 or lengths[0] < 1:
+        found = ", ".join(map(str, lengths[:MAX_LENGTHS_SHOWN].tolist())) or "none"
+        return OtherCells(f"{column.type} of several lengths ({found})")
+    flat = pc.list_flatten(present).cast(pa.float64()).fill_null(np.nan)
+    values = np.full((len(column), int(lengths[0])), np.nan)
+    values[~np.asarray(column.is_null())] = np.asarray(flat).reshape(len(present), -1)
+    return VectorCells(values)
 
 
 def _is_text(kind: Any) -> bool:

@@ -184,7 +184,7 @@ def test_groups_are_never_split(tmp_path, split):
     ("change", "message"),
     [
         ({"y": ("nothing",)}, "no column nothing; there are task"),
-        ({"y": ("kind",)}, "'kind' holds string, not numbers"),
+        ({"y": ("kind",), "target": "numbers"}, "'kind' holds string, not numbers"),
         ({"x": (("kind", "log"),)}, "log needs numbers"),
         ({"x": (("constant", "none"),)}, "'constant' is constant"),
         ({"x": (("signed", "log"),)}, "not positive"),
