@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bmaml import entropy, quantiles, tails
@@ -127,6 +127,15 @@ class Predictive:
         ends = self.means.new_tensor([[0.5 - level / 2, 0.5 + level / 2]], dtype=torch.float64)
         lower, upper = self.quantiles(ends).unbind(1)
         return lower, upper
+
+    def holds(self, y: Targets, level: float) -> Bool[Tensor, "task row output"]:
+        """Whether the central interval of a level holds y."""
+        return (self.cdf(y) - 0.5).abs() <= level / 2
+
+    @property
+    def stds(self) -> Outputs:
+        """The standard deviation of each component."""
+        return self._scale()
 
     def covariance_root(self) -> Float[Tensor, "task row output dimension"]:
         """Rows whose inner products are the mixture's epistemic covariances, output by output.

@@ -2,26 +2,97 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from bmaml.errors import BmamlError
+from bmaml.links import Link
 
 Array = NDArray[np.float64]
 Transform = Literal["none", "log", "log2"]
+"""The scales of inputs."""
+OutputTransform = Literal["none", "log", "log2", "logit", "log1p"]
+TargetKind = Literal["real", "positive", "bounded", "integer"]
+WHOLE_TOLERANCE = 1e-9
+"""Relative distance from a whole number that is rounding."""
+MAX_LOG_VARIANCES = 4.0
+"""Variances of training labels on a log scale that a component's moments count, at most: `Link`."""
 
 
 class OutsideDomain(BmamlError, ValueError):
-    """A value outside the domain of its column's transform."""
+    """A value outside the domain of its column."""
 
-    def __init__(self, column: str, transform: str, row: int) -> None:
-        super().__init__(
-            f"column {column!r} is read on a {transform} scale and row {row} is not positive there"
-        )
-        self.row = row
+    def __init__(self, column: str, values: str, row: int) -> None:
+        super().__init__(f"column {column!r} takes {values}; row {row} has another value")
+        self.row, self.values = row, values
+
+
+class Target(BaseModel):
+    """What the values of an output may be.
+
+    Attributes:
+        kind: real numbers, positive numbers, numbers between two bounds, or whole numbers.
+        low, high: 0 for positive numbers, which exclude it; the bounds of bounded numbers, which include
+            them; the lowest whole number. None where there is no bound.
+        margin: distance from a bound at which bounded numbers nearer to it are taken: a logit is infinite
+            at the bound itself.
+        step: distance of neighbouring labels, where they have one; the density of a label is then that of
+            its cell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: TargetKind
+    low: float | None = None
+    high: float | None = None
+    margin: float = Field(default=0.0, ge=0)
+    step: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        bounded = self.low is not None and self.high is not None
+        right = {
+            "real": self.low is None and self.high is None and self.step is not None,
+            "positive": self.low == 0 and self.high is None,
+            "bounded": bounded and 0 < self.margin < 0.5 * ((self.high or 0) - (self.low or 0)),
+            "integer": self.high is None and self.step == 1,
+        }
+        if not right[self.kind]:
+            raise ValueError(f"bounds, margin or step are not those of a target of {self.kind} numbers")
+        return self
+
+    @property
+    def values(self) -> str:
+        """The values in words."""
+        if self.kind == "positive":
+            return "positive numbers"
+        if self.kind == "bounded":
+            return f"numbers from {self.low:g} to {self.high:g}"
+        if self.kind == "integer":
+            return "whole numbers" if self.low is None else f"whole numbers from {self.low:g} up"
+        return "numbers"
+
+    def outside(self, values: Array) -> NDArray[np.bool_]:
+        """True for values that the target cannot have."""
+        outside = np.zeros(values.shape, dtype=bool)
+        if self.low is not None:
+            outside |= values <= self.low if self.kind == "positive" else values < self.low
+        if self.high is not None:
+            outside |= values > self.high
+        if self.kind == "integer":
+            outside |= np.abs(values - np.round(values)) > WHOLE_TOLERANCE * np.abs(values).clip(min=1)
+        return outside
 
 
 class Column(BaseModel):
@@ -29,61 +100,107 @@ class Column(BaseModel):
 
     Attributes:
         lower, upper: the training range, in the caller's units.
+        target: what an output may be; None for inputs, and for outputs that are real numbers without a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1)
-    transform: Transform = "none"
+    transform: OutputTransform = "none"
     mean: float = 0.0
     std: float = Field(default=1.0, gt=0)
     lower: float
     upper: float
+    target: Target | None = None
+
+    @model_validator(mode="after")
+    def _scale_of_target(self) -> Self:
+        if self.target is None:
+            right = self.transform in ("none", "log", "log2")
+        else:
+            scales = {"real": "none", "positive": "log", "bounded": "logit"}
+            wanted = scales.get(self.target.kind, "none" if self.target.low is None else "log1p")
+            right = self.transform in (wanted, "none")
+        if not right:
+            raise ValueError(
+                f"column {self.name!r} has a {self.transform} scale, which its values do not fit"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_target(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; a column without a target is written as in earlier revisions, with the same digest."""
+        fields: dict[str, Any] = serialise(self)
+        if self.target is None:
+            del fields["target"]
+        return fields
 
     @classmethod
-    def fitted(cls, name: str, transform: Transform, values: Array) -> "Column":
+    def fitted(
+        cls, name: str, transform: OutputTransform, values: Array, target: Target | None = None
+    ) -> "Column":
         """The column that gives `values` mean zero and unit variance.
 
         Raises:
-            OutsideDomain: the logarithm of a value that is not positive.
+            OutsideDomain: a value outside the domain.
             ValueError: the values do not vary.
         """
-        scaled = transformed(name, transform, values)
+        unscaled = cls(
+            name=name,
+            transform=transform,
+            lower=float(values.min()),
+            upper=float(values.max()),
+            target=target,
+        )
+        scaled = transformed(unscaled, values)
         std = float(scaled.std())
         if not std > 1e-12 * float(np.abs(scaled).max()):
             raise ValueError(f"column {name!r} is constant")
-        return cls(
-            name=name,
-            transform=transform,
-            mean=float(scaled.mean()),
-            std=std,
-            lower=float(values.min()),
-            upper=float(values.max()),
+        return unscaled.model_copy(update={"mean": float(scaled.mean()), "std": std})
+
+    @property
+    def link(self) -> Link:
+        """The map from an output's own scale, before it is standardised, to its values."""
+        target = self.target
+        if target is None:
+            return Link()
+        return Link(
+            scale="log" if self.transform == "log2" else self.transform,
+            low=-math.inf if target.low is None else target.low,
+            high=math.inf if target.high is None else target.high,
+            margin=target.margin,
+            step=target.step,
+            whole=target.kind == "integer",
+            max_variance=MAX_LOG_VARIANCES * self.std**2 if self.transform in ("log", "log1p") else math.inf,
         )
 
 
-def transformed(name: str, transform: Transform, values: Array) -> Array:
+def transformed(column: Column, values: Array) -> Array:
     """Values on the column's own scale, before they are standardised.
 
     Raises:
-        OutsideDomain: the logarithm of a value that is not positive.
+        OutsideDomain: a value outside the domain.
     """
-    if transform == "none":
+    if column.target is not None:
+        if (bad := np.flatnonzero(column.target.outside(values))).size:
+            raise OutsideDomain(column.name, column.target.values, int(bad[0]))
+        return np.asarray(column.link.to_scale(torch.from_numpy(np.ascontiguousarray(values))).numpy())
+    if column.transform == "none":
         return values
     if (bad := np.flatnonzero(values <= 0)).size:
-        raise OutsideDomain(name, transform, int(bad[0]))
-    return np.log(values) / (math.log(2) if transform == "log2" else 1.0)
+        raise OutsideDomain(column.name, "positive numbers", int(bad[0]))
+    return np.log(values) / (math.log(2) if column.transform == "log2" else 1.0)
 
 
 def standardised(columns: Sequence[Column], values: Array) -> Array:
     """Values `[row, column]` in standardised units, from the caller's; infinite where they overflow.
 
     Raises:
-        OutsideDomain: the logarithm of a value that is not positive.
+        OutsideDomain: a value outside its column's domain.
     """
     result = np.empty_like(values)
     for index, column in enumerate(columns):
-        scaled = transformed(column.name, column.transform, values[:, index])
+        scaled = transformed(column, values[:, index])
         with np.errstate(over="ignore"):
             result[:, index] = (scaled - column.mean) / column.std
     return result
@@ -94,7 +211,9 @@ def restored(columns: Sequence[Column], values: Array) -> Array:
     result = np.empty_like(values)
     for index, column in enumerate(columns):
         scaled = values[:, index] * column.std + column.mean
-        if column.transform != "none":
+        if column.target is not None:
+            scaled = column.link.nearest(torch.from_numpy(scaled)).numpy()
+        elif column.transform != "none":
             scaled = np.exp2(scaled) if column.transform == "log2" else np.exp(scaled)
         result[:, index] = scaled
     return result
@@ -114,8 +233,8 @@ def distance_outside(columns: Sequence[Column], values: Array) -> Array:
     distance = np.zeros_like(values)
     for index, column in enumerate(columns):
         ends = np.array([column.lower, column.upper])
-        low, high = transformed(column.name, column.transform, ends)
-        scaled = transformed(column.name, column.transform, values[:, index])
+        low, high = transformed(column, ends)
+        scaled = transformed(column, values[:, index])
         with np.errstate(over="ignore"):
             distance[:, index] = np.maximum(low - scaled, scaled - high) / (high - low)
     return distance.clip(min=0)

@@ -16,8 +16,10 @@ from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from, policy_from
 from bmaml.learners.posterior import Posterior
 from bmaml.learners.surprise import GROUPS, SURPRISING
+from bmaml.links import Link
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from bmaml.transformed import Transformed
 from model_store.columns import Array, range_of, standardised
 from model_store.manifest import Manifest
 
@@ -245,10 +247,43 @@ class Model:
         """`input_range` as the network sees it, on the model's device."""
         return torch.from_numpy(standardised(self.manifest.inputs, self.input_range)).to(self.device)
 
-    def in_callers_units(self, predictive: Predictive) -> Predictive:
-        """The prediction in the caller's units, from standardised ones."""
+    def in_callers_units(self, predictive: Predictive) -> Predictive | Transformed:
+        """The prediction in the caller's units and the targets' domains, from standardised ones."""
+        belief = self.on_own_scale(predictive)
+        return belief if self.plain else Transformed(belief, self.links)
+
+    def on_own_scale(self, predictive: Predictive) -> Predictive:
+        """The prediction on the scales of the outputs' links, from standardised units."""
         shift, scale = self._units.to(predictive.means).unbind(0)
         return predictive.rescaled(shift, scale)
+
+    def values(self, own_scale: Tensor) -> Tensor:
+        """Ends of intervals `[…, output]` in the caller's units, from the scales of the outputs' links.
+
+        Whole numbers are the nearest ones, so that their cells reach into the interval.
+        """
+        if self.plain:
+            return own_scale
+        return torch.stack([link.nearest(own_scale[..., i]) for i, link in enumerate(self.links)], -1)
+
+    def labels(self, standardised_y: Tensor) -> Tensor:
+        """Labels `[…, output]` in the caller's units, from standardised ones."""
+        shift, scale = self._units.to(standardised_y).unbind(0)
+        return self.values(standardised_y * scale + shift)
+
+    def values_on_own_scale(self, y: Tensor) -> Tensor:
+        """Values `[…, output]` on the scales of the outputs' links, from the caller's units."""
+        return torch.stack([link.to_scale(y[..., i]) for i, link in enumerate(self.links)], -1)
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """The links between the outputs' own scales and their values."""
+        return tuple(column.link for column in self.manifest.outputs)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether all outputs are real numbers without a step, on no scale of their own."""
+        return all(link.is_identity for link in self.links)
 
     @cached_property
     def _units(self) -> Tensor:

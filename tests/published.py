@@ -11,6 +11,7 @@ from bmaml.densities import weights_of
 from bmaml.learners import LEARNERS, POLICIES, settings_of
 from bmaml.networks import MLP
 from model_store import Column, Model, Store
+from model_store.columns import Target
 from model_store.conformal import Conformal, ConformalGroup
 from model_store.manifest import ValidationPoint
 
@@ -18,6 +19,36 @@ X = Column(name="x", lower=-5.0, upper=5.0)
 SIZE = Column(name="size", transform="log2", mean=6.0, std=2.0, lower=16.0, upper=4096.0)
 Y = Column(name="y", mean=10.0, std=3.0, lower=0.0, upper=20.0)
 Z = Column(name="z", mean=-1.0, std=0.5, lower=-2.0, upper=0.0)
+FLOW = Column(
+    name="flow",
+    transform="log",
+    mean=2.0,
+    std=1.5,
+    lower=0.1,
+    upper=400.0,
+    target=Target(kind="positive", low=0.0),
+)
+SHARE = Column(
+    name="share",
+    transform="logit",
+    mean=0.5,
+    std=1.2,
+    lower=0.0,
+    upper=1.0,
+    target=Target(kind="bounded", low=0.0, high=1.0, margin=0.005),
+)
+UNITS = Column(
+    name="units",
+    transform="log1p",
+    mean=1.5,
+    std=0.8,
+    lower=0.0,
+    upper=60.0,
+    target=Target(kind="integer", low=0.0, step=1.0),
+)
+POINTS = Column(name="points", mean=6.0, std=2.0, lower=0.0, upper=12.0, target=Target(kind="real", step=0.5))
+KINDS = {"flow": FLOW, "share": SHARE, "units": UNITS, "points": POINTS}
+"""An output of each kind that is no plain real number."""
 
 
 def conformal(outputs: int = 1, tasks: int = 39) -> Conformal:

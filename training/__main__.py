@@ -108,10 +108,7 @@ def table(
     if tasks.labels and family.resolution:
         raise InvalidConfig("--resolution is of numbers, and the target holds classes")
     columns = (len(tasks.inputs), len(tasks.labels or tasks.outputs))
-    resolution = 0.0
-    if family.resolution:
-        resolution = family.resolution / max(column.std for column in tasks.outputs)
-    _train(run, configuration(run, family, settings, columns, resolution=resolution), tasks)
+    _train(run, configuration(run, family, settings, columns, resolution=tasks.resolution), tasks)
 
 
 def _train_on_vectors(

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, Suppress, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from bmaml.embedding import ConvNet
@@ -187,7 +187,8 @@ def _outputs(y: UseAppendAction[tuple[tuple[str, ...], ...]]) -> tuple[str, ...]
     """Output columns of all options `--y`.
 
     Args:
-        y: numeric output columns.
+        y: output columns. A kind after a colon says what their numbers are: log (positive), logit (bounded
+            by 0 and 1) or logit(LOW,HIGH), integer (whole), count (whole, from 0, on a log scale).
     """
     return _all_of("--y", y)
 
@@ -222,6 +223,7 @@ class TableConfig:
             smallest of several): labels that agree by chance or rounding are then no proof of a tiny noise.
         hide: the fraction of visits in which a text column is zero, each column on its own. Callers may
             then leave such columns zero.
+        kinds: the kind of each output, which `--y` names; all real where it is empty.
 
     Raises:
         InvalidConfig: a fraction outside [0, 1); the target or the task among the inputs; a column twice;
@@ -247,6 +249,12 @@ class TableConfig:
     drop: float = 0.0
     resolution: float = 0.0
     hide: float = 0.0
+    kinds: Suppress[tuple[str, ...]] = ()
+
+    @property
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """The output columns with the word for the kind of each."""
+        return tuple(zip(self.y, self.kinds or ("real",) * len(self.y), strict=True))
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:

@@ -1,7 +1,7 @@
 """Error, likelihood and calibration on held-out tasks: means within each task, then over tasks."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
+from bmaml.transformed import Transformed
 from model_store.model import Model
 
 COVERAGE_LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -30,10 +31,12 @@ class Evaluation:
     Attributes:
         tasks: the number of tasks.
         metrics: mse (of the mixture's mean), median_mse (of the median task), rmse (√mse), particle_mse
-            (weighted, of the particles' own means), nll (of the mixture, nats per value), crps,
+            (weighted, of the particles' own means), nll (of the mixture, nats per value; of labels with a
+            step that of the log probability of a cell per unit, for whole numbers a log probability), crps,
             coverage_50 … coverage_95 (fraction of truths in the central interval), sharpness (mean width
             of the 90 % interval) and effective_particles; where the model answers conformal intervals of
-            90 %, conformal_coverage_90.
+            90 %, conformal_coverage_90. Several outputs have metrics of their own, as `flow.nll`: no mean
+            over units says anything.
     """
 
     tasks: int
@@ -52,26 +55,34 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
             for block in blocks(len(batch), TASKS_PER_BLOCK):
                 part = batch.tasks(block)
                 posterior = model.learner.adapt(model.learned, part.support, steps)
-                belief = model.in_callers_units(model.predict(posterior, part.query.x, part.support))
+                standardised = model.predict(posterior, part.query.x, part.support)
+                belief = model.in_callers_units(standardised)
                 effective = model.learner.effective_particles(posterior)
                 query = _in_callers_units(model, part.query)
-                scores.append({**metrics_by_task(belief, query), "effective_particles": effective})
+                outputs = [column.name for column in model.manifest.outputs]
+                scores.append(metrics_by_task(belief, query, outputs) | {"effective_particles": effective})
                 if _has_conformal(model, steps):
-                    held = conformal_coverage(model, belief, TaskBatch(part.support, query))
-                    scores[-1]["conformal_coverage_90"] = held
+                    own_scale = model.on_own_scale(standardised)
+                    held = conformal_coverage(model, own_scale, TaskBatch(part.support, query))
+                    scores[-1] |= _by_output("conformal_coverage_90", held, outputs)
     return mean_metrics({name: torch.cat([score[name] for score in scores]) for name in scores[0]})
 
 
-def metrics_by_task(belief: Predictive, query: Examples) -> dict[str, Tensor]:
-    """The mean metrics of each task, `[task]`, by the names in `Evaluation`."""
+def metrics_by_task(
+    belief: Predictive | Transformed, query: Examples, outputs: Sequence[str] = ("",)
+) -> dict[str, Tensor]:
+    """The mean metrics of each task, `[task]`, by the names in `Evaluation`.
+
+    Args:
+        outputs: names of the outputs; one has no part in the metrics' names.
+    """
 
     def mean(values: Tensor) -> Tensor:
-        weights = query.mask.unsqueeze(-1).expand_as(values)
-        return torch.where(weights, values, 0).sum((1, 2)) / weights.sum((1, 2))
+        weights = query.mask.unsqueeze(-1)
+        return torch.where(weights, values, 0).sum(1) / weights.sum(1)
 
     nll = mean(-belief.log_density(query.y))  # with all components: the lightest may explain an outlier
     belief = belief.pruned(UNSCORED_WEIGHT)
-    probability = belief.cdf(query.y)
     lower, upper = belief.interval(0.9)
     weights = belief.log_weights.exp()[..., None, None]
     result = {
@@ -82,30 +93,37 @@ def metrics_by_task(belief: Predictive, query: Examples) -> dict[str, Tensor]:
         "sharpness": mean(upper - lower),
     }
     for level in COVERAGE_LEVELS:
-        inside = (probability - 0.5).abs() <= level / 2
-        result[f"coverage_{100 * level:.0f}"] = mean(inside.to(probability.dtype))
-    return result
+        result[f"coverage_{100 * level:.0f}"] = mean(belief.holds(query.y, level).to(nll.dtype))
+    named = [_by_output(name, values, outputs) for name, values in result.items()]
+    return {name: values for each in named for name, values in each.items()}
+
+
+def _by_output(name: str, values: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    """A metric `[task, output]` by output."""
+    names = [name] if len(outputs) == 1 else [f"{output}.{name}" for output in outputs]
+    return dict(zip(names, values.unbind(-1), strict=True))
 
 
 def conformal_coverage(
     model: Model, belief: Predictive, tasks: TaskBatch, level: float = CONFORMAL_LEVEL
 ) -> Tensor:
-    """The fraction of each task's truths in their conformal interval, `[task]`.
+    """The fraction of each task's truths in their conformal interval, `[task, output]`.
 
     Args:
-        belief: about the query rows, in the caller's units.
+        belief: about the query rows, on the scales of the outputs' links.
         tasks: with query targets in the caller's units.
     """
     assert model.manifest.conformal is not None
     scale = np.array([column.std for column in model.manifest.outputs])
-    errors, stds = (tasks.query.y - belief.mean()).abs(), belief.variance().sqrt()
+    means, stds = belief.mean(), belief.variance().sqrt()
     held = []
     for task, mask in enumerate(tasks.query.mask):
-        error, std = (values[task, mask].double().numpy() for values in (errors, stds))
+        y, mean, std = (values[task, mask].double() for values in (tasks.query.y, means, stds))
         shots = int(tasks.support.mask[task].sum())
-        reach = model.manifest.conformal.half_widths(shots, std, scale, level)
-        held.append(float((error <= reach).mean()))
-    return torch.tensor(held, dtype=torch.float64)
+        reach = torch.from_numpy(model.manifest.conformal.half_widths(shots, std.numpy(), scale, level))
+        lower, upper = model.values(mean - reach), model.values(mean + reach)
+        held.append(((y >= lower) & (y <= upper)).double().mean(0))
+    return torch.stack(held)
 
 
 def _has_conformal(model: Model, steps: int | None) -> bool:
@@ -115,23 +133,23 @@ def _has_conformal(model: Model, steps: int | None) -> bool:
     return calibrated and steps in (None, model.learner.steps)
 
 
-def _mean_crps(belief: Predictive, query: Examples) -> Tensor:
+def _mean_crps(belief: Predictive | Transformed, query: Examples) -> Tensor:
     last = query.counts().unsqueeze(1) - 1
     place = torch.linspace(0, 1, min(MAX_CRPS_ROWS, query.y.shape[1]), device=last.device)
     rows = (place * last).round().long().unsqueeze(-1)  # [task, row, 1]
     y = query.y.gather(1, rows.expand(-1, -1, query.y.shape[-1]))
-    return belief.at_rows(rows.squeeze(-1)).crps(y).mean((1, 2))
+    return belief.at_rows(rows.squeeze(-1)).crps(y).mean(1)
 
 
 def mean_metrics(scores: dict[str, Tensor]) -> Evaluation:
     """The means over tasks of metrics by name, each `[task]`."""
     metrics = {name: float(values.double().mean()) for name, values in scores.items()}
-    metrics["median_mse"] = float(scores["mse"].double().median())
-    metrics["rmse"] = math.sqrt(metrics["mse"])
-    return Evaluation(len(scores["mse"]), dict(sorted(metrics.items())))
+    for name, values in scores.items():
+        if (output := name.removesuffix("mse")) != name and not output.endswith("particle_"):
+            metrics[f"{output}median_mse"] = float(values.double().median())
+            metrics[f"{output}rmse"] = math.sqrt(metrics[name])
+    return Evaluation(len(next(iter(scores.values()))), dict(sorted(metrics.items())))
 
 
 def _in_callers_units(model: Model, examples: Examples) -> Examples:
-    shift = examples.y.new_tensor([column.mean for column in model.manifest.outputs])
-    scale = examples.y.new_tensor([column.std for column in model.manifest.outputs])
-    return Examples(examples.x, examples.y * scale + shift, examples.mask)
+    return Examples(examples.x, model.labels(examples.y), examples.mask)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bmaml.predictive import Predictive
 from bmaml.task import TaskBatch
+from bmaml.transformed import Transformed
 from model_store.columns import Column, restored, standardised
 from model_store.model import Model
 
@@ -79,7 +80,7 @@ def _tasks(model: Model, batch: TaskBatch, path: Path) -> Path:
     return saved(figure, path)
 
 
-def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive) -> None:
+def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive | Transformed) -> None:
     """The particles as lines as dark as their weight, the mean, and the 50 and 90 % intervals."""
     light = belief.pruned(1e-3)
     weights = light.log_weights[0].exp()

@@ -20,6 +20,7 @@ from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.evaluate_fixed_classes import class_frequencies
 from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
+from training.families.targets import described as described_target
 from training.loop import TrainingResult
 from training.prior_check import PriorCheck, check_prior
 
@@ -45,6 +46,10 @@ CARD = """# {name}
 REGRESSION_METRICS = """Errors and widths are in the outputs' units, `nll` is in nats per value. Each figure
 is a mean within a task first, then over tasks. `coverage_90` is the fraction of truths in the central 90 %
 interval."""
+CELLS = """The `nll` of labels with a step is minus the log probability of the label's cell over its
+width; for whole numbers that is minus a log probability."""
+REPEATS = """Most labels occur several times, and their `nll` is that of a density: it rewards narrow peaks at
+such labels, and cannot be compared with a log probability."""
 CONFORMAL = """
 ## Conformal intervals
 
@@ -161,9 +166,17 @@ def _regression_card(
         evaluation,
         description="A few-shot regression model.",
         maps=f"{', '.join(c.name for c in family.inputs)} → {', '.join(c.name for c in family.outputs)}",
-        reading=REGRESSION_METRICS,
-        limits=f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning. "
-        + _sentences(prior.sentence, note),
+        reading=_sentences(
+            REGRESSION_METRICS,
+            CELLS if any(column.link.step is not None for column in family.outputs) else "",
+            REPEATS if isinstance(family, Table) and family.has_repeating_labels else "",
+        ),
+        limits=_sentences(
+            *(f"{described}." for described in map(described_target, family.outputs) if described),
+            f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+            prior.sentence,
+            note,
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from benchmarks.accuracy.service_path import ask
 from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from bmaml.transformed import Transformed
 from model_store import Model
 from service.schemas.responses import AdaptPredictResponse, ScoredPrediction
 
@@ -149,8 +150,10 @@ def _standardised(model: Model, rows: Sequence[tuple[Array, Array]]) -> Examples
     ).to(model.device)
 
 
-def log_cell_density(belief: Predictive, y: Tensor, half: float) -> Tensor:
+def log_cell_density(belief: Predictive | Transformed, y: Tensor, half: float) -> Tensor:
     """Logarithm of the mixture's probability of y ± half over the cell's width, `[task, row, output]`."""
+    if isinstance(belief, Transformed):
+        return belief.log_cell_density(y, half)
     means = belief.means.double()
     scale = (belief.noise + belief.within).double().sqrt().expand_as(means)
     # Below the mean, where the logarithm of the distribution function keeps its digits.

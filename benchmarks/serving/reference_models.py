@@ -42,7 +42,7 @@ def standardised_rows(model: Model, body: dict[str, Any]) -> tuple[Tensor, Tenso
 
 def answer(model: Model, belief: Predictive) -> dict[str, list[float]]:
     """Mean, standard deviation and 90 % interval of every query row of one task, in the caller's units."""
-    belief = model.in_callers_units(belief)
-    lower, upper = belief.interval(LEVEL)
-    named = {"mean": belief.mean(), "std": belief.variance().sqrt(), "lower": lower, "upper": upper}
+    answered = model.in_callers_units(belief)
+    lower, upper = answered.interval(LEVEL)
+    named = {"mean": answered.mean(), "std": answered.variance().sqrt(), "lower": lower, "upper": upper}
     return {name: values[0, :, 0].tolist() for name, values in named.items()}

@@ -5,13 +5,35 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Target:
+    """The values of an output, and of all answers about it.
+
+    Attributes:
+        kind: "real", "positive", "bounded" or "integer".
+        low, high: the lowest and the highest value; positive numbers exclude the lowest. None is no bound.
+        step: distance of neighbouring labels, over whose cells log densities are taken; None where they
+            have none.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+
+
+@dataclass(frozen=True)
 class Column:
-    """An input or output: name, transform, and the range of training in the caller's units."""
+    """An input or output: name, transform, and the range of training in the caller's units.
+
+    Attributes:
+        target: the values of an output; None for an input.
+    """
 
     name: str
     transform: str
     lower: float
     upper: float
+    target: Target | None = None
 
 
 @dataclass(frozen=True)

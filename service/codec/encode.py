@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from service.codec.warnings import fit_warnings, surprise_warnings
-from service.compute.capabilities import CAPABILITIES
+from service.compute.capabilities import units_of
 from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
 from service.schemas.requests import UncertaintyRequest
@@ -67,7 +67,7 @@ class AnsweredJob:
             posterior=self._posterior(),
             acquisition=spec.acquisition,
             direction="higher_is_more_informative",
-            units=CAPABILITIES[self.job.model.manifest.kind].acquisitions[spec.acquisition],
+            units=units_of(self.job.model, spec.acquisition),
             targets=result.targets,
             selected=[
                 Selected(

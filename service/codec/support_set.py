@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store import Model
+from model_store import Model, OutsideDomain
 from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.inputs import InputRows, check_precision, input_rows, label_values, number_rows
@@ -126,13 +126,17 @@ def number_labels(labels: Sequence[Any], model: Model, pointer: str) -> tuple[Ar
     """The numeric labels at `pointer`, `[row, output]`: in the caller's units and standardised.
 
     Raises:
-        RequestError: 422 for strings, another number of outputs, and numbers beyond single precision.
+        RequestError: 422 for strings, another number of outputs, numbers outside the target's domain, and
+            numbers beyond single precision.
     """
     if labels and isinstance(labels[0], str):
         raise invalid_at(f"{pointer}/0", "this model predicts numbers, not classes")
     columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
     raw = number_rows(columns, len(model.manifest.outputs), pointer, len(columns))
-    targets = model.standardised_targets(raw)
+    try:
+        targets = model.standardised_targets(raw)
+    except OutsideDomain as error:
+        raise invalid_at(f"{pointer}/{error.row}", str(error)) from None
     check_precision(targets, pointer)
     return raw, targets
 

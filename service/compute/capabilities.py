@@ -11,6 +11,7 @@ from bmaml.acquisition import (
     STRATEGIES,
 )
 from bmaml.learners.interface import Kind
+from model_store import Model
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Capabilities:
         """Whether acquisition or strategy needs covariances between rows."""
         needs = strategy == self.joint_strategy == "max_determinant"
         return needs or acquisition in self.covariance_acquisitions
+
+
+def units_of(model: Model, acquisition: str) -> str:
+    """The unit of an acquisition's scores: those about numbers are of the outputs' own scales."""
+    units = CAPABILITIES[model.manifest.kind].acquisitions[acquisition]
+    scales = dict.fromkeys(column.transform for column in model.manifest.outputs)
+    if set(scales) <= {"none"}:
+        return units
+    return units.replace("output units", f"units of the {' and '.join(scales)} scale")
 
 
 CAPABILITIES: dict[Kind, Capabilities] = {

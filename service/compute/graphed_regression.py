@@ -50,7 +50,7 @@ def answer_with_graphs(jobs: Sequence[Job], graphs: GraphCache) -> tuple[dict[in
         results = launched.wait()
         group_weights = None if jobs[0].model.surprising_prior is None else results.pop()
         *moment_arrays, before, finite, effective = results
-        moments = BatchMoments(*moment_arrays)
+        moments = BatchMoments.of(jobs[0].model, moment_arrays)
         for task, index in enumerate(indices):
             job = jobs[index]
             if finite[task] and np.isfinite(before[task]) and moments.finite(task, job):

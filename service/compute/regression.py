@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,10 +17,20 @@ from bmaml.learners import Diverged
 from bmaml.learners.posterior import Posterior
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from bmaml.transformed import Transformed
 from model_store import Model
 from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
 from service.compute.selection import choose
-from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
+from service.job import (
+    Answer,
+    Array,
+    BatchTimes,
+    Job,
+    PredictionSpec,
+    Selection,
+    SelectionSpec,
+    Uncertainty,
+)
 from service.schemas.responses import (
     Interval,
     IntervalByMethod,
@@ -48,6 +58,8 @@ class BatchMoments:
         mean, aleatoric, epistemic: `[task, row, output]`, in the caller's units.
         quantiles: `[task, level, row, output]`.
         log_density: of the posted targets in nats, `[task, row, output]`; None where no task has any.
+        own_scale: mean and variance on the scales of the outputs' links, `[2, task, row, output]`; None where
+            these are the caller's units.
     """
 
     nll_after: Array
@@ -56,11 +68,16 @@ class BatchMoments:
     epistemic: Array
     quantiles: Array
     log_density: Array | None = None
+    own_scale: Array | None = None
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Self:
-        """The tensors of `believe` copied to the CPU; waits for the device."""
-        return cls(*map(to_numpy, tensors))
+    def of(cls, model: Model, arrays: Sequence[Array]) -> Self:
+        """The tensors of `believe`, on the CPU."""
+        if model.plain:
+            return cls(*arrays)
+        nll_after, mean, aleatoric, epistemic, quantiles, own_scale, *scored = arrays
+        log_density = scored[0] if scored else None
+        return cls(nll_after, mean, aleatoric, epistemic, quantiles, log_density, own_scale)
 
     def finite(self, task: int, job: Job) -> bool:
         """Whether every number of a task's answer is finite; padding does not count."""
@@ -130,10 +147,15 @@ class BatchMoments:
         conformal, outputs = job.model.manifest.conformal, job.model.manifest.outputs
         assert conformal is not None
         assert spec.interval is not None
-        std, scale = np.sqrt(self.aleatoric[own] + self.epistemic[own]), [each.std for each in outputs]
+        if self.own_scale is None:
+            mean, variance = self.mean[own], self.aleatoric[own] + self.epistemic[own]
+        else:
+            mean, variance = self.own_scale[:, *own]
+        std, scale = np.sqrt(variance), np.array([each.std for each in outputs])
         with np.errstate(over="ignore", invalid="ignore"):  # `finite` looks
-            reach = conformal.half_widths(len(job.support_x), std, np.array(scale), spec.interval)
-            return tuple(_by_row(single_precision(self.mean[own] + each)) for each in (-reach, reach))
+            reach = conformal.half_widths(len(job.support_x), std, scale, spec.interval)
+            ends = (job.model.values(torch.from_numpy(mean + each)).numpy() for each in (-reach, reach))
+            return tuple(_by_row(single_precision(each)) for each in ends)
 
     def _scored(self, task: int, job: Job) -> Array | None:
         """The log density of a task's targets, as it is answered; None without targets."""
@@ -152,7 +174,7 @@ def believe(
     rounds: int | None = None,
     targets: Tensor | None = None,
     score_support: bool = True,
-) -> tuple[Predictive, tuple[Tensor, ...]]:
+) -> tuple[Predictive | Transformed, tuple[Tensor, ...]]:
     """The belief about the query rows in the caller's units, and the tensors that `BatchMoments` takes.
 
     Args:
@@ -177,14 +199,14 @@ def believe(
         nll_after = _nll(model, belief.part(slice(None), slice(support_rows)), support)
         belief = belief.part(slice(None), slice(support_rows, None))
     scored = () if targets is None else (_log_density(model, belief, targets),)
-    belief = model.in_callers_units(belief)
-    moments = belief.mean(), belief.aleatoric(), belief.epistemic()
-    return belief, (
-        nll_after,
-        *moments,
-        belief.quantiles(levels, rounds, LEVEL_TOLERANCE if rounds is None else 0.0),
-        *scored,
-    )
+    answered = model.in_callers_units(belief)
+    moments = answered.mean(), answered.aleatoric(), answered.epistemic()
+    quantiles = answered.quantiles(levels, rounds, LEVEL_TOLERANCE if rounds is None else 0.0)
+    results = nll_after, *moments, quantiles
+    if isinstance(answered, Transformed):
+        own_scale = torch.stack([answered.latent.mean(), answered.latent.variance()])
+        return answered, (*results, own_scale, *scored)
+    return answered, (*results, *scored)
 
 
 def nll_before(model: Model, support: Examples) -> Tensor:
@@ -236,7 +258,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             targets=targets,
             score_support=score_support,
         )
-        moments = BatchMoments.of(tensors)
+        moments = BatchMoments.of(model, [to_numpy(each) for each in tensors])
         for row, task in enumerate(tasks):
             job = jobs[task]
             if not (adaptation.finite[task] and np.isfinite(before[task]) and moments.finite(row, job)):
@@ -257,7 +279,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
 
 
 def _result(
-    job: Job, moments: BatchMoments, task: int, belief: Predictive, x: Tensor
+    job: Job, moments: BatchMoments, task: int, belief: Predictive | Transformed, x: Tensor
 ) -> Prediction | Selection | None:
     """The prediction or the selection that a task asks for.
 
@@ -272,15 +294,25 @@ def _result(
         return moments.prediction(task, job, particles)
     support_x = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
     uncertainty = moments.uncertainty(task, job)
-    return choose(job.spec, belief.part(*own).pruned(0.0), uncertainty, x[own], support_x)
+    own_scale, spec = belief.part(*own), job.spec
+    if isinstance(own_scale, Transformed):
+        own_scale, spec = own_scale.latent, _on_own_scale(spec, job.model)
+    return choose(spec, own_scale.pruned(0.0), uncertainty, x[own], support_x)
 
 
-def _particles(belief: Predictive) -> ParticleMoments:
+def _on_own_scale(spec: SelectionSpec, model: Model) -> SelectionSpec:
+    """A selection by beliefs on the output's own scale: its best label is there, too."""
+    if spec.best is None:
+        return spec
+    best = model.links[0].to_scale(torch.tensor(spec.best, dtype=torch.float64))
+    return replace(spec, best=float(best))
+
+
+def _particles(belief: Predictive | Transformed) -> ParticleMoments:
     """Means, standard deviations and weights of the hypotheses that have weight."""
     weights = to_numpy(belief.log_weights.exp())[0]
-    std = (belief.noise + belief.within).sqrt().expand_as(belief.means)
     real = weights > 0
-    means, stds = to_numpy(belief.means)[0], to_numpy(std)[0]
+    means, stds = to_numpy(belief.means)[0], to_numpy(belief.stds)[0]
     return ParticleMoments(_by_row(means[real]), _by_row(stds[real]), weights[real].astype(np.float32))
 
 
@@ -336,15 +368,21 @@ def _groups_of_like_size(posterior: Posterior, rows: int) -> Iterator[list[int]]
 def _log_density(model: Model, belief: Predictive, targets: Tensor) -> Tensor:
     """Log density of targets `[task, row, output]` under a belief, both in the network's units.
 
-    In nats, per unit of the caller. In double precision the squares of far targets do not overflow.
+    In nats, per unit of the caller; of targets with a step, the log probability of the cell per unit.
+    In double precision the squares of far targets do not overflow.
     """
+    if not model.plain:
+        return model.in_callers_units(belief).log_density(model.labels(targets))
     units = targets.new_tensor([math.log(column.std) for column in model.manifest.outputs])
     return belief.double().log_density(targets) - units
 
 
 def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:
     """NLL of the support labels under a belief in the network's units, nats per value, `[task]`."""
-    mask = support.mask.unsqueeze(-1)
+    mask, labels = support.mask.unsqueeze(-1), (support.counts() * support.y.shape[-1]).clamp_min(1)
+    if not model.plain:
+        log_density = model.in_callers_units(belief).log_density(model.labels(support.y.double()))
+        return torch.where(mask, -log_density, 0).sum((1, 2)) / labels
     total = torch.where(mask, -belief.log_density(support.y), 0).sum((1, 2))
     units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
-    return total / (support.counts() * support.y.shape[-1]).clamp_min(1) + units
+    return total / labels + units

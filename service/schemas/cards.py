@@ -6,7 +6,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bmaml.learners import learner_from
 from model_store import Manifest
+from model_store.columns import Column, TargetKind
 from model_store.conformal import Conformal
+
+
+class TargetCard(BaseModel):
+    """The values of an output, and of all answers about it."""
+
+    kind: TargetKind = Field(description="real, positive, bounded or integer numbers")
+    low: float | None = Field(description="the lowest value; positive numbers exclude it. Null: no bound")
+    high: float | None = Field(description="the highest value. Null: no bound")
+    step: float | None = Field(
+        description="distance of neighbouring labels, over whose cells log densities are taken; null: none"
+    )
+
+    @classmethod
+    def of(cls, column: Column) -> Self:
+        """The card of an output."""
+        if column.target is None:
+            return cls(kind="real", low=None, high=None, step=None)
+        return cls(**column.target.model_dump(exclude={"margin"}))
 
 
 class ColumnCard(BaseModel):
@@ -16,6 +35,18 @@ class ColumnCard(BaseModel):
     transform: str
     lower: float
     upper: float
+    target: TargetCard | None = Field(default=None, description="null for inputs")
+
+    @classmethod
+    def of(cls, column: Column, output: bool) -> Self:
+        """The card of an input or an output."""
+        return cls(
+            name=column.name,
+            transform=column.transform,
+            lower=column.lower,
+            upper=column.upper,
+            target=TargetCard.of(column) if output else None,
+        )
 
 
 class ImageCard(BaseModel):
@@ -115,7 +146,7 @@ class VersionCard(BaseModel):
         """
         learner, image = learner_from(manifest.learner, manifest.settings), manifest.image
         inputs, outputs = (
-            [ColumnCard(name=c.name, transform=c.transform, lower=c.lower, upper=c.upper) for c in columns]
+            [ColumnCard.of(column, columns is manifest.outputs) for column in columns]
             for columns in (manifest.inputs, manifest.outputs)
         )
         return cls(

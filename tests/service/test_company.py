@@ -21,7 +21,7 @@ from service.engine.queue import Queue
 from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
 from service.schemas.responses import ScoredPrediction
-from tests.published import SIZE, X, Y, Z, publish
+from tests.published import KINDS, SIZE, X, Y, Z, publish
 
 LEVELS = (0.3, 0.05, 0.95)
 
@@ -35,6 +35,7 @@ def models(tmp_path_factory):
         publish(root, "bare", learner="bmaml", step_size=1e-3),
         publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3),
         publish(root, "surprised", surprise=Surprise(), particles=5, seed=4),
+        publish(root, "kinds", inputs=(X, SIZE), outputs=tuple(KINDS.values()), seed=5),
     ]
 
 
@@ -42,7 +43,7 @@ def models(tmp_path_factory):
 def plans(draw):
     """Plans of a job: its model, row counts, question, key, whether its labels overflow, and its seed."""
     return (
-        draw(st.integers(0, 4)),
+        draw(st.integers(0, 5)),
         draw(st.integers(0, 30)),
         draw(st.integers(1, 30)),
         draw(st.sampled_from(["predict", "score", "choose", "adapt"])),

@@ -20,6 +20,7 @@ from training.families.splits import (
     seeded_roles,
     with_validation,
 )
+from training.families.targets import domain_of, is_target_word
 from training.reading import Columns, Names, column_names, read
 from training.reading.dates import MICROSECONDS_PER_DAY, parsed_date
 from training.reading.numbers import parsed_number
@@ -75,7 +76,7 @@ class _Input:
 
 
 def resolved(config: TableConfig) -> TableConfig:
-    """The configuration with `--x` taken for columns of the file where they have a colon in their names.
+    """The configuration with `--x` and `--y` as columns of the file, which may have colons in their names.
 
     Raises:
         InvalidConfig: a column with a colon is not in the file, and the word after the colon is no transform.
@@ -96,7 +97,23 @@ def resolved(config: TableConfig) -> TableConfig:
                 f"and no column of {config.path} is called {name!r}"
             )
         chosen.append((name, word))
-    return TableConfig(**{**vars(config), "x": tuple(chosen)})
+    labels = [(each, "real") if each in header else _named_target(each) for each in config.y]
+    return TableConfig(
+        **{
+            **vars(config),
+            "x": tuple(chosen),
+            "y": tuple(name for name, _ in labels),
+            "kinds": tuple(word for _, word in labels),
+        }
+    )
+
+
+def _named_target(text: str) -> tuple[str, str]:
+    """A target's column and its kind, from what `--y` says of it."""
+    name, colon, word = text.rpartition(":")
+    if colon and is_target_word(word) and not name.endswith("\\"):
+        return name.replace("\\:", ":"), word
+    return text.replace("\\:", ":"), "real"
 
 
 def read_rows(
@@ -138,8 +155,10 @@ def read_rows(
     ]
     targets: list[Array] = []
     classes = None
+    if target != "numbers" and set(config.kinds) - {"real"}:
+        columns.refuse(config.y[0], f"holds classes, and {', '.join(config.kinds)} is of numbers")
     if target == "numbers":
-        targets = [_numbers(columns, name, "a target", gone) for name in config.y]
+        targets = [_labels(columns, name, word, gone) for name, word in config.outputs]
     elif not config.new_classes:
         classes = class_column(columns, config.y[0], target == "ordered")
         gone[config.y[0]] = gone.get(config.y[0], np.zeros(len(columns), dtype=bool)) | classes.missing
@@ -286,6 +305,15 @@ def _inputs(
         gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | ~np.isfinite(vectors).all(1)
         return [_Input(f"{name}[{place}]", "none", vectors[:, place]) for place in range(vectors.shape[1])]
     return [_input(columns, name, word, config, model_inputs, task, gone)]
+
+
+def _labels(columns: Columns, name: str, word: str, gone: dict[str, Mask]) -> Array:
+    """The labels of a target, all in the domain that its word names."""
+    numbers, domain = _numbers(columns, name, "a target", gone), domain_of(word)
+    if domain is not None and (bad := np.flatnonzero(domain.outside(numbers) & ~gone[name])).size:
+        place = columns.place(int(bad[0]))
+        columns.refuse(name, f"has {numbers[bad[0]]:g} in {place}, and {word} takes {domain.values}")
+    return numbers
 
 
 def _input(

@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 
 from bmaml.task import Examples, TaskBatch
 from model_store.class_target import Label
-from model_store.columns import Array, Column, OutsideDomain, Transform, standardised
+from model_store.columns import (
+    Array,
+    Column,
+    OutputTransform,
+    OutsideDomain,
+    Target,
+    standardised,
+)
 from training.config import Shots, TableConfig
 from training.errors import UnusableTable
 from training.families.family import VALIDATION_SEED_OFFSET
 from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
+from training.families.targets import dequantised, described, half_step, repeated_share, target_of
 
 MAX_STD = 1e15
 """The largest standard deviation of an output, in its units; its inverse is the smallest."""
@@ -80,8 +88,15 @@ class Table:
             self._x = torch.from_numpy(standardised(self.inputs, self.rows.x)).float()
         except OutsideDomain as error:
             raise UnusableTable(str(error)) from None
-        y = self.rows.y if self.labels else standardised(self.outputs, self.rows.y)
+        y = self.rows.y if self.labels else self._standardised_labels()
         self._y = torch.from_numpy(y).float()
+        self._given = torch.from_numpy(self.rows.y)
+
+    def _standardised_labels(self) -> Array:
+        try:
+            return standardised(self.outputs, self.rows.y)
+        except OutsideDomain as error:
+            raise UnusableTable(str(error)) from None
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -90,8 +105,24 @@ class Table:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that count what was left out of the table."""
-        return self.rows.notes
+        """Sentences that count what was left out of the table, and say what its targets are."""
+        return self.rows.notes + tuple(filter(None, map(described, self.outputs)))
+
+    @property
+    def resolution(self) -> float:
+        """Half the distance of labels in standardised units, the smallest of all outputs; 0 without one."""
+        trained = np.isin(task_of_rows(self.rows), np.flatnonzero(self.rows.roles == "train"))
+        labels = self.rows.y[trained]
+        steps = (half_step(column, labels[:, place]) for place, column in enumerate(self.outputs))
+        return min(steps, default=0.0)
+
+    @property
+    def has_repeating_labels(self) -> bool:
+        """Whether most labels of an output without a step occur several times."""
+        return any(
+            column.link.step is None and repeated_share(self.rows.y[:, place]) > 0.5
+            for place, column in enumerate(self.outputs)
+        )
 
     @property
     def summary(self) -> str:
@@ -131,10 +162,15 @@ class Table:
             parts.append((self._x[places], self._y[places]))
         return Examples.padded(parts)
 
-    def validation(self) -> Iterator[TaskBatch]:
-        """The validation tasks, drawn the same way every time, and several times where they are few."""
+    def validation(self, spread: bool = True) -> Iterator[TaskBatch]:
+        """The validation tasks, drawn the same way every time, and several times where they are few.
+
+        Args:
+            spread: spread query labels over their cells, where labels have a step.
+        """
         draws = max(1, MIN_VALIDATION_SETS // max(1, self.validation_tasks))
-        return self._seeded("validation", self.config.queries, draws)
+        there = self.rows.roles == "validation"
+        return self._drawn(there, self.config.queries, draws, self.shots, spread)
 
     @property
     def validation_tasks(self) -> int:
@@ -148,22 +184,22 @@ class Table:
 
     def held_out(self) -> Iterator[TaskBatch]:
         """The test tasks, each with up to 1,000 query rows."""
-        return self._seeded("test", MAX_HELD_OUT_QUERIES)
+        return self._drawn(self.rows.roles == "test", MAX_HELD_OUT_QUERIES, 1, self.shots)
 
     def held_out_at(self, shots: int, draws: int = 1) -> Iterator[TaskBatch]:
         """The test tasks of more than `shots` rows with so many support rows each, several times over."""
         chosen = (self.rows.roles == "test") & (self.rows.counts > shots)
         return self._drawn(chosen, MAX_HELD_OUT_QUERIES, draws, Shots(shots, shots))
 
-    def _seeded(self, role: str, queries: int, draws: int = 1) -> Iterator[TaskBatch]:
-        return self._drawn(self.rows.roles == role, queries, draws, self.shots)
-
-    def _drawn(self, tasks: NDArray[np.bool_], queries: int, draws: int, shots: Shots) -> Iterator[TaskBatch]:
+    def _drawn(
+        self, tasks: NDArray[np.bool_], queries: int, draws: int, shots: Shots, spread: bool = False
+    ) -> Iterator[TaskBatch]:
+        """Tasks drawn by the family's seed; `spread` as in `validation`."""
         generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         chosen = torch.from_numpy(np.flatnonzero(tasks)).repeat(draws)
         early = self._early if shots == self.shots else None
         for part in chosen.split(TASKS_PER_BATCH) if len(chosen) else ():
-            yield self._draw(part, queries, generator, shots, early)
+            yield self._draw(part, queries, generator, shots, early, spread=spread)
 
     def _draw(
         self,
@@ -173,12 +209,14 @@ class Table:
         wanted: Shots,
         early_rows: torch.Tensor | None,
         drop: float = 0.0,
+        spread: bool = True,
     ) -> TaskBatch:
         """Random rows of each task, sorted by a key: support first, then queries, then rows left out.
 
         Args:
             wanted: support rows of a task.
             early_rows: the rows of support sets that end at a value, `[row]`; None takes `wanted`.
+            spread: spread query labels over their cells, where labels have a step.
         """
         counts = torch.from_numpy(self.rows.counts)[tasks]
         starts = torch.from_numpy(self.rows.starts)[tasks]
@@ -202,14 +240,23 @@ class Table:
             left, shots = kept.sum(1), (kept & early).sum(1, keepdim=True)
             key = torch.where(early, key - real.shape[1], key)
         order = torch.where(kept, key, 2.0).argsort(1)[:, : high + queries]
-        x, y = (
-            values[(starts.unsqueeze(1) + order).clamp_max(len(values) - 1)] for values in (self._x, self._y)
-        )
+        places = (starts.unsqueeze(1) + order).clamp_max(len(self._x) - 1)
+        x, y = self._x[places], self._y[places]
         position = torch.arange(order.shape[1])
         present = position < left.unsqueeze(1)
         shown = position < shots
         support = Examples(x[:, :high], y[:, :high], (present & shown)[:, :high])
-        return TaskBatch(support, Examples(x[:, low:], y[:, low:], (present & ~shown)[:, low:]))
+        asked = self._dequantised(places[:, low:], generator) if spread else y[:, low:]
+        return TaskBatch(support, Examples(x[:, low:], asked, (present & ~shown)[:, low:]))
+
+    def _dequantised(self, places: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The labels of rows `[task, row]`, those with a step spread over their cells."""
+        y = self._y[places]
+        for output, column in enumerate(self.outputs):
+            if column.link.step is not None:
+                uniform = torch.rand(places.shape, generator=generator, dtype=torch.float64)
+                y[..., output] = dequantised(column, self._given[places][..., output], uniform).float()
+        return y
 
 
 def fitted_inputs(rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
@@ -227,22 +274,26 @@ def fitted_inputs(rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
     )
 
 
-def _fitted(name: str, transform: Transform, values: Array) -> Column:
+def _fitted(name: str, transform: OutputTransform, values: Array, target: Target | None = None) -> Column:
     try:
-        return Column.fitted(name, transform, values)
+        return Column.fitted(name, transform, values, target)
     except ValueError as error:
         raise UnusableTable(f"{error} over the training tasks: leave it out") from None
 
 
 def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
-    outputs = tuple(_fitted(name, "none", rows.y[taken, place]) for place, name in enumerate(config.y))
+    outputs = []
+    for place, (name, word) in enumerate(config.outputs):
+        labels = rows.y[taken, place]
+        transform, target = target_of(word, labels, config.resolution)
+        outputs.append(_fitted(name, transform, labels, target))
     for column in outputs:
         if not 1 / MAX_STD < column.std < MAX_STD:
             raise UnusableTable(
                 f"column {column.name!r} varies by {column.std:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
             )
-    return outputs
+    return tuple(outputs)
 
 
 def task_of_rows(rows: Rows) -> Indices:

@@ -1,0 +1,260 @@
+"""Links between the real line, where beliefs are mixtures of Gaussians, and the values of a target.
+
+A value y of the target is g(z), with z on the link's scale and g increasing. Quantiles are transformed
+exactly. Means and variances under z ~ N(location, variance) have closed forms or are computed by quadrature.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmaml.device_constants import constant
+
+Scale = Literal["none", "log", "logit", "log1p"]
+"""z as a function of y: y, log y, log((y − low) / (high − y)), log(1 + y − low)."""
+
+SUMMED_CELLS = 32
+"""Whole numbers above the lowest whose probabilities are summed one by one; larger ones are integrated."""
+NODES = 16
+"""Nodes of Gauss-Hermite quadrature."""
+MAX_QUADRATURE_VARIANCE = 1.0
+"""The largest variance of a logit for which quadrature alone is precise: its error is below 1e-6 of a std."""
+LEAST_VARIANCE = 1e-18
+"""Variance at which a Gaussian counts as a point."""
+MARGIN_ROUNDING = 1.001
+"""Margins that a label at a bound is away from it, at most, after rounding in single precision."""
+NARROW_CELL = 1e-4
+"""Width of a cell, in standard deviations, below which its probability is density × width."""
+
+# σ(x) ≈ Σ weight Φ(slope x), with an error of at most 8.5e-8: a minimax fit of the scale mixture of
+# Monahan & Stefanski (1992). Under a Gaussian each term has a closed form.
+PROBIT_WEIGHTS = (
+    0.00908161656973,
+    0.108912488415,
+    0.316915154886,
+    0.37389612402,
+    0.172733404926,
+    0.0184612111835,
+)
+PROBIT_SLOPES = (
+    0.269480530971,
+    0.366706336371,
+    0.495537000433,
+    0.668302379109,
+    0.897284972614,
+    1.21117892025,
+)
+
+
+def _hermite(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes and weights of a standard normal variable."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return tuple(nodes.tolist()), tuple((weights / weights.sum()).tolist())
+
+
+HERMITE = _hermite(NODES)
+
+
+@dataclass(frozen=True)
+class Link:
+    """The map from a link's scale to the values of one output.
+
+    Attributes:
+        scale: the link's scale.
+        low, high: bounds of the values.
+        margin: distance from a bound at which values nearer to it are taken, since its logit is infinite.
+        step: distance of neighbouring labels, whose density is that of a cell; None for a continuum.
+        whole: answers are whole numbers; the step is 1.
+        max_variance: variance on the scale that counts in means and variances, at most. The mean of a
+            log-normal variable grows with its exponential, and hypotheses about unlike tasks have no other
+            bound.
+    """
+
+    scale: Scale = "none"
+    low: float = -math.inf
+    high: float = math.inf
+    margin: float = 0.0
+    step: float | None = None
+    whole: bool = False
+    max_variance: float = math.inf
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether values are densities on the real line themselves."""
+        return self.scale == "none" and self.step is None
+
+    def to_scale(self, y: Tensor) -> Tensor:
+        """The values y on the link's scale; values outside the domain as its nearest ones."""
+        if self.scale == "log":
+            return y.clamp_min(torch.finfo(y.dtype).tiny).log()
+        if self.scale == "log1p":
+            return (y - self.low).clamp_min(-1 + 1e-9).log1p()
+        if self.scale == "logit":
+            inside = y.clamp(self.low + self.margin, self.high - self.margin)
+            return ((inside - self.low) / (self.high - inside)).log()
+        return y
+
+    def to_values(self, z: Tensor) -> Tensor:
+        """The inverse of `to_scale`, not rounded to whole numbers."""
+        if self.scale == "log":
+            return z.exp()
+        if self.scale == "log1p":
+            return self.low + torch.expm1(z)
+        if self.scale == "logit":
+            return (self.low + (self.high - self.low) * torch.sigmoid(z)).clamp(self.low, self.high)
+        return z
+
+    def quantile(self, z: Tensor) -> Tensor:
+        """The quantiles of the values, from those on the link's scale."""
+        values = self.to_values(z)
+        return (values - 0.5).ceil().clamp_min(self.low) if self.whole else values
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The labels at z: whole where they are, and bounds where they are as near to them as `margin`."""
+        values = self.to_values(z)
+        if self.whole:
+            return values.round().clamp_min(self.low)
+        if self.margin:
+            margin = MARGIN_ROUNDING * self.margin
+            values = values.masked_fill(values <= self.low + margin, self.low)
+            values = values.masked_fill(values >= self.high - margin, self.high)
+        return values
+
+    def log_slope(self, y: Tensor) -> Tensor:
+        """log dz/dy at y."""
+        if self.scale == "log":
+            return -self.to_scale(y)
+        if self.scale == "log1p":
+            return -(y - self.low).log1p()
+        if self.scale == "logit":
+            inside = y.clamp(self.low + self.margin, self.high - self.margin)
+            return ((self.high - self.low) / ((inside - self.low) * (self.high - inside))).log()
+        return torch.zeros_like(y)
+
+    def cell(self, y: Tensor, half: float) -> tuple[Tensor, Tensor]:
+        """Both ends of y ± half on the link's scale; infinite where the cell reaches a bound."""
+        lower, upper = y - half, y + half
+        return (
+            self.to_scale(lower).masked_fill(lower <= self.low, -math.inf),
+            self.to_scale(upper).masked_fill(upper >= self.high, math.inf),
+        )
+
+    def moments(self, location: Tensor, noise: Tensor, within: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, aleatoric and epistemic variance of g(f + e): e ~ N(0, noise), f ~ N(location, within).
+
+        The aleatoric variance is E over f of Var(value | f), the epistemic one the variance of E(value | f).
+        Where they have no closed form, their sum is more precise than their ratio, which is integrated
+        over f.
+        """
+        if self.scale == "none" and not self.whole:
+            return location, noise, within
+        if math.isfinite(self.max_variance):
+            kept = (self.max_variance / (noise + within).clamp_min(LEAST_VARIANCE)).clamp_max(1)
+            noise, within = kept * noise, kept * within
+        if self.scale == "log":
+            mean = (location + 0.5 * (noise + within)).exp()
+            return mean, mean.square() * within.exp() * noise.expm1(), mean.square() * within.expm1()
+        mean, total = self._mean_and_variance(location, noise + within)
+        root = within.sqrt()
+        inner_mean, inner_square, inner_variance = (torch.zeros_like(mean) for _ in range(3))
+        for node, weight in zip(*HERMITE, strict=True):
+            each, variance = self._mean_and_variance(location + node * root, noise)
+            inner_mean = inner_mean + weight * (each - mean)
+            inner_square = inner_square + weight * (each - mean).square()
+            inner_variance = inner_variance + weight * variance
+        between = (inner_square - inner_mean.square()).clamp_min(0)
+        share = between / (between + inner_variance).clamp_min(torch.finfo(mean.dtype).tiny)
+        return mean, (1 - share) * total, share * total
+
+    def _mean_and_variance(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the value at z ~ N(location, variance)."""
+        variance = variance.clamp_min(LEAST_VARIANCE)
+        return self._of_whole(location, variance) if self.whole else self._of_logistic(location, variance)
+
+    def _of_logistic(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a logistic-normal variable: E σ² = E σ − E σ′, by the scale mixture; by quadrature if narrow."""
+        span = self.high - self.low
+        mean, slope = torch.zeros_like(location), torch.zeros_like(location)
+        for weight, each in zip(PROBIT_WEIGHTS, PROBIT_SLOPES, strict=True):
+            scale = each / (1 + each**2 * variance).sqrt()
+            standard = scale * location
+            mean = mean + weight * _ndtr(standard)
+            slope = slope + weight * scale * _density(standard)
+        wide = mean * (1 - mean) - slope
+        offset, narrow = torch.zeros_like(mean), torch.zeros_like(mean)
+        root = variance.clamp_max(MAX_QUADRATURE_VARIANCE).sqrt()
+        for node, weight in zip(*HERMITE, strict=True):
+            difference = torch.sigmoid(location + node * root) - mean
+            offset = offset + weight * difference
+            narrow = narrow + weight * difference.square()
+        spread = torch.where(variance > MAX_QUADRATURE_VARIANCE, wide, narrow - offset.square()).clamp_min(0)
+        return self.low + span * mean, span**2 * spread
+
+    def _of_whole(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a rounded variable, as sums of P(value ≥ k) and (2k − 1) P(value ≥ k) over k above the lowest.
+
+        From `SUMMED_CELLS` on the sums are integrals, by the Euler-Maclaurin formula with its first
+        correction. Without a lowest number, all are: the error is of the order of exp(−2π² variance).
+        """
+        if math.isinf(self.low):
+            return location, variance + 1 / 12
+        scale = variance.sqrt()
+        cells = torch.arange(1, SUMMED_CELLS + 1, dtype=location.dtype, device=location.device)
+        ends = self.to_scale(self.low - 0.5 + cells)
+        first, second = torch.zeros_like(location), torch.zeros_like(location)
+        for k in range(1, SUMMED_CELLS + 1):
+            reached = _ndtr((location - ends[k - 1]) / scale)
+            first = first + reached
+            second = second + (2 * k - 1) * reached
+        tail, tail_square = self._above_summed(location, scale)
+        first, second = first + tail, second + tail_square + 2 * SUMMED_CELLS * tail
+        return self.low + first, (second - first.square()).clamp_min(0)
+
+    def _above_summed(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and mean square of what the value exceeds the last summed cell by."""
+        if self.scale == "none":
+            standard = (location - (self.low + SUMMED_CELLS)) / scale
+            above, density = _ndtr(standard), _density(standard)
+            mean = scale * (density + standard * above)
+            square = scale.square() * ((1 + standard.square()) * above + standard * density)
+            return mean - density / (24 * scale), square + above / 12
+        end = 1.0 + SUMMED_CELLS
+        standard = (location - math.log(end)) / scale
+        above, density = _ndtr(standard), _density(standard)
+        one = (location + 0.5 * scale.square()).exp() * _ndtr(standard + scale)
+        two = (2 * (location + scale.square())).exp() * _ndtr(standard + 2 * scale)
+        square = two - 2 * end * one + end**2 * above
+        return one - end * above - density / (24 * end * scale), square + above / 12
+
+
+def log_cell_probability(lower: Tensor, upper: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+    """log P(lower < z < upper) for z ~ N(means, scales²), in double precision.
+
+    Both ends are taken in the tail where they lie. A narrow cell is density × width.
+    """
+    a, b = (lower - means) / scales, (upper - means) / scales
+    mirrored = a + b > 0
+    a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
+    above, below = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+    wide = above + torch.log1p(-(below - above).clamp_max(-1e-300).exp())
+    width, middle = b - a, 0.5 * (a + b)
+    density = -0.5 * middle.square() - 0.5 * math.log(2 * math.pi)
+    narrow = width * (1 + middle.abs()) < NARROW_CELL
+    return torch.where(narrow, density + width.clamp_min(1e-300).log(), wide)
+
+
+def _ndtr(standard: Tensor) -> Tensor:
+    return torch.special.ndtr(standard)
+
+
+def _density(standard: Tensor) -> Tensor:
+    return (-0.5 * standard.square()).exp() / math.sqrt(2 * math.pi)
+
+
+def node_levels(count: int, like: Tensor) -> Tensor:
+    """The middles of `count` equal parts of (0, 1), in double precision."""
+    return constant(tuple((np.arange(count) + 0.5) / count), like.double())
