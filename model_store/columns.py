@@ -26,8 +26,8 @@ OutputTransform = Literal["none", "log", "log2", "logit", "log1p"]
 TargetKind = Literal["real", "positive", "bounded", "integer"]
 WHOLE_TOLERANCE = 1e-9
 """Relative distance from a whole number that is rounding."""
-MAX_LOG_VARIANCES = 4.0
-"""Variances of training labels on a log scale that a component's moments count, at most: `Link`."""
+MAX_LOG_VARIANCES = 1.0
+"""Variances of training labels on a log scale that a component's moments count, at most: see `Link`."""
 
 
 class OutsideDomain(BmamlError, ValueError):

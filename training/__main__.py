@@ -34,6 +34,7 @@ from training.evaluate_classes import evaluate_classes, evaluate_table_of_classe
 from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.rows import resolved
 from training.families.world_tasks import WorldTasks
+from training.kind_choice import with_chosen_kinds
 from training.loop import Interrupted, train
 from training.options import (
     EmbeddingOptions,
@@ -99,16 +100,23 @@ def table(
     if family.new_classes:
         _train_on_vectors(family, run, projection, settings)
         return
+
+    def configured(family: TableConfig, tasks: Table) -> TrainingConfig:
+        if family.support_until is not None:
+            family = replace(family, shots=tasks.shots)
+        columns = (len(tasks.inputs), len(tasks.labels or tasks.outputs))
+        return configuration(run, family, settings, columns, resolution=tasks.resolution)
+
+    family, choices = with_chosen_kinds(family, configured, run.seed, _device(run.device))
+    for choice in choices:
+        print(choice, file=sys.stderr)
+    note = " ".join([*([run.note] if run.note else []), *(f"{choice}." for choice in choices)])
     tasks = Table(family, run.seed)
     _print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
-    family = tasks.config
-    if family.support_until is not None:
-        family = replace(family, shots=tasks.shots)
     if tasks.labels and family.resolution:
         raise InvalidConfig("--resolution is of numbers, and the target holds classes")
-    columns = (len(tasks.inputs), len(tasks.labels or tasks.outputs))
-    _train(run, configuration(run, family, settings, columns, resolution=tasks.resolution), tasks)
+    _train(replace(run, note=note), configured(tasks.config, tasks), tasks)
 
 
 def _train_on_vectors(

@@ -188,7 +188,8 @@ def _outputs(y: UseAppendAction[tuple[tuple[str, ...], ...]]) -> tuple[str, ...]
 
     Args:
         y: output columns. A kind after a colon says what their numbers are: log (positive), logit (bounded
-            by 0 and 1) or logit(LOW,HIGH), integer (whole), count (whole, from 0, on a log scale).
+            by 0 and 1) or logit(LOW,HIGH), integer (whole), count (whole, from 0, on a log scale), auto (the
+            one of these that predicts the validation tasks best, in short trials).
     """
     return _all_of("--y", y)
 

@@ -120,7 +120,7 @@ def publish(
         described |= {"image": tasks.image, "classes": most, "embedding": config.embedding}
         described["kind"] = "classification"
         learned |= family.frozen if isinstance(family, ImageFeatures) else {}
-        evaluation = evaluate_classes(_unpublished(described, learner, learned), tasks)
+        evaluation = evaluate_classes(unpublished(described, learner, learned), tasks)
         card = _classification_card(described, tasks, evaluation, note)
     elif isinstance(tasks, Vectors) or (isinstance(tasks, Table) and tasks.labels):
         described |= _table_of_classes(tasks, learner)
@@ -128,12 +128,12 @@ def publish(
         card = _table_of_classes_card(described, tasks, evaluation, note)
     else:
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
-        model = _unpublished(described, learner, learned)
+        model = unpublished(described, learner, learned)
         described["conformal"] = conformal_calibration(model, tasks)
         prior = check_prior(model, tasks, config.seed)
         if prior.worse:
             print(f"warning: {prior.sentence}", file=sys.stderr)
-        evaluation = evaluate(_unpublished(described, learner, learned), tasks.held_out())
+        evaluation = evaluate(unpublished(described, learner, learned), tasks.held_out())
         card = _regression_card(described, tasks, evaluation, prior, note) + _conformal_section(
             described, evaluation
         )
@@ -143,7 +143,8 @@ def publish(
     return model, evaluation
 
 
-def _unpublished(described: dict[str, Any], learner: Learner[Any], learned: dict[str, Tensor]) -> Model:
+def unpublished(described: dict[str, Any], learner: Learner[Any], learned: dict[str, Tensor]) -> Model:
+    """The model that a version would have, before it is published."""
     manifest = Manifest(version=1, metrics={}, tensors={}, files={WEIGHTS_FILE: "0" * 64}, **described)
     embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
     return Model(manifest, learner, learned, embedding)

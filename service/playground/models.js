@@ -33,5 +33,13 @@ const WORDS = {
   variation_ratio: "most votes against (variation ratio)",
 };
 
+/** The values of an output in words; null where they are plain real numbers. */
+export function valuesOf({ target }) {
+  if (target?.kind === "positive") return "positive numbers";
+  if (target?.kind === "bounded") return `numbers from ${target.low} to ${target.high}`;
+  if (target?.kind !== "integer") return null;
+  return target.low === null ? "whole numbers" : `whole numbers from ${target.low}`;
+}
+
 /** An acquisition in words. */
 export const acquisitionWords = (name) => WORDS[name] ?? name;

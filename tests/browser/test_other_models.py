@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -9,7 +10,7 @@ from playwright.sync_api import expect
 from model_store.columns import Column
 from service.settings import Settings
 from tests.images import publish_classifier
-from tests.published import SIZE, X, Y, Z, publish
+from tests.published import KINDS, SIZE, X, Y, Z, publish
 from tests.service.conftest import serve
 
 METALS = ("steel", "tin")
@@ -28,6 +29,15 @@ def url(tmp_path_factory):
         yield served.url
 
 
+@pytest.fixture(scope="module")
+def kinds_url(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kinds")
+    for name, column in KINDS.items():
+        publish(root, name, outputs=(column,))
+    for served in serve(Settings(store=root, device="cpu")):
+        yield served.url
+
+
 def test_a_model_without_examples_starts_with_its_prior(visit, url):
     page = visit(url=url)
     expect(page.locator("#reading")).to_contain_text("the support set is empty")
@@ -39,6 +49,35 @@ def test_a_model_without_examples_starts_with_its_prior(visit, url):
     assert options == ["tiny"]
     page.locator("#belief .surface").click(position={"x": 200, "y": 100})
     expect(page.locator("#reading")).to_contain_text("1 point;")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
+    page = visit(url=kinds_url)
+    page.select_option("#curves-model", name)
+    target = KINDS[name].target
+    if target.kind != "real":
+        expect(page.locator("#curves-about")).to_contain_text("Labels and answers are")
+    for y in (5, 150, 315):
+        page.locator("#belief .surface").click(position={"x": 100 + y, "y": y})
+    expect(page.locator("#reading")).to_contain_text("3 points;")
+    expect(page.locator("#curves-problem")).to_be_empty()
+    labels = [
+        float(each)
+        for each in page.locator("#points-table input").evaluate_all("all => all.map(i => i.value)")
+    ]
+    assert labels
+    low, high = page.locator("#belief .surface").evaluate(
+        "surface => { const b = surface.getBBox(); return [b.y, b.y + b.height]; }"
+    )
+    for band in ("band-90", "band-50", "mean"):
+        path = page.locator(f"#belief .{band}").get_attribute("d")
+        assert "NaN" not in path
+        heights = [float(y) for y in re.findall(r",(-?[\d.]+)", path)]
+        if target.low is not None and KINDS[name].transform != "log":
+            assert max(heights) <= high + 1
+        if target.high is not None:
+            assert min(heights) >= low - 1
 
 
 def test_several_inputs_and_outputs_have_a_column_each(visit, url):

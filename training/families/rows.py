@@ -20,7 +20,7 @@ from training.families.splits import (
     seeded_roles,
     with_validation,
 )
-from training.families.targets import domain_of, is_target_word
+from training.families.targets import AUTO, domain_of, is_target_word
 from training.reading import Columns, Names, column_names, read
 from training.reading.dates import MICROSECONDS_PER_DAY, parsed_date
 from training.reading.numbers import parsed_number
@@ -155,7 +155,7 @@ def read_rows(
     ]
     targets: list[Array] = []
     classes = None
-    if target != "numbers" and set(config.kinds) - {"real"}:
+    if target != "numbers" and set(config.kinds) - {"real", AUTO}:
         columns.refuse(config.y[0], f"holds classes, and {', '.join(config.kinds)} is of numbers")
     if target == "numbers":
         targets = [_labels(columns, name, word, gone) for name, word in config.outputs]

@@ -8,8 +8,12 @@ import torch
 
 from model_store.columns import Array, Column, OutputTransform, Target
 
-KINDS = ("real", "log", "logit", "count", "integer")
+AUTO = "auto"
+"""The word that leaves the choice to trials."""
+KINDS = ("real", "log", "logit", "count", "integer", AUTO)
 """Words after the colon of `--y`; a `logit` may name its bounds."""
+LEAST_RATIO = 2.0
+"""The largest label over the smallest from which on a log scale is tried."""
 _LOGIT = re.compile(r"logit(?:\(([^(),]+),([^(),]+)\))?")
 MAX_MARGIN = 0.005
 """The largest margin at a bound, in widths of the domain."""
@@ -33,6 +37,19 @@ def _bounds(word: str) -> tuple[float, float] | None:
     except ValueError:
         return None
     return (low, high) if math.isfinite(low) and low < high < math.inf else None
+
+
+def candidates(labels: Array) -> tuple[str, ...]:
+    """The kinds that fit labels, the plain one first."""
+    step = visible_step(labels)
+    if step is not None and (step == np.round(step)):
+        return ("integer", "count") if labels.min() >= 0 else ("integer",)
+    fitting = ["real"]
+    if labels.min() > 0 and labels.max() > LEAST_RATIO * labels.min():
+        fitting.append("log")
+    if labels.min() >= 0 and labels.max() <= 1:
+        fitting.append("logit")
+    return tuple(fitting)
 
 
 def domain_of(word: str) -> Target | None:

@@ -34,6 +34,7 @@ export class Belief {
 
   /** The space to draw in: a card's columns and the domains that are shown. */
   setSpace({ input, output, xDomain, yDomain }) {
+    this.output = output;
     this.frame.scaled(input, xDomain, output, yDomain, {
       xTitle: input.name,
       yTitle: output.name,

@@ -2,7 +2,7 @@
 
 import { put, svg } from "../dom.js";
 import { short } from "../numbers.js";
-import { inside } from "./space.js";
+import { inside, possible } from "./space.js";
 
 const STEP = 0.01;
 const STRIDE = 0.05;
@@ -116,9 +116,11 @@ export class PointEditor {
       event.preventDefault();
       const [across, down] = ARROWS[event.key];
       const share = event.shiftKey ? STRIDE : STEP;
+      const moved = y.invert(y(point.y) + down * share * inner.height);
+      const stays = down !== 0 && possible(this.chart.output, moved) === point.y;
       this.#move(point, {
         x: x.invert(x(point.x) + across * share * inner.width),
-        y: y.invert(y(point.y) + down * share * inner.height),
+        y: stays ? point.y - down : moved,
       });
     }
   }
@@ -126,13 +128,16 @@ export class PointEditor {
   #move(point, { x, y }) {
     const { frame } = this.chart;
     point.x = inside(x, frame.x.domain());
-    point.y = inside(y, frame.y.domain());
+    point.y = possible(this.chart.output, inside(y, frame.y.domain()));
     this.changed();
   }
 
   #place(event) {
     const box = this.chart.surface.getBoundingClientRect();
     const { x, y } = this.chart.frame;
-    return { x: x.invert(event.clientX - box.left), y: y.invert(event.clientY - box.top) };
+    return {
+      x: x.invert(event.clientX - box.left),
+      y: possible(this.chart.output, y.invert(event.clientY - box.top)),
+    };
   }
 }

@@ -3,8 +3,8 @@
 const d3 = globalThis.d3;
 const FINE = 101;
 
-/** Whether the column is read on a logarithmic scale. */
-export const isLog = (column) => column.transform !== "none";
+/** Whether the column is shown on a logarithmic scale. */
+const isLog = (column) => column.transform === "log" || column.transform === "log2";
 
 /** A d3 scale for a column: logarithmic where the model reads it so. */
 export function scaleOf(column, domain, range) {
@@ -37,12 +37,19 @@ export function grid(column, domain, rows = FINE) {
   });
 }
 
-/** A column's training range with some air, inside what its scale can show. */
+/** A column's training range with some air, inside what its scale can show and its target can be. */
 export function domainOf(column, air) {
   const { lower, upper } = column;
   if (isLog(column)) return [lower, upper];
-  return [lower - air * (upper - lower), upper + air * (upper - lower)];
+  return [lower - air * (upper - lower), upper + air * (upper - lower)].map((end) => bounded(column, end));
 }
+
+/** The value that a column's target can have and is nearest: inside its bounds, and whole where it is. */
+export const possible = (column, value) =>
+  bounded(column, column.target?.kind === "integer" ? Math.round(value) : value);
+
+const bounded = ({ target }, value) =>
+  inside(value, [target?.low ?? Number.NEGATIVE_INFINITY, target?.high ?? Number.POSITIVE_INFINITY]);
 
 /** The value inside the domain that is nearest. */
 export const inside = (value, [low, high]) => Math.min(high, Math.max(low, value));

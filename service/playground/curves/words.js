@@ -1,5 +1,6 @@
 // What the tab of curves says in sentences.
 
+import { valuesOf } from "../models.js";
 import { count, percent, short } from "../numbers.js";
 
 export const BEYOND =
@@ -10,7 +11,9 @@ export function about(card) {
   const held = card.metrics.coverage_90;
   const measured =
     held === undefined ? "" : ` On unseen tasks its 90 % band held ${percent(held)} of the truths.`;
-  return `${card.description}${measured}`;
+  const values = valuesOf(card.outputs[0]);
+  const kind = values === null ? "" : ` Labels and answers are ${values}.`;
+  return `${card.description}${kind}${measured}`;
 }
 
 /** An answer about so many points in words. */

@@ -2,6 +2,7 @@
 
 import { byId, offer, say } from "../dom.js";
 import { latest } from "../latest.js";
+import { valuesOf } from "../models.js";
 import { count } from "../numbers.js";
 import { post } from "../service.js";
 import { curl, python } from "./code.js";
@@ -52,13 +53,15 @@ export class OwnPanel {
 
   async #model() {
     const { inputs, outputs } = columnsOf(this.card);
+    const values = new Map(this.card.outputs.map((column) => [column.name, valuesOf(column)]));
+    const targets = outputs.map((name) => (values.get(name) ? `${name} (${values.get(name)})` : name));
     const { numbers, texts } = writtenInputs(this.card);
     const named = [...texts].map(([name, values]) => `${name} (${values.join(", ")})`);
     const asked = texts.size ? [...numbers.map(({ name }) => name), ...named] : inputs;
     const imageHint = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
     say(
       byId("own-columns"),
-      `Columns: ${asked.join(", ")}; ${outputs.join(", ")}, empty in the rows you ask about.${imageHint}`,
+      `Columns: ${asked.join(", ")}; ${targets.join(", ")}, empty in the rows you ask about.${imageHint}`,
     );
     byId("own-interval").disabled = this.card.kind === "classification";
     await this.#example();
