@@ -124,7 +124,7 @@ def publish(
         card = _classification_card(described, tasks, evaluation, note)
     elif isinstance(tasks, Vectors) or (isinstance(tasks, Table) and tasks.labels):
         described |= _table_of_classes(tasks, learner)
-        evaluation = evaluate_table_of_classes(_unpublished(described, learner, learned), tasks)
+        evaluation = evaluate_table_of_classes(unpublished(described, learner, learned), tasks)
         card = _table_of_classes_card(described, tasks, evaluation, note)
     else:
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
