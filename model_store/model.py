@@ -160,6 +160,13 @@ class Model:
         assert isinstance(belief, Categorical)
         return belief
 
+    def prior_of_classes(self, x: Tensor) -> Tensor:
+        """Log probabilities of the classes of fixed meaning before any label, `[row, class]`, at rows x."""
+        assert self.manifest.classes is not None
+        nothing = Examples.empty(self.learner.network.inputs, self.manifest.classes, self.learned["initial"])
+        posterior = self.learner.adapt(self.learned, nothing, 0)
+        return self.classify(posterior, x.unsqueeze(0)).log_mixture()[0]
+
     def predict(
         self, posterior: Any, x: Tensor, support: Examples, joint: bool = False, skip_inside: bool = True
     ) -> Predictive:
@@ -236,9 +243,13 @@ class Model:
 
     @cached_property
     def trained_rows(self) -> tuple[int, int] | None:
-        """The fewest and the most support rows of a task in training; None where its record does not say."""
+        """The fewest and the most support rows of a task in training.
+
+        None where its record does not say, and where a task has classes of its own.
+        """
         shots = self.manifest.training.get("family", {}).get("shots")
-        if self.manifest.kind != "regression" or not isinstance(shots, dict):
+        new_classes = self.manifest.kind == "classification" and self.manifest.labels is None
+        if new_classes or not isinstance(shots, dict):
             return None
         return int(shots["lowest"]), int(shots["highest"])
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bmaml.learners.posterior import Posterior
 from model_store import Model
+from model_store.class_target import Label
 from model_store.model import Single
 from service.schemas.responses import ClassPrediction, Prediction, Surprise
 
@@ -36,7 +37,7 @@ class PredictionSpec:
 
     Attributes:
         quantiles: levels to answer, in (0, 1).
-        interval: probability of the central interval; None for classes, which have none.
+        interval: probability of the central interval; None for classes without an order, which have none.
         particles: whether to answer each particle's own prediction, too.
         interval_method: where the request names it; the interval of a plain level is the mixture's.
     """
@@ -86,7 +87,7 @@ class PostedSupport:
     """A support set as the caller sent it: rows in the caller's units, and labels."""
 
     x: NDArray[np.floating]
-    labels: tuple[float | str | tuple[float, ...], ...]
+    labels: tuple[Label | tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Job:
         seed: seed of the posterior's draws; 0 where the learner draws nothing.
         spec: the question about the query rows; None where the task is only adapted to.
         deadline: seconds on the monotonic clock; a job that has not started by then expires.
-        classes: classes of the support set, in the order of the one-hot columns of `support_y`.
+        classes: classes of the model or the support set, in the order of the one-hot columns of `support_y`.
         posted: the support set in the caller's units.
         key: id under which the posterior is kept; None where it is not kept.
         ttl_s: seconds for which it is kept.
@@ -132,7 +133,7 @@ class Job:
     spec: PredictionSpec | SelectionSpec | None
     deadline: float
     warnings: tuple[str, ...] = ()
-    classes: tuple[str | int, ...] = ()
+    classes: tuple[Label, ...] = ()
     posted: PostedSupport = field(default_factory=lambda: PostedSupport(np.zeros((0, 0)), ()))
     key: str | None = None
     ttl_s: float = 0.0

@@ -69,9 +69,10 @@ class Decoder:
         targets = query_targets(request, model, adaptation.support.classes, len(query.raw))
         steps = _steps(request, model) if adaptation.entry is None else adaptation.entry.job.steps
         level, method = interval_choice(request.interval, model, len(adaptation.support.y), steps)
-        if model.manifest.kind == "classification":
+        target = model.manifest.target
+        if model.manifest.kind == "classification" and not (target is not None and target.ordered):
             if request.quantiles:
-                raise invalid_at("/quantiles", "classes have no quantiles")
+                raise invalid_at("/quantiles", "classes without an order have no quantiles")
             spec = PredictionSpec((), None, request.particles)
         else:
             spec = PredictionSpec(tuple(request.quantiles), level, request.particles, method)

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Model
+from model_store.class_target import Label, label_key, places_of
 from model_store.columns import standardised
 from service.codec.inputs import label_values
-from service.codec.support_set import class_labels, number_labels
+from service.codec.support_set import class_labels, known_labels, number_labels, type_of_labels
 from service.errors import MAX_ERRORS, FieldError, invalid, invalid_at
 from service.schemas.requests import AdaptPredictRequest
 
@@ -31,12 +32,12 @@ def check_scoring(request: AdaptPredictRequest) -> None:
 
 
 def query_targets(
-    request: AdaptPredictRequest, model: Model, classes: Sequence[str | int], rows: int
+    request: AdaptPredictRequest, model: Model, classes: Sequence[Label], rows: int
 ) -> NDArray[Any] | None:
     """The targets of this number of query rows, as `Job.query_y` describes them; None without any.
 
     Args:
-        classes: those of the support set.
+        classes: those of the model, or of the support set.
 
     Raises:
         RequestError: 422 for targets that do not fit the rows, the model or the classes.
@@ -46,17 +47,20 @@ def query_targets(
     labels = label_values(request.query.y, POINTER)
     if len(labels) != rows:
         raise invalid_at(POINTER, f"{len(labels)} targets for {rows} rows of x")
+    if model.manifest.labels is not None:
+        places = places_of(model.manifest.labels)
+        found = known_labels(labels, model.manifest.labels, POINTER)
+        return np.array([places[label_key(each)] for each in found])
     if model.manifest.kind == "classification":
         return _class_indices(class_labels(labels, POINTER), classes)
     raw, _ = number_labels(labels, model, POINTER)
     return standardised(model.manifest.outputs, raw)
 
 
-def _class_indices(labels: Sequence[str | int], classes: Sequence[str | int]) -> NDArray[np.int64]:
+def _class_indices(labels: Sequence[Label], classes: Sequence[Label]) -> NDArray[np.int64]:
     """The index of each label among the classes of the support set."""
-    if isinstance(labels[0], str) is not isinstance(classes[0], str):
-        found = "strings" if isinstance(classes[0], str) else "integers"
-        raise invalid_at(POINTER, f"the classes of the support set are {found}")
+    if type_of_labels(labels[0]) != type_of_labels(classes[0]):
+        raise invalid_at(POINTER, f"the classes of the support set are {type_of_labels(classes[0])}")
     column = {each: index for index, each in enumerate(classes)}
     if foreign := [row for row, label in enumerate(labels) if label not in column]:
         raise invalid(

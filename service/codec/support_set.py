@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from model_store import Model, OutsideDomain
+from model_store.class_target import Label, label_key, places_of
 from model_store.model import Single
 from service.codec.budget import Budget
 from service.codec.inputs import InputRows, check_precision, input_rows, label_values, number_rows
@@ -17,6 +19,8 @@ from service.schemas.requests import Support
 
 MAX_INTEGER_LABEL = 2**53 - 1
 """Magnitude of the largest integer label: JSON's numbers, which are doubles, hold no larger one exactly."""
+MAX_LISTED = 1000
+"""Characters of the labels that an error lists, at most."""
 MIN_CLASS_COLUMNS = 4
 """Columns of one-hot labels, at least, where the learner has no output for each class."""
 
@@ -28,14 +32,15 @@ class SupportSet:
     Attributes:
         y: standardised targets `[row, output]`, or one-hot classes `[row, class]`.
         labels: numeric labels `[row, output]` in the caller's units; no rows for classes.
-        classes: sorted, in the order of the columns of `y`; empty for numbers.
+        classes: in the order of the columns of `y`: the model's, or those of the rows, sorted; empty for
+            numbers.
         posted: rows and labels as they were sent, from which the posterior's id is made.
     """
 
     x: InputRows
     y: Single
     labels: Array
-    classes: tuple[str | int, ...]
+    classes: tuple[Label, ...]
     posted: PostedSupport
 
 
@@ -59,6 +64,8 @@ def support_set(posted: Support | None, entry: Entry | None, model: Model, budge
         detail = f"{rows} rows with those of the posterior; this service takes at most"
         raise invalid_at("/support/x", f"{detail} {settings.max_support_rows}")
     kept = None if entry is None else entry.job
+    if model.manifest.labels is not None:
+        return _fixed_support(x, known_labels(labels, model.manifest.labels, "/support/y"), kept, model)
     if model.manifest.kind == "classification":
         new_labels = class_labels(labels, "/support/y")
         return _class_support(x, new_labels, kept, model, settings.max_classes)
@@ -66,26 +73,46 @@ def support_set(posted: Support | None, entry: Entry | None, model: Model, budge
     return new if kept is None else _joined_support(_kept_support(kept), new)
 
 
-def class_labels(labels: Sequence[Any], pointer: str) -> list[str] | list[int]:
-    """The class labels at `pointer`, all strings or all integers; a float that is an integer becomes one.
+def known_labels(labels: Sequence[Any], known: Sequence[Label], pointer: str) -> list[Label]:
+    """The class labels at `pointer`, all of them labels that the model knows.
+
+    Raises:
+        RequestError: 422 that lists the model's labels.
+    """
+    places = places_of(known)
+    found = [None if isinstance(each, list) else places.get(label_key(each)) for each in labels]
+    if unknown := [row for row, place in enumerate(found) if place is None]:
+        listed = orjson.dumps(list(known)).decode()
+        listed = listed if len(listed) <= MAX_LISTED else f"{listed[:MAX_LISTED]} …"
+        errors = (
+            FieldError(pointer=f"{pointer}/{row}", detail="no label of this model")
+            for row in unknown[:MAX_ERRORS]
+        )
+        raise invalid(f"this model's labels are {listed}", *errors)
+    return [known[place] for place in found if place is not None]
+
+
+def class_labels(labels: Sequence[Any], pointer: str) -> list[str] | list[int] | list[bool]:
+    """The class labels at `pointer`, of one type; a float that is an integer becomes one.
 
     Raises:
         RequestError: 422 for other values, and for strings beside integers.
     """
     strings = [each for each in labels if isinstance(each, str)]
-    numbers = [each for each in labels if isinstance(each, float | int)]
-    if len(strings) not in (0, len(labels)) or len(strings) + len(numbers) != len(labels):
-        raise invalid_at(pointer, "class labels are strings or integers, one for each row")
+    truths = [each for each in labels if isinstance(each, bool)]
+    numbers = [each for each in labels if isinstance(each, float | int) and not isinstance(each, bool)]
+    if not any(len(each) == len(labels) for each in (strings, truths, numbers)):
+        raise invalid_at(pointer, "class labels are strings, integers or truth values, one for each row")
     if wrong := [i for i, each in enumerate(numbers) if each != int(each) or abs(each) > MAX_INTEGER_LABEL]:
         detail = "not an integer within ±(2^53 − 1); larger ones can be sent as strings"
         errors = (FieldError(pointer=f"{pointer}/{i}", detail=detail) for i in wrong[:MAX_ERRORS])
         raise invalid("class labels are strings or integers", *errors)
-    return strings or [int(each) for each in numbers]
+    return strings or truths or [int(each) for each in numbers]
 
 
 def one_hot(
     labels: Sequence[str] | Sequence[int], model: Model, max_classes: int
-) -> tuple[tuple[str | int, ...], Single]:
+) -> tuple[tuple[Label, ...], Single]:
     """The classes of a support set, sorted, and its one-hot labels `[row, column]`.
 
     There is a column for each output of a learner that has one for every class. Otherwise their number
@@ -96,7 +123,7 @@ def one_hot(
     """
     if not labels:
         raise invalid_at("/support/y", "the classes are those of the support rows; show at least one")
-    classes: tuple[str | int, ...] = tuple(sorted(set(labels)))
+    classes: tuple[Label, ...] = tuple(sorted(set(labels)))
     assert model.manifest.classes is not None
     most = min(model.manifest.classes, max_classes)
     if len(classes) > most:
@@ -108,13 +135,37 @@ def one_hot(
     return classes, rows
 
 
+def _fixed_support(x: InputRows, labels: list[Label], kept: Job | None, model: Model) -> SupportSet:
+    """Labels of the model, one-hot; there may be none."""
+    known = model.manifest.labels
+    assert known is not None
+    if kept is not None:
+        labels = [*kept.posted.labels, *labels]  # type: ignore[list-item]
+        x = _joined_rows(InputRows(kept.posted.x, kept.support_x), x)
+    places = places_of(known)
+    y = np.zeros((len(labels), len(known)), dtype=np.float32)
+    y[np.arange(len(labels)), [places[label_key(each)] for each in labels]] = 1
+    return SupportSet(x, y, np.zeros((0, 1)), known, PostedSupport(x.raw, tuple(labels)))
+
+
+def type_of_labels(label: Label) -> str:
+    """The type of a class label, in the plural."""
+    if isinstance(label, bool):
+        return "truth values"
+    return "strings" if isinstance(label, str) else "integers"
+
+
 def _class_support(
-    x: InputRows, labels: list[str] | list[int], kept: Job | None, model: Model, max_classes: int
+    x: InputRows,
+    labels: list[str] | list[int] | list[bool],
+    kept: Job | None,
+    model: Model,
+    max_classes: int,
 ) -> SupportSet:
     all_labels: tuple[Any, ...] = tuple(labels)
     if kept is not None:
-        if labels and isinstance(labels[0], str) is not isinstance(kept.classes[0], str):
-            kept_type = "strings" if isinstance(kept.classes[0], str) else "integers"
+        if labels and type_of_labels(labels[0]) != type_of_labels(kept.classes[0]):
+            kept_type = type_of_labels(kept.classes[0])
             raise invalid_at("/support/y", f"the classes of the posterior are {kept_type}")
         all_labels = (*kept.posted.labels, *labels)
         x = _joined_rows(InputRows(kept.posted.x, kept.support_x), x)
@@ -129,7 +180,7 @@ def number_labels(labels: Sequence[Any], model: Model, pointer: str) -> tuple[Ar
         RequestError: 422 for strings, another number of outputs, numbers outside the target's domain, and
             numbers beyond single precision.
     """
-    if labels and isinstance(labels[0], str):
+    if labels and isinstance(labels[0], str | bool):
         raise invalid_at(f"{pointer}/0", "this model predicts numbers, not classes")
     columns: list[Any] = [value if isinstance(value, list) else [value] for value in labels]
     raw = number_rows(columns, len(model.manifest.outputs), pointer, len(columns))

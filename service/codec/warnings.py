@@ -45,12 +45,11 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
     if model.manifest.inputs:
         inputs = model.manifest.inputs, model.input_range
-        outputs = model.manifest.outputs, model.output_range
         for part, own in rows.items():
             distances = _distances(*inputs, own.raw)
             rows_far = distances.max(1, initial=0) > FAR_DISTANCE
             to_the_prior = np.zeros(len(distances), bool)
-            if rows_far.any():
+            if rows_far.any() and model.manifest.outputs:
                 there = model.distance(own.standardised[rows_far], support.x.standardised)
                 to_the_prior[rows_far] = there > FAR_DISTANCE
             for some, advice in ((to_the_prior, TO_THE_PRIOR), (rows_far & ~to_the_prior, BY_SUPPORT)):
@@ -58,6 +57,8 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
                 warnings += _far(inputs[0], own.raw, own_distances, f"{part} rows", advice)
         distances = _distances(*inputs, support.x.raw)
         warnings += _far(inputs[0], support.x.raw, distances, "support rows", WRONG_UNITS)
+    if model.manifest.outputs:
+        outputs = model.manifest.outputs, model.output_range
         distances = _distances(*outputs, support.labels)
         warnings += _far(outputs[0], support.labels, distances, "labels", WRONG_UNITS)
     return tuple(warnings)
@@ -73,11 +74,12 @@ def _row_count(model: Model, rows: int) -> list[str]:
     lowest, highest = model.trained_rows
     if lowest <= rows <= highest + FAR_DISTANCE * (highest - lowest):
         return []
-    advice = (
-        "widths are less certain"
-        if rows < lowest
-        else "widths may be too narrow: give fewer, or train with more"
-    )
+    classes = model.manifest.kind == "classification"
+    if rows < lowest:
+        advice = "probabilities are less certain" if classes else "widths are less certain"
+    else:
+        advice = "probabilities may be too sure" if classes else "widths may be too narrow"
+        advice += ": give fewer, or train with more"
     return [f"the support set has {rows} rows, and training had {lowest} to {highest}; {advice}"]
 
 

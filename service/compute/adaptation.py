@@ -76,6 +76,11 @@ def _group_weights(model: Model, posterior: Posterior) -> Array | None:
     return None if weights is None else to_numpy(weights)
 
 
+def support_nll(job: Job, before: float, after: float) -> tuple[float, float] | None:
+    """NLL of a task's support labels before and after adaptation; None without support rows."""
+    return (before, after) if len(job.support_x) else None
+
+
 def padded_examples(
     jobs: Sequence[Job], device: torch.device, kept_rows: bool = False
 ) -> tuple[Examples, Examples]:

@@ -1,7 +1,11 @@
-"""Classification tasks of one model together: embedded, adapted, predicted, and taken apart into answers."""
+"""Classification tasks of one model together: embedded, adapted, predicted, and taken apart into answers.
+
+Rows are images, which are embedded, or the columns of a table, which are taken as they are.
+"""
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +15,30 @@ from bmaml.categorical import Categorical
 from bmaml.learners import Diverged
 from bmaml.task import Examples
 from model_store import Model
-from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
+from model_store.class_target import Label
+from service.compute.adaptation import (
+    Adaptation,
+    diverged,
+    padded_examples,
+    single_precision,
+    support_nll,
+    to_numpy,
+)
 from service.compute.selection import choose_by_class
-from service.job import Answer, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
-from service.schemas.responses import ClassPrediction, Entropy, ParticleProbabilities, ScoredClassPrediction
+from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
+from service.schemas.responses import (
+    ClassPrediction,
+    Entropy,
+    LabelInterval,
+    LabelQuantiles,
+    OrderedPrediction,
+    ParticleProbabilities,
+    ScoredClassPrediction,
+    ScoredOrderedPrediction,
+)
+
+LEVEL_TOLERANCE = 1e-6
+"""Rounding of cumulative probabilities: a label that lacks less of a level reaches it."""
 
 
 def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
@@ -31,6 +55,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
     belief = model.classify(adaptation.posterior, x)
     nll = -belief.part(slice(None), slice(support_rows)).log_density(support.y)[..., 0]
     nll_after = to_numpy((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
+    nll_before = _nll_before(model, x[:, :support_rows], support, jobs)
     predicted = time.perf_counter()
     answers: list[Answer | Diverged] = []
     for task, job in enumerate(jobs):
@@ -42,7 +67,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
         nll_pair: tuple[float, float] | None
         if job.kept is None:
             features = x[own, : len(job.support_x)]
-            nll_pair = float(np.log(len(job.classes))), float(nll_after[task])
+            nll_pair = support_nll(job, float(nll_before[task]), float(nll_after[task]))
         else:
             features, nll_pair = job.kept.support_features, job.kept.support_nll
         answers.append(
@@ -56,6 +81,20 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
             )
         )
     return answers, BatchTimes(embedded - started, adapted - embedded, predicted - adapted)
+
+
+def _nll_before(model: Model, x: Tensor, support: Examples, jobs: Sequence[Job]) -> Array:
+    """Mean NLL of each task's support labels before any label, nats per row.
+
+    Without a label, classes of fixed meaning have the model's prior, and new ones are equally probable.
+    """
+    if model.manifest.labels is None:
+        return np.array([np.log(len(job.classes)) for job in jobs])
+    if not x.shape[1]:
+        return np.zeros(len(jobs))
+    logs = model.prior_of_classes(x.flatten(0, 1)).view(*x.shape[:2], -1)
+    each = torch.where(support.y > 0, -logs, 0.0).sum(-1)
+    return to_numpy((each * support.mask).sum(-1) / support.counts().clamp_min(1))
 
 
 def _features(model: Model, support: Examples, query: Examples) -> Tensor:
@@ -89,7 +128,7 @@ def _result(
 
 
 def _prediction(job: Job, belief: Categorical, uncertainty: Uncertainty) -> ClassPrediction:
-    """The probabilities, labels and uncertainties of a task's query rows."""
+    """The probabilities, labels and uncertainties of a task's query rows; of ordered classes also ranks."""
     assert isinstance(job.spec, PredictionSpec)
     classes, particles = list(job.classes), None
     if job.spec.particles:
@@ -109,8 +148,32 @@ def _prediction(job: Job, belief: Categorical, uncertainty: Uncertainty) -> Clas
         variation_ratio=single_precision(to_numpy(belief.variation_ratio())[0]),
         particles=particles,
     )
-    if job.query_y is None:
-        return prediction
-    log_mixture = to_numpy(belief.log_mixture())[0]
-    posted = log_mixture[np.arange(len(job.query_y)), job.query_y]
-    return ScoredClassPrediction(**vars(prediction), log_density=np.minimum(posted, 0))  # rounded above 0
+    scored: dict[str, Any] = {}
+    if job.query_y is not None:
+        log_mixture = to_numpy(belief.log_mixture())[0]
+        posted = log_mixture[np.arange(len(job.query_y)), job.query_y]
+        scored["log_density"] = np.minimum(posted, 0)  # rounded above 0
+    target = job.model.manifest.target
+    if target is not None and target.ordered:
+        ranks = _ranks(job.spec, classes, probabilities)
+        ordered = ScoredOrderedPrediction if scored else OrderedPrediction
+        return ordered(**vars(prediction), **ranks, **scored)
+    return ScoredClassPrediction(**vars(prediction), **scored) if scored else prediction
+
+
+def _ranks(spec: PredictionSpec, classes: list[Label], probabilities: Array) -> dict[str, Any]:
+    """The median, the quantiles and the central interval of ordered classes, as labels."""
+    cumulative = probabilities.cumsum(-1)
+
+    def quantile(level: float) -> list[Label]:
+        reached = cumulative >= level - LEVEL_TOLERANCE
+        reached[:, -1] = True
+        return [classes[place] for place in reached.argmax(-1).tolist()]
+
+    assert spec.interval is not None
+    tail = 0.5 - spec.interval / 2
+    return {
+        "median": quantile(0.5),
+        "quantiles": LabelQuantiles(list(spec.quantiles), [quantile(level) for level in spec.quantiles]),
+        "interval": LabelInterval(spec.interval, quantile(tail), quantile(1 - tail)),
+    }

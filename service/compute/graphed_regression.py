@@ -19,9 +19,9 @@ from torch import Tensor
 from bmaml.blocks import blocks
 from bmaml.task import Examples
 from model_store import Model
-from service.compute.adaptation import padded_rows
+from service.compute.adaptation import padded_rows, support_nll
 from service.compute.cuda_graphs import Arrays, GraphCache
-from service.compute.regression import BatchMoments, believe, nll_before, quantile_levels, support_nll
+from service.compute.regression import BatchMoments, believe, nll_before, quantile_levels
 from service.compute.surprise import surprise_of
 from service.job import Answer, BatchTimes, Job, PredictionSpec
 

@@ -19,7 +19,14 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from bmaml.transformed import Transformed
 from model_store import Model
-from service.compute.adaptation import Adaptation, diverged, padded_examples, single_precision, to_numpy
+from service.compute.adaptation import (
+    Adaptation,
+    diverged,
+    padded_examples,
+    single_precision,
+    support_nll,
+    to_numpy,
+)
 from service.compute.selection import choose
 from service.job import (
     Answer,
@@ -212,11 +219,6 @@ def believe(
 def nll_before(model: Model, support: Examples) -> Tensor:
     """Mean NLL of each task's support labels under the prior, nats per value; zero without rows."""
     return _nll(model, model.prior(support.x), support)
-
-
-def support_nll(job: Job, before: float, after: float) -> tuple[float, float] | None:
-    """NLL of a task's support labels before and after adaptation; None without support rows."""
-    return (before, after) if len(job.support_x) else None
 
 
 def quantile_levels(jobs: Sequence[Job], tasks: int = 0, width: int = 0) -> Array:

@@ -11,7 +11,7 @@ from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
 from model_store.store import newest_versions
 from service.compute.capabilities import CAPABILITIES
-from service.schemas.cards import ConformalSummary, ModelList, ModelSummary, Refused
+from service.schemas.cards import ClassTargetCard, ConformalSummary, ModelList, ModelSummary, Refused
 
 log = logging.getLogger("service.registry")
 
@@ -179,6 +179,7 @@ class Catalogue:
             inputs=[column.name for column in manifest.inputs],
             outputs=[column.name for column in manifest.outputs],
             versions=self.versions(name),
+            target=ClassTargetCard.of(manifest.target),
             conformal=ConformalSummary.of_calibration(manifest.conformal),
         )
 

@@ -25,22 +25,25 @@ POOL_ROWS, SELECTED_ROWS = 256, 2
 
 def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], object]) -> None:
     """Let `answer` run the model on one task, a small batch, the largest batch, and a selection."""
-    network, image = model.learner.network, model.manifest.image
-    outputs = network.outputs if image is None else model.learner.max_classes or CLASSES
-    x = np.zeros((TASK_ROWS, network.inputs if image is None else image.inputs), np.float32)
+    network, manifest = model.learner.network, model.manifest
+    numbers = manifest.kind == "regression"
+    outputs = network.outputs
+    if not numbers:
+        outputs = len(manifest.labels) if manifest.labels else model.learner.max_classes or CLASSES
+    x = np.zeros((TASK_ROWS, network.inputs if manifest.image is None else manifest.image.inputs), np.float32)
     y = np.eye(outputs, dtype=np.float32)[np.arange(TASK_ROWS) % outputs]
-    spec = PredictionSpec(interval=0.9 if image is None else None)
-    classes = tuple(range(outputs)) if image is not None else ()
+    spec = PredictionSpec(interval=0.9 if numbers or (manifest.target and manifest.target.ordered) else None)
+    classes = () if numbers else manifest.labels or tuple(range(outputs))
     no_deadline = float("inf")
     job = Job(model, x, y, x, model.learner.steps, 0, spec, deadline=no_deadline, classes=classes)
     largest = min(MAX_CANDIDATES, max(BATCH_TASKS, max_batch_work // job.cost))
     for tasks in sorted({1, BATCH_TASKS, largest}):
         answer([job] * tasks)
-    if image is None and model.device.type == "cuda":
+    if numbers and model.device.type == "cuda":
         for batch in _common_batches(job, max_batch_work):
             for _ in range(MIN_USES):  # until the shape is recorded
                 answer(batch)
-    if image is None:  # without labels most hypotheses remain, and a selection takes longest
+    if numbers:  # without labels most hypotheses remain, and a selection takes longest
         pool = np.zeros((POOL_ROWS, x.shape[1]), np.float32)
         job = replace(job, support_x=x[:0], support_y=y[:0], query_x=pool)
     answer([replace(job, spec=_selection_spec(model, len(job.query_x)))])

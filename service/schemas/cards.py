@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bmaml.learners import learner_from
 from model_store import Manifest
+from model_store.class_target import ClassTarget, Label
 from model_store.columns import Column, TargetKind
 from model_store.conformal import Conformal
 
@@ -55,6 +56,25 @@ class ImageCard(BaseModel):
     channels: int = Field(description="1 for grey, 3 for RGB")
     size: int = Field(description="pixels along each side")
     drawing: bool = Field(description="whether images are ink on an even ground")
+
+
+class ClassTargetCard(BaseModel):
+    """The target of a classifier of tables."""
+
+    name: str = Field(description="of the column")
+    labels: list[Label] | None = Field(
+        description="classes that mean the same in every task, in the order of the answers; null where every "
+        "task has classes of its own"
+    )
+    ordered: bool = Field(description="whether the labels stand in an order, from lowest to highest")
+
+    @classmethod
+    def of(cls, target: ClassTarget | None) -> Self | None:
+        """The card; None for numbers and for images."""
+        if target is None:
+            return None
+        labels = None if target.labels is None else list(target.labels)
+        return cls(name=target.name, labels=labels, ordered=target.ordered)
 
 
 class ConformalGroupCard(BaseModel):
@@ -126,8 +146,9 @@ class VersionCard(BaseModel):
     outputs: list[ColumnCard]
     image: ImageCard | None = Field(description="null for models of numbers")
     classes: int | None = Field(
-        description="the most classes of a request; null for models that predict numbers"
+        description="the classes of a request, at most; null for models that predict numbers"
     )
+    target: ClassTargetCard | None = Field(description="of classifiers of tables; null for other models")
     learner: str
     particles: int
     steps: int
@@ -159,6 +180,7 @@ class VersionCard(BaseModel):
             outputs=outputs,
             image=None if image is None else ImageCard(**image.model_dump()),
             classes=manifest.classes,
+            target=ClassTargetCard.of(manifest.target),
             learner=manifest.learner,
             particles=learner.particles,
             steps=learner.steps,
@@ -180,6 +202,9 @@ class ModelSummary(BaseModel):
     inputs: list[str]
     outputs: list[str]
     versions: list[int]
+    target: ClassTargetCard | None = Field(
+        description="of the newest version; null for models of numbers and of images"
+    )
     conformal: ConformalSummary | None = Field(
         description="of the newest version; null where it has no conformal intervals"
     )

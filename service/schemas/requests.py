@@ -37,7 +37,7 @@ class Support(_Request):
     x: X = Field(description="rows × features, in the caller's units; or images")
     y: Labels = Field(
         description="one number per row (rows × outputs for models with several outputs); "
-        "for classification one string or integer per row"
+        "for classification one string, integer or truth value per row"
     )
 
 
@@ -48,7 +48,7 @@ class Query(_Request):
     y: Labels | None = Field(
         default=None,
         description="with log_density: one target per row of x, in the form of support.y; a class must be "
-        "one of the support set",
+        "one of the support set, or of the model where its classes have one meaning",
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, GetPydanticSchema
 
 from bmaml.acquisition import MAX_POOL_TARGETS
+from model_store.class_target import Label
 
 Values = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _, handler: handler(list[Any]))]
 """`[row]`, or `[row, output]` for models with several outputs."""
@@ -85,9 +86,7 @@ class PosteriorCard:
     model: ModelRef
     rows: int
     steps: int
-    classes: Annotated[
-        list[str | int] | None, Field(description="of its rows; null where labels are numbers")
-    ]
+    classes: Annotated[list[Label] | None, Field(description="of its rows; null where labels are numbers")]
     bytes: int
     expires_at: datetime
 
@@ -186,11 +185,14 @@ class ParticleProbabilities:
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """The predicted classes, one entry per query row; classes are those of the support set, as sent."""
+    """The predicted classes, one entry per query row.
 
-    classes: list[str | int]
+    Classes are those of the support set, as sent, or those of the model where they have one meaning.
+    """
+
+    classes: list[Label]
     probabilities: Annotated[NumberRows, Field(description="rows × classes")]
-    label: Annotated[list[str | int], Field(description="the most probable class")]
+    label: Annotated[list[Label], Field(description="the most probable class")]
     entropy: Entropy
     margin: Annotated[
         Numbers, Field(description="the most probable class's probability less that of the next")
@@ -202,6 +204,41 @@ class ClassPrediction:
 @dataclass(frozen=True)
 class ScoredClassPrediction(ClassPrediction):
     """The predicted classes, and the log probability of the posted ones."""
+
+    log_density: Annotated[Doubles, Field(description="log probability of query.y, in nats")]
+
+
+@dataclass(frozen=True)
+class LabelQuantiles:
+    """Quantiles of an ordered class: values[i][row] is the first label whose cumulative probability is
+    levels[i] or more.
+    """
+
+    levels: list[float]
+    values: list[list[Label]]
+
+
+@dataclass(frozen=True)
+class LabelInterval:
+    """The labels from `lower` to `upper` of each row, which hold `level` of the probability or more."""
+
+    level: float
+    lower: list[Label]
+    upper: list[Label]
+
+
+@dataclass(frozen=True)
+class OrderedPrediction(ClassPrediction):
+    """The predicted classes where these stand in an order."""
+
+    median: Annotated[list[Label], Field(description="the first label with half of the probability up to it")]
+    quantiles: LabelQuantiles
+    interval: LabelInterval
+
+
+@dataclass(frozen=True)
+class ScoredOrderedPrediction(OrderedPrediction):
+    """The predicted ordered classes, and the log probability of the posted ones."""
 
     log_density: Annotated[Doubles, Field(description="log probability of query.y, in nats")]
 
@@ -315,7 +352,14 @@ class AdaptPredictResponse:
     request_id: str
     model: ModelRef
     posterior: Annotated[PosteriorRef | None, Field(description="null unless it is kept")]
-    prediction: Prediction | ScoredPrediction | ClassPrediction | ScoredClassPrediction
+    prediction: (
+        Prediction
+        | ScoredPrediction
+        | ClassPrediction
+        | ScoredClassPrediction
+        | OrderedPrediction
+        | ScoredOrderedPrediction
+    )
     diagnostics: Diagnostics
     timing_ms: Timing
 

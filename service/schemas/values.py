@@ -23,6 +23,7 @@ GreyImages = TypeAliasType("GreyImages", Annotated[list[Rows], FailFast()])
 ColourImages = TypeAliasType("ColourImages", Annotated[list[GreyImages], FailFast()])
 ClassName = Annotated[str, Field(strict=True, max_length=200)]
 ClassNames = TypeAliasType("ClassNames", Annotated[list[ClassName], FailFast()])
+TruthValues = TypeAliasType("TruthValues", Annotated[list[Annotated[bool, Field(strict=True)]], FailFast()])
 
 DType = Literal["float32", "float64", "int64", "uint8"]
 MAX_DIMENSIONS = 4
@@ -66,17 +67,19 @@ def _form(value: Any) -> str:
     depth = 0
     while isinstance(value, list) and depth < MAX_DIMENSIONS:
         value, depth = (value[0] if value else None), depth + 1
-    return "class-names" if depth == 1 and isinstance(value, str) else f"{max(depth, 1)}-D"
+    if depth == 1 and isinstance(value, str | bool):
+        return "class-names" if isinstance(value, str) else "truth-values"
+    return f"{max(depth, 1)}-D"
 
 
 def _input_form(value: Any) -> str:
     form = _form(value)
-    return "2-D" if form in ("1-D", "class-names") else form
+    return "2-D" if form in ("1-D", "class-names", "truth-values") else form
 
 
 def _label_form(value: Any) -> str:
     form = _form(value)
-    return form if form in ("2-D", "class-names", "encoded-tensor") else "1-D"
+    return form if form in ("2-D", "class-names", "truth-values", "encoded-tensor") else "1-D"
 
 
 def _check_one_type(value: Any) -> Any:
@@ -88,7 +91,7 @@ def _check_one_type(value: Any) -> Any:
     if not isinstance(value, list) or not {str} < set(map(type, value)):
         return value
     strings = [row for row, each in enumerate(value) if isinstance(each, str)]
-    numbers = [row for row, each in enumerate(value) if isinstance(each, int | float)]
+    numbers = [row for row, each in enumerate(value) if type(each) in (int, float)]
     if len(strings) + len(numbers) < len(value):  # other types are refused by the schema
         return value
     sorts = [(strings, "a string beside numbers"), (numbers, "a number beside strings")]
@@ -115,11 +118,12 @@ Labels = Annotated[
     Annotated[Row, Tag("1-D")]
     | Annotated[Rows, Tag("2-D")]
     | Annotated[ClassNames, Tag("class-names")]
+    | Annotated[TruthValues, Tag("truth-values")]
     | Annotated[EncodedTensor, Tag("encoded-tensor")],
     Discriminator(_label_form),
     BeforeValidator(_check_one_type),
 ]
-"""Numbers, rows of numbers for several outputs, class names, or a tensor of numbers."""
+"""Numbers, rows of numbers for several outputs, class names, truth values, or a tensor of numbers."""
 
 UNION_TAGS = frozenset(
     {
@@ -128,6 +132,7 @@ UNION_TAGS = frozenset(
         "3-D",
         "4-D",
         "class-names",
+        "truth-values",
         "encoded-tensor",
         "encoded-images",
         "constrained-str",
@@ -142,5 +147,5 @@ NestedNumbers = list[list[float]] | list[list[list[float]]] | list[list[list[lis
 InputValues = NestedNumbers | EncodedTensor | EncodedImages
 """A parsed `X`."""
 
-LabelValues = list[float] | list[list[float]] | list[str] | EncodedTensor
+LabelValues = list[float] | list[list[float]] | list[str] | list[bool] | EncodedTensor
 """Parsed `Labels`."""

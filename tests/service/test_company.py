@@ -20,7 +20,8 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
-from service.schemas.responses import ScoredPrediction
+from service.schemas.responses import ClassPrediction, ScoredClassPrediction, ScoredPrediction
+from tests.class_tables import publish_class_table
 from tests.published import KINDS, SIZE, X, Y, Z, publish
 
 LEVELS = (0.3, 0.05, 0.95)
@@ -36,6 +37,7 @@ def models(tmp_path_factory):
         publish(root, "wide", inputs=(X, SIZE), outputs=(Y, Z), steps=1, step_size=1e-3),
         publish(root, "surprised", surprise=Surprise(), particles=5, seed=4),
         publish(root, "kinds", inputs=(X, SIZE), outputs=tuple(KINDS.values()), seed=5),
+        publish_class_table(root, "grades", learner="bmaml"),
     ]
 
 
@@ -43,7 +45,7 @@ def models(tmp_path_factory):
 def plans(draw):
     """Plans of a job: its model, row counts, question, key, whether its labels overflow, and its seed."""
     return (
-        draw(st.integers(0, 5)),
+        draw(st.integers(0, 6)),
         draw(st.integers(0, 30)),
         draw(st.integers(1, 30)),
         draw(st.sampled_from(["predict", "score", "choose", "adapt"])),
@@ -56,23 +58,32 @@ def plans(draw):
 def job_of(models, plan):
     which, shown, rows, asked, key, poisoned, seed = plan
     model, rng = models[which], np.random.default_rng(seed)
+    labels = model.manifest.labels
     inputs, outputs = len(model.manifest.inputs), len(model.manifest.outputs)
     x = rng.normal(size=(shown, inputs)).astype(np.float32)
     y = rng.normal(size=(shown, outputs)).astype(np.float32)
-    if poisoned and shown:
+    if labels is not None:
+        y = np.eye(len(labels), dtype=np.float32)[rng.integers(len(labels), size=shown)]
+    elif poisoned and shown:
         y[0] = 3e38  # finite, but not what comes of it
     query = rng.normal(size=(rows, inputs)).astype(np.float32)
     uniform, none = (np.arange(rows) + 0.5) / rows, np.zeros(rows, bool)
     ask = {
         "predict": PredictionSpec(LEVELS, particles=True),
         "score": PredictionSpec(LEVELS),
-        "choose": SelectionSpec("epistemic_variance", "top_k", 3, rows, uniform, none, None, False),
+        "choose": SelectionSpec(
+            "bald" if labels else "epistemic_variance", "top_k", 3, rows, uniform, none, None, False
+        ),
         "adapt": None,
     }[asked]
     query = query[:0] if ask is None else query
     posted = PostedSupport(x, tuple(y[:, 0].tolist()))
-    whole = Job(model, x, y, query, model.learner.steps, 0, ask, float("inf"), posted=posted)
-    if asked == "score":
+    whole = Job(
+        model, x, y, query, model.learner.steps, 0, ask, float("inf"), classes=labels or (), posted=posted
+    )
+    if asked == "score" and labels is not None:
+        whole = replace(whole, query_y=rng.integers(len(labels), size=rows))
+    elif asked == "score":
         whole = replace(whole, query_y=rng.normal(size=(rows, outputs)))
     named = None if key is None else f"{key} {which} {shown} {seed} {poisoned}"
     return replace(whole, key=named, ttl_s=60.0)
@@ -84,6 +95,9 @@ def numbers(answer):
         return []
     if hasattr(result, "scores"):
         return [result.scores, result.uncertainty.epistemic]
+    if isinstance(result, ClassPrediction):
+        scored = [result.log_density] if isinstance(result, ScoredClassPrediction) else []
+        return [result.probabilities, result.entropy.mutual_information, result.margin, *scored]
     variance = result.variance
     ends = [result.interval.lower, result.interval.upper]
     log_density = [result.log_density] if isinstance(result, ScoredPrediction) else []

@@ -16,6 +16,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, not_a_server_error, positive_data_acceptance
 
 from service.settings import Settings
+from tests.class_tables import publish_class_table
 from tests.images import SIZE, publish_classifier
 from tests.published import SIZE as SIZE_COLUMN
 from tests.published import X, Y, Z, publish
@@ -28,13 +29,15 @@ LOCAL = settings(
 EXCLUDED = [positive_data_acceptance, not_a_server_error]
 """No schema can say that a model must exist, or that rows must have as many numbers as it has inputs; and
 a deadline of a millisecond may pass, which `checked` allows for."""
-MODELS = ("tiny", "bare", "wide", "shapes", "nobody")
+MODELS = ("tiny", "bare", "wide", "shapes", "grades", "scores", "nobody")
 IMAGE = [[0.0] * SIZE] * SIZE
 SUPPORTS = {
     "tiny": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
     "bare": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]},
     "wide": {"x": [[-2.0, 16], [0.5, 32]], "y": [[8.0, 1.0], [11.5, 2.0]]},
     "shapes": {"x": [IMAGE, IMAGE], "y": ["a", "b"]},
+    "grades": {"x": [[-2.0, 16], [0.5, 32]], "y": [True, False]},
+    "scores": {"x": [[-2.0, 16], [0.5, 32]], "y": [1, 1.5]},
 }
 
 
@@ -45,6 +48,8 @@ def served(tmp_path_factory):
     publish(root, "bare", learner="bmaml", step_size=1e-3)
     publish(root, "wide", inputs=(X, SIZE_COLUMN), outputs=(Y, Z), steps=1, step_size=1e-3)
     publish_classifier(root, "shapes")
+    publish_class_table(root, "grades", (False, True))
+    publish_class_table(root, "scores", (1, 1.5, 2), ordered=True)
     yield from serve(Settings(store=root, device="cpu", max_body_bytes=100_000, max_posterior_bytes=50_000))
 
 

@@ -64,6 +64,7 @@ def test_rows_and_numeric_labels(x, data):
 NAMES = st.one_of(
     st.lists(st.text(max_size=20), min_size=1, max_size=8),
     st.lists(st.integers(-(2**53), 2**53), min_size=1, max_size=8),
+    st.lists(st.booleans(), min_size=1, max_size=8),
 )
 
 
@@ -72,7 +73,9 @@ NAMES = st.one_of(
 def test_names_of_classes(labels):
     body = {"model": "m", "support": {"x": [[0.0]], "y": labels}, "query": {"x": [[0.0]]}}
     request = parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-    assert list(label_values(request.support.y, "/y")) == labels
+    found = list(label_values(request.support.y, "/y"))
+    assert found == labels
+    assert [isinstance(each, bool) for each in found] == [isinstance(each, bool) for each in labels]
 
 
 IMAGES = [ImageInput(channels=1, size=5, drawing=False), ImageInput(channels=3, size=5, drawing=False)]
