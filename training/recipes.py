@@ -124,13 +124,12 @@ def _for_new_classes(learner: str) -> Recipe:
 
 
 def _for_worlds(learner: str) -> Recipe:
-    """Policies of two small layers, for dense rewards; docs/policies.md has the settings for sparse ones."""
+    """Policies of two small layers, for dense rewards; docs/training.md has the settings for sparse ones."""
     plan = Optimisation(
         meta_steps=100,
         meta_batch=20,
         learning_rate=1e-2,
-        final_rate=0.1,
-        decay="cosine",
+        final_rate=1.0,
         warmup=0,
         clip=0.0,
         evaluate_every=25,

@@ -217,7 +217,10 @@ class Policy(Learner[PolicyParticles]):
         * `mixture`: −τ log (1/M) Σₘ exp(R_m/τ), which credits the particles that do best in a task.
         * `chaser`: Σₘ ‖θₘ − leaderₘ‖², whose leader is one more move on the query episodes, held constant.
         """
-        adapted = self.adapt_rounds(learned, None, rounds).particles
+        return self.adapted_loss(learned, self.adapt_rounds(learned, None, rounds).particles, query)
+
+    def adapted_loss(self, learned: Learned, adapted: Particles, query: Episodes) -> Scalar:
+        """`meta_loss` of particles that have been adapted already, differentiably."""
         if self.objective == "chaser":
             with torch.no_grad():
                 leader = self._moved(adapted, query, self._rate(learned))

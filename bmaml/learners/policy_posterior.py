@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -36,8 +37,24 @@ class PolicyParticles(Posterior):
 
     def best(self) -> Int[Tensor, " task"]:
         """The particle with the highest return among those that have acted; 0 before any has."""
+        return self._known_returns().argmax(-1)
+
+    def next_particle(self, enough: float = 0.0) -> Int[Tensor, " task"]:
+        """The particle to act next where episodes are few, so that particles search together.
+
+        It is the best one once its return exceeds `enough`. Before, it is the one with the fewest episodes,
+        as long as some have not acted or all return the same; then it is the best one again.
+        """
+        known = self._known_returns()
+        untried = (self.episodes == 0).any(-1)
+        alike = known.amax(-1) == known.amin(-1)
+        searching = ~((known.amax(-1) > enough) & (self.episodes > 0).any(-1)) & (untried | alike)
+        return torch.where(searching, self.episodes.argmin(-1), self.best())
+
+    def _known_returns(self) -> PerParticle:
+        """Returns with −∞ for particles that have not acted, unless none has."""
         unknown = (self.episodes == 0) & (self.episodes > 0).any(-1, keepdim=True)
-        return self.returns.masked_fill(unknown, -math.inf).argmax(-1)
+        return self.returns.masked_fill(unknown, -math.inf)
 
 
 @dataclass(frozen=True)

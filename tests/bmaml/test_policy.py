@@ -269,6 +269,23 @@ def test_actions_are_those_of_the_chosen_particle():
     assert torch.equal(best.values, again.values)
 
 
+def test_particles_search_in_turn_until_one_is_paid():
+    learner, learned = policy_of("bmaml")
+    posterior = learner.prior(learned)
+
+    def told(episodes, returns, enough=0.0):
+        held = replace(posterior, episodes=torch.tensor([episodes]), returns=torch.tensor([returns]))
+        return int(held.next_particle(enough))
+
+    assert told([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]) == 0
+    assert told([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]) == 2  # the next that has not acted
+    assert told([1.0, 1.0, 0.0, 0.0], [0.0, 0.4, 0.0, 0.0]) == 1  # paid: no need to look farther
+    assert told([1.0, 1.0, 0.0, 0.0], [0.0, 0.4, 0.0, 0.0], enough=1.0) == 2
+    assert told([2.0, 2.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]) == 2  # the fewest episodes
+    assert told([1.0, 1.0, 0.0, 0.0], [-9.0, -7.0, 0.0, 0.0]) == 2  # costs: everyone acts once
+    assert told([1.0, 1.0, 1.0, 1.0], [-9.0, -7.0, -8.0, -9.0]) == 1  # then the best
+
+
 def test_thompson_draws_particles_with_their_weights():
     learner, learned = policy_of("bmaml", temperature=2.0)
     posterior = learner.adapt_rounds(learned, None, [acted(learner, start(learned), tasks=1)])

@@ -75,16 +75,15 @@ class WorldTasks:
 
         def loss(learned: Learned, batch: WorldBatch) -> Tensor:
             generator = torch.Generator().manual_seed(batch.seed)
-            rounds, posterior = [], policy.prior(learned)
-            with torch.no_grad():
-                for _ in range(policy.steps):
-                    rounds.append(self._acted(policy, posterior.particles, batch, generator).episodes)
-                    posterior = policy.adapt_rounds(learned, posterior, rounds[-1:])
+            posterior = policy.prior(learned)
+            for _ in range(policy.steps):
+                acted = self._acted(policy, posterior.particles, batch, generator)
+                posterior = policy.adapt_rounds(learned, posterior, [acted.episodes])
             query = self._acted(policy, posterior.particles, batch, generator)
             judged = query.episodes
             if self.config.shaped:
                 judged = replace(judged, rewards=torch.where(judged.mask, query.shaped, 0))
-            return policy.meta_loss(learned, rounds, judged)
+            return policy.adapted_loss(learned, posterior.particles, judged)
 
         return loss
 
