@@ -20,7 +20,7 @@ from training.publish import unpublished
 
 TRIAL_SHARE = 0.1
 """Steps of a trial, as a share of the run's."""
-MAX_TRIAL_STEPS = 1000
+MAX_TRIAL_STEPS = 300
 """Steps of a trial, at most."""
 
 Configure = Callable[[TableConfig, Table], TrainingConfig]
