@@ -208,16 +208,35 @@ class ParticleProbabilities:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelQuantiles:
+    """Quantiles of ordered classes: values[i][row] is the label at levels[i]."""
+
+    levels: tuple[float, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelInterval:
+    """The labels from `lower` to `upper` of each row, which hold `level` of the probability or more."""
+
+    level: float
+    lower: tuple[Any, ...]
+    upper: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ClassPrediction(Answer):
     """Predicted classes: one entry per query row.
 
     Attributes:
-        classes: labels of the support set as they were sent, sorted.
+        classes: labels of the support set as they were sent, sorted; or those of the model, in its order,
+            where they mean the same in every task.
         probabilities: `[row, class]`.
         label: the most probable class of each row.
         margin: its probability less that of the second.
         variation_ratio: the weight of the hypotheses that predict another class.
         log_density: log probability of `query_y` in nats; None without `query_y`.
+        median, quantiles, interval: of ordered classes, as labels; None for others.
     """
 
     classes: tuple[Any, ...]
@@ -228,6 +247,9 @@ class ClassPrediction(Answer):
     variation_ratio: Array
     particles: ParticleProbabilities | None
     log_density: Double | None = None
+    median: tuple[Any, ...] | None = None
+    quantiles: LabelQuantiles | None = None
+    interval: LabelInterval | None = None
 
 
 @dataclass(frozen=True)

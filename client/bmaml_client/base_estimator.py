@@ -17,6 +17,7 @@ from bmaml_client.connections import connection, disconnect
 from bmaml_client.errors import InvalidInput, TooLarge
 from bmaml_client.inputs import (
     ImageFiles,
+    Labels,
     Rows,
     check_case,
     column_names,
@@ -182,7 +183,7 @@ class Estimator(BaseEstimator):
         """Close the connection and stop the service in this process, for all estimators that share them."""
         disconnect(self.service, self.store, os.environ.get(KEY_VARIABLE), self.timeout)
 
-    def _adapt(self, rows: Any, labels: NDArray[Any], card: VersionCard) -> Self:
+    def _adapt(self, rows: Any, labels: Labels, card: VersionCard) -> Self:
         names = getattr(self, "feature_names_in_", None)
         inputs = [column.name for column in card.inputs]
         self.model_ = card

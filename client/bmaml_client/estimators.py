@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from bmaml_client.answers import Array, ClassPrediction, Entropy, Prediction, Variance
 from bmaml_client.base_estimator import Estimator, column_count
 from bmaml_client.errors import InvalidInput
+from bmaml_client.inputs import to_labels
 
 
 class BMAMLRegressor(RegressorMixin, Estimator):
@@ -78,29 +79,38 @@ class BMAMLRegressor(RegressorMixin, Estimator):
 
 
 class BMAMLClassifier(ClassifierMixin, Estimator):
-    """Few-shot classification of images; `Estimator` describes the parameters.
+    """Few-shot classification of tables or images; `Estimator` describes the parameters.
 
-    X is an array of images `[image, height, width(, 3)]`, a list of PNG or JPEG files, or a table that
-    `to_images` converts to images. Arrays have bytes, or numbers in [0, 1].
+    X has the columns of the model. For a model of images it is an array of images
+    `[image, height, width(, 3)]`, a list of PNG or JPEG files, or a table that `to_images` converts to
+    images. Arrays of images have bytes, or numbers in [0, 1].
 
     Attributes:
-        classes_: the labels, sorted.
+        classes_: the labels, sorted; or those of the model, in its order, where its classes mean the same
+            in every task. The labels of `fit` are then among them, and need not be all.
     """
 
     _kind = "classification"
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
-        """Adapt the model to labelled images.
+        """Adapt the model to labelled rows.
 
         Raises:
             ValueError: scikit-learn or the service refuses the rows or labels.
             ClientError: the service does not answer, or refuses for another reason.
         """
         rows, labels = self._validated(X, y)
-        check_classification_targets(labels)
-        # The service takes integers: labels of any type become their indices.
-        self.classes_, places = np.unique(labels, return_inverse=True)
-        return self._adapt(rows, places.astype(np.int64), self._card(column_count(rows)))
+        card = self._card(column_count(rows))
+        known = None if card.target is None else card.target.labels
+        if known is None:
+            check_classification_targets(labels)
+            # The service takes integers: labels of any type become their indices.
+            self.classes_, places = np.unique(labels, return_inverse=True)
+            return self._adapt(rows, places.astype(np.int64), card)
+        self.classes_ = np.array(known)
+        sent = column_or_1d(labels).tolist()
+        self._check_known(sent, "which is no label of the model")
+        return self._adapt(rows, to_labels(sent), card)
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """The most probable class of each row."""
@@ -130,13 +140,27 @@ class BMAMLClassifier(ClassifierMixin, Estimator):
             InvalidInput: y does not have one label for each row, or has one that `fit` has not seen.
         """
         check_is_fitted(self)
-        places = {label: place for place, label in enumerate(self.classes_.tolist())}
         labels = column_or_1d(y).tolist()
-        if foreign := [each for each in labels if each not in places]:
-            raise InvalidInput(f"y has the class {foreign[0]!r}, which fit has not seen")
-        targets = np.array([places[each] for each in labels], dtype=np.int64)
-        found = [answer.log_density for answer in self._classes(X, query_y=targets)]
+        if self.model_.target is None or self.model_.target.labels is None:
+            places = self._check_known(labels, "which fit has not seen")
+            labels = np.array(places, dtype=np.int64)
+        else:
+            self._check_known(labels, "which is no label of the model")
+        found = [answer.log_density for answer in self._classes(X, query_y=labels)]
         return np.concatenate([each for each in found if each is not None])
+
+    def _check_known(self, labels: list[Any], told: str) -> list[int]:
+        """The place of each label in `classes_`.
+
+        Raises:
+            InvalidInput: it has none.
+        """
+        places = {(isinstance(each, bool), each): at for at, each in enumerate(self.classes_.tolist())}
+        keys = [(isinstance(each, bool), each) for each in labels]
+        if foreign := [key for key in keys if key not in places]:
+            shown = ", ".join(map(repr, self.classes_.tolist()))
+            raise InvalidInput(f"y has the class {foreign[0][1]!r}, {told}: {shown}")
+        return [places[key] for key in keys]
 
     def _classes(self, X: Any, **options: Any) -> list[ClassPrediction]:  # noqa: N803
         found = self._answers_with_warnings(X, **options)

@@ -31,7 +31,7 @@ class ImageFiles:
 
 
 Rows = NDArray[Any] | ImageFiles
-Labels = NDArray[Any] | list[str]
+Labels = NDArray[Any] | list[str] | list[bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def to_rows(value: Any, inputs: Sequence[str], what: str) -> Rows:
 
 
 def to_labels(value: Any, what: str = "y") -> Labels:
-    """One number, integer or string per row; a row of numbers for a model with several outputs.
+    """One number, integer, string or truth value per row; a row of numbers for a model with several outputs.
 
     Raises:
         InvalidInput: the value is none of these, or is not finite.
@@ -144,9 +144,12 @@ def to_labels(value: Any, what: str = "y") -> Labels:
         found = "strings" if 2 * texts <= len(listed) else "something else"
         shown = ", ".join(map(str, rows[:MAX_NAMES_SHOWN])) + (", …" if len(rows) > MAX_NAMES_SHOWN else "")
         raise InvalidInput(f"{what} mixes strings with something else: {found} in row {shown}")
+    truths = [isinstance(each, bool | np.bool_) for each in listed]
+    if truths and all(truths):
+        return [bool(each) for each in listed]
     array = _to_array(value, what)
-    if array.dtype.kind == "b":
-        raise InvalidInput(f"{what} is of booleans: labels are numbers, strings or integers")
+    if any(truths) or array.dtype.kind == "b":
+        raise InvalidInput(f"{what} has truth values among other labels, or in several columns")
     if array.ndim not in (1, 2):
         raise InvalidInput(f"{what} has {array.ndim} dimensions: labels have one, or two for several outputs")
     return _to_wire_type(array, what)
@@ -172,7 +175,10 @@ def concatenate_labels(first: Labels, second: Labels) -> Labels:
         InvalidInput: their widths differ, or strings and numbers meet.
     """
     if isinstance(first, list) and isinstance(second, list):
-        return first + second
+        return to_labels([*first, *second])
+    kinds = {type(each[0]) is bool for each in (first, second) if len(each)}
+    if len(kinds) > 1:
+        raise InvalidInput("the posterior's labels and the new ones mix truth values with others")
     arrays = [np.asarray(each) for each in (first, second) if len(each)]
     if {1, 2} == {each.ndim for each in arrays}:  # one number per row, as 1 and as [1.0]
         arrays = [each.reshape(len(each), -1) for each in arrays]

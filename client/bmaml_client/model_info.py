@@ -46,6 +46,22 @@ class ImageInput:
 
 
 @dataclass(frozen=True)
+class ClassTarget:
+    """The target of a classifier of tables.
+
+    Attributes:
+        name: of the column.
+        labels: classes that mean the same in every task, in the order of the answers; None where every task
+            has classes of its own.
+        ordered: whether the labels stand in an order, from lowest to highest.
+    """
+
+    name: str
+    labels: tuple[Any, ...] | None
+    ordered: bool
+
+
+@dataclass(frozen=True)
 class ConformalSummary:
     """The conformal intervals of a version.
 
@@ -91,6 +107,7 @@ class ModelSummary:
 
     Attributes:
         conformal: of the newest version; None where it has no conformal intervals.
+        target: of the newest version; None for models of numbers and of images.
     """
 
     name: str
@@ -101,6 +118,7 @@ class ModelSummary:
     outputs: tuple[str, ...]
     versions: tuple[int, ...]
     conformal: ConformalSummary | None = None
+    target: ClassTarget | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,7 @@ class VersionCard:
 
     Attributes:
         conformal: None where it has no conformal intervals.
+        target: None for models of numbers and of images.
     """
 
     name: str
@@ -145,6 +164,7 @@ class VersionCard:
     code_version: str
     metrics: dict[str, float]
     conformal: ConformalCard | None = None
+    target: ClassTarget | None = None
 
 
 @dataclass(frozen=True)

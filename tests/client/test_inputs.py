@@ -12,7 +12,14 @@ from safetensors.numpy import load, save
 
 from bmaml_client import BadReply, InvalidInput
 from bmaml_client.bodies import BINARY, JSON, decode, encode
-from bmaml_client.inputs import ImageFiles, column_order, concatenate_rows, to_labels, to_rows
+from bmaml_client.inputs import (
+    ImageFiles,
+    column_order,
+    concatenate_labels,
+    concatenate_rows,
+    to_labels,
+    to_rows,
+)
 
 
 @pytest.mark.parametrize(
@@ -225,16 +232,38 @@ def test_what_cannot_be_sent_is_refused_in_a_sentence(value, why):
         (np.array([2, 1], object), [2, 1]),
         (np.array([2, 1], np.uint8), [2, 1]),
         ([0.5, 1], [0.5, 1.0]),
+        ([True, False], [True, False]),
+        (np.array([True, False]), [True, False]),
         ([], []),
     ],
 )
-def test_labels_are_strings_integers_or_numbers(value, sent):
+def test_labels_are_strings_integers_numbers_or_truth_values(value, sent):
     found = to_labels(value)
-    assert (found if isinstance(found, list) else found.tolist()) == sent
+    listed = found if isinstance(found, list) else found.tolist()
+    assert listed == sent
+    assert [isinstance(each, bool) for each in listed] == [isinstance(each, bool) for each in sent]
+
+
+def test_labels_of_two_types_are_not_joined():
+    assert concatenate_labels([True], [False]) == [True, False]
+    for other in (np.array([1]), ["a"]):
+        with pytest.raises(InvalidInput):
+            concatenate_labels([True], other)
 
 
 @pytest.mark.parametrize(
-    "value", [[True, False], ["a", 1], np.array(["a", 1], object), "ab", [[["a"]]], [1, np.nan]]
+    "value",
+    [
+        [True, 0.5],
+        [1, True],
+        [[True], [False]],
+        ["a", 1],
+        ["a", True],
+        np.array(["a", 1], object),
+        "ab",
+        [[["a"]]],
+        [1, np.nan],
+    ],
 )
 def test_other_labels_are_refused(value):
     with pytest.raises(InvalidInput):
