@@ -69,9 +69,9 @@ class Link:
         margin: distance from a bound at which values nearer to it are taken, since its logit is infinite.
         step: distance of neighbouring labels, whose density is that of a cell; None for a continuum.
         whole: answers are whole numbers; the step is 1.
-        max_variance: variance on the scale that counts in means and variances, at most. The mean of a
-            log-normal variable grows with its exponential, and hypotheses about unlike tasks have no other
-            bound.
+        max_location, max_variance: mean and variance on the scale that a component's moments count, at most,
+            where the scale is logarithmic. The mean of a log-normal variable grows with the exponential of
+            both, and hypotheses about unlike tasks have no other bound.
     """
 
     scale: Scale = "none"
@@ -80,12 +80,18 @@ class Link:
     margin: float = 0.0
     step: float | None = None
     whole: bool = False
+    max_location: float = math.inf
     max_variance: float = math.inf
 
     @property
     def is_identity(self) -> bool:
         """Whether values are densities on the real line themselves."""
         return self.scale == "none" and self.step is None
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether values grow exponentially on the scale."""
+        return self.scale in ("log", "log1p")
 
     def to_scale(self, y: Tensor) -> Tensor:
         """The values y on the link's scale; values outside the domain as its nearest ones."""

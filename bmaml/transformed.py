@@ -14,6 +14,8 @@ from bmaml.links import Link, log_cell_probability, node_levels
 from bmaml.predictive import Predictive
 from bmaml.shapes import LogWeights, Moments, Outputs, Targets
 
+MAX_DEVIATIONS = 3.0
+"""Standard deviations above the mixture's mean at which a component counts in moments, at most."""
 CRPS_LEVELS = 64
 """Quantile levels that the CRPS is integrated over."""
 
@@ -40,13 +42,23 @@ class Transformed:
 
     @cached_property
     def _component_moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, aleatoric and epistemic variance of each component, `[task, component, row, output]`."""
+        """Mean, aleatoric and epistemic variance of each component, `[task, component, row, output]`.
+
+        On a logarithmic scale a component counts as at most `MAX_DEVIATIONS` above the mixture's mean, and
+        no higher than the larger of that mean and the link's `max_location`: the exponential of one that
+        lies far beyond would outweigh all others, however small its weight.
+        """
         latent = self.latent.double()
         noise, within = (each.expand_as(latent.means) for each in (latent.noise, latent.within))
-        each = [
-            link.moments(latent.means[..., output], noise[..., output], within[..., output])
-            for output, link in enumerate(self.links)
-        ]
+        mean = latent.mean().unsqueeze(1)
+        highest = mean + MAX_DEVIATIONS * latent.variance().sqrt().unsqueeze(1)
+        each = []
+        for output, link in enumerate(self.links):
+            location = latent.means[..., output]
+            if link.is_logarithmic:
+                most = mean[..., output].clamp_min(link.max_location)
+                location = torch.minimum(location, torch.minimum(most, highest[..., output]))
+            each.append(link.moments(location, noise[..., output], within[..., output]))
         means, aleatoric, epistemic = (torch.stack(parts, -1) for parts in zip(*each, strict=True))
         return means, aleatoric, epistemic
 

@@ -26,8 +26,6 @@ OutputTransform = Literal["none", "log", "log2", "logit", "log1p"]
 TargetKind = Literal["real", "positive", "bounded", "integer"]
 WHOLE_TOLERANCE = 1e-9
 """Relative distance from a whole number that is rounding."""
-MAX_LOG_VARIANCES = 1.0
-"""Variances of training labels on a log scale that a component's moments count, at most: see `Link`."""
 
 
 class OutsideDomain(BmamlError, ValueError):
@@ -164,6 +162,7 @@ class Column(BaseModel):
         target = self.target
         if target is None:
             return Link()
+        logarithmic = self.transform in ("log", "log1p")
         return Link(
             scale="log" if self.transform == "log2" else self.transform,
             low=-math.inf if target.low is None else target.low,
@@ -171,8 +170,14 @@ class Column(BaseModel):
             margin=target.margin,
             step=target.step,
             whole=target.kind == "integer",
-            max_variance=MAX_LOG_VARIANCES * self.std**2 if self.transform in ("log", "log1p") else math.inf,
+            max_location=self._highest if logarithmic else math.inf,
+            max_variance=self.std**2 if logarithmic else math.inf,
         )
+
+    @property
+    def _highest(self) -> float:
+        """The largest label of training on a logarithmic scale."""
+        return math.log(self.upper) if self.transform == "log" else math.log1p(self.upper)
 
 
 def transformed(column: Column, values: Array) -> Array:

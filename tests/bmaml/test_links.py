@@ -186,3 +186,24 @@ def test_the_crps_is_that_of_samples(name: str) -> None:
     other = y[torch.randperm(len(y), generator=draw)]
     expected = float((y - truth).abs().mean() - 0.5 * (y - other).abs().mean())
     assert float(answered.crps(truth.view(1, 1, 1))) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_light_hypothesis_far_away_does_not_carry_the_mean_of_a_log_normal_belief() -> None:
+    bounded = Link("log", low=0.0, max_location=3.0, max_variance=1.0)
+    row = torch.tensor([1.0, 40.0], dtype=torch.float64).view(1, 2, 1, 1)
+    variance = torch.tensor([0.2, 90.0], dtype=torch.float64).view(1, 2, 1, 1)
+    logs = torch.tensor([[1 - 1e-4, 1e-4]], dtype=torch.float64).log()
+    answered = Transformed(Predictive(row, variance, torch.zeros_like(variance), logs), (bounded,))
+    own = math.exp(1.0 + 0.1)
+    assert float(answered.mean()) == pytest.approx(own, rel=2e-3)
+    torch.testing.assert_close(answered.variance(), answered.aleatoric() + answered.epistemic())
+    assert float(answered.mean()) < float(answered.interval(0.9)[1])
+
+
+def test_a_belief_wholly_above_training_keeps_a_mean_inside_its_interval() -> None:
+    bounded = Link("log", low=0.0, max_location=3.0, max_variance=1.0)
+    belief = _belief(spread=0.2)
+    above = Predictive(belief.means + 8.0, belief.noise, belief.within, belief.log_weights)
+    answered = Transformed(above, (bounded,))
+    lower, upper = answered.interval(0.9)
+    assert bool(((answered.mean() > lower) & (answered.mean() < upper)).all())

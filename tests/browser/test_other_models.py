@@ -4,6 +4,7 @@ import csv
 import io
 import re
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
@@ -62,11 +63,9 @@ def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
         page.locator("#belief .surface").click(position={"x": 100 + y, "y": y})
     expect(page.locator("#reading")).to_contain_text("3 points;")
     expect(page.locator("#curves-problem")).to_be_empty()
-    labels = [
-        float(each)
-        for each in page.locator("#points-table input").evaluate_all("all => all.map(i => i.value)")
-    ]
-    assert labels
+    fields = page.locator("#points-table input").evaluate_all("all => all.map((field) => field.value)")
+    labels = np.array([float(value) for value in fields[1:6:2]])
+    assert not target.outside(labels).any()
     low, high = page.locator("#belief .surface").evaluate(
         "surface => { const b = surface.getBBox(); return [b.y, b.y + b.height]; }"
     )
