@@ -28,6 +28,7 @@ from service.compute.cuda_graphs import GraphCache
 from service.compute.device import DeviceFailed
 from service.job import Job, PredictionSpec, work_per_row
 from service.registry import warm_up
+from tests import published
 from tests.published import SIZE, X, Y, Z, conformal, publish
 from tests.service.test_company import job_of, models, plans, same
 
@@ -42,6 +43,7 @@ KINDS = {
     "emaml": {"steps": 1, "step_size": 1e-3},
     "maml": {"steps": 2, "step_size": 1e-3, "particles": 1},
     "two": {"learner": "collapsed", "inputs": (X, SIZE), "outputs": (Y, Z)},
+    "targets": {"learner": "collapsed", "outputs": tuple(published.KINDS.values())},
 }
 
 
