@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from model_store.columns import Column
 from service.settings import Settings
+from tests.class_tables import publish_class_table
 from tests.images import publish_classifier
 from tests.published import KINDS, SIZE, X, Y, Z, publish
 from tests.service.conftest import serve
@@ -26,6 +27,10 @@ def url(tmp_path_factory):
     publish(root, "metals", inputs=(X, *(Column(name=f"metal={name}", lower=0, upper=1) for name in METALS)))
     publish(root, "switches", inputs=tuple(Column(name=name, lower=0, upper=1) for name in SWITCHES))
     publish_classifier(root, "photographs", channels=3)
+    publish_class_table(root, "grades")
+    publish_class_table(root, "passed", (False, True))
+    publish_class_table(root, "scores", (0.5, 1, 1.5), ordered=True)
+    publish_class_table(root, "vectors", None, learner="conjugate")
     for served in serve(Settings(store=root, device="cpu")):
         yield served.url
 
@@ -134,3 +139,48 @@ def test_images_without_examples_ask_for_rows(visit, url):
     expect(page.locator("#csv")).to_have_value("image,label\n")
     expect(page.locator("#own-problem")).to_contain_text("no rows under the first line")
     expect(page.locator("#own-columns")).to_contain_text("base64")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("grades", "outcome (fails, passes, repeats)"),
+        ("passed", "outcome (false, true)"),
+        ("scores", "outcome (0.5, 1, 1.5)"),
+        ("vectors", "x, size; outcome,"),
+    ],
+)
+def test_classes_of_a_table_have_an_example_and_bars(visit, url, name, told):
+    page = visit("own", url=url)
+    page.select_option("#own-model", name)
+    expect(page.locator("#own-columns")).to_contain_text(told)
+    expect(page.locator("#curl")).to_contain_text(f'"model": "{name}"')
+    expect(page.locator("#own-reading")).to_contain_text("5 rows predicted from 3 labelled rows.")
+    expect(page.locator("#own-problem")).to_be_empty()
+    header = page.locator("#own-table th").all_inner_texts()
+    assert header[:4] == ["line", "x", "size", "label"]
+    assert ("median" in header) is (name == "scores")
+    assert page.locator("#own-interval").is_disabled() is (name != "scores")
+    classes = [each for each in header if each.startswith("p ")]
+    shares = page.locator("#own-table tbody tr:first-child td.share")
+    expect(shares).to_have_count(len(classes))
+    wide = shares.evaluate_all("all => all.map((td) => parseFloat(td.style.getPropertyValue('--share')))")
+    assert sum(wide) == pytest.approx(100, abs=0.01)
+
+
+def test_labels_are_sent_in_the_type_of_the_model(visit, url):
+    page = visit("own", url=url)
+    page.select_option("#own-model", "passed")
+    page.locator("#csv").fill("x,size,outcome\n0.5,32,True\n1,64,false\n2,64,\n")
+    expect(page.locator("#own-reading")).to_contain_text("1 row predicted from 2 labelled rows.")
+    expect(page.locator("#curl")).to_contain_text('"y":[true,false]')
+    expect(page.locator("#python")).to_contain_text('"y":[True,False]')
+    page.locator("#csv").fill("x,size,outcome\n0.5,32,yes\n2,64,\n")
+    told = "Line 2: “yes” in column “outcome” is none of “false”, “true”."
+    expect(page.locator("#own-problem")).to_have_text(told)
+    page.select_option("#own-model", "scores")
+    page.locator("#csv").fill("x,size,outcome\n0.5,32,1.0\n1,64,1.5\n2,64,\n")
+    expect(page.locator("#curl")).to_contain_text('"y":[1,1.5]')
+    page.select_option("#own-interval", "0.5")
+    expect(page.locator("#own-table th").last).to_be_visible()
+    assert "lower 50" in page.locator("#own-table th").all_inner_texts()

@@ -21,7 +21,7 @@ const ALONE = 1.05;
 
 export class DrawPanel {
   constructor({ cards, limits }) {
-    this.cards = cards.filter((card) => card.kind === "classification" && card.image.drawing);
+    this.cards = cards.filter((card) => card.image?.drawing);
     this.acquisitions = limits.acquisitions.classification.filter((name) => name !== "epig");
     this.defaultAcquisition = limits.default_acquisitions.classification;
     this.used = new Set();

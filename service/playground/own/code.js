@@ -2,11 +2,9 @@
 
 import { hasKey } from "../service.js";
 
-/** A body with a line for each of its parts. */
-function lines(body) {
-  const parts = Object.entries(body).map(
-    ([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`,
-  );
+/** A body with a line for each of its parts, their values as `written`. */
+function lines(body, written = JSON.stringify) {
+  const parts = Object.entries(body).map(([name, value]) => `  ${JSON.stringify(name)}: ${written(value)}`);
   return `{\n${parts.join(",\n")}\n}`;
 }
 
@@ -17,14 +15,23 @@ export function curl(url, body) {
   return `curl -s ${url} -H 'content-type: application/json'${key} -d '${quoted}'`;
 }
 
-/** The request as a Python program. The body is strings, numbers and lists alone: Python as much as JSON. */
+/** A value of JSON in Python, which writes truth values in another way. */
+function inPython(value) {
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(inPython).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const parts = Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}:${inPython(each)}`);
+  return `{${parts.join(",")}}`;
+}
+
+/** The request as a Python program. */
 export function python(url, body, shown) {
   const key = hasKey() ? `, headers={"authorization": f"Bearer {os.environ['BMAML_KEY']}"}` : "";
   return [
     ...(hasKey() ? ["import os", ""] : []),
     "import httpx",
     "",
-    `body = ${lines(body)}`,
+    `body = ${lines(body, inPython)}`,
     `reply = httpx.post(${JSON.stringify(url)}, json=body${key}, timeout=30)`,
     "reply.raise_for_status()",
     'prediction = reply.json()["prediction"]',

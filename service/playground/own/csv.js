@@ -9,8 +9,9 @@ export class CsvError extends Error {}
 
 /** The names of the columns that a model reads and writes. */
 export function columnsOf(card) {
-  if (card.kind === "classification") return { inputs: ["image"], outputs: ["label"] };
-  return { inputs: card.inputs.map(({ name }) => name), outputs: card.outputs.map(({ name }) => name) };
+  if (card.image) return { inputs: ["image"], outputs: ["label"] };
+  const outputs = card.target ? [card.target.name] : card.outputs.map(({ name }) => name);
+  return { inputs: card.inputs.map(({ name }) => name), outputs };
 }
 
 /**
@@ -61,7 +62,7 @@ export function parsed(text, card) {
   if (!found.query.x.length) {
     throw new CsvError(`Every row has a label: leave ${quoted(outputs)} empty in the rows you ask about.`);
   }
-  if (card.kind === "classification") {
+  if (card.image) {
     found.support.x = { images: found.support.x };
     found.query.x = { images: found.query.x };
   }
@@ -81,6 +82,14 @@ function sourceOf(name, others, own) {
 /** The text of several that a cell says: itself, or what differs from it in case alone (`true` for “True”). */
 function saidBy(words, texts) {
   return texts.includes(words) ? words : texts.find((text) => alike(text, words));
+}
+
+/** The label that a cell names: by its text, or as a number; truth values in any case. */
+function labelSaid(words, labels) {
+  const exact = labels.find((label) => String(label) === words);
+  if (exact !== undefined) return exact;
+  return labels.find((label) => typeof label === "boolean" && alike(String(label), words))
+    ?? labels.find((label) => typeof label === "number" && label === Number(words));
 }
 
 /** One row to where it belongs, or a problem. */
@@ -110,13 +119,21 @@ function sort({ cells, line }, { card, header, sources, texts, write, comma }, f
     problems.push(`Line ${line}: ${told}`);
   }
   const value = ({ at, text }) => (text === null ? number(at) : Number(text === said.get(at)));
-  const classes = card.kind === "classification";
-  const x = classes ? cell(sources[0].at) : sources.map(value);
+  const x = card.image ? cell(sources[0].at) : sources.map(value);
   const part = some ? "support" : "query";
   found[part].x.push(x);
   found.lines[part].push(line);
   if (!some) return;
-  const y = classes ? labels : write.map(number);
+  const label = (at) => {
+    const known = card.target?.labels;
+    const named = known ? labelSaid(cell(at), known) : cell(at);
+    if (named === undefined) {
+      const given = `“${cell(at).slice(0, 20)}” in column “${header[at]}”`;
+      problems.push(`Line ${line}: ${given} is none of ${quoted(known.map(String))}.`);
+    }
+    return named;
+  };
+  const y = write.map(card.kind === "classification" ? label : number);
   found.support.y.push(y.length === 1 ? y[0] : y);
 }
 

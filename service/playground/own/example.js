@@ -14,7 +14,7 @@ const TAUGHT = ["hook", "balloon", "fork"];
 /** Text in CSV that the model can answer, or its header alone where no rows can be made up. */
 export async function exampleFor(card) {
   const { inputs, outputs } = columnsOf(card);
-  if (card.kind !== "regression") return written([...inputs, ...outputs], images(card));
+  if (card.image) return written([...inputs, ...outputs], images(card));
   const { numbers, texts } = writtenInputs(card);
   const header = [...numbers.map(({ name }) => name), ...texts.keys(), ...outputs];
   return written(header, await rowsOf(card, numbers, [...texts.values()]));
@@ -32,9 +32,14 @@ async function rowsOf(card, numbers, texts) {
       ...spread.map((column) => rounded(column[row])),
       ...texts.map((values) => values[row % values.length]),
     ]);
-  const asked = inputs.map((row) => [...row, ...card.outputs.map(() => "")]);
+  const empty = columnsOf(card).outputs.map(() => "");
+  const asked = inputs.map((row) => [...row, ...empty]);
+  if (card.target) return [...inputs.slice(1, -1).map((row, place) => [...row, named(card, place)]), ...asked];
   return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
 }
+
+/** A label of a model's own, or a letter where any will do. */
+const named = ({ target }, place) => (target.labels ?? ["A", "B"])[place % (target.labels?.length ?? 2)];
 
 const rounded = (value) => Number(value.toPrecision(4));
 

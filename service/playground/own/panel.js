@@ -54,16 +54,20 @@ export class OwnPanel {
   async #model() {
     const { inputs, outputs } = columnsOf(this.card);
     const values = new Map(this.card.outputs.map((column) => [column.name, valuesOf(column)]));
-    const targets = outputs.map((name) => (values.get(name) ? `${name} (${values.get(name)})` : name));
+    const labels = this.card.target?.labels?.join(", ");
+    const targets = outputs.map((name) => {
+      const told = labels ?? values.get(name);
+      return told ? `${name} (${told})` : name;
+    });
     const { numbers, texts } = writtenInputs(this.card);
     const named = [...texts].map(([name, values]) => `${name} (${values.join(", ")})`);
     const asked = texts.size ? [...numbers.map(({ name }) => name), ...named] : inputs;
-    const imageHint = this.card.kind === "classification" ? " An image is a PNG or JPEG in base64." : "";
+    const imageHint = this.card.image ? " An image is a PNG or JPEG in base64." : "";
     say(
       byId("own-columns"),
       `Columns: ${asked.join(", ")}; ${targets.join(", ")}, empty in the rows you ask about.${imageHint}`,
     );
-    byId("own-interval").disabled = this.card.kind === "classification";
+    byId("own-interval").disabled = !this.#hasInterval();
     await this.#example();
   }
 
@@ -91,7 +95,7 @@ export class OwnPanel {
       support: this.found.support,
       query: this.found.query,
     };
-    if (card.kind === "regression") body.interval = Number(byId("own-interval").value);
+    if (this.#hasInterval()) body.interval = Number(byId("own-interval").value);
     const url = new URL("adapt-predict", document.baseURI).href;
     say(byId("curl"), curl(url, body));
     say(
@@ -99,6 +103,11 @@ export class OwnPanel {
       python(url, body, card.kind === "regression" ? ["mean", "interval"] : ["label", "probabilities"]),
     );
     this.ask({ card, body, found: this.found });
+  }
+
+  /** Whether answers have an interval: of numbers, or of ordered classes. */
+  #hasInterval() {
+    return this.card.kind === "regression" || Boolean(this.card.target?.ordered);
   }
 
   async #asked({ card, body, found }) {

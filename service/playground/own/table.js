@@ -1,32 +1,44 @@
 // A prediction as rows and columns: on the page, and as a file.
 
 import { html } from "../dom.js";
-import { short } from "../numbers.js";
+import { percent, short } from "../numbers.js";
 import { writtenInputs } from "./csv.js";
 
 const d3 = globalThis.d3;
 
 /** Header and rows of a prediction, numbers as they came; `lines` are those of the query in the text. */
 export function tabled(card, found, prediction) {
-  return card.kind === "classification" ? classes(found, prediction) : numbers(card, found, prediction);
+  return card.kind === "classification" ? classes(card, found, prediction) : numbers(card, found, prediction);
+}
+
+/** The inputs as people write them: their header, and the cells of a row x. */
+function inputsOf(card) {
+  if (card.image) return { names: [], cells: () => [] };
+  const { numbers: columns, texts } = writtenInputs(card);
+  const place = new Map(card.inputs.map(({ name }, index) => [name, index]));
+  const text = (x, name, values) => values.find((value) => x[place.get(`${name}=${value}`)] === 1) ?? "";
+  return {
+    names: [...columns.map(({ name }) => name), ...texts.keys()],
+    cells: (x) => [
+      ...columns.map(({ name }) => x[place.get(name)]),
+      ...[...texts].map(([name, values]) => text(x, name, values)),
+    ],
+  };
 }
 
 function numbers(card, { query, lines }, { mean, std, variance, interval }) {
   const single = card.outputs.length === 1;
   const at = (values, row, output) => (single ? values[row] : values[row][output]);
   const level = Math.round(100 * interval.level);
-  const { numbers: columns, texts } = writtenInputs(card);
-  const place = new Map(card.inputs.map(({ name }, index) => [name, index]));
-  const text = (x, name, values) => values.find((value) => x[place.get(`${name}=${value}`)] === 1) ?? "";
-  const header = ["line", ...columns.map(({ name }) => name), ...texts.keys()];
+  const { names, cells } = inputsOf(card);
+  const header = ["line", ...names];
   for (const { name } of card.outputs) {
     header.push(`${name}_mean`, `${name}_std`, `${name}_lower_${level}`, `${name}_upper_${level}`);
     header.push(`${name}_aleatoric_std`, `${name}_epistemic_std`);
   }
   const rows = query.x.map((x, row) => [
     lines.query[row],
-    ...columns.map(({ name }) => x[place.get(name)]),
-    ...[...texts].map(([name, values]) => text(x, name, values)),
+    ...cells(x),
     ...card.outputs.flatMap((_, output) => [
       at(mean, row, output),
       at(std, row, output),
@@ -36,24 +48,41 @@ function numbers(card, { query, lines }, { mean, std, variance, interval }) {
       Math.sqrt(at(variance.epistemic, row, output)),
     ]),
   ]);
-  return { header, rows };
+  return { header, rows, shares: [] };
 }
 
-function classes({ lines }, { classes: names, probabilities, label, entropy }) {
-  const header = ["line", "label", ...names.map((name) => `p_${name}`), "entropy", "mutual_information"];
+/** Columns of shares are drawn as bars. */
+function classes(card, { query, lines }, prediction) {
+  const { classes: names, probabilities, label, entropy, median, interval } = prediction;
+  const { names: inputs, cells } = inputsOf(card);
+  const level = interval && Math.round(100 * interval.level);
+  const ranks = median ? ["median", `lower_${level}`, `upper_${level}`] : [];
+  const header = [
+    ...["line", ...inputs, "label", ...names.map((name) => `p_${name}`)],
+    ...[...ranks, "entropy", "mutual_information"],
+  ];
   const rows = label.map((best, row) => [
     lines.query[row],
+    ...(card.image ? [] : cells(query.x[row])),
     best,
     ...probabilities[row],
+    ...(median ? [median[row], interval.lower[row], interval.upper[row]] : []),
     entropy.total[row],
     entropy.mutual_information[row],
   ]);
-  return { header, rows };
+  const first = header.indexOf("label", 1 + inputs.length) + 1;
+  return { header, rows, shares: names.map((_, index) => first + index) };
 }
 
 /** The table as an element; numbers rounded for reading. */
-export function element({ header, rows }) {
-  const cell = (value) => (typeof value === "number" ? short(value) : String(value));
+export function element({ header, rows, shares }) {
+  const words = (value) => (typeof value === "number" ? short(value) : String(value));
+  const cell = (value, column) => {
+    if (!shares.includes(column)) return html("td", { textContent: words(value) });
+    const made = html("td", { className: "share", textContent: percent(value) });
+    made.style.setProperty("--share", `${100 * value}%`);
+    return made;
+  };
   return html(
     "table",
     {},
@@ -69,7 +98,7 @@ export function element({ header, rows }) {
     html(
       "tbody",
       {},
-      ...rows.map((row) => html("tr", {}, ...row.map((value) => html("td", { textContent: cell(value) })))),
+      ...rows.map((row) => html("tr", {}, ...row.map(cell))),
     ),
   );
 }
