@@ -45,13 +45,15 @@ def evaluate_fixed_classes(model: Model, family: Table, steps: int | None = None
     """The metrics of a model on the test tasks with 0, 1, 3 and 8 support rows, where tasks have more.
 
     They are nll (log loss in nats per row), accuracy and ece (expected calibration error), the log loss of
-    the classes' frequencies in training, and for ordered classes the ranked probability score. Each is a
-    mean within a task first, then over tasks; every task counts alike in ece, too.
+    the classes' frequencies in the training tasks where the family has any, and for ordered classes the
+    ranked probability score. Each is a mean within a task first, then over tasks; every task counts alike
+    in ece, too.
 
     Args:
         steps: inner steps; None takes the learner's.
     """
     tasks = int((family.rows.roles == "test").sum())
+    trained = bool((family.rows.roles == "train").any())
     frequencies = class_frequencies(family)
     ordered = model.manifest.target is not None and model.manifest.target.ordered
     metrics: dict[str, float] = {}
@@ -64,10 +66,11 @@ def evaluate_fixed_classes(model: Model, family: Table, steps: int | None = None
         right = truth.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
         found = {
             "nll": scores.mean(-(scores.probabilities * truth).sum(-1).log()),
-            "frequencies_nll": scores.mean(-(frequencies * truth).sum(-1).log()),
             "accuracy": scores.mean(right),
             "ece": expected_calibration_error(right, best.values, scores.weights),
         }
+        if trained:
+            found["frequencies_nll"] = scores.mean(-(frequencies * truth).sum(-1).log())
         if ordered:
             misses = (scores.probabilities - truth).cumsum(-1)[:, :-1]
             found["rps"] = scores.mean(misses.square().sum(-1))

@@ -208,31 +208,57 @@ def _named_columns(
 ) -> NDArray[Any] | None:
     """The inputs of a frame, columns of texts one-hot encoded; None where no column has an input's name.
 
+    A column `v` of lists stands for the inputs `v[0]`, `v[1]`, ….
+
     Raises:
-        InvalidInput: a text is missing or unknown to the model, or as `column_order`.
+        InvalidInput: a text is missing or unknown to the model, lists have another length, or as
+            `column_order`.
     """
+    dimensions = {
+        column: known
+        for column in columns
+        if column not in inputs
+        and (known := [each for each in inputs if each.startswith(f"{column}[") and each not in columns])
+    }
     encoded = {
         column: known
         for column in columns
         if column not in inputs
         and (known := [each for each in inputs if each.startswith(f"{column}=") and each not in columns])
     }
-    column_of = {each: column for column, known in encoded.items() for each in known}
+    column_of = {each: column for column, known in {**encoded, **dimensions}.items() for each in known}
     if column_order([*columns, *column_of], inputs, what) is None:
         return None
-    if twice := [column for column in encoded if columns.count(column) > 1]:
+    if twice := [column for column in {**encoded, **dimensions} if columns.count(column) > 1]:
         raise InvalidInput(f"{what} has the columns {', '.join(twice)} more than once")
     texts = {column: _input_names(frame[column], column, known, what) for column, known in encoded.items()}
-    parts = [
-        np.array([text == each for text in texts[column_of[each]]], dtype=np.int64)
-        if each in column_of
-        else np.asarray(frame[each])
-        for each in inputs
-    ]
+    vectors = {column: _vectors(frame[column], column, known, what) for column, known in dimensions.items()}
+
+    def part(name: str) -> NDArray[Any]:
+        column = column_of.get(name)
+        if column is None:
+            return np.asarray(frame[name])
+        if column in vectors:
+            return vectors[column][:, dimensions[column].index(name)]
+        return np.array([text == name for text in texts[column]], dtype=np.int64)
+
+    parts = [part(each) for each in inputs]
     try:
         return np.column_stack(parts)
     except (TypeError, ValueError):  # such as dates beside numbers
         raise InvalidInput(f"{what} holds something that is not a number") from None
+
+
+def _vectors(column: Any, name: str, known: Sequence[str], what: str) -> NDArray[np.float64]:
+    """The numbers of a column of lists, `[row, dimension]`, one for each input that it stands for."""
+    rows = np.asarray(column).tolist()
+    try:
+        found = np.array([np.asarray(each, dtype=np.float64) for each in rows], dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros((0, 0))
+    if found.shape != (len(rows), len(known)):
+        raise InvalidInput(f"{what} needs lists of {len(known)} numbers in {name}, in every row")
+    return found
 
 
 def _input_names(column: Any, name: str, known: Sequence[str], what: str) -> list[str]:

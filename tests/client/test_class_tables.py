@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -11,8 +12,10 @@ from bmaml_client import Client, InvalidInput, InvalidRequest
 from bmaml_client.activeml import ServiceQuery
 from bmaml_client.answers import ClassPrediction
 from bmaml_client.estimators import BMAMLClassifier
+from model_store import Column
 from service.settings import Settings
 from tests.class_tables import LABELS, publish_class_table
+from tests.published import X as AGE
 from tests.service.conftest import serve
 
 X = np.array([[-2.0, 32.0], [0.5, 64.0], [3.0, 512.0], [1.0, 100.0]])
@@ -25,6 +28,8 @@ def tables(tmp_path_factory):
     publish_class_table(root, "passed", (False, True))
     publish_class_table(root, "scores", (0.5, 1, 1.5), ordered=True)
     publish_class_table(root, "vectors", None, learner="conjugate")
+    columns = tuple(Column(name=f"v[{place}]", lower=-1.0, upper=1.0) for place in range(3))
+    publish_class_table(root, "embedded", None, learner="conjugate", inputs=(*columns, AGE))
     for served in serve(Settings(store=root, device="cpu")):
         yield root, served.url
 
@@ -146,3 +151,19 @@ def test_the_query_strategy_takes_tables(tables, name, some):
     picked = strategy.query(rows, labels, batch_size=3)
     assert len(set(picked.tolist())) == 3
     assert not set(picked.tolist()) & {0, 4}
+
+
+@pytest.mark.parametrize("kind", ["pandas", "pyarrow"])
+def test_a_column_of_lists_stands_for_an_input_per_dimension(client, kind):
+    v = np.random.default_rng(0).uniform(-1, 1, (4, 3))
+    age = np.array([1.0, -2.0, 3.0, 0.5])
+    plain = client.adapt_predict("embedded", np.c_[v, age][:2], ["a", "b"], np.c_[v, age])
+    data = {"x": age.tolist(), "v": v.tolist()}
+    make = {"pandas": pd.DataFrame, "pyarrow": pa.table}[kind]
+    frame, shown = make(data), make({name: values[:2] for name, values in data.items()})
+    answer = client.adapt_predict("embedded", shown, ["a", "b"], frame)
+    np.testing.assert_allclose(answer.probabilities, plain.probabilities, atol=1e-7)
+    data["v"][1] = [0.0]
+    if kind == "pandas":
+        with pytest.raises(InvalidInput, match="lists of 3 numbers in v"):
+            client.adapt_predict("embedded", shown, ["a", "b"], make(data))
