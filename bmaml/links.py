@@ -17,10 +17,13 @@ from bmaml.device_constants import constant
 Scale = Literal["none", "log", "logit", "log1p"]
 """z as a function of y: y, log y, log((y − low) / (high − y)), log(1 + y − low)."""
 
-SUMMED_CELLS = 32
-"""Whole numbers above the lowest whose probabilities are summed one by one; larger ones are integrated."""
-NODES = 16
-"""Nodes of Gauss-Hermite quadrature."""
+SUMMED_CELLS, FEW_CELLS = 32, 8
+"""Whole numbers above the lowest whose probabilities are summed one by one; larger ones are integrated.
+
+Few are summed within another integral.
+"""
+NODES, FEW_NODES = 16, 8
+"""Nodes of Gauss-Hermite quadrature; few where each stands for a sum."""
 MAX_QUADRATURE_VARIANCE = 1.0
 """The largest variance of a logit for which quadrature alone is precise: its error is below 1e-6 of a std."""
 LEAST_VARIANCE = 1e-18
@@ -56,7 +59,7 @@ def _hermite(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(nodes.tolist()), tuple((weights / weights.sum()).tolist())
 
 
-HERMITE = _hermite(NODES)
+HERMITE, FEW_HERMITE = _hermite(NODES), _hermite(FEW_NODES)
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ class Link:
         """Mean, aleatoric and epistemic variance of g(f + e): e ~ N(0, noise), f ~ N(location, within).
 
         The aleatoric variance is E over f of Var(value | f), the epistemic one the variance of E(value | f).
-        Where they have no closed form, their sum is more precise than their ratio, which is integrated
-        over f.
+        Where they have no closed form, the latter is integrated over f by few nodes, and their sum is more
+        precise.
         """
         if self.scale == "none" and not self.whole:
             return location, noise, within
@@ -164,32 +167,26 @@ class Link:
         if self.scale == "log":
             mean = (location + 0.5 * (noise + within)).exp()
             return mean, mean.square() * within.exp() * noise.expm1(), mean.square() * within.expm1()
-        mean, total = self._mean_and_variance(location, noise + within)
-        root = within.sqrt()
-        inner_mean, inner_square, inner_variance = (torch.zeros_like(mean) for _ in range(3))
-        for node, weight in zip(*HERMITE, strict=True):
-            each, variance = self._mean_and_variance(location + node * root, noise)
-            inner_mean = inner_mean + weight * (each - mean)
-            inner_square = inner_square + weight * (each - mean).square()
-            inner_variance = inner_variance + weight * variance
-        between = (inner_square - inner_mean.square()).clamp_min(0)
-        share = between / (between + inner_variance).clamp_min(torch.finfo(mean.dtype).tiny)
-        return mean, (1 - share) * total, share * total
-
-    def _mean_and_variance(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the value at z ~ N(location, variance)."""
-        variance = variance.clamp_min(LEAST_VARIANCE)
-        return self._of_whole(location, variance) if self.whole else self._of_logistic(location, variance)
+        whole = (noise + within).clamp_min(LEAST_VARIANCE)
+        mean, total = self._of_whole(location, whole) if self.whole else self._of_logistic(location, whole)
+        root, given = within.sqrt(), noise.clamp_min(LEAST_VARIANCE)
+        first, second = torch.zeros_like(mean), torch.zeros_like(mean)
+        for node, weight in zip(*FEW_HERMITE, strict=True):
+            f = location + node * root
+            offset = (self._whole_mean(f, given) if self.whole else self._logistic_mean(f, given)) - mean
+            first = first + weight * offset
+            second = second + weight * offset.square()
+        epistemic = torch.minimum((second - first.square()).clamp_min(0), total)
+        return mean, total - epistemic, epistemic
 
     def _of_logistic(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Of a logistic-normal variable: E σ² = E σ − E σ′, by the scale mixture; by quadrature if narrow."""
         span = self.high - self.low
-        mean, slope = torch.zeros_like(location), torch.zeros_like(location)
+        mean = (self._logistic_mean(location, variance) - self.low) / span
+        slope = torch.zeros_like(location)
         for weight, each in zip(PROBIT_WEIGHTS, PROBIT_SLOPES, strict=True):
             scale = each / (1 + each**2 * variance).sqrt()
-            standard = scale * location
-            mean = mean + weight * _ndtr(standard)
-            slope = slope + weight * scale * _density(standard)
+            slope = slope + weight * scale * _density(scale * location)
         wide = mean * (1 - mean) - slope
         offset, narrow = torch.zeros_like(mean), torch.zeros_like(mean)
         root = variance.clamp_max(MAX_QUADRATURE_VARIANCE).sqrt()
@@ -197,8 +194,15 @@ class Link:
             difference = torch.sigmoid(location + node * root) - mean
             offset = offset + weight * difference
             narrow = narrow + weight * difference.square()
-        spread = torch.where(variance > MAX_QUADRATURE_VARIANCE, wide, narrow - offset.square()).clamp_min(0)
+        narrow = narrow - offset.square()
+        spread = torch.where(variance > MAX_QUADRATURE_VARIANCE, wide, narrow).clamp_min(0)
         return self.low + span * mean, span**2 * spread
+
+    def _logistic_mean(self, location: Tensor, variance: Tensor) -> Tensor:
+        mean = torch.zeros_like(location)
+        for weight, each in zip(PROBIT_WEIGHTS, PROBIT_SLOPES, strict=True):
+            mean = mean + weight * _ndtr(each * location / (1 + each**2 * variance).sqrt())
+        return self.low + (self.high - self.low) * mean
 
     def _of_whole(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Of a rounded variable, as sums of P(value ≥ k) and (2k − 1) P(value ≥ k) over k above the lowest.
@@ -209,26 +213,38 @@ class Link:
         if math.isinf(self.low):
             return location, variance + 1 / 12
         scale = variance.sqrt()
-        cells = torch.arange(1, SUMMED_CELLS + 1, dtype=location.dtype, device=location.device)
-        ends = self.to_scale(self.low - 0.5 + cells)
         first, second = torch.zeros_like(location), torch.zeros_like(location)
         for k in range(1, SUMMED_CELLS + 1):
-            reached = _ndtr((location - ends[k - 1]) / scale)
+            reached = _ndtr((location - self._end_below(k)) / scale)
             first = first + reached
             second = second + (2 * k - 1) * reached
-        tail, tail_square = self._above_summed(location, scale)
+        tail, tail_square = self._above_summed(location, scale, SUMMED_CELLS)
         first, second = first + tail, second + tail_square + 2 * SUMMED_CELLS * tail
         return self.low + first, (second - first.square()).clamp_min(0)
 
-    def _above_summed(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and mean square of what the value exceeds the last summed cell by."""
+    def _whole_mean(self, location: Tensor, variance: Tensor) -> Tensor:
+        """The mean alone, with fewer cells summed."""
+        if math.isinf(self.low):
+            return location
+        scale = variance.sqrt()
+        mean, _ = self._above_summed(location, scale, FEW_CELLS)
+        for k in range(1, FEW_CELLS + 1):
+            mean = mean + _ndtr((location - self._end_below(k)) / scale)
+        return self.low + mean
+
+    def _end_below(self, k: int) -> float:
+        """The lower end of the cell of the k-th number above the lowest, on the scale."""
+        return math.log(k + 0.5) if self.scale == "log1p" else self.low + k - 0.5
+
+    def _above_summed(self, location: Tensor, scale: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+        """Mean and mean square of what the value exceeds the last of so many cells by."""
         if self.scale == "none":
-            standard = (location - (self.low + SUMMED_CELLS)) / scale
+            standard = (location - (self.low + cells)) / scale
             above, density = _ndtr(standard), _density(standard)
             mean = scale * (density + standard * above)
             square = scale.square() * ((1 + standard.square()) * above + standard * density)
             return mean - density / (24 * scale), square + above / 12
-        end = 1.0 + SUMMED_CELLS
+        end = 1.0 + cells
         standard = (location - math.log(end)) / scale
         above, density = _ndtr(standard), _density(standard)
         one = (location + 0.5 * scale.square()).exp() * _ndtr(standard + scale)
