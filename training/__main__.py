@@ -116,6 +116,8 @@ def table(
     print(tasks.summary, file=sys.stderr)
     if tasks.labels and family.resolution:
         raise InvalidConfig("--resolution is of numbers, and the target holds classes")
+    for hint in tasks.hints:
+        print(hint, file=sys.stderr)
     _train(replace(run, note=note), configured(tasks.config, tasks), tasks)
 
 

@@ -72,7 +72,7 @@ def columns_of(config, seed):
     inputs, outputs = getattr(config, "x", ()), getattr(config, "y", ())
     found = SimpleNamespace(inputs=inputs, outputs=outputs, notes=(), summary="", config=config, labels=())
     found.size = SimpleNamespace(ways=5)
-    found.resolution = 0.0
+    found.resolution, found.hints = 0.0, ()
     return found
 
 

@@ -27,7 +27,7 @@ from training.errors import UnusableTable
 from training.families.family import VALIDATION_SEED_OFFSET
 from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
-from training.families.targets import dequantised, described, half_step, repeated_share, target_of
+from training.families.targets import candidates, dequantised, described, half_step, repeated_share, target_of
 
 MAX_STD = 1e15
 """The largest standard deviation of an output, in its units; its inverse is the smallest."""
@@ -107,6 +107,18 @@ class Table:
     def notes(self) -> tuple[str, ...]:
         """Sentences that count what was left out of the table, and say what its targets are."""
         return self.rows.notes + tuple(filter(None, map(described, self.outputs)))
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """A sentence for each target of real numbers whose labels fit another kind, too."""
+        if self.labels:
+            return ()
+        found = []
+        for place, (name, word) in enumerate(self.config.outputs):
+            others = [kind for kind in candidates(self.rows.y[:, place]) if kind != "real"]
+            if word == "real" and others:
+                found.append(f"{name!r} also fits {' and '.join(others)}: see --y {name}:auto")
+        return tuple(found)
 
     @property
     def resolution(self) -> float:

@@ -86,6 +86,13 @@ def test_the_step_of_labels_is_seen_where_it_is_large(labels, step):
     assert found == (None if step is None else pytest.approx(step, rel=1e-8))
 
 
+def test_plain_targets_that_fit_another_kind_are_hinted_at(tmp_path):
+    counts = _table(tmp_path, "", np.floor(_uniform(0, 30)))
+    assert counts.hints == ("'y' also fits integer and count: see --y y:auto",)
+    assert _table(tmp_path, "", _uniform(-3, 3)).hints == ()
+    assert _table(tmp_path, ":count", np.floor(_uniform(0, 30))).hints == ()
+
+
 def test_a_given_resolution_is_half_the_step():
     assert target_of("real", _uniform(0, 1), 0.01)[1].step == 0.02
     assert target_of("logit", _uniform(0, 1), 0.01)[1].step == 0.02
