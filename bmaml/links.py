@@ -26,6 +26,8 @@ NODES, FEW_NODES = 16, 8
 """Nodes of Gauss-Hermite quadrature; few where each stands for a sum."""
 MAX_QUADRATURE_VARIANCE = 1.0
 """The largest variance of a logit for which quadrature alone is precise: its error is below 1e-6 of a std."""
+MAX_EXPONENT = 87.0
+"""Magnitude of a value's logarithm, at most: single precision holds no number beyond e^±87."""
 LEAST_VARIANCE = 1e-18
 """Variance at which a Gaussian counts as a point."""
 MARGIN_ROUNDING = 1.001
@@ -110,9 +112,9 @@ class Link:
     def to_values(self, z: Tensor) -> Tensor:
         """The inverse of `to_scale`, not rounded to whole numbers."""
         if self.scale == "log":
-            return z.exp()
+            return z.clamp(-MAX_EXPONENT, MAX_EXPONENT).exp()
         if self.scale == "log1p":
-            return self.low + torch.expm1(z)
+            return self.low + torch.expm1(z.clamp_max(MAX_EXPONENT))
         if self.scale == "logit":
             return (self.low + (self.high - self.low) * torch.sigmoid(z)).clamp(self.low, self.high)
         return z

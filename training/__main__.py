@@ -296,6 +296,7 @@ def _table_config(model: Model, published: PublishedVersion) -> tuple[TableConfi
         y=tuple(column.name for column in model.manifest.outputs) if target is None else (target.name,),
         target="numbers" if target is None else "ordered" if target.ordered else "classes",
         new_classes=new_classes,
+        kinds=tuple(trained.get("kinds", ())),
         group=trained.get("group"),
         shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),
         missing=tuple(trained.get("missing", ())),

@@ -22,6 +22,8 @@ PANELS = (2, 3)
 GRID_POINTS = 300
 MARGIN = 0.3
 """Extension of the x axis past the training range on either side, in widths of the range."""
+LOG_MARGIN = 1.5
+"""Extension of a logarithmic y axis past the intervals on either side, as a factor."""
 MAX_PARTICLES = 30
 """Particles drawn in one panel."""
 MAX_TASKS = 200
@@ -96,6 +98,10 @@ def _panel(axis: Any, x: NDArray[np.float64], belief: Predictive | Transformed) 
     axis.plot(x, mean, color=LINE, lw=1.8, label="mean")
     reach = torch.cat([bound[0, :, 0] for bound in light.interval(0.9)])
     low, high = torch.quantile(reach, torch.tensor([0.02, 0.98], dtype=reach.dtype))
+    if isinstance(belief, Transformed) and belief.links[0].scale == "log":
+        axis.set_yscale("log")
+        axis.set_ylim(float(low) / LOG_MARGIN, float(high) * LOG_MARGIN)
+        return
     margin = 0.25 * float(high - low)
     axis.set_ylim(float(low) - margin, float(high) + margin)
 

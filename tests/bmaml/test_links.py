@@ -207,3 +207,13 @@ def test_a_belief_wholly_above_training_keeps_a_mean_inside_its_interval() -> No
     answered = Transformed(above, (bounded,))
     lower, upper = answered.interval(0.9)
     assert bool(((answered.mean() > lower) & (answered.mean() < upper)).all())
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_values_far_out_on_the_scale_are_finite_in_single_precision(name: str) -> None:
+    link = LINKS[name]
+    values = link.quantile(torch.tensor([-500.0, 0.0, 500.0]))
+    assert bool(values.isfinite().all())
+    assert bool((values >= link.low).all() & (values <= link.high).all())
+    if name == "log":
+        assert float(values[0]) > 0

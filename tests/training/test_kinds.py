@@ -72,6 +72,13 @@ def test_counts_and_shares_are_answered_in_their_domain_from_training_to_the_ser
         assert f"| {name}.nll |" in card
     assert "nll" not in metrics
     assert "minus the log probability of the label's cell" in card
+    command = [str(table), "--store", str(tmp_path / "store")]
+    assert main(["evaluate", "m", *command]) == 0
+    scored = dict(line.split() for line in capsys.readouterr().out.splitlines() if ".nll" in line)
+    assert {name: float(value) for name, value in scored.items()} == pytest.approx(
+        {name: metrics[name] for name in ("units.nll", "share.nll")}, rel=1e-4
+    )
+    assert main(["plot", "m", *command]) == 0
     for served in listening(create_app(Settings(store=tmp_path / "store", device="cpu"))):
         support = {"x": [[0.5], [-0.5]], "y": [[9, 1.0], [0, 0.35]]}
         for shown in (2, 0):

@@ -299,10 +299,11 @@ def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -
         labels = rows.y[taken, place]
         transform, target = target_of(word, labels, config.resolution)
         outputs.append(_fitted(name, transform, labels, target))
-    for column in outputs:
-        if not 1 / MAX_STD < column.std < MAX_STD:
+    for place, column in enumerate(outputs):
+        varies = column.std if column.transform == "none" else float(rows.y[taken, place].std())
+        if not 1 / MAX_STD < varies < MAX_STD:
             raise UnusableTable(
-                f"column {column.name!r} varies by {column.std:.1g}, and the squares of such numbers have no "
+                f"column {column.name!r} varies by {varies:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
             )
     return tuple(outputs)
