@@ -1,7 +1,7 @@
 """scikit-learn's own checks, on small untrained models of every width that they use.
 
-Every check that cannot hold is named with the reason. A table of numbers becomes images of bars for the
-classifier, because all models that tell classes apart are of images.
+Every check that cannot hold is named with the reason. For a model of images a table of numbers becomes images
+of bars.
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from bmaml_client.connections import disconnect
 from bmaml_client.estimators import BMAMLClassifier, BMAMLRegressor
 from model_store import Column
+from tests.class_tables import publish_class_table
 from tests.images import SIZE, publish_classifier
 from tests.published import publish
 
@@ -46,6 +47,7 @@ def store(tmp_path_factory):
     for width in WIDTHS:
         inputs = tuple(Column(name=f"x{i}", lower=-1000.0, upper=1000.0) for i in range(width))
         publish(root, f"of-{width}", inputs=inputs, outputs=(y,), hidden=(64,))
+        publish_class_table(root, f"classes-of-{width}", None, learner="conjugate", inputs=inputs)
     publish_classifier(root, "bars")
     patch = pytest.MonkeyPatch()
     patch.setenv(STORE, str(root))
@@ -63,6 +65,7 @@ def expected(_):
     [
         BMAMLRegressor({width: f"of-{width}" for width in WIDTHS}),
         BMAMLClassifier("bars", to_images=Bars()),
+        BMAMLClassifier({width: f"classes-of-{width}" for width in WIDTHS}),
     ],
     expected_failed_checks=expected,
 )
