@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from model_store.columns import Column
@@ -166,6 +167,31 @@ def test_classes_of_a_table_have_an_example_and_bars(visit, url, name, told):
     expect(shares).to_have_count(len(classes))
     wide = shares.evaluate_all("all => all.map((td) => parseFloat(td.style.getPropertyValue('--share')))")
     assert sum(wide) == pytest.approx(100, abs=0.01)
+    for column in ("x", "size"):
+        page.select_option("#own-along-input", column)
+        chart = page.locator("#own-along svg[role=img]")
+        expect(chart).to_have_attribute(
+            "aria-label", re.compile(f"Probabilities along {column}: most probable are")
+        )
+        layers = page.locator("#own-along path.class-share")
+        expect(layers).to_have_count(len(classes))
+        assert not [each for each in layers.evaluate_all("all => all.map(p => p.outerHTML)") if "NaN" in each]
+    assert page.locator("#own-along-legend li").all_inner_texts() == [each[2:] for each in classes]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_chart_of_classes(visit, url, scheme):
+    page = visit("own", url=url, color_scheme=scheme, reduced_motion="reduce")
+    page.select_option("#own-model", "grades")
+    expect(page.locator("#own-along path.class-share")).to_have_count(3)
+    found = Axe().run(page)
+    assert not found.response["violations"], found.generate_report()
+
+
+def test_numbers_have_no_chart_of_classes(visit, url):
+    page = visit("own", url=url)
+    expect(page.locator("#own-reading")).to_contain_text("predicted")
+    expect(page.locator("#own-along-card")).to_be_hidden()
 
 
 def test_labels_are_sent_in_the_type_of_the_model(visit, url):

@@ -5,6 +5,7 @@ import { latest } from "../latest.js";
 import { valuesOf } from "../models.js";
 import { count } from "../numbers.js";
 import { post } from "../service.js";
+import { Along } from "./along.js";
 import { curl, python } from "./code.js";
 import { CsvError, columnsOf, parsed, writtenInputs } from "./csv.js";
 import { exampleFor } from "./example.js";
@@ -27,6 +28,7 @@ export class OwnPanel {
       (answer) => this.#answered(answer),
       (error) => this.#wrong(error.sentences?.((pointer) => this.#place(pointer)) ?? error.message),
     );
+    this.along = new Along(() => this.#changed());
     const regression = this.cards.find((card) => card.kind === "regression") ?? this.cards[0];
     offer(
       byId("own-model"),
@@ -68,6 +70,7 @@ export class OwnPanel {
       `Columns: ${asked.join(", ")}; ${targets.join(", ")}, empty in the rows you ask about.${imageHint}`,
     );
     byId("own-interval").disabled = !this.#hasInterval();
+    this.along.setCard(this.card);
     await this.#example();
   }
 
@@ -111,12 +114,16 @@ export class OwnPanel {
   }
 
   async #asked({ card, body, found }) {
-    return { card, found, reply: await post("adapt-predict", body) };
+    const reply = await post("adapt-predict", body);
+    const rows = this.along.rows(card, body.query);
+    const along = rows && (await post("adapt-predict", { ...body, query: { x: rows.x } }));
+    return { card, found, reply, rows, along };
   }
 
-  #answered({ card, found, reply }) {
+  #answered({ card, found, reply, rows, along }) {
     if (found !== this.found) return;
     this.#right();
+    if (along) this.along.show(card, rows, along.prediction);
     this.table = tabled(card, found, reply.prediction);
     byId("own-table").replaceChildren(element(this.table));
     byId("own-download").disabled = false;
