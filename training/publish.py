@@ -53,8 +53,8 @@ such labels, and cannot be compared with a log probability."""
 CONFORMAL = """
 ## Conformal intervals
 
-`"interval": {{"level": {level}, "method": "conformal"}}` answers mean ± threshold · std. The thresholds are
-counted on {counted}. Each of them counts once
+`"interval": {{"level": {level}, "method": "conformal"}}` answers mean ± threshold · std{scaled}. The
+thresholds are counted on {counted}. Each of them counts once
 in n, or where widths part its rows, by its share of rows. For a random row of a new one that is exchangeable
 with these, the interval holds the value with at least the probability asked for, and at most that of the last
 column.
@@ -191,6 +191,9 @@ def _conformal_section(described: dict[str, Any], evaluation: Evaluation) -> str
     return CONFORMAL.format(
         level=CONFORMAL_LEVEL,
         counted=counted,
+        scaled=", taken on the outputs' scales and transformed"
+        if any(column.transform != "none" for column in described["outputs"])
+        else "",
         groups="\n".join(_group_lines(conformal, [column.name for column in described["outputs"]])),
         choices=choices,
         # The largest of so many sub-Gaussian coverages, each of variance 1/(4n) or less.
