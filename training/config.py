@@ -398,7 +398,7 @@ class WorldConfig:
     """A world of tasks for policies.
 
     Attributes:
-        world: navigation or ring.
+        world: navigation, ring, or with the extra gym gym:HalfCheetahDir and gym:HalfCheetahVel.
         episodes: episodes of each particle in a round.
         shaped: judge the adapted particles by the denser reward that a simulator knows; they still adapt to
             the world's own.

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from bmaml import returns, svgd
 from bmaml.episodes import Episodes, InvalidEpisodes, rounds_of, rows_of
 from bmaml.learners import InvalidLearner, policy_from, settings_of
+from bmaml.learners.policy_posterior import PolicyParticles
 from bmaml.networks import MLP
 from bmaml.task import TaskBatch
 from tests.policies import acted, means_of, policy_of
@@ -184,6 +185,25 @@ def test_tasks_of_different_rounds_together_equal_each_alone():
     torch.testing.assert_close(together.particles[1], alone.particles[1])
     torch.testing.assert_close(together.log_weights[1], alone.log_weights[1])
     assert together.rounds.tolist() == [2, 1, 2]
+
+
+def test_posteriors_of_single_tasks_side_by_side_answer_as_each_alone():
+    learner, learned = policy_of("bmaml")
+    episodes = acted(learner, start(learned))
+    together = learner.adapt_rounds(learned, None, [episodes])
+    parts = [together.at(torch.tensor([task])) for task in range(3)]
+    parts.append(learner.prior(learned))
+    joined = PolicyParticles.joined(parts)
+    x = torch.randn(4, 5, 3)
+    belief = learner.predict(joined, x)
+    for task, part in enumerate(parts):
+        alone = learner.predict(part, x[task : task + 1])
+        torch.testing.assert_close(belief.mean()[task], alone.mean()[0])
+        torch.testing.assert_close(belief.variance()[task], alone.variance()[0])
+    assert joined.best().tolist() == [*together.best().tolist(), 0]
+    more = acted(learner, joined.particles, tasks=4)
+    after = learner.adapt_rounds(learned, joined, [more])
+    assert after.rounds.tolist() == [2, 2, 2, 1]
 
 
 def test_a_particle_with_fewer_than_two_episodes_stays_put():

@@ -35,7 +35,7 @@ def test_goals_lie_where_the_world_says(name):
 
 def test_navigation_pays_minus_the_distance_and_ends_at_the_goal():
     world, goal = Navigation(), torch.tensor([[0.2, 0.0]])
-    one = world.step(world.reset((1,)), torch.tensor([[7.0, 0.0]]), goal)
+    one = world.step(world.reset((1,), generator()), torch.tensor([[7.0, 0.0]]), goal)
     torch.testing.assert_close(one.states, torch.tensor([[0.1, 0.0]]))
     torch.testing.assert_close(one.rewards, torch.tensor([-0.1]))
     assert not bool(one.ended)
@@ -113,7 +113,9 @@ def test_shaped_rewards_judge_where_the_worlds_own_say_nothing():
 
 
 def test_an_unknown_world_and_single_episodes_are_refused():
-    with pytest.raises(InvalidConfig, match="no world 'maze'; choose one of navigation, ring"):
+    with pytest.raises(
+        InvalidConfig, match="no world 'maze'; choose one of navigation, ring, gym:HalfCheetahDir"
+    ):
         world_of("maze")
     with pytest.raises(InvalidConfig, match="at least two episodes"):
         WorldConfig("ring", episodes=1)

@@ -6,7 +6,7 @@ A world is a few functions of tensors whose leading axes are any numbers of task
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class World(Protocol):
     def tasks(self, count: int, generator: torch.Generator) -> Tensor:
         """The parameters of random tasks, `[task, parameter]`, which no policy sees."""
 
-    def reset(self, shape: Sequence[int]) -> Tensor:
+    def reset(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """States at the start of episodes, `[*shape, state]`."""
 
     def observe(self, states: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Plane:
     observations = (Column(name="x", lower=-2.0, upper=2.0), Column(name="y", lower=-2.0, upper=2.0))
     actions = (Column(name="dx", lower=-1.0, upper=1.0), Column(name="dy", lower=-1.0, upper=1.0))
 
-    def reset(self, shape: Sequence[int]) -> Tensor:
+    def reset(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """The origin."""
         return torch.zeros(*shape, 2)
 
@@ -136,6 +136,11 @@ class Ring(Plane):
 
 
 WORLDS: dict[str, Callable[[], World]] = {"navigation": Navigation, "ring": Ring}
+CHEETAHS: dict[str, Literal["direction", "velocity"]] = {
+    "gym:HalfCheetahDir": "direction",
+    "gym:HalfCheetahVel": "velocity",
+}
+"""Worlds of the extra `gym`, and the goal of their tasks."""
 
 
 def world_of(name: str) -> World:
@@ -144,8 +149,12 @@ def world_of(name: str) -> World:
     Raises:
         InvalidConfig: there is none.
     """
+    if name in CHEETAHS:
+        from training.families.cheetah import HalfCheetah  # an extra
+
+        return HalfCheetah(CHEETAHS[name])
     if name not in WORLDS:
-        raise InvalidConfig(f"there is no world {name!r}; choose one of {', '.join(WORLDS)}")
+        raise InvalidConfig(f"there is no world {name!r}; choose one of {', '.join([*WORLDS, *CHEETAHS])}")
     return WORLDS[name]()
 
 
@@ -172,7 +181,7 @@ def rollout(
     std = log_std.exp().unsqueeze(2)
     goals = tasks.to(like).view(len(tasks), 1, 1, -1).expand(*shape, -1)
     noise = torch.randn(horizon, *shape, len(world.actions), generator=generator).to(like)
-    states = world.reset(shape).to(like)
+    states = world.reset(shape, generator).to(like)
     alive = torch.ones(shape, dtype=torch.bool, device=like.device)
     steps: list[tuple[Tensor, ...]] = []
     for time in range(horizon):
