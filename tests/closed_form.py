@@ -7,12 +7,13 @@ from bmaml import learners
 from bmaml.learners import Learned
 from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.interface import Learner
+from bmaml.learners.laplace import Laplace
 from bmaml.learners.maml import MAML
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 
-LEARNERS = tuple(kind for kind in learners.LEARNERS.values() if kind is not Conjugate)
-"""Learners of regressions: all but the one that knows classes alone."""
+LEARNERS = tuple(kind for kind in learners.LEARNERS.values() if kind not in (Conjugate, Laplace))
+"""Learners of regressions: all but those that know classes alone."""
 
 
 def generator(seed: int = 0) -> torch.Generator:

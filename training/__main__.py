@@ -105,7 +105,14 @@ def table(
         if family.support_until is not None:
             family = replace(family, shots=tasks.shots)
         columns = (len(tasks.inputs), len(tasks.labels or tasks.outputs))
-        return configuration(run, family, settings, columns, resolution=tasks.resolution)
+        return configuration(
+            run,
+            family,
+            settings,
+            columns,
+            resolution=tasks.resolution,
+            training_tasks=tasks.training_tasks,
+        )
 
     family, choices = with_chosen_kinds(family, configured, run.seed, _device(run.device))
     for choice in choices:

@@ -31,8 +31,8 @@ from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import Family
 from training.families.world_tasks import WorldBatch, WorldTasks
+from training.fitted_start import fitted_start
 from training.muon import Muon
-from training.pooled import pooled_start
 from training.processes import LostProcess, Processes
 
 CHECKPOINT_INTERVAL_S = 30.0
@@ -100,7 +100,7 @@ def train(
     embedding = config.trained_embedding
     given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
     if not (isinstance(family, WorldTasks) or resume):
-        given |= pooled_start(learner, family)
+        given |= fitted_start(learner, family)
     state = _initial_state(learner, embedding, config, device, given)
     if resume:
         read_checkpoint(state, config, folder)

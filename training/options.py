@@ -13,6 +13,7 @@ from tyro.extras import literal_type_from_choices
 from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, POLICIES, learner_from
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.laplace import Laplace
 from bmaml.networks import ACTIVATIONS, MLP
 from model_store.manifest import checked_name
 from training.config import (
@@ -22,6 +23,7 @@ from training.config import (
     ShotsOption,
     SupervisedConfig,
     Switch,
+    TableConfig,
     TrainingConfig,
     UpToOption,
     recipe_kind,
@@ -32,7 +34,18 @@ from training.recipes import LEARNERS_FOR, recipe_for
 Settings = Mapping[str, dict[str, Any]]
 """The settings that were given, of the "learner" (with its network) and of the "outer_loop"."""
 RECIPE_ONLY = frozenset(
-    {"inputs", "outputs", "network", "priors", "likelihood", "fixed_classes", "seed", "resolution"}
+    {
+        "inputs",
+        "outputs",
+        "network",
+        "priors",
+        "likelihood",
+        "fixed_classes",
+        "seed",
+        "resolution",
+        "classes",
+        "ordered",
+    }
 )
 """Settings of networks and learners that are no options."""
 OPTION_TYPES = {
@@ -227,6 +240,7 @@ def configuration(
     columns: tuple[int, int],
     embedding: ConvNet | None = None,
     resolution: float = 0.0,
+    training_tasks: int = 1,
 ) -> TrainingConfig:
     """The configuration that options describe; settings that are not given are the recipe's.
 
@@ -234,6 +248,7 @@ def configuration(
         columns: the numbers of inputs and outputs of the learner's network.
         embedding: the network that embeds images.
         resolution: of labels, standardised.
+        training_tasks: the number of training tasks, which divides the shrinkage of `laplace`.
 
     Raises:
         InvalidLearner, InvalidConfig, InvalidName: settings that make no sense.
@@ -264,6 +279,12 @@ def configuration(
     if not chosen.get("evidence_weights", True):
         chosen.pop("surprise", None)
         chosen.pop("pooled", None)
+    if name == Laplace.name:
+        assert isinstance(family, TableConfig)
+        network["outputs"], most = (1, 1) if family.target == "ordered" else (columns[1], columns[1] - 1)
+        chosen |= {"classes": columns[1], "ordered": family.target == "ordered"}
+        chosen["factors"] = min(chosen["factors"], most)
+        chosen["shrinkage"] /= max(training_tasks, 1)
     learner = learner_from(name, chosen)
     return TrainingConfig(
         checked_name(run.name),

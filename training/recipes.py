@@ -13,6 +13,7 @@ from bmaml.learners.bmaml import BMAML
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.emaml import EMAML
+from bmaml.learners.laplace import Laplace
 from bmaml.learners.maml import MAML
 from bmaml.learners.policy import PolicyBMAML, PolicyEMAML, PolicyMAML
 from bmaml.learners.pooled import Pooled
@@ -21,11 +22,11 @@ from training.config import Optimisation, RecipeKind
 
 HEADS = (BFA.name, BMAML.name, EMAML.name, MAML.name)
 """Learners of numbers that classify with a softmax."""
-REGRESSORS = (Collapsed.name, *sorted(set(LEARNERS) - {Collapsed.name, Conjugate.name}))
+REGRESSORS = (Collapsed.name, *sorted(set(LEARNERS) - {Collapsed.name, Conjugate.name, Laplace.name}))
 LEARNERS_FOR: dict[RecipeKind, tuple[str, ...]] = {
     "sinusoid": REGRESSORS,
     "table": REGRESSORS,
-    "classes": HEADS,
+    "classes": (Laplace.name, *HEADS),
     "new classes": (Conjugate.name, *HEADS),
     "images": (Conjugate.name, *HEADS),
     "world": (PolicyBMAML.name, PolicyEMAML.name, PolicyMAML.name),
@@ -86,7 +87,18 @@ def recipe_for(learner: str, family: RecipeKind) -> Recipe:
 
 
 def _for_fixed_classes(learner: str) -> Recipe:
-    """A small network with an output for each class."""
+    """A small network with an output for each class; tables of classes are soon overfitted."""
+    if learner == Laplace.name:
+        settings = {"particles": 4, "scales": (1.0, 3.0), "effects": 4, "factors": 4, "shrinkage": 2.0}
+        plan = Optimisation(
+            meta_steps=1500,
+            learning_rate=5e-3,
+            final_rate=0.02,
+            decay="cosine",
+            evaluate_every=50,
+            patience=8,
+        )
+        return Recipe((16,), "tanh", settings, plan)
     plan = Optimisation(
         meta_steps=3000, learning_rate=3e-3, final_rate=0.02, decay="cosine", evaluate_every=200
     )

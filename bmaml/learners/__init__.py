@@ -19,12 +19,13 @@ from bmaml.learners.interface import (
     LearnedRate,
     Learner,
 )
+from bmaml.learners.laplace import Laplace
 from bmaml.learners.llama import LLAMA
 from bmaml.learners.maml import MAML
 from bmaml.learners.policy import Policy, PolicyBMAML, PolicyEMAML, PolicyMAML
 
 LEARNERS: dict[str, type[Learner[Any]]] = {
-    kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed, Conjugate)
+    kind.name: kind for kind in (MAML, EMAML, LLAMA, BFA, BMAML, Collapsed, Conjugate, Laplace)
 }
 
 POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (PolicyMAML, PolicyEMAML, PolicyBMAML)}

@@ -20,6 +20,7 @@ from torch import Tensor
 from bmaml import tails
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
+from bmaml.normal_draws import orthogonal_normals
 from bmaml.shapes import LogWeights, PerRow, Scalar
 
 PAIRS = 32
@@ -163,17 +164,6 @@ class _Pairs:
 
 @lru_cache(maxsize=16)
 def _normal_values(classes: int, pairs: int, dimensions: int) -> Float[Tensor, "class pair dimension"]:
-    """Standard normal vectors; those of a class are the same however many classes there are.
-
-    They are orthogonal, `dimensions` at a time, which takes a tenth of the error of independent ones away.
-    """
+    """Standard normal vectors; those of a class are the same however many classes there are."""
     generators = (torch.Generator().manual_seed(number) for number in range(classes))
-    return torch.stack([_orthogonal(pairs, dimensions, generator) for generator in generators])
-
-
-def _orthogonal(pairs: int, dimensions: int, generator: torch.Generator) -> Float[Tensor, "pair dimension"]:
-    square = (-(-pairs // dimensions), dimensions, dimensions)
-    directions, upper = torch.linalg.qr(torch.randn(square, dtype=torch.float64, generator=generator))
-    directions = directions * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # of uniform distribution
-    lengths = torch.randn(square, dtype=torch.float64, generator=generator).norm(dim=-1, keepdim=True)
-    return (directions * lengths).flatten(0, 1)[:pairs]
+    return torch.stack([orthogonal_normals(pairs, dimensions, generator) for generator in generators])

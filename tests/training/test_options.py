@@ -28,7 +28,8 @@ REGRESSION = (
 OPTIONS = {
     "sinusoid": f"{REGRESSION} shots queries tasks resplit",
     "table": f"{REGRESSION} task x y split group order shots queries drop hide "
-    "support-until missing categorical resolution target levels new-classes classes ways dimensions",
+    "support-until missing categorical resolution target levels new-classes classes ways dimensions "
+    "effects factors shrinkage",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions features-of",
     "world": f"{RUN} {OUTER_LOOP} episodes shaped learner hidden activation particles steps step-size "
@@ -70,7 +71,9 @@ def described(monkeypatch):
 
 def columns_of(config, seed):
     inputs, outputs = getattr(config, "x", ()), getattr(config, "y", ())
-    found = SimpleNamespace(inputs=inputs, outputs=outputs, notes=(), summary="", config=config, labels=())
+    found = SimpleNamespace(inputs=inputs, outputs=outputs, notes=(), summary="", config=config)
+    found.labels = ("no", "yes") if getattr(config, "target", None) == "classes" else ()
+    found.training_tasks = 10
     found.size = SimpleNamespace(ways=5)
     found.resolution, found.hints = 0.0, ()
     return found

@@ -185,6 +185,11 @@ class Table:
         return self._drawn(there, self.config.queries, draws, self.shots, spread)
 
     @property
+    def training_tasks(self) -> int:
+        """The number of training tasks."""
+        return int((self.rows.roles == "train").sum())
+
+    @property
     def validation_tasks(self) -> int:
         """The number of different validation tasks."""
         return int((self.rows.roles == "validation").sum())
