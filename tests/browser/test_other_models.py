@@ -85,6 +85,17 @@ def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
             assert min(heights) >= low - 1
 
 
+def test_the_page_names_the_values_of_a_target_beside_its_column(visit, kinds_url):
+    page = visit("own", url=kinds_url)
+    page.select_option("#own-model", "units")
+    expect(page.locator("#own-columns")).to_contain_text("x; units (whole numbers from 0), empty in the rows")
+    page.locator("#csv").fill("x,units\n0.5,9\n1.5,\n")
+    expect(page.locator("#own-reading")).to_contain_text("1 row predicted from 1 labelled row.")
+    visit.forgiven.append("status of 422")
+    page.locator("#csv").fill("x,units\n0.5,2.5\n1.5,\n")
+    expect(page.locator("#own-problem")).to_contain_text("takes whole numbers from 0 up")
+
+
 def test_several_inputs_and_outputs_have_a_column_each(visit, url):
     page = visit("own", url=url)
     page.select_option("#own-model", "wide")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
+from bmaml.transformed import Transformed
 from model_store import Store
 from service.settings import Settings
 from tests.published import KINDS, conformal, publish
@@ -76,6 +77,19 @@ def test_no_number_of_an_answer_leaves_the_domain(client, name, shown, method):
     if name == "units":
         for each in values[1:]:
             assert np.array_equal(each, np.round(each))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_conformal_ends_are_those_of_the_own_scale_transformed(client, root, name):
+    body, model = body_of(name, interval={"level": 0.9, "method": "conformal"}), Store(root).load(name, 1)
+    belief = answered_belief(model, body)
+    scaled = belief.latent if isinstance(belief, Transformed) else belief
+    mean, std = scaled.mean()[0].detach().numpy(), scaled.variance().sqrt()[0].detach().numpy()
+    reach = model.manifest.conformal.half_widths(3, std, np.array([KINDS[name].std]), 0.9)
+    told = post(client, body)["prediction"]["interval"]
+    for end, z in (("lower", mean - reach), ("upper", mean + reach)):
+        expected = model.links[0].nearest(torch.from_numpy(z))[:, 0]
+        np.testing.assert_allclose(told[end], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", KINDS)
