@@ -84,14 +84,14 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
 
 
 def _nll_before(model: Model, x: Tensor, support: Examples, jobs: Sequence[Job]) -> Array:
-    """Mean NLL of each task's support labels before any label, nats per row.
+    """Mean NLL of each task's support labels before any label, nats per row; zero without rows.
 
     Without a label, classes of fixed meaning have the model's prior, and new ones are equally probable.
     """
     if model.manifest.labels is None:
         return np.array([np.log(len(job.classes)) for job in jobs])
-    if not x.shape[1]:
-        return np.zeros(len(jobs))
+    if jobs[0].kept is not None:
+        return np.zeros(len(jobs))  # their NLL is kept, too
     logs = model.prior_of_classes(x.flatten(0, 1)).view(*x.shape[:2], -1)
     each = torch.where(support.y > 0, -logs, 0.0).sum(-1)
     return to_numpy((each * support.mask).sum(-1) / support.counts().clamp_min(1))
