@@ -193,7 +193,7 @@ def transformed(column: Column, values: Array) -> Array:
     if column.transform == "none":
         return values
     if (bad := np.flatnonzero(values <= 0)).size:
-        raise OutsideDomain(column.name, "positive numbers", int(bad[0]))
+        raise OutsideDomain(column.name, f"positive numbers on its {column.transform} scale", int(bad[0]))
     return np.log(values) / (math.log(2) if column.transform == "log2" else 1.0)
 
 
