@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
+from bmaml.transformed import Transformed
 
 Array = NDArray[np.float64]
-Forecaster = Callable[[Examples, Tensor], Predictive]
+Forecaster = Callable[[Examples, Tensor], Predictive | Transformed]
 """A prediction of many tasks from their support sets and query inputs `[task, query, input]`."""
 
 TaskForecaster = Callable[[Array, Array, Array], tuple[Array, Array]]

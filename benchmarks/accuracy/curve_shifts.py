@@ -23,6 +23,8 @@ from model_store import Model
 
 CLASSIFIER, DATASET = "classifier", "data set"
 """The groups of a curve."""
+PERCENT = "accuracies in percent"
+"""The shift whose labels no version of a bounded target takes."""
 BINS_PER_OCTAVE = 2
 """Training sizes in one bin of the training curves' mean lie within this part of an octave."""
 
@@ -59,6 +61,16 @@ def _error_rates(task: NumberTask, _: np.random.Generator) -> NumberTask:
     return replace(task, y=1 - task.y, truth=1 - task.truth)
 
 
+def _accuracies(shift: RowShift) -> RowShift:
+    """The shift, after which labels beyond 0 or 1 are at that end."""
+
+    def changed(task: NumberTask, random: np.random.Generator) -> NumberTask:
+        after = shift(task, random)
+        return replace(after, y=after.y.clip(0, 1), truth=after.truth.clip(0, 1))
+
+    return changed
+
+
 def _told(names: Callable[[Array], Array]) -> RowShift:
     """Another name of the classifier, by its one-hot columns."""
 
@@ -70,14 +82,14 @@ def _told(names: Callable[[Array], Array]) -> RowShift:
 
 CURVE_SHIFTS: Mapping[str, RowShift] = {
     FAMILY: lambda task, _: task,
-    "noise of 0.03 on the given labels": noisy(0.03),
+    "noise of 0.03 on the given labels": _accuracies(noisy(0.03)),
     "given labels all the last one, ± 0.00001": _plateau,
     "one given label off by 0.3": _outlier,
     "each row twice": duplicated,
-    "each size twice, labels 0.05 up and down": contradicting(0.05),
-    "accuracies in percent": scaled(100),
+    "each size twice, labels 0.05 up and down": _accuracies(contradicting(0.05)),
+    PERCENT: scaled(100),
     "accuracies × 0.5": scaled(0.5),
-    "accuracies 0.2 lower": offset(-0.2),
+    "accuracies 0.2 lower": _accuracies(offset(-0.2)),
     "error rates": _error_rates,
     "sizes in thousands": other_unit(0.001),
 }

@@ -35,8 +35,8 @@ def forecasters(problems: dict[bool, Problem], store: Path) -> Iterator[tuple[st
     """
     for name, named in ((PLAIN, False), (NAMED, True)):
         model = Store(store).load(name)
-        yield f"`{name}`", named, served_forecaster(model)
-    yield f"`{NAMED}`, told none", True, without_classifier(served_forecaster(model))
+        yield f"`{name}`", named, served_forecaster(model, problems[named].output)
+    yield f"`{NAMED}`, told none", True, without_classifier(served_forecaster(model, problems[True].output))
     for named, problem in problems.items():
         how = "told" if named else "not told"
         family = problem.family

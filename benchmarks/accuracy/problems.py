@@ -12,6 +12,7 @@ import torch
 from benchmarks.accuracy.baselines import Array
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
+from bmaml.transformed import Transformed
 from model_store.columns import Column
 from training.config import Shots, SinusoidConfig, TableConfig
 from training.families import Family, Sinusoid, Table
@@ -40,8 +41,10 @@ class Problem:
     output: Column
     smallest_std: float
 
-    def in_units(self, belief: Predictive) -> Predictive:
-        """A belief in the units of the output."""
+    def in_units(self, belief: Predictive | Transformed) -> Predictive | Transformed:
+        """A belief in the units of the output; that of bounded values is in them already."""
+        if isinstance(belief, Transformed):
+            return belief
         return belief.rescaled(torch.tensor([self.output.mean]), torch.tensor([self.output.std]))
 
     def query_rows(self, shots: int) -> Examples:

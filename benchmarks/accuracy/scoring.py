@@ -15,7 +15,9 @@ from bmaml.blocks import blocks
 from bmaml.learners import Learner
 from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
+from bmaml.transformed import Transformed
 from model_store import Model
+from model_store.columns import Column
 from model_store.model import NEGLIGIBLE_WEIGHT
 from training.evaluate import TASKS_PER_BLOCK, mean_metrics, metrics_by_task
 
@@ -34,12 +36,24 @@ def learner_forecaster(learner: Learner[Any], learned: Mapping[str, Tensor]) -> 
     return forecast
 
 
-def served_forecaster(model: Model) -> Forecaster:
-    """The forecaster of a model as the service computes it, in the network's units."""
+def served_forecaster(model: Model, output: Column) -> Forecaster:
+    """The forecaster of a model as the service computes it.
 
-    def forecast(support: Examples, x: Tensor) -> Predictive:
+    A belief about real numbers is in the network's units, one about other values in the caller's.
+
+    Args:
+        output: the column by which the labels of support sets are standardised.
+    """
+
+    def forecast(support: Examples, x: Tensor) -> Predictive | Transformed:
+        if not model.plain:
+            (link,) = model.links
+            labels = (support.y.double() * output.std + output.mean).clamp(link.low, link.high)
+            y = torch.from_numpy(model.standardised_targets(labels.flatten(0, 1).numpy()))
+            support = Examples(support.x, y.view_as(support.y), support.mask)
         posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT)
-        return model.predict(posterior, x, support)
+        belief = model.predict(posterior, x, support)
+        return belief if model.plain else model.in_callers_units(belief)
 
     return forecast
 
@@ -49,18 +63,17 @@ def score(problem: Problem, forecast: Forecaster) -> dict[str, dict[str, Any]]:
     found = {}
     with torch.no_grad():
         for shots, batch in problem.held_out.items():
-            parts, pits = [], []
+            parts, held = [], []
             queries = problem.query_rows(shots)
             for some in blocks(len(batch), TASKS_PER_BLOCK):
                 belief = problem.in_units(forecast(batch.support.tasks(some), batch.query.x[some]))
                 truth = queries.tasks(some)
                 parts.append(metrics_by_task(belief, truth))
-                pits.append(belief.cdf(truth.y)[truth.mask].flatten())
+                held.append(torch.stack([belief.holds(truth.y, level)[truth.mask] for level in LEVELS]))
             metrics = mean_metrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-            offsets = (torch.cat(pits) - 0.5).abs()
             found[str(shots)] = {
                 **metrics.metrics,
-                "reliability": [float((offsets <= level / 2).double().mean()) for level in LEVELS],
+                "reliability": torch.cat(held, 1).double().mean((1, 2)).tolist(),
                 "ms": _milliseconds(forecast, batch),
                 "tasks": len(batch),
             }

@@ -50,7 +50,9 @@ def main() -> None:
         Row(name, f"`{version}`", int(shots), 0, metrics)
         for name, (problem, versions) in problems.items()
         for version in versions
-        for shots, metrics in score(problem, served_forecaster(Store(options.store).load(version))).items()
+        for shots, metrics in score(
+            problem, served_forecaster(Store(options.store).load(version), problem.output)
+        ).items()
     ]
     lines = [f"Measured on {options.machine}, one thread.", "", *tables(rows)]
     if options.page:

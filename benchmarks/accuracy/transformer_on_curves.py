@@ -40,6 +40,7 @@ from benchmarks.accuracy.scoring import served_forecaster
 from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
+from bmaml.transformed import Transformed
 from model_store import SHIPPED, Model, Store
 from model_store.columns import standardised
 from training.config import Shots, TableConfig
@@ -55,7 +56,7 @@ HEADS = ("RMSE", "NLL", "cell NLL", "normal NLL", "in 90 %")
 
 Scores = Mapping[str, Sequence[float]]
 """Means over the query rows of each task, by metric, and the tasks' data sets."""
-Answer = Callable[[Examples, torch.Tensor], Predictive]
+Answer = Callable[[Examples, torch.Tensor], Predictive | Transformed]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def peer_scores(own: Peer, tasks: Sequence[NumberTask]) -> Scores:
     return found
 
 
-def answer_scores(answer: Predictive, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+def answer_scores(answer: Predictive | Transformed, truth: torch.Tensor) -> dict[str, torch.Tensor]:
     """The scores of every value, by metric."""
     mean, variance = answer.mean(), answer.variance()
     lower, upper = answer.interval(LEVEL)
@@ -191,7 +192,7 @@ def cost_lines(model: Model, peers: Sequence[Peer], path: Path) -> Iterator[str]
     yield f"| | parameters | training, CPU-minutes | CPU-ms, one task | each of {len(tasks)} at once |"
     yield "|---|---|---|---|---|"
     count = sum(each.numel() for each in model.learned.values())
-    alone, together = milliseconds(served_forecaster(model), support, x)
+    alone, together = milliseconds(served_forecaster(model, peers[0].family.outputs[0]), support, x)
     yield f"| `{model.manifest.name}` | {count:,} | | {alone:.2f} | {together:.2f} |"
     for each in peers:
         count, minutes = each.network.parameters_count, each.looks[-1].cpu_minutes

@@ -13,6 +13,7 @@ from bmaml.learners.collapsed import MIN_NOISE, Collapsed
 from bmaml.learners.hypothesis_weights import REFERENCE_ROWS
 from bmaml.predictive import Predictive
 from model_store import Model
+from model_store.columns import standardised
 
 
 def app() -> FastAPI:
@@ -70,8 +71,8 @@ def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor)
     log_prior_widening = model.learned.get("log_prior_widening", torch.zeros(())).double()
     noisier = torch.exp(2 * (1 - unspoken) * log_widening)
     wider = noisier * torch.exp(2 * unspoken * log_prior_widening)
-    labels = model.manifest.outputs[0]
-    noisiest = ((labels.upper - labels.lower) / labels.std) ** 2  # no label is noisier than labels differ
+    lowest, highest = standardised(model.manifest.outputs, model.output_range)[:, 0]
+    noisiest = float(highest - lowest) ** 2  # no label is noisier than labels differ
     evidences, variances = [], []
     for scale in learner.scales:
         size = len(x) * math.log(2 * math.pi * scale**2)
