@@ -18,6 +18,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "a floor of 0.01 under",
         "| points | in 90 % | NLL |",
         "probability of ± 0.001",
+        "cells of ± 0.001",
         "90 % interval",
         "growth of 79 trees",
         "50 chicks",
