@@ -73,7 +73,8 @@ def test_train_publish_serve_ask(table, tmp_path):
 def test_every_shipped_version_is_whole_and_calibrated():
     store = Store(SHIPPED)
     curves = ["learning-curves", "learning-curves-by-classifier"]
-    assert store.names() == ["grocery", *curves, "omniglot", "sinusoid", "sinusoid-bmaml"]
+    tables = ["contraception", "grocery", *curves, "omniglot", "pass-rates"]
+    assert store.names() == [*tables, "sinusoid", "sinusoid-bmaml"]
     for name in store.names():
         for version in store.versions(name):
             model = store.load(name, version)
@@ -83,6 +84,13 @@ def test_every_shipped_version_is_whole_and_calibrated():
             if model.learner.name == "collapsed":
                 assert 0.85 < model.manifest.metrics["coverage_90"] < 0.96
     assert store.load("omniglot").manifest.metrics["accuracy_5way_1shot"] > 0.985
+    women, pass_rates = store.load("contraception").manifest, store.load("pass-rates").manifest
+    assert women.metrics["nll_3rows"] < women.metrics["frequencies_nll_3rows"]
+    assert women.target is not None
+    assert women.target.labels == ("N", "Y")
+    (share,) = pass_rates.outputs
+    assert share.target is not None
+    assert (share.target.low, share.target.high) == (0, 100)
     assert store.load("sinusoid").learner.name == "collapsed"
     assert store.load("sinusoid-bmaml").learner.name == "bmaml"
 
