@@ -14,7 +14,8 @@ from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.class_target import Label
 from model_store.model import Single
-from service.schemas.responses import ClassPrediction, Prediction, Surprise
+from service.schemas.policies import Act
+from service.schemas.responses import ActionPrediction, ClassPrediction, Prediction, Surprise
 
 Array = NDArray[np.float64]
 """An array of numbers in double precision."""
@@ -83,6 +84,22 @@ class SelectionSpec:
 
 
 @dataclass(frozen=True)
+class ActionSpec:
+    """A request for a policy's action at every query row.
+
+    Attributes:
+        particles: whether to answer each particle's own moments, too.
+    """
+
+    act: Act
+    particles: bool = False
+
+
+Spec = PredictionSpec | SelectionSpec | ActionSpec
+"""A question about query rows."""
+
+
+@dataclass(frozen=True)
 class PostedSupport:
     """A support set as the caller sent it: rows in the caller's units, and labels."""
 
@@ -121,6 +138,8 @@ class Job:
         kept: the kept posterior, where the task has been adapted to before.
         query_y: targets of the query rows, whose log density is asked for: numbers `[row, output]` in the
             network's units, in double precision; or the index of each row's class. None where none are.
+        start: of a policy, the posterior of the first `start_rows` support rows, from which adaptation goes
+            on; None: from the meta-learned start.
         decoded_at: seconds on the monotonic clock at which the request had been decoded.
     """
 
@@ -130,7 +149,7 @@ class Job:
     query_x: Single
     steps: int
     seed: int
-    spec: PredictionSpec | SelectionSpec | None
+    spec: Spec | None
     deadline: float
     warnings: tuple[str, ...] = ()
     classes: tuple[Label, ...] = ()
@@ -139,6 +158,8 @@ class Job:
     ttl_s: float = 0.0
     kept: KeptPosterior | None = None
     query_y: NDArray[Any] | None = None
+    start: Posterior | None = None
+    start_rows: int = 0
     decoded_at: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -171,7 +192,7 @@ class Job:
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Support rows (none where the posterior is kept) and query rows to compute."""
-        return 0 if self.kept else len(self.support_x), len(self.query_x)
+        return 0 if self.kept else len(self.support_x) - self.start_rows, len(self.query_x)
 
     @cached_property
     def work_per_row(self) -> int:
@@ -245,6 +266,17 @@ class BatchTimes:
 
 
 @dataclass(frozen=True)
+class PolicyState:
+    """The state of a policy in its task, as the answer's diagnostics have it; arrays are `[particle]`."""
+
+    rounds: int
+    episodes: NDArray[np.float32]
+    returns: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    next_particle: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """The result of a job.
 
@@ -252,6 +284,7 @@ class Answer:
         support_nll: NLL of the support labels before and after adaptation; None without support rows.
         effective_particles: 1 / Σ weight² over particles.
         surprise: weights of the surprising hypotheses; None where the model has none.
+        policy: the state of a policy; None for other models.
         times: times of the whole batch.
         batched_tasks: tasks of the batch.
         queue_s: seconds from submission to the start of the batch.
@@ -259,10 +292,11 @@ class Answer:
         cached: whether the posterior was kept before.
     """
 
-    result: Prediction | ClassPrediction | Selection | None
+    result: Prediction | ClassPrediction | ActionPrediction | Selection | None
     support_nll: tuple[float, float] | None
     effective_particles: float
     surprise: Surprise | None = None
+    policy: PolicyState | None = None
     times: BatchTimes = BatchTimes()
     batched_tasks: int = 1
     queue_s: float = 0.0

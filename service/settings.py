@@ -26,6 +26,7 @@ class Settings(BaseSettings):
         threads: CPU threads of tensor work, at most; small batches take one. 0 leaves the choice to torch.
         max_body_bytes: bytes of a body, as sent and decompressed.
         max_support_rows, max_query_rows, max_pool_rows: rows of a request.
+        max_episode_steps: steps of all episodes of a policy's task.
         max_classes: classes of a support set; a model may take fewer.
         max_particles: particles of a version; those with more are not served.
         max_header_bytes: bytes of a request's line and headers.
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     max_support_rows: int = Field(default=1000, ge=1)
     max_query_rows: int = Field(default=10_000, ge=1)
     max_pool_rows: int = Field(default=10_000, ge=1)
+    max_episode_steps: int = Field(default=20_000, ge=1)
     max_picture_pixels: int = Field(default=4_000_000, ge=1)
     max_request_pixels: int = Field(default=32_000_000, ge=1)
     max_bytes_in_flight: int = Field(default=256 << 20, ge=1024)

@@ -130,19 +130,21 @@ class Policy(Learner[PolicyParticles]):
         )
 
     def act(
-        self, posterior: PolicyParticles, belief: Predictive, how: Choice, generator: torch.Generator
+        self, posterior: PolicyParticles, belief: Predictive, how: Choice | int, generator: torch.Generator
     ) -> Action:
         """The action at each row of a belief.
 
         `best` acts by the particle with the highest return, `thompson` by one drawn with the posterior's
         weights, one for all rows of a task; both draw from its Gaussian. `mean` is the average of all
-        particles' means, without noise.
+        particles' means, without noise. A number is the particle itself.
         """
         tasks = len(belief.means)
         if how == "mean":
             return Action(belief.means.mean(1), None)
         if how == "best":
             chosen = posterior.best().expand(tasks)
+        elif isinstance(how, int):
+            chosen = torch.full((tasks,), how, device=belief.means.device)
         else:
             weights = posterior.log_weights.exp().expand(tasks, -1).cpu()
             drawn = torch.multinomial(weights, 1, generator=generator)[:, 0]

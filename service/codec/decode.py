@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from bmaml.acquisition.scores import EPIG_NEEDS_TARGET
 from model_store import Model
 from model_store.model import Single
+from service.codec.actions import action_spec
 from service.codec.budget import Budget
+from service.codec.episodes import episode_set, policy_warnings
 from service.codec.inputs import InputRows, input_rows
 from service.codec.intervals import conformal_warnings, interval_choice
 from service.codec.query_targets import check_scoring, query_targets
@@ -20,7 +22,7 @@ from service.codec.warnings import input_warnings
 from service.compute.capabilities import CAPABILITIES
 from service.engine.posterior_cache import Entry, PosteriorCache
 from service.errors import MAX_ERRORS, FieldError, RequestError, invalid, invalid_at
-from service.job import Array, Job, PredictionSpec, SelectionSpec
+from service.job import Array, Job, PredictionSpec, SelectionSpec, Spec
 from service.schemas.requests import (
     DEFAULT_TTL_S,
     AdaptationRequest,
@@ -66,6 +68,8 @@ class Decoder:
         adaptation = self._adaptation(request, model, caller, received)
         max_rows = self._settings.max_query_rows
         query = input_rows(request.query.x, model, "/query/x", max_rows, adaptation.budget, min_rows=1)
+        if (acting := action_spec(request, model)) is not None:
+            return self._job(adaptation, query.standardised, acting, {"query": query})
         targets = query_targets(request, model, adaptation.support.classes, len(query.raw))
         steps = _steps(request, model) if adaptation.entry is None else adaptation.entry.job.steps
         level, method = interval_choice(request.interval, model, len(adaptation.support.y), steps)
@@ -137,14 +141,15 @@ class Decoder:
                 raise RequestError("other-model", "the posterior belongs to another model or version")
             if request.adapt.steps is not None and entry.job.steps != steps:
                 raise RequestError("other-settings", "the posterior was adapted in other steps")
-        support = support_set(request.support, entry, model, budget)
+        sets = episode_set if model.manifest.kind == "policy" else support_set
+        support = sets(request.support, entry, model, budget)
         return _Adaptation(request, model, caller, budget, entry, support)
 
     def _job(
         self,
         adaptation: _Adaptation,
         query: Single,
-        spec: PredictionSpec | SelectionSpec | None,
+        spec: Spec | None,
         rows: Mapping[str, InputRows],
     ) -> Job:
         """The job, under the key of a kept posterior where the request keeps or names one.
@@ -157,7 +162,8 @@ class Decoder:
         support = adaptation.support
         extends = entry is not None and request.support is not None
         default_ttl_s = DEFAULT_TTL_S if extends else 0.0
-        warnings = input_warnings(model, support, rows)
+        policy = model.manifest.kind == "policy"
+        warnings = (policy_warnings if policy else input_warnings)(model, support, rows)
         if isinstance(spec, PredictionSpec) and spec.interval_method == "conformal":
             warnings += conformal_warnings(model, len(support.y))
         job = Job(
@@ -174,6 +180,9 @@ class Decoder:
             posted=support.posted,
             ttl_s=default_ttl_s if request.keep is None else request.keep.ttl_s,
         )
+        if policy and extends:
+            assert entry is not None
+            job = replace(job, start=entry.kept.posterior, start_rows=len(entry.job.support_x))
         if request.keep is None and entry is None:
             return job
         if entry is not None and not extends:
@@ -185,6 +194,10 @@ class Decoder:
 
 def _steps(request: AdaptationRequest, model: Model) -> int:
     """Steps to adapt in, by default those that the model was trained with."""
+    if model.manifest.kind == "policy":
+        if request.adapt.steps is not None:
+            raise invalid_at("/adapt/steps", "a policy moves once after each round: leave the steps out")
+        return 1
     steps = model.learner.steps if request.adapt.steps is None else request.adapt.steps
     if steps > model.learner.max_steps:
         raise invalid_at("/adapt/steps", "this model adapts exactly, without steps: leave them out or send 0")

@@ -10,11 +10,13 @@ from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
 from service.schemas.requests import UncertaintyRequest
 from service.schemas.responses import (
+    ActionPrediction,
     AdaptPredictResponse,
     BatchReport,
     ClassPrediction,
     Diagnostics,
     ModelRef,
+    PolicyDiagnostics,
     PosteriorCard,
     PosteriorRef,
     PosteriorResponse,
@@ -31,7 +33,7 @@ class CommonFields(TypedDict):
 
     request_id: str
     model: ModelRef
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | PolicyDiagnostics
     timing_ms: Timing
 
 
@@ -53,7 +55,7 @@ class AnsweredJob:
     def prediction_response(self) -> AdaptPredictResponse:
         """The response to POST /adapt-predict."""
         result = self.answer.result
-        assert isinstance(result, Prediction | ClassPrediction)
+        assert isinstance(result, Prediction | ClassPrediction | ActionPrediction)
         return AdaptPredictResponse(posterior=self._posterior(), prediction=result, **self._common_fields())
 
     def selection_response(self, request: UncertaintyRequest) -> UncertaintyResponse:
@@ -96,17 +98,20 @@ class AnsweredJob:
 
     def _common_fields(self) -> CommonFields:
         job, answer, nll = self.job, self.answer, self.answer.support_nll
+        diagnostics = Diagnostics(
+            particles=job.model.learner.particles,
+            effective_particles=answer.effective_particles,
+            steps=job.steps,
+            support_nll=None if nll is None else SupportNll(*nll),
+            surprise=answer.surprise,
+            warnings=[*job.warnings, *surprise_warnings(job, answer), *fit_warnings(nll)],
+        )
+        if answer.policy is not None:
+            diagnostics = PolicyDiagnostics(**(vars(diagnostics) | vars(answer.policy)))
         return CommonFields(
             request_id=self.request_id,
             model=_model_ref(job),
-            diagnostics=Diagnostics(
-                particles=job.model.learner.particles,
-                effective_particles=answer.effective_particles,
-                steps=job.steps,
-                support_nll=None if nll is None else SupportNll(*nll),
-                surprise=answer.surprise,
-                warnings=[*job.warnings, *surprise_warnings(job, answer), *fit_warnings(nll)],
-            ),
+            diagnostics=diagnostics,
             timing_ms=Timing(
                 decode=1000 * (job.decoded_at - self.accepted),
                 queue=1000 * answer.queue_s,

@@ -15,6 +15,7 @@ from service.codec.inputs import InputRows, check_precision, input_rows, label_v
 from service.engine.posterior_cache import Entry
 from service.errors import MAX_ERRORS, FieldError, invalid, invalid_at
 from service.job import Array, Job, PostedSupport
+from service.schemas.policies import EpisodeSupport
 from service.schemas.requests import Support
 
 MAX_INTEGER_LABEL = 2**53 - 1
@@ -44,7 +45,9 @@ class SupportSet:
     posted: PostedSupport
 
 
-def support_set(posted: Support | None, entry: Entry | None, model: Model, budget: Budget) -> SupportSet:
+def support_set(
+    posted: Support | EpisodeSupport | None, entry: Entry | None, model: Model, budget: Budget
+) -> SupportSet:
     """The labelled rows of a request, after those of a kept posterior if it names one.
 
     Raises:
@@ -54,6 +57,8 @@ def support_set(posted: Support | None, entry: Entry | None, model: Model, budge
     if posted is None:
         assert entry is not None
         return _kept_support(entry.job)
+    if isinstance(posted, EpisodeSupport):
+        raise invalid_at("/support", "this model adapts to labelled rows, x and y, not to episodes")
     settings = budget.settings
     x = input_rows(posted.x, model, "/support/x", settings.max_support_rows, budget)
     labels = label_values(posted.y, "/support/y")

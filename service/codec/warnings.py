@@ -19,6 +19,7 @@ MAX_COLUMNS = 8
 """Columns that a warning names, at most."""
 TO_THE_PRIOR = "there the answer returns to the model's prior"
 BY_SUPPORT = "there the model is untested; the answer rests on support rows nearby and the other columns"
+UNTESTED = "there the policy is untested"
 WRONG_UNITS = "are their units right?"
 SURPRISES: Mapping[Group, str] = {
     "wide": "its labels differ more than theirs; are their units right?",
@@ -62,6 +63,12 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
         distances = _distances(*outputs, support.labels)
         warnings += _far(outputs[0], support.labels, distances, "labels", WRONG_UNITS)
     return tuple(warnings)
+
+
+def observation_warnings(model: Model, rows: NDArray[Any], what: str) -> list[str]:
+    """The sentence about a policy's observations `[row, column]` far from training; none without any."""
+    columns = model.manifest.inputs
+    return _far(columns, rows, _distances(columns, model.input_range, rows), what, UNTESTED)
 
 
 def _row_count(model: Model, rows: int) -> list[str]:

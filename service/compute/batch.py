@@ -12,15 +12,24 @@ import torch
 
 from bmaml.blocks import blocks
 from bmaml.learners import Diverged
+from bmaml.learners.interface import Kind
 from service.compute.classification import classify_batch
 from service.compute.cuda_graphs import GraphCache
 from service.compute.device import out_of_memory
 from service.compute.graphed_regression import answer_with_graphs
+from service.compute.policies import act_batch
 from service.compute.regression import predict_batch
 from service.job import Answer, BatchTimes, Job
 
 Compute = Callable[[Sequence[Job], int], Sequence[Answer | Diverged]]
 """Computes the jobs of one group on at most so many threads: see `compute`."""
+
+ANSWERS: dict[Kind, Callable[[Sequence[Job]], tuple[Sequence[Answer | Diverged], BatchTimes]]] = {
+    "regression": predict_batch,
+    "classification": classify_batch,
+    "policy": act_batch,
+}
+"""The answers to a part of a batch and their times, by kind of model."""
 
 MAX_CPU_NUMBERS = 1 << 22
 """Numbers in the rows' features and the tasks' own particles, for one part of a batch on a CPU."""
@@ -34,8 +43,7 @@ def answer_batch(jobs: Sequence[Job], graphs: GraphCache | None = None) -> list[
     Args:
         graphs: recorded computations, which are tried first.
     """
-    classification = jobs[0].model.manifest.kind == "classification"
-    answer_part = classify_batch if classification else predict_batch
+    answer_part = ANSWERS[jobs[0].model.manifest.kind]
     answers: dict[int, Answer | Diverged] = {}
     total = BatchTimes()
     if graphs is not None:

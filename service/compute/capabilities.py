@@ -62,6 +62,9 @@ def units_of(model: Model, acquisition: str) -> str:
     return units.replace("output units", f"units of the {' and '.join(scales)} scale")
 
 
+POLICY_ACQUISITIONS = ("epistemic_variance", "total_variance", "entropy", "random")
+"""Scores of observations by the belief about the action there; no action is the largest or the target."""
+
 CAPABILITIES: dict[Kind, Capabilities] = {
     "regression": Capabilities(
         acquisitions={name: each.units for name, each in ACQUISITIONS.items()},
@@ -79,6 +82,13 @@ CAPABILITIES: dict[Kind, Capabilities] = {
         information_acquisitions=frozenset(
             name for name, each in CLASS_ACQUISITIONS.items() if each.information
         ),
+    ),
+    "policy": Capabilities(
+        acquisitions={name: ACQUISITIONS[name].units for name in POLICY_ACQUISITIONS},
+        strategies=tuple(STRATEGIES),
+        default_acquisition="epistemic_variance",
+        joint_strategy="max_determinant",
+        information_acquisitions=frozenset(POLICY_ACQUISITIONS) - {"random"},
     ),
 }
 """The capabilities by kind of model."""

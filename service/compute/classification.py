@@ -25,7 +25,16 @@ from service.compute.adaptation import (
     to_numpy,
 )
 from service.compute.selection import choose_by_class
-from service.job import Answer, Array, BatchTimes, Job, PredictionSpec, Selection, Uncertainty
+from service.job import (
+    Answer,
+    Array,
+    BatchTimes,
+    Job,
+    PredictionSpec,
+    Selection,
+    SelectionSpec,
+    Uncertainty,
+)
 from service.schemas.responses import (
     ClassPrediction,
     Entropy,
@@ -121,7 +130,7 @@ def _result(
     uncertainty = Uncertainty(
         to_numpy(belief.expected_entropy())[0], to_numpy(belief.mutual_information())[0]
     )
-    if not isinstance(job.spec, PredictionSpec):
+    if isinstance(job.spec, SelectionSpec):
         assert support_features is not None
         return choose_by_class(job.spec, belief, uncertainty, x, support_features)
     return _prediction(job, belief, uncertainty)

@@ -128,8 +128,8 @@ class BatchMoments:
         assert isinstance(spec, PredictionSpec)
         assert spec.interval is not None
         *moments, quantiles = (values[task, ..., rows, :] for values in self._in_single_precision)
-        mean, std, *variances = map(_by_row, moments)
-        quantiles = _by_row(quantiles[: len(spec.levels)])
+        mean, std, *variances = map(by_row, moments)
+        quantiles = by_row(quantiles[: len(spec.levels)])
         ends = self._conformal_ends(task, job)
         lower, upper = quantiles[-2:] if ends is None else ends
         interval = Interval(spec.interval, lower, upper)
@@ -162,7 +162,7 @@ class BatchMoments:
         with np.errstate(over="ignore", invalid="ignore"):  # `finite` looks
             reach = conformal.half_widths(len(job.support_x), std, scale, spec.interval)
             ends = (job.model.values(torch.from_numpy(mean + each)).numpy() for each in (-reach, reach))
-            return tuple(_by_row(single_precision(each)) for each in ends)
+            return tuple(by_row(single_precision(each)) for each in ends)
 
     def _scored(self, task: int, job: Job) -> Array | None:
         """The log density of a task's targets, as it is answered; None without targets."""
@@ -294,6 +294,7 @@ def _result(
     if isinstance(job.spec, PredictionSpec):
         particles = _particles(belief.part(*own)) if job.spec.particles else None
         return moments.prediction(task, job, particles)
+    assert isinstance(job.spec, SelectionSpec)
     support_x = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
     uncertainty = moments.uncertainty(task, job)
     own_scale, spec = belief.part(*own), job.spec
@@ -315,10 +316,10 @@ def _particles(belief: Predictive | Transformed) -> ParticleMoments:
     weights = to_numpy(belief.log_weights.exp())[0]
     real = weights > 0
     means, stds = to_numpy(belief.means)[0], to_numpy(belief.stds)[0]
-    return ParticleMoments(_by_row(means[real]), _by_row(stds[real]), weights[real].astype(np.float32))
+    return ParticleMoments(by_row(means[real]), by_row(stds[real]), weights[real].astype(np.float32))
 
 
-def _by_row(values: NDArray[Any]) -> NDArray[np.float32]:
+def by_row(values: NDArray[Any]) -> NDArray[np.float32]:
     """`[…, row, output]` in single precision; `[…, row]` for a single output."""
     return single_precision(_without_single_output(values))
 

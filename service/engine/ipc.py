@@ -124,12 +124,12 @@ def _sent_fields(job: Job) -> tuple[Any, ...]:
         support_x, support_y = support_x[:0], support_y[:0]
         kept = replace(kept, support_features=None)
     fields = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
-    return *fields, job.key, kept, job.query_y
+    return *fields, job.key, kept, job.query_y, job.start, job.start_rows
 
 
 def _job_from_fields(*fields: Any) -> Job:
     """The job of these sent fields, without a deadline."""
-    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept, query_y = fields
+    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept, query_y, *start = fields
     return Job(
         model=model,
         support_x=support_x,
@@ -143,4 +143,6 @@ def _job_from_fields(*fields: Any) -> Job:
         key=key,
         kept=kept,
         query_y=query_y,
+        start=start[0],
+        start_rows=start[1],
     )

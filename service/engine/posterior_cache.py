@@ -207,7 +207,9 @@ class PosteriorCache:
 def _without_query(job: Job) -> Job:
     """The job of adapting alone: no query rows, no question about them."""
     no_rows = np.empty((0, job.query_x.shape[1]), job.query_x.dtype)
-    return replace(job, query_x=no_rows, query_y=None, spec=None, kept=None, warnings=())
+    return replace(
+        job, query_x=no_rows, query_y=None, spec=None, kept=None, warnings=(), start=None, start_rows=0
+    )
 
 
 def _size(job: Job, kept: KeptPosterior) -> int:

@@ -14,6 +14,7 @@ from service.errors import RequestError
 from service.http.exchange import Exchange, ready_runtime
 from service.http.problems import openapi_responses
 from service.schemas.cards import Limits, ModelList, ModelSummary, VersionCard
+from service.schemas.policies import MAX_EPISODES, MAX_ROUNDS
 from service.schemas.requests import (
     MAX_BATCH_SIZE,
     MAX_DEADLINE_MS,
@@ -153,6 +154,9 @@ async def limits(request: Request) -> Limits:
         support_rows=settings.max_support_rows,
         query_rows=settings.max_query_rows,
         pool_rows=settings.max_pool_rows,
+        episode_steps=settings.max_episode_steps,
+        episodes=MAX_EPISODES,
+        rounds=MAX_ROUNDS,
         steps=MAX_STEPS,
         quantile_levels=MAX_QUANTILE_LEVELS,
         batch_size=MAX_BATCH_SIZE,

@@ -15,7 +15,7 @@ serverLine();
 keyDialog();
 
 const offers = Promise.all([models(), limits()]).then(async ([listed, bounds]) => ({
-  cards: await Promise.all(listed.map(newestCard)),
+  cards: await Promise.all(listed.filter((model) => model.kind !== "policy").map(newestCard)),
   limits: bounds,
 }));
 const started = new Set();

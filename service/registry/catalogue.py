@@ -10,7 +10,6 @@ import torch
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
 from model_store.store import newest_versions
-from service.compute.capabilities import CAPABILITIES
 from service.schemas.cards import ClassTargetCard, ConformalSummary, ModelList, ModelSummary, Refused
 
 log = logging.getLogger("service.registry")
@@ -26,10 +25,6 @@ MAX_REASON_LENGTH = 300
 
 class Shelved(BmamlError):
     """The version is offered but not loaded."""
-
-
-class NotServed(BmamlError):
-    """A version of a kind that the service does not answer with."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,6 @@ class Catalogue:
             """The version, prepared; None where it had to be refused."""
             try:
                 model = store.load(name, version).to(device)
-                if (kind := model.manifest.kind) not in CAPABILITIES:
-                    raise NotServed(f"the service has no answers for models of kind {kind}")
                 prepare(model)
             except Exception as error:
                 refusal = _refusal(name, version, error, root)

@@ -9,7 +9,8 @@ from model_store import Model
 from service.compute.capabilities import CAPABILITIES
 from service.compute.cuda_graphs import MIN_USES
 from service.engine.queue import MAX_CANDIDATES
-from service.job import Job, PredictionSpec, SelectionSpec
+from service.job import ActionSpec, Job, PredictionSpec, SelectionSpec
+from service.schemas.policies import Act
 
 TASK_ROWS, LARGE_TASK_ROWS = 8, 64
 """Support rows and query rows of a task; query rows of a larger task, on a GPU."""
@@ -26,6 +27,9 @@ POOL_ROWS, SELECTED_ROWS = 256, 2
 def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], object]) -> None:
     """Let `answer` run the model on one task, a small batch, the largest batch, and a selection."""
     network, manifest = model.learner.network, model.manifest
+    if manifest.kind == "policy":
+        _warm_up_policy(model, answer)
+        return
     numbers = manifest.kind == "regression"
     outputs = network.outputs
     if not numbers:
@@ -47,6 +51,21 @@ def warm_up(model: Model, max_batch_work: int, answer: Callable[[list[Job]], obj
         pool = np.zeros((POOL_ROWS, x.shape[1]), np.float32)
         job = replace(job, support_x=x[:0], support_y=y[:0], query_x=pool)
     answer([replace(job, spec=_selection_spec(model, len(job.query_x)))])
+
+
+def _warm_up_policy(model: Model, answer: Callable[[list[Job]], object]) -> None:
+    """Let `answer` run a policy on one task, a small batch, and a selection."""
+    network = model.learner.network
+    observations = np.zeros((TASK_ROWS, network.inputs), np.float32)
+    episode, time = np.divmod(np.arange(TASK_ROWS, dtype=np.float32), TASK_ROWS // 2)
+    places = np.stack([0 * time, 0 * time, episode, time], -1)
+    x = np.concatenate([observations, places], -1).astype(np.float32)
+    y = np.zeros((TASK_ROWS, network.outputs + 1), np.float32)
+    spec = ActionSpec(Act())
+    job = Job(model, x, y, observations, 1, 0, spec, deadline=float("inf"))
+    for tasks in (1, BATCH_TASKS):
+        answer([job] * tasks)
+    answer([replace(job, spec=_selection_spec(model, TASK_ROWS))])
 
 
 def _common_batches(job: Job, max_batch_work: int) -> Iterator[list[Job]]:

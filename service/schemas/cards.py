@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bmaml.learners import learner_from
+from bmaml.learners import Learner, learner_from, policy_from
 from model_store import Manifest
 from model_store.class_target import ClassTarget, Label
 from model_store.columns import Column, TargetKind
@@ -165,7 +165,9 @@ class VersionCard(BaseModel):
         Raises:
             InvalidLearner: the manifest describes no learner.
         """
-        learner, image = learner_from(manifest.learner, manifest.settings), manifest.image
+        named = policy_from if manifest.kind == "policy" else learner_from
+        learner: Learner[Any] = named(manifest.learner, manifest.settings)
+        image = manifest.image
         inputs, outputs = (
             [ColumnCard.of(column, columns is manifest.outputs) for column in columns]
             for columns in (manifest.inputs, manifest.outputs)
@@ -235,6 +237,11 @@ class Limits(BaseModel):
     support_rows: int = Field(description="labelled rows of a request, those of its posterior included")
     query_rows: int = Field(description="rows of a query or a target")
     pool_rows: int = Field(description="rows of a pool")
+    episode_steps: int = Field(
+        description="steps of all episodes of a policy's task, those of its posterior included"
+    )
+    episodes: int = Field(description="episodes of one request")
+    rounds: int = Field(description="rounds of episodes of one task")
     picture_pixels: int = Field(description="pixels of one image")
     request_pixels: int = Field(description="pixels of all images of a request")
     classes: int = Field(description="classes of a support set; a model may take fewer")

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from bmaml.acquisition import DEFAULT_ACQUISITION
 from bmaml.learners import MAX_STEPS
+from service.schemas.policies import Act, EpisodeSupport
 from service.schemas.values import Labels, X
 
 DEFAULT_TTL_S = 600.0
@@ -95,6 +96,11 @@ def _interval_form(value: Any) -> str:
     return "interval-choice" if isinstance(value, dict | IntervalChoice) else "interval-level"
 
 
+def _support_form(value: Any) -> str:
+    episodes = isinstance(value, EpisodeSupport) or (isinstance(value, dict) and "episodes" in value)
+    return "episodes-of-a-policy" if episodes else "labelled-rows"
+
+
 class AdaptationRequest(_Request):
     """The fields that every request for adaptation has."""
 
@@ -102,8 +108,15 @@ class AdaptationRequest(_Request):
     version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None, description="null: the newest"
     )
-    support: Support | None = Field(
-        default=None, description="with a posterior: rows to adapt to beside those of the posterior"
+    support: (
+        Annotated[
+            Annotated[Support, Tag("labelled-rows")] | Annotated[EpisodeSupport, Tag("episodes-of-a-policy")],
+            Discriminator(_support_form),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="with a posterior: rows to adapt to beside its own; policies take episodes",
     )
     posterior: Annotated[str, Field(strict=True, max_length=200)] | None = Field(
         default=None, description="the id of a kept posterior"
@@ -167,6 +180,7 @@ class AdaptPredictRequest(AdaptationRequest):
         examples=[0.9, {"level": 0.9, "method": "conformal"}],
     )
     particles: bool = Field(default=False, strict=True, description="also answer each particle's moments")
+    act: Act | None = Field(default=None, description="of policies: who acts; null: the best particle")
     log_density: bool = Field(
         default=False,
         strict=True,

@@ -161,6 +161,25 @@ class ScoredPrediction(Prediction):
 
 
 @dataclass(frozen=True)
+class ActionPrediction:
+    """The action at each query row, all by the same particle, and the belief about it.
+
+    The moments are those of all particles together, by their weights: σ² is aleatoric, and their disagreement
+    epistemic.
+    """
+
+    action: Annotated[Values, Field(description="as drawn: to be posted back in an episode")]
+    command: Annotated[Values, Field(description="clipped to the range of each action: to be carried out")]
+    particle: Annotated[
+        int | None, Field(description="that acts; null for the mean, whose episodes are no particle's own")
+    ]
+    mean: Values
+    std: Values
+    variance: Variance
+    particles: ParticleMoments | None
+
+
+@dataclass(frozen=True)
 class Entropy:
     """Predictive entropy in nats, per query row: expected (aleatoric) plus mutual information (epistemic)."""
 
@@ -278,6 +297,21 @@ class Diagnostics:
 
 
 @dataclass(frozen=True)
+class PolicyDiagnostics(Diagnostics):
+    """The state of a policy in its task; an entry for each particle."""
+
+    rounds: Annotated[int, Field(description="of episodes so far: the number of the next round")]
+    episodes: Annotated[Numbers, Field(description="of each particle so far")]
+    returns: Annotated[
+        Numbers, Field(description="mean return of a particle's latest round with episodes; 0 before any")
+    ]
+    weights: Annotated[Numbers, Field(description="softmax of returns ÷ temperature, of those that acted")]
+    next_particle: Annotated[
+        int, Field(description="to act next: one that has not acted, until a particle is paid, then the best")
+    ]
+
+
+@dataclass(frozen=True)
 class Timing:
     """Milliseconds of the request, by phase; embed, adapt and predict are those of the whole fused batch.
 
@@ -315,7 +349,7 @@ class PosteriorResponse:
     request_id: str
     model: ModelRef
     posterior: PosteriorRef
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | PolicyDiagnostics
     timing_ms: Timing
 
 
@@ -359,8 +393,9 @@ class AdaptPredictResponse:
         | ScoredClassPrediction
         | OrderedPrediction
         | ScoredOrderedPrediction
+        | ActionPrediction
     )
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | PolicyDiagnostics
     timing_ms: Timing
 
 
@@ -447,5 +482,5 @@ class UncertaintyResponse:
     selected: list[Selected]
     scores: Doubles
     batch: BatchReport
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | PolicyDiagnostics
     timing_ms: Timing

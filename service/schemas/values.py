@@ -72,6 +72,12 @@ def _form(value: Any) -> str:
     return f"{max(depth, 1)}-D"
 
 
+def depth_form(value: Any) -> str:
+    """The tag of numbers: a list of them, a list of rows, or an encoded tensor."""
+    form = _form(value)
+    return form if form in ("2-D", "encoded-tensor") else "1-D"
+
+
 def _input_form(value: Any) -> str:
     form = _form(value)
     return "2-D" if form in ("1-D", "class-names", "truth-values") else form
@@ -139,6 +145,8 @@ UNION_TAGS = frozenset(
         "constrained-int",
         "interval-level",
         "interval-choice",
+        "labelled-rows",
+        "episodes-of-a-policy",
     }
 )
 """Parts of pydantic's error locations that are tags of unions, not keys of the caller's body."""

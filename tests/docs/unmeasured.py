@@ -103,6 +103,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "| BMAML, TRPO | −12.0 | −9.5 |",
         "| BMAML, chaser loss | −14.6 | −12.3 |",
         "| EMAML, Reptile | −35.3 | −34.2 |",
+        "with a 422 and a reason",
     ),
     "uncertainty.md": (
         "50 % interval",

@@ -222,15 +222,16 @@ def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     assert refused["reason"].startswith("tiny/1/particles.safetensors hashes to")
 
 
-def test_a_version_of_a_kind_that_has_no_answers_is_listed_as_refused(tmp_path):
+def test_a_policy_is_served_beside_models_of_other_kinds(tmp_path):
     publish(tmp_path, "tiny", seed=1)
     publish_policy(tmp_path, "walker")
     for served in serve(Settings(store=tmp_path, device="cpu")):
         listed = served.client.get("/models").json()
-        assert [each["name"] for each in listed["models"]] == ["tiny"]
-        (refused,) = listed["refused"]
-        assert (refused["name"], refused["version"]) == ("walker", 1)
-        assert "no answers for models of kind policy" in refused["reason"]
+        assert [(each["name"], each["kind"]) for each in listed["models"]] == [
+            ("tiny", "regression"),
+            ("walker", "policy"),
+        ]
+        assert listed["refused"] == []
         assert ask(served.client).status_code == 200
 
 
