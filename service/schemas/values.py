@@ -85,6 +85,8 @@ def _input_form(value: Any) -> str:
 
 def _label_form(value: Any) -> str:
     form = _form(value)
+    if form == "truth-values" and 2 * sum(isinstance(each, bool) for each in value) <= len(value):
+        return "1-D"  # the rarer type is refused, and a truth value beside a number
     return form if form in ("2-D", "class-names", "truth-values", "encoded-tensor") else "1-D"
 
 
