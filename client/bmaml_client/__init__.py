@@ -36,11 +36,13 @@ from bmaml_client.errors import (
     Unreachable,
 )
 from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
+from bmaml_client.policies import Action, Episode, PolicyPosterior, PolicyState
 from bmaml_client.retries import Retries
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Action",
     "Answer",
     "AnswerWarning",
     "AsyncClient",
@@ -52,6 +54,7 @@ __all__ = [
     "Conflict",
     "DeadlinePassed",
     "Diverged",
+    "Episode",
     "FieldError",
     "InvalidInput",
     "InvalidRequest",
@@ -60,6 +63,8 @@ __all__ = [
     "ModelSummary",
     "NotFound",
     "NotReady",
+    "PolicyPosterior",
+    "PolicyState",
     "Posterior",
     "PosteriorCard",
     "PosteriorGone",

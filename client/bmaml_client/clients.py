@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 
-from bmaml_client import lookups, operations
+from bmaml_client import lookups, operations, policies
 from bmaml_client.errors import InvalidInput
 from bmaml_client.flow import Call, Flow, FlowRun, Requester, Wait, header_value
 from bmaml_client.proxies import proxy_for
@@ -50,11 +50,13 @@ class FlowMethod(Generic[P, T]):
 
 
 class _BaseClient:
-    """Methods and settings of both clients; `operations` and `lookups` define the methods."""
+    """Methods and settings of both clients; `operations`, `policies` and `lookups` define the methods."""
 
     adapt_predict = FlowMethod(operations.adapt_predict)
     uncertainty = FlowMethod(operations.uncertainty)
     keep = FlowMethod(operations.keep)
+    adapt_policy = FlowMethod(policies.adapt_policy)
+    act = FlowMethod(policies.act)
     posterior = FlowMethod(lookups.posterior)
     forget = FlowMethod(lookups.forget)
     models = FlowMethod(lookups.models)

@@ -191,4 +191,7 @@ class Limits:
     posterior_bytes: int
     acquisitions: dict[str, list[str]]
     strategies: dict[str, list[str]]
+    episode_steps: int | None = None
+    episodes: int | None = None
+    rounds: int | None = None
     default_acquisitions: dict[str, str] = field(default_factory=dict)
