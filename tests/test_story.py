@@ -73,8 +73,8 @@ def test_train_publish_serve_ask(table, tmp_path):
 def test_every_shipped_version_is_whole_and_calibrated():
     store = Store(SHIPPED)
     curves = ["learning-curves", "learning-curves-by-classifier"]
-    tables = ["contraception", "grocery", *curves, "omniglot", "pass-rates"]
-    assert store.names() == [*tables, "sinusoid", "sinusoid-bmaml"]
+    first = ["contraception", "grocery", *curves, "navigation", "omniglot", "pass-rates", "ring"]
+    assert store.names() == [*first, "sinusoid", "sinusoid-bmaml"]
     for name in store.names():
         for version in store.versions(name):
             model = store.load(name, version)
@@ -88,6 +88,8 @@ def test_every_shipped_version_is_whole_and_calibrated():
     assert women.metrics["nll_3rows"] < women.metrics["frequencies_nll_3rows"]
     assert women.target is not None
     assert women.target.labels == ("N", "Y")
+    assert store.load("navigation").manifest.metrics["chosen_2"] > -3.5
+    assert store.load("ring").manifest.metrics["chosen_3"] > 10
     (share,) = pass_rates.outputs
     assert share.target is not None
     assert (share.target.low, share.target.high) == (0, 100)

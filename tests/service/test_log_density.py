@@ -287,7 +287,12 @@ def test_a_target_that_is_no_number_in_json_is_refused_where_it_stands(client):
             "/query/y/1",
             "not an integer within ±(2^53 − 1); larger ones can be sent as strings",
         ),
-        ("abc", [[1.0], [1.0], [1.0]], "/query/y", "class labels are strings or integers, one for each row"),
+        (
+            "abc",
+            [[1.0], [1.0], [1.0]],
+            "/query/y",
+            "class labels are strings, integers or truth values, one for each row",
+        ),
     ],
 )
 def test_classes_that_the_support_set_does_not_have_are_refused(client, labels, y, pointer, detail):

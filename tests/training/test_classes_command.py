@@ -94,7 +94,7 @@ def test_every_learner_of_new_classes_trains_and_publishes(tmp_path, learner, ca
     ("given", "message"),
     [
         (["--y", "passed", "--learner", "conjugate"], "conjugate is no learner for classes of fixed meaning"),
-        (["--y", "passed", "--learner", "collapsed"], "these are bfa, bmaml, emaml, maml"),
+        (["--y", "passed", "--learner", "collapsed"], "these are laplace, bfa, bmaml, emaml, maml"),
         (["--y", "passed", "--resolution", "0.1"], "--resolution is of numbers"),
     ],
 )
