@@ -16,6 +16,7 @@ from service.errors import CallerLeft
 from service.job import Answer, Job
 from service.ops.tracing import PHASES
 from service.runtime import Runtime
+from service.schemas.policies import EpisodeSupport
 from service.schemas.requests import AdaptationRequest
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
@@ -58,7 +59,7 @@ class Exchange(Generic[BodyT]):
         received = time.monotonic()
         body = bodies.parsed(*content, body_type)
         version = await runtime.registry.model(body.model, body.version, body.posterior)
-        if version.manifest.image is None:
+        if version.manifest.image is None and not isinstance(body.support, EpisodeSupport):
             job = make_job(runtime.decoder, body, version, caller, received)
         else:
             job = await runtime.decoding_threads.run(

@@ -220,3 +220,24 @@ def test_models_and_cards_name_the_policy(client):
     limits = client.get("/limits").json()
     assert limits["episode_steps"] == 400
     assert "epistemic_variance" in limits["acquisitions"]["policy"]
+
+
+def test_a_job_that_goes_on_from_a_posterior_reaches_a_worker_whole(client, model, rounds):
+    from dataclasses import replace
+
+    from service.compute.batch import answer_batch
+    from service.engine.ipc import ModelTable
+
+    decoder = client_decoder(client, model)
+    first, whole = (
+        decoder({"model": "walker", "support": {"episodes": episodes}, "query": QUERY, "particles": True})
+        for episodes in (rounds[0], [*rounds[0], *rounds[1]])
+    )
+    (before,) = answer_batch([first.with_key("a", None)])
+    job = replace(whole, start=before.kept.posterior, start_rows=len(first.support_x))
+    table = ModelTable()
+    table.register(model)
+    sent = table.loads(table.dumps(job))
+    (alone,), (there,) = answer_batch([job]), answer_batch([sent])
+    np.testing.assert_array_equal(there.result.particles.mean, alone.result.particles.mean)
+    assert there.policy.rounds == 2
