@@ -7,11 +7,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from model_store import SHIPPED
 from service.settings import Settings
 from tests.service.conftest import Served, serve
+
+MAX_WAIT_MS = 30_000
+"""The longest wait for something to appear; on a busy machine pages take their time."""
 
 
 # Playwright runs an event loop in this thread for as long as it is open: not a moment longer than its tests.
@@ -20,6 +23,7 @@ def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("no chromium on the path: apt-get install chromium")
+    expect.set_options(timeout=MAX_WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
@@ -57,7 +61,7 @@ class Opener:
         context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         self.contexts.append(context)
         page: Page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(MAX_WAIT_MS)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.wrongs.append(str(error)))
         page.on("request", self._request)
