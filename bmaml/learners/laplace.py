@@ -174,7 +174,7 @@ class Laplace(Learner[LaplacePosterior]):
 
     @property
     def max_classes(self) -> int:
-        """C: every class has latent values of its own."""
+        """C, the number of classes of every task."""
         return self.classes
 
     @property
@@ -228,12 +228,11 @@ class Laplace(Learner[LaplacePosterior]):
         """The posterior of the random effects in every particle, and the particles' weights."""
         del steps
         start = self._without_draws(learned)
-        offset, effects = self._functions(start, support.x)
+        functions = self._functions(start, support.x)
         labels = (support.y * support.mask.unsqueeze(-1)).unsqueeze(1)
-        conditioned = condition(self._likelihood(start), offset, effects, start.loadings, labels)
+        conditioned = condition(self._likelihood(start), *functions, start.loadings, labels)
         draws, log_ratios = conditioned.draws(_antithetic_normals(self.effects * self.factors))
-        latent = offset.unsqueeze(2) + effects.unsqueeze(2) @ draws @ start.loadings.mT.unsqueeze(2)
-        logs = self._likelihood(start).log_probabilities(latent)
+        logs = self._log_probabilities(start, draws, *functions)
         fit = torch.where(labels.unsqueeze(2) > 0, logs, 0.0).sum((-1, -2))
         evidence, draw_weights = importance_weights(fit + log_ratios)
         prior = learned["log_shares"].repeat(self.particles)
@@ -243,9 +242,7 @@ class Laplace(Learner[LaplacePosterior]):
     def predict(self, posterior: LaplacePosterior, x: Inputs, joint: bool = False) -> DrawnBelief:
         """The class probabilities in every draw of the random effects."""
         del joint
-        offset, effects = self._functions(posterior, x)
-        latent = effects.unsqueeze(2) @ posterior.draws @ posterior.loadings.mT.unsqueeze(2)
-        drawn = self._likelihood(posterior).log_probabilities(offset.unsqueeze(2) + latent)
+        drawn = self._log_probabilities(posterior, posterior.draws, *self._functions(posterior, x))
         mixed = (drawn + posterior.draw_weights[..., None, None]).logsumexp(2)
         tasks = len(mixed)
         weights = posterior.log_weights.expand(tasks, -1), posterior.draw_weights.expand(tasks, -1, -1)
@@ -291,6 +288,13 @@ class Laplace(Learner[LaplacePosterior]):
         effects = constant + rows @ linear + hidden @ learned
         scales = effects.new_tensor(self.scales)[:, None, None]
         return offset.repeat_interleave(len(scales), 1), (effects.unsqueeze(2) * scales).flatten(1, 2)
+
+    def _log_probabilities(
+        self, posterior: LaplacePosterior, draws: Tensor, offset: Tensor, effects: Tensor
+    ) -> Tensor:
+        """Of every class in every draw, from g and sψ of the rows, `[task, hypothesis, draw, row, class]`."""
+        latent = effects.unsqueeze(2) @ draws @ posterior.loadings.mT.unsqueeze(2)
+        return self._likelihood(posterior).log_probabilities(offset.unsqueeze(2) + latent)
 
     def _likelihood(self, posterior: LaplacePosterior) -> ClassLikelihood:
         return Ordered(posterior.thresholds) if self.ordered else Nominal()
