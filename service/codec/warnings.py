@@ -1,4 +1,4 @@
-"""Warnings of an answer: few or no labels, rows far from training, an unlike task, a fit without a gain."""
+"""Warnings of an answer: few, no or repeated labels, rows far from training, an unlike task, a poor fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +44,7 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
         warnings.append("the support set names one class: every row is of it, whatever it shows")
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
+    warnings += _copies(model, support)
     if model.manifest.inputs:
         inputs = model.manifest.inputs, model.input_range
         for part, own in rows.items():
@@ -88,6 +89,40 @@ def _row_count(model: Model, rows: int) -> list[str]:
         advice = "probabilities may be too sure" if classes else "widths may be too narrow"
         advice += ": give fewer, or train with more"
     return [f"the support set has {rows} rows, and training had {lowest} to {highest}; {advice}"]
+
+
+def _copies(model: Model, support: SupportSet) -> list[str]:
+    """Sentences about support rows that repeat an earlier one, or give its input another class.
+
+    Nothing is said where that is natural. Whole numbers and classes of fixed meaning repeat by themselves.
+    Labels in steps may agree by chance, so there at least half of the rows must be copies.
+    """
+    targets = [column.target for column in model.manifest.outputs]
+    if model.manifest.labels is not None or any(target and target.kind == "integer" for target in targets):
+        return []
+    rows, labels = support.x.raw, support.y
+    inputs: dict[bytes, int] = {}
+    labelled: dict[bytes, int] = {}
+    copies, contradictions = [], []
+    for row, (x, y) in enumerate(zip(rows, labels, strict=True)):
+        like = inputs.setdefault(x.tobytes(), row)
+        first = labelled.setdefault(x.tobytes() + y.tobytes(), row)
+        if first != row:
+            copies.append((row, first))
+        elif like != row:
+            contradictions.append((row, like))
+    warnings = []
+    in_steps = any(target and target.step for target in targets)
+    if copies and not (in_steps and 2 * len(copies) < len(rows)):
+        warnings.append(
+            f"{len(copies)} of {len(rows)} support rows repeat an earlier one, input and label: row "
+            f"{copies[0][0]} is row {copies[0][1]} again; each counts as a new measurement, and a copy makes "
+            "the answer too sure: leave copies out"
+        )
+    if contradictions and support.classes:
+        row, first = contradictions[0]
+        warnings.append(f"support rows {first} and {row} hold the same input under two labels; one is wrong")
+    return warnings
 
 
 def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:

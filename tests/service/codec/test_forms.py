@@ -301,7 +301,7 @@ def test_the_answer_at_support_rows_far_from_training_is_theirs(client):
 
 def test_labels_that_nothing_explains_are_warned_of(client):
     """Two readings at one place that contradict each other, asked of a model that knows hardly any noise."""
-    told = contradiction(client, "exact", [8.0, 8.0], [7.0, 9.0])
+    told = contradiction(client, "exact", [8.0, 8.0001], [7.0, 9.0])
     assert told[0]["warnings"] == []
     assert told[0]["support_nll"]["after"] < told[0]["support_nll"]["before"]
     assert told[1]["support_nll"]["after"] > told[1]["support_nll"]["before"]
@@ -311,7 +311,7 @@ def test_labels_that_nothing_explains_are_warned_of(client):
 def test_labels_that_no_particle_explains_are_warned_of():
     """The same, of a version whose hypotheses about unlike tasks explain the readings."""
     for served in serve(Settings(store=SHIPPED, device="cpu")):
-        told = contradiction(served.client, "sinusoid", [2.0, 2.0], [2.0, -2.0])
+        told = contradiction(served.client, "sinusoid", [2.0, 2.01], [2.0, -2.0])
         assert told[0]["warnings"] == []
         assert all(each["support_nll"]["after"] < each["support_nll"]["before"] for each in told)
         assert "no particle explains its rows" in told[1]["warnings"][0]

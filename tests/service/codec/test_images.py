@@ -340,6 +340,19 @@ def test_the_card_says_what_images_and_how_many_classes(client):
     assert client.get("/limits").json()["picture_pixels"] == 10_000
 
 
+def test_an_image_that_is_shown_twice_is_warned_of_and_under_two_labels_is_called_wrong(client):
+    shown = encoded(np.stack([GREY[0, 0], GREY[1, 0], GREY[0, 0]]))
+    query = {"x": encoded(GREY[:2, 3])}
+    same, other = (
+        predict(client, {"model": "conjugate", "support": {"x": shown, "y": labels}, "query": query})
+        for labels in (["a", "b", "a"], ["a", "b", "b"])
+    )
+    assert "row 2 is row 0 again" in same["diagnostics"]["warnings"][0]
+    assert other["diagnostics"]["warnings"] == [
+        "support rows 0 and 2 hold the same input under two labels; one is wrong"
+    ]
+
+
 @pytest.mark.parametrize("model", LEARNERS)
 def test_a_kept_posterior_of_images_answers_as_its_images_would(client, model):
     body = task(model)
