@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         keep_alive_s: seconds that an idle connection is kept open; a load balancer must close it earlier.
         read_s: seconds that a request's head, and then its body, may take to arrive.
         max_picture_pixels, max_request_pixels: pixels of one image and of all images of a request, checked
-            before they are decoded.
+            before they are decoded. A large JPEG counts with the pixels that it is scaled down to meanwhile.
         max_bytes_in_flight: bytes of all bodies that are being received.
         max_queue_work: tasks × particles × rows × (steps + 1) that may wait; more is a 429.
         max_batch_work: the same for one fused batch on the device, or for each process's share of it. A core

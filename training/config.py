@@ -18,6 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from model_store.columns import Transform
+from model_store.images import ImageInput
 from training.reading.dates import parsed_date
 
 T = TypeVar("T")
@@ -358,6 +359,8 @@ class ImagesConfig:
         least: leave out classes with fewer images.
         strict: refuse what would be left out.
         features_of: use the features of this published version, unchanged.
+        crop: part of the shorter side that the central square keeps; None squeezes the whole image to a
+            square.
 
     Raises:
         InvalidConfig: sizes or counts that make no task.
@@ -376,12 +379,18 @@ class ImagesConfig:
     least: int = 5
     strict: Switch = False
     features_of: str | None = None
+    crop: float | None = None
 
     @classmethod
     def from_manifest(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
         """The configuration in a published version's manifest, for images at another `path`."""
         values = {name: value for name, value in trained.items() if name != "kind"}
         return cls(**{**values, "path": path, "shots": Shots(**trained["shots"])})
+
+    @property
+    def image(self) -> ImageInput:
+        """The image input of the model."""
+        return ImageInput(channels=self.channels, size=self.size, drawing=self.drawing, crop=self.crop)
 
     def __post_init__(self) -> None:
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:
@@ -391,6 +400,8 @@ class ImagesConfig:
             )
         if not 0 <= self.augment < float("inf"):
             raise InvalidConfig(f"the strength of augmentation cannot be negative; found {self.augment}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise InvalidConfig(f"a crop keeps a part in (0, 1] of the shorter side; found {self.crop}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Budget:
     pixels: int = 0
 
     def take_image(self, width: int, height: int, pointer: str) -> None:
-        """Count the pixels of one more image, before it is decoded.
+        """Count the pixels of one more image, before it is decoded: of a large JPEG, those it is scaled to.
 
         Raises:
             RequestError: 413 where this image, or all images so far, have too many pixels.
@@ -29,7 +29,7 @@ class Budget:
         self.pixels += width * height
         max_pixels, max_total = self.settings.max_picture_pixels, self.settings.max_request_pixels
         if width * height > max_pixels:
-            where = FieldError(pointer=pointer, detail=f"{width} × {height} pixels")
+            where = FieldError(pointer=pointer, detail=f"{width} × {height} pixels to decode")
             raise RequestError("picture-too-large", f"an image has more than {max_pixels} pixels", [where])
         if self.pixels > max_total:
             where = FieldError(pointer=pointer, detail="with those before it")

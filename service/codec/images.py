@@ -1,21 +1,19 @@
-"""Images in a request: base64 PNG or JPEG files to pixels, and the threads that decode them."""
+"""Images in a request: base64 files to pixels, and the threads that decode them."""
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from model_store.images import ImageInput, Pixels, upright
+from model_store.images import ImageInput, Pixels, UnreadableImage, decoded_image
 from service.codec.base64_text import decoded_base64
 from service.codec.budget import Budget
 from service.errors import RequestError, invalid_at
 
-FORMATS = ("PNG", "JPEG")
-"""File formats that are decoded."""
 DECODING_THREADS = 2
 """Threads that decode requests for image models."""
 MAX_DECODING_REQUESTS = 64
@@ -52,36 +50,35 @@ class DecodingThreads:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def decoded_images(files: Sequence[str], image: ImageInput, budget: Budget, pointer: str) -> Pixels:
-    """The pixels `[image, *image.shape]` of base64 files: grey or RGB, resized by area.
+@dataclass(frozen=True)
+class DecodedImages:
+    """The images of one part of a request.
+
+    Attributes:
+        pixels: `[image, *image.shape]`.
+        animated: the number of files whose first frame alone is taken.
+    """
+
+    pixels: Pixels
+    animated: int
+
+
+def decoded_images(files: Sequence[str], image: ImageInput, budget: Budget, pointer: str) -> DecodedImages:
+    """The pixels of base64 files, decoded as in training (`model_store.images.decoded_image`).
 
     Raises:
-        RequestError: 422 for a file that is not a PNG or JPEG, 413 for too many pixels (checked before
-            anything is decoded), 504 where the deadline passes.
+        RequestError: 422 for a file that is no image, 413 for too many pixels (checked before anything is
+            decoded), 504 where the deadline passes.
     """
-    pixels = np.empty((len(files), *image.shape), dtype=np.uint8)
+    pixels, animated = np.empty((len(files), *image.shape), dtype=np.uint8), 0
     for index, file in enumerate(files):
         budget.check_deadline()
-        pixels[index] = _decoded_image(file, image, budget, f"{pointer}/images/{index}")
-    return pixels
-
-
-def _decoded_image(file: str, image: ImageInput, budget: Budget, pointer: str) -> Pixels:
-    content = decoded_base64(file.removeprefix("data:").rpartition("base64,")[2], pointer)
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            budget.take_image(opened.width, opened.height, pointer)
-            mode, size = "L" if image.channels == 1 else "RGB", (image.size, image.size)
-            opaque = _on_white(upright(opened))
-            return np.asarray(opaque.convert(mode).resize(size, Image.Resampling.BOX), np.uint8)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
-        raise invalid_at(pointer, f"not a readable {' or '.join(FORMATS)}") from None
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The image without transparency, on a white background."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    foreground = image.convert("RGBA")
-    background = Image.new("RGBA", foreground.size, "white")
-    return Image.alpha_composite(background, foreground).convert("RGB")
+        where = f"{pointer}/images/{index}"
+        content = decoded_base64(file.removeprefix("data:").rpartition("base64,")[2], where)
+        try:
+            decoded = decoded_image(content, image, partial(budget.take_image, pointer=where))
+        except UnreadableImage as error:
+            raise invalid_at(where, str(error)) from None
+        pixels[index] = decoded.pixels
+        animated += decoded.animated
+    return DecodedImages(pixels, animated)

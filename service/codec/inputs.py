@@ -29,10 +29,12 @@ class InputRows:
     Attributes:
         raw: as they were sent, in the caller's units.
         standardised: as the network takes them.
+        animated: the number of animated images among them, of which the first frame is taken.
     """
 
     raw: NDArray[Any]
     standardised: Single
+    animated: int = 0
 
 
 def input_rows(
@@ -45,8 +47,7 @@ def input_rows(
     """
     image = model.manifest.image
     if image is not None:
-        pixels = image_rows(values, image, pointer, max_rows, budget, min_rows)
-        return InputRows(pixels, pixels)
+        return image_rows(values, image, pointer, max_rows, budget, min_rows)
     raw = number_rows(values, len(model.manifest.inputs), pointer, max_rows, min_rows)
     try:
         standardised = model.standardised_inputs(raw)
@@ -97,7 +98,7 @@ def number_rows(values: InputValues, columns: int, pointer: str, max_rows: int, 
 
 def image_rows(
     values: InputValues, image: ImageInput, pointer: str, max_rows: int, budget: Budget, min_rows: int = 0
-) -> NDArray[np.float32]:
+) -> InputRows:
     """Images `[image, channel × height × width]` in [0, 1].
 
     They are sent as files of any size, as `uint8` tensors (0 … 255), or as numbers in [0, 1]. Tensors and
@@ -110,7 +111,9 @@ def image_rows(
     """
     if isinstance(values, EncodedImages):
         _check_row_count(len(values.images), pointer, max_rows, min_rows)
-        return image.from_pixels(decoded_images(values.images, image, budget, pointer))
+        decoded = decoded_images(values.images, image, budget, pointer)
+        rows = image.from_pixels(decoded.pixels)
+        return InputRows(rows, rows, decoded.animated)
     array: NDArray[Any]
     if isinstance(values, EncodedTensor):
         array = _decoded_tensor(values, pointer)
@@ -123,14 +126,17 @@ def image_rows(
             raise invalid_at(pointer, "images must all have the model's size") from None
     _check_row_count(len(array) if array.ndim else 0, pointer, max_rows, min_rows)
     if not len(array):
-        return np.zeros((0, image.inputs), np.float32)
+        nothing = np.zeros((0, image.inputs), np.float32)
+        return InputRows(nothing, nothing)
     array = _channels_last(array, image, pointer)
     if array.dtype == np.uint8:
-        return image.from_pixels(array)
+        rows = image.from_pixels(array)
+        return InputRows(rows, rows)
     _check_finite(array, pointer)
     if array.size and (array.min() < 0 or array.max() > 1):
         raise invalid_at(pointer, "pixel values lie in [0, 1]; send uint8 for 0 to 255")
-    return image.from_values(array.astype(np.float32))
+    rows = image.from_values(array.astype(np.float32))
+    return InputRows(rows, rows)
 
 
 def _channels_last(array: NDArray[Any], image: ImageInput, pointer: str) -> NDArray[Any]:

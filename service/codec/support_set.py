@@ -221,4 +221,5 @@ def _joined_support(first: SupportSet, second: SupportSet) -> SupportSet:
 
 def _joined_rows(first: InputRows, second: InputRows) -> InputRows:
     raw = np.concatenate([first.raw, second.raw])
-    return InputRows(raw, np.concatenate([first.standardised, second.standardised]))
+    standardised = np.concatenate([first.standardised, second.standardised])
+    return InputRows(raw, standardised, first.animated + second.animated)

@@ -42,6 +42,9 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
     warnings += _row_count(model, len(support.x.raw))
     if len(support.classes) == 1:
         warnings.append("the support set names one class: every row is of it, whatever it shows")
+    if animated := support.x.animated + sum(own.animated for own in rows.values()):
+        files = "1 image is animated: its" if animated == 1 else f"{animated} images are animated: their"
+        warnings.append(f"{files} first frame alone is taken")
     if not model.learner.has_epistemic:
         warnings.append("this model is a single point: its epistemic variance is zero, whatever it has seen")
     warnings += _copies(model, support)

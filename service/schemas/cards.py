@@ -56,6 +56,11 @@ class ImageCard(BaseModel):
     channels: int = Field(description="1 for grey, 3 for RGB")
     size: int = Field(description="pixels along each side")
     drawing: bool = Field(description="whether images are ink on an even ground")
+    crop: float | None = Field(
+        None,
+        description="part of the shorter side that the central square keeps; null where the whole image is "
+        "squeezed to a square",
+    )
 
 
 class ClassTargetCard(BaseModel):

@@ -51,7 +51,7 @@ class BinaryTensor(EncodedTensor):
 
 
 class EncodedImages(BaseModel):
-    """PNG or JPEG files in base64, of any size; the service converts and resizes them for the model."""
+    """Image files in base64, of any size; the service converts and resizes them for the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -7,27 +7,29 @@ classes that cannot be used are left out and counted.
 """
 
 import csv
-import io
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from model_store.images import ImageInput, Pixels, upright
+from model_store.images import ImageInput, Pixels, UnreadableImage, decoded_image
 from training.config import ImagesConfig
 from training.errors import UnusableData
 from training.families.splits import roles_of_classes
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".webp"}
+)
 OMNIGLOT_ROLES = {"images_background": "train", "images_evaluation": "test"}
 """The roles of Omniglot's two folders."""
-MAX_PIXELS = 64_000_000
-"""Pixels of one file: a larger image is left out before it is decompressed."""
+MAX_BROKEN_SHARE = 0.1
+"""Files that cannot be read, as a share of all: with more of them, the collection is refused."""
+MAX_NAMED = 5
+"""Unreadable files that a note names, and reasons that it gives."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
     """The usable images that `config` describes.
 
     Raises:
-        UnusableData: no such path, no readable image, too few classes, or, with `strict`, anything that
-            would be left out.
+        UnusableData: no such path, no readable image, too many broken ones, too few classes, or, with
+            `strict`, anything that would be left out.
     """
     path = Path(config.path)
     if not path.exists():
         raise UnusableData(f"there is no file or folder {path}")
-    image = ImageInput(channels=config.channels, size=config.size, drawing=config.drawing)
+    image = config.image
     found = _from_arrays(path, config, image) if path.suffix == ".npz" else _from_files(path, config, image)
     counts = np.bincount(found.labels, minlength=len(found.names))
     notes, enough = found.notes, counts >= config.least
@@ -91,47 +93,45 @@ def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
     return LabelledImages(found.pixels[labels >= 0], labels[labels >= 0], names, roles, tuple(notes))
 
 
-def decode_image(content: bytes, target: ImageInput) -> Pixels:
-    """One encoded image at the model's size, grey or RGB.
-
-    Raises:
-        UnusableData: not an image, or one of more than `MAX_PIXELS`.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UnusableData("too many pixels")
-            image = upright(opened).convert("L" if target.channels == 1 else "RGB")
-            side = (target.size, target.size)
-            return np.asarray(image.resize(side, Image.Resampling.BOX), np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnusableData(f"cannot be read as an image: {error}") from None
-
-
 def _from_files(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImages:
     pixels, classes = [], []
-    broken: Counter[str] = Counter()
+    broken: dict[PurePosixPath, str] = {}
+    animated = 0
     for name, content in _files(path):
         try:
-            pixels.append(decode_image(content, image))
-        except UnusableData:
-            broken[str(name.parent)] += 1
+            decoded = decoded_image(content, image)
+        except UnreadableImage as error:
+            broken[name] = str(error)
             continue
+        pixels.append(decoded.pixels)
+        animated += decoded.animated
         classes.append(name.parent)
+    if broken and len(broken) > MAX_BROKEN_SHARE * (len(broken) + len(pixels)):
+        raise UnusableData(
+            f"too many files of {path} are no images that can be used: {_broken(broken, pixels)}"
+        )
     if not pixels:
         raise UnusableData(f"{path} holds no readable image in a folder per class")
     folders = sorted(set(classes))
     labels = np.array([folders.index(each) for each in classes], dtype=np.int64)
     names = [str(folder) for folder in folders]
-    notes = []
-    if broken:
-        notes.append(f"left out {sum(broken.values())} files in {len(broken)} folders that are no images")
+    notes = [f"left out {_broken(broken, pixels)}"] if broken else []
+    if animated:
+        notes.append(f"took the first frame of {animated} animated files")
     declared = None
     if config.split == "folder":
         declared = [OMNIGLOT_ROLES.get(folder.parts[0], folder.parts[0]) for folder in folders]
     elif config.split is not None:
         declared = _roles_from_csv(Path(config.split), names)
     return _AllImages(np.stack(pixels), labels, names, declared, notes)
+
+
+def _broken(broken: Mapping[PurePosixPath, str], pixels: Sequence[Pixels]) -> str:
+    """The number of files that cannot be read, some of their names, and the reasons."""
+    names = ", ".join(str(name) for name in list(broken)[:MAX_NAMED])
+    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+    reasons = "; ".join(list(dict.fromkeys(broken.values()))[:MAX_NAMED])
+    return f"{len(broken)} of {len(broken) + len(pixels)} files ({names}{more}): {reasons}"
 
 
 def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -179,10 +179,7 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _AllIma
         raise UnusableData(f"{path}: images are uint8, one label each; found {images.dtype} {images.shape}")
     classes, labels = np.unique(labels, return_inverse=True)
     if images.shape[1:] != image.shape:
-        modes = [Image.fromarray(each) for each in images]
-        mode = "L" if image.channels == 1 else "RGB"
-        side = (image.size, image.size)
-        images = np.stack([np.asarray(m.convert(mode).resize(side, Image.Resampling.BOX)) for m in modes])
+        images = np.stack([image.resize(Image.fromarray(each)) for each in images])
     declared = None
     if split is not None:
         if len(split) != len(classes):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from bmaml.task import TaskBatch
-from model_store.images import ImageInput
 from training.config import ImagesConfig
 from training.errors import UnusableData
 from training.families.augmentation import distorted, relit, rotated
@@ -34,7 +33,7 @@ class Images:
 
     def __init__(self, config: ImagesConfig, seed: int) -> None:
         self.config, self._seed = config, seed
-        self.image = ImageInput(channels=config.channels, size=config.size, drawing=config.drawing)
+        self.image = config.image
         self.collection: LabelledImages = read_images(config, seed)
         self._training = self.of_role("train")
         self.size = TaskSize(config.ways, config.shots, config.queries)

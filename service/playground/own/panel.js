@@ -64,7 +64,7 @@ export class OwnPanel {
     const { numbers, texts } = writtenInputs(this.card);
     const named = [...texts].map(([name, values]) => `${name} (${values.join(", ")})`);
     const asked = texts.size ? [...numbers.map(({ name }) => name), ...named] : inputs;
-    const imageHint = this.card.image ? " An image is a PNG or JPEG in base64." : "";
+    const imageHint = this.card.image ? " An image is a file in base64, PNG or JPEG for example." : "";
     say(
       byId("own-columns"),
       `Columns: ${asked.join(", ")}; ${targets.join(", ")}, empty in the rows you ask about.${imageHint}`,

@@ -130,7 +130,7 @@ def test_three_channels_of_three_by_three_pixels_stand_last(tmp_path):
     image = ImageInput(channels=3, size=3)
     values = np.random.default_rng(4).random((2, 3, 3, 3)).astype(np.float32)
     budget = Budget(Settings(store=tmp_path), float("inf"))
-    found = image_rows(values.tolist(), image, "/query/x", 5, budget)
+    found = image_rows(values.tolist(), image, "/query/x", 5, budget).raw
     np.testing.assert_allclose(found, values.transpose(0, 3, 1, 2).reshape(2, -1), rtol=1e-6)
 
 
@@ -335,7 +335,7 @@ def test_acquisitions_of_numbers_do_not_fit_classes(client):
 def test_the_card_says_what_images_and_how_many_classes(client):
     card = client.get("/models/drawing/versions/1").json()
     assert card["kind"] == "classification"
-    assert card["image"] == {"channels": 1, "size": SIZE, "drawing": True}
+    assert card["image"] == {"channels": 1, "size": SIZE, "drawing": True, "crop": None}
     assert card["classes"] == 12
     assert client.get("/limits").json()["picture_pixels"] == 10_000
 

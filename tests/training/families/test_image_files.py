@@ -1,19 +1,16 @@
 """Images from folders, zips and arrays: equal tasks, roles, and what is left out or refused."""
 
 import csv
-import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from model_store.images import ImageInput
 from tests.closed_form import generator
 from tests.images import SIZE
 from tests.training.families.test_images import family
 from training.families import UnusableData
-from training.families.image_files import decode_image
 
 
 def test_folders_zips_and_arrays_of_the_same_images_are_the_same_tasks(folder, archive, arrays):
@@ -54,9 +51,10 @@ def test_broken_files_and_small_classes_are_counted_or_refused(folder):
     for each in list(classes[1].glob("*.png"))[1:]:
         each.unlink()
     notes = family(folder, split="folder", least=3).notes
-    assert notes[1] == "left out 1 files in 1 folders that are no images"
+    where = classes[0].relative_to(folder)
+    assert notes[1].startswith(f"left out 1 of 67 files ({where}/0.png): not a readable image: PNG, JPEG")
     assert notes[2] == "left out 1 of 12 classes with under 3 images"
-    with pytest.raises(UnusableData, match="no images; left out 1 of 12"):
+    with pytest.raises(UnusableData, match="HEIC; left out 1 of 12"):
         family(folder, split="folder", least=3, strict=True)
 
 
@@ -82,15 +80,25 @@ def test_paths_that_hold_no_images_are_refused(tmp_path):
             family(tmp_path / name)
 
 
-def test_training_sees_deep_and_turned_images_as_the_service_does():
-    ink = np.tril(np.full((16, 16), 250, np.uint8))
-    clockwise = Image.Exif()
-    clockwise[0x0112] = 6  # turn it by a quarter
-    whole, image = [], ImageInput(channels=1, size=16)
-    for pixels, tags in ((ink, None), (ink.astype(np.uint16) * 257, None), (np.rot90(ink), clockwise)):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG", exif=tags)
-        whole.append(decode_image(file.getvalue(), image))
-    np.testing.assert_array_equal(whole[0], ink)
-    np.testing.assert_array_equal(whole[1], ink)
-    np.testing.assert_array_equal(whole[2], ink)
+def test_too_many_broken_files_are_refused_with_names_and_reasons(folder):
+    files = sorted(folder.glob("train/*/*/*.png"))[:9]
+    for each in files[:7]:
+        each.write_bytes(b"no image")
+    assert "left out 7 of 72 files (" in family(folder, split="folder").notes[1]
+    for each in files[7:]:
+        each.write_bytes(b"no image")
+    with pytest.raises(
+        UnusableData, match=r"too many files .* 9 of 72 files .* and 4 more\): not a readable"
+    ):
+        family(folder, split="folder")
+
+
+def test_an_animated_file_is_its_first_frame_and_counted(folder):
+    path = sorted(folder.glob("train/*/*/0.png"))[0]
+    before = family(folder, split="folder").collection.pixels
+    with Image.open(path) as opened:
+        first = opened.convert("L")
+    first.save(path, "PNG", save_all=True, append_images=[Image.new("L", first.size, 7)])
+    after = family(folder, split="folder")
+    np.testing.assert_array_equal(after.collection.pixels, before)
+    assert after.notes[1] == "took the first frame of 1 animated files"
