@@ -39,6 +39,7 @@ class Posterior:
         cache: `hit` where the service had the particles already.
         support: the rows; None where this client did not send all of them.
         warnings: sentences of the service about the rows and the adaptation.
+        session: the `X-Session-ID` of all requests about the task; None where this client does not know it.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Posterior:
     model: ModelRef
     support: Support | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    session: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

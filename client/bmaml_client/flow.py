@@ -7,7 +7,7 @@ only in the transport that they run a flow on.
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -25,6 +25,7 @@ from bmaml_client.errors import (
 )
 from bmaml_client.parsing import parse
 from bmaml_client.retries import RETRIED_STATUSES, Retries, parse_retry_after
+from bmaml_client.sessions import HEADER, Sessions
 
 T = TypeVar("T")
 
@@ -101,6 +102,7 @@ class Requester:
         draw: gives uniform numbers in [0, 1), for the pauses.
         clock: gives seconds.
         proxy: what the environment says of a proxy, for messages; None without one.
+        sessions: those of the posteriors that the service kept for this client.
     """
 
     retries: Retries
@@ -108,6 +110,7 @@ class Requester:
     draw: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
     proxy: str | None = None
+    sessions: Sessions = field(default_factory=Sessions)
 
     def request(
         self,
@@ -115,15 +118,19 @@ class Requester:
         path: str,
         document: Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        session: str | None = None,
     ) -> Flow[Any]:
         """Send a request, with retries, and return the decoded reply; None for an empty one.
+
+        Args:
+            session: of the request's task; None where any replica of the service may answer.
 
         Raises:
             Refused: the service refuses the request, and no retry is left or would help.
             Unreachable, TimedOut, BadReply: the attempts failed in this way.
         """
         began, retry = self.clock(), 0
-        call = self._call(method, path, document, request_id)
+        call = self._call(method, path, document, request_id, session)
         while True:
             error: ClientError
             try:
@@ -147,7 +154,12 @@ class Requester:
             yield Wait(pause)
 
     def _call(
-        self, method: str, path: str, document: Mapping[str, Any] | None, request_id: str | None
+        self,
+        method: str,
+        path: str,
+        document: Mapping[str, Any] | None,
+        request_id: str | None,
+        session: str | None,
     ) -> Call:
         headers = {"accept": bodies.JSON}
         content = b""
@@ -156,6 +168,8 @@ class Requester:
             headers = {"accept": media_type, "content-type": media_type}
         if request_id is not None:
             headers["x-request-id"] = header_value("request_id", request_id)
+        if session is not None:
+            headers[HEADER] = session
         return Call(method, path, headers, content)
 
 

@@ -21,7 +21,9 @@ def posterior(
         ClientError: the request failed; see `bmaml_client.errors`.
     """
     path = f"/posteriors/{_segment(posterior_id(posterior))}"
-    return parse(PosteriorCard, (yield from requester.request("GET", path, request_id=request_id)))
+    session = requester.sessions.of(posterior)
+    reply = yield from requester.request("GET", path, request_id=request_id, session=session)
+    return parse(PosteriorCard, reply)
 
 
 def forget(requester: Requester, posterior: Posterior | str, *, request_id: str | None = None) -> Flow[None]:
@@ -31,7 +33,8 @@ def forget(requester: Requester, posterior: Posterior | str, *, request_id: str 
         ClientError: the request failed; see `bmaml_client.errors`.
     """
     path = f"/posteriors/{_segment(posterior_id(posterior))}"
-    yield from requester.request("DELETE", path, request_id=request_id)
+    session = requester.sessions.of(posterior)
+    yield from requester.request("DELETE", path, request_id=request_id, session=session)
 
 
 def models(requester: Requester, *, request_id: str | None = None) -> Flow[ModelList]:

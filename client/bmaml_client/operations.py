@@ -19,6 +19,7 @@ from bmaml_client.inputs import (
 )
 from bmaml_client.lookups import model, posterior_id, version
 from bmaml_client.parsing import parse
+from bmaml_client.sessions import session_of
 
 DEFAULT_TTL_S = 600.0
 """Seconds that the service keeps a posterior by default."""
@@ -230,8 +231,13 @@ def _post(
     A request whose posterior the service has dropped is sent once more, with the posterior's rows.
     """
     earlier = posterior.support if isinstance(posterior, Posterior) else None
+    session = None
+    if posterior is not None:
+        session = requester.sessions.of(posterior)
+    elif rows is not None and (len(rows[0]) or path == "/posteriors" or "keep" in body):
+        session = session_of(body["model"], body["support"])
     try:
-        reply = yield from requester.request("POST", path, body, request_id)
+        reply = yield from requester.request("POST", path, body, request_id, session)
     except (PosteriorGone, UnknownPosterior):
         # Gone from the cache, or unknown because a restarted service has another secret.
         if earlier is None:
@@ -240,7 +246,7 @@ def _post(
         again = {"keep": {"ttl_s": earlier.ttl_s}, **body, "support": {"x": whole.x, "y": whole.y}}
         again |= {"version": earlier.version, "adapt": {"steps": earlier.steps, "seed": earlier.seed}}
         del again["posterior"]
-        reply = yield from requester.request("POST", path, again, request_id)
+        reply = yield from requester.request("POST", path, again, request_id, session)
     if reply.get("posterior") is None:
         return dict(reply)
     reference = parse(ModelRef, reply["model"])
@@ -250,7 +256,9 @@ def _post(
         support = Support(*rows, reference.version, adapt["steps"], adapt["seed"], ttl_s)
     elif earlier is not None:
         support = _extended(earlier, rows)
-    fields = {"model": reference, "support": support, "warnings": reply["diagnostics"]["warnings"]}
+    requester.sessions.remember(reply["posterior"]["id"], session)
+    fields = {"model": reference, "support": support, "session": session}
+    fields["warnings"] = reply["diagnostics"]["warnings"]
     handle = parse(Posterior, {**reply["posterior"], **fields})
     return {**reply, "posterior": handle}
 

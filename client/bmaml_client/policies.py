@@ -12,6 +12,7 @@ from bmaml_client.flow import Flow, Requester
 from bmaml_client.inputs import to_rows
 from bmaml_client.lookups import posterior_id
 from bmaml_client.parsing import parse
+from bmaml_client.sessions import session_of
 
 DEFAULT_TTL_S = 600.0
 """Seconds that an adapted policy is kept by default."""
@@ -130,6 +131,7 @@ def adapt_policy(
         "model": parse(ModelRef, reply["model"]),
         "warnings": reply["diagnostics"]["warnings"],
         "state": reply["diagnostics"],
+        "session": requester.sessions.of(reply["posterior"]["id"]),
     }
     kept = parse(PolicyPosterior, {**reply["posterior"], **fields, "episodes": None})
     object.__setattr__(kept, "episodes", whole)  # as they are: the parser reads replies
@@ -202,15 +204,22 @@ def _post(
     request_id: str | None,
 ) -> Flow[dict[str, Any]]:
     """The decoded reply; a policy that the service has dropped is adapted again, to all its episodes."""
+    session = None
+    if posterior is not None:
+        session = requester.sessions.of(posterior)
+    elif path == "/posteriors":
+        session = session_of(body["model"], body["support"])
     try:
-        reply = yield from requester.request("POST", path, body, request_id)
+        reply = yield from requester.request("POST", path, body, request_id, session)
     except (PosteriorGone, UnknownPosterior):
         if not isinstance(posterior, PolicyPosterior) or whole is None:
             raise
         again = {**body, "support": {"episodes": [_plain(each) for each in whole]}}
         again |= {"version": posterior.model.version, "keep": body.get("keep", {"ttl_s": DEFAULT_TTL_S})}
         del again["posterior"]
-        reply = yield from requester.request("POST", path, again, request_id)
+        reply = yield from requester.request("POST", path, again, request_id, session)
+    if reply.get("posterior") is not None:
+        requester.sessions.remember(reply["posterior"]["id"], session)
     return dict(reply)
 
 
