@@ -24,6 +24,7 @@ FENCE = re.compile(
 NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 REASONS = {
     "docker": re.compile(r"docker "),
+    "cluster": re.compile(r"kubectl |helm |bmaml-key "),
     "gpu": re.compile(r"cuda|gpu"),
     "installation": re.compile(
         r"(?:make [a-z]+|pip install .*|\.venv/bin/pip install .*|source \S+/activate)$"
