@@ -1,6 +1,6 @@
 """The belief about the class of a query: a weighted mixture of the particles' class probabilities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -66,16 +66,79 @@ class Categorical:
 
     def variation_ratio(self) -> PerRow:
         """The weight of the particles whose most probable class is not the one that most of them name."""
+        return (1 - self.votes().amax(-1)).clamp_min(0)
+
+    def votes(self) -> Float[Tensor, "task row class"]:
+        """The weight of the particles that name each class the most probable one."""
         votes = self.log_probabilities == self.log_probabilities.amax(-1, keepdim=True)
-        return (1 - self._average(votes.to(self.log_weights.dtype)).amax(-1)).clamp_min(0)
+        return self._average(votes.to(self.log_weights.dtype))
+
+    def towards(self, prior: "Categorical", share: PerRow) -> "Returning":
+        """The belief mixed with the prior of the same rows, which has `share` of each."""
+        return Returning(_mixed(self, prior, share), self.log_weights, self, prior, share)
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "Categorical":
         """The belief about some rows of some tasks."""
-        return Categorical(self.log_probabilities[tasks, :, rows], self.log_weights[tasks])
+        weights = self.log_weights if len(self.log_weights) == 1 else self.log_weights[tasks]
+        return Categorical(self.log_probabilities[tasks, :, rows], weights)
 
     def _average(self, values: Tensor) -> Tensor:
         weights = tails.exp(self.log_weights)
         return (weights.view(*weights.shape, *[1] * (values.ndim - 2)) * values).sum(1)
+
+
+@dataclass(frozen=True)
+class Returning(Categorical):
+    """A belief of which the prior has a share at each row: that of a row far from all that is known.
+
+    The share is the probability that nothing which was learned of the task, and nothing of its inputs beyond
+    the training range, holds at the row. Each particle's probabilities are mixed with the prior's mixture. A
+    hypothesis of the answer is one of the belief or one of the prior, so that the epistemic part at share 1
+    is the prior's. Labels of other rows decide between the belief's alone.
+
+    Attributes:
+        belief: about the rows as if they lay in the training range.
+        prior: the belief before any label about the nearest rows in the range.
+        share: of the prior.
+    """
+
+    belief: Categorical
+    prior: Categorical
+    share: PerRow
+
+    @property
+    def hypotheses(self) -> Categorical:
+        """Those of the belief, mixed with the prior."""
+        each = self.belief.hypotheses
+        return Categorical(_mixed(each, self.prior, self.share), each.log_weights)
+
+    def expected_entropy(self) -> PerRow:
+        """Weighted mean over the hypotheses of the belief and of the prior."""
+        return torch.lerp(self.belief.expected_entropy(), self.prior.expected_entropy(), self.share)
+
+    def votes(self) -> Float[Tensor, "task row class"]:
+        """The weight of the hypotheses, of both, that name each class the most probable one."""
+        return torch.lerp(self.belief.votes(), self.prior.votes(), self.share.unsqueeze(-1))
+
+    def part(self, tasks: slice, rows: slice = slice(None)) -> "Returning":
+        """The belief about some rows of some tasks."""
+        return replace(
+            self,
+            log_probabilities=self.log_probabilities[tasks, :, rows],
+            log_weights=self.log_weights if len(self.log_weights) == 1 else self.log_weights[tasks],
+            belief=self.belief.part(tasks, rows),
+            prior=self.prior.part(tasks, rows),
+            share=self.share[tasks, rows],
+        )
+
+
+def _mixed(
+    belief: Categorical, prior: Categorical, share: PerRow
+) -> Float[Tensor, "task particle row class"]:
+    """Log probabilities of each particle, mixed with those of the prior's mixture."""
+    share = share.unsqueeze(-1)
+    own = belief.log_probabilities + torch.log1p(-share).unsqueeze(1)
+    return torch.logaddexp(own, (prior.log_mixture() + share.log()).unsqueeze(1))
 
 
 def normalised(

@@ -154,18 +154,39 @@ class Model:
         """y `[row, output]` in standardised units, from the caller's; ∞ beyond float32's range."""
         return _single(standardised(self.manifest.outputs, y))
 
-    def classify(self, posterior: Any, features: Tensor) -> Categorical:
-        """The learner's belief about the classes of embedded rows `[task, row, feature]`."""
+    def classify(self, posterior: Any, features: Tensor, support: Examples) -> Categorical:
+        """The learner's belief about the classes of embedded rows `[task, row, feature]`.
+
+        Classes of fixed meaning return to the prior outside the training range, as numbers do (`predict`).
+
+        Args:
+            support: the rows that the posterior was given; only their inputs matter.
+        """
+        belief = self._classes(posterior, features)
+        if not self.returns_to_prior:
+            return belief
+        trained = self._standardised_range.to(features)
+        if extrapolation.all_inside(features, trained):
+            return belief
+        empty = features[:, :0]
+        nothing = Examples(empty, support.y[:, :0].expand(len(features), -1, -1), empty[..., 0] > 0)
+        before = self.learner.adapt(self.learned, nothing, 0)
+        prior = self._classes(before, _nearest(features, trained))
+        return belief.towards(prior, extrapolation.prior_share(features, trained, support))
+
+    def prior_of_classes(self, x: Tensor) -> Tensor:
+        """Log probabilities of the classes of fixed meaning before any label, `[row, class]`, at rows x."""
+        return self.classify(self.prior_posterior, x.unsqueeze(0), self._no_rows).log_mixture()[0]
+
+    def _classes(self, posterior: Any, features: Tensor) -> Categorical:
         belief = self.learner.predict(posterior, features)
         assert isinstance(belief, Categorical)
         return belief
 
-    def prior_of_classes(self, x: Tensor) -> Tensor:
-        """Log probabilities of the classes of fixed meaning before any label, `[row, class]`, at rows x."""
-        assert self.manifest.classes is not None
-        nothing = Examples.empty(self.learner.network.inputs, self.manifest.classes, self.learned["initial"])
-        posterior = self.learner.adapt(self.learned, nothing, 0)
-        return self.classify(posterior, x.unsqueeze(0)).log_mixture()[0]
+    @cached_property
+    def returns_to_prior(self) -> bool:
+        """Whether answers far outside the training range return to the prior: not of new classes."""
+        return bool(self.manifest.inputs and (self.manifest.outputs or self.manifest.labels))
 
     def predict(
         self, posterior: Any, x: Tensor, support: Examples, joint: bool = False, skip_inside: bool = True
@@ -187,7 +208,7 @@ class Model:
         trained = self._standardised_range.to(x)
         if skip_inside and extrapolation.all_inside(x, trained):
             return belief
-        prior = self.prior(torch.minimum(torch.maximum(x, trained[0]), trained[1]))
+        prior = self.prior(_nearest(x, trained))
         return belief.towards(prior, extrapolation.prior_share(x, trained, support), joint)
 
     def distance(self, x: Single, support_x: Single) -> Array:
@@ -216,12 +237,17 @@ class Model:
     @cached_property
     def prior_posterior(self) -> Posterior:
         """The posterior given no rows, of one task that is like those of training."""
-        network, initial = self.learner.network, self.learned["initial"]
-        nothing = Examples.empty(network.inputs, network.outputs, like=initial)
         negligible = PRIOR_TOLERANCE if self.device.type == "cpu" else 0.0  # a GPU gains nothing from fewer
         with torch.no_grad():
-            posterior: Posterior = self.learner.known.adapt_pruned(self.learned, nothing, negligible, 0)
+            posterior: Posterior = self.learner.known.adapt_pruned(self.learned, self._no_rows, negligible, 0)
         return posterior
+
+    @property
+    def _no_rows(self) -> Examples:
+        """An empty support set; its labels are one-hot where they are classes."""
+        network = self.learner.network
+        columns = self.manifest.classes or network.outputs
+        return Examples.empty(network.inputs, columns, like=self.learned["initial"])
 
     @cached_property
     def surprising_prior(self) -> float | None:
@@ -302,6 +328,11 @@ class Model:
         outputs = self.manifest.outputs
         units = torch.tensor([[column.mean, column.std] for column in outputs], dtype=torch.float64)
         return units.mT.to(self.device)
+
+
+def _nearest(x: Tensor, trained: extrapolation.Range) -> Tensor:
+    """The rows of the training range nearest to x, column by column."""
+    return torch.minimum(torch.maximum(x, trained[0]), trained[1])
 
 
 def _single(values: Array) -> Single:

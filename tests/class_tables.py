@@ -24,9 +24,12 @@ def publish_class_table(
     **settings: object,
 ) -> Model:
     """An untrained classifier: of these classes, or of new ones where labels are None."""
-    conjugate = learner == "conjugate"
+    conjugate, laplace = learner == "conjugate", learner == "laplace"
     outputs = len(labels) if labels is not None else 8 if conjugate else MOST_CLASSES
-    if not conjugate:
+    if laplace:
+        settings = {"classes": outputs, "ordered": ordered, **settings}
+        outputs = 1 if ordered else outputs
+    elif not conjugate:
         settings = {"likelihood": "categorical", "fixed_classes": labels is not None, **settings}
         settings = {"step_size": 0.1, **settings}
     network = MLP(len(inputs), () if conjugate else (6,), outputs, "tanh")

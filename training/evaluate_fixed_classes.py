@@ -97,7 +97,7 @@ def _scores(model: Model, family: Table, shots: int, draws: int, steps: int | No
             for block in blocks(len(batch), TASKS_PER_BLOCK):
                 part = batch.tasks(block)
                 posterior = model.learner.adapt(model.learned, part.support, steps)
-                found = model.classify(posterior, part.query.x).probabilities().double()
+                found = model.classify(posterior, part.query.x, part.support).probabilities().double()
                 mask = part.query.mask
                 each = mask / mask.sum(1, keepdim=True)
                 probabilities.append(found[mask])

@@ -79,7 +79,7 @@ def _believed(
 ) -> Belief:
     """The served belief about rows."""
     if problem.model.manifest.kind == "classification":
-        return problem.model.classify(posterior, x)
+        return problem.model.classify(posterior, x, support)
     return problem.model.predict(posterior, x, support, joint)
 
 

@@ -146,7 +146,9 @@ def our_scores(model: Model, table: Table) -> dict[int, Scores]:
         with torch.no_grad():
             for batch in table.held_out_at(shots, _draws(table, shots)):
                 posterior = model.learner.adapt(model.learned, batch.support)
-                probabilities = model.classify(posterior, batch.query.x).probabilities().double().numpy()
+                probabilities = (
+                    model.classify(posterior, batch.query.x, batch.support).probabilities().double().numpy()
+                )
                 for task in range(len(batch)):
                     mask = batch.query.mask[task].numpy()
                     truth = batch.query.y[task].argmax(-1).numpy()

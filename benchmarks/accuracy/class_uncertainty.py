@@ -177,7 +177,9 @@ def noise_of_draws(model: Model, own: Tensor, index: ClassIndex) -> list[str]:
         for shots in SHOTS[:2]:
             (batch,) = drawn(own, index, WAYS, shots, False, TASKS_PER_BLOCK)
             with torch.no_grad():
-                belief = model.classify(model.learner.adapt(model.learned, batch.support), batch.query.x)
+                belief = model.classify(
+                    model.learner.adapt(model.learned, batch.support), batch.query.x, batch.support
+                )
                 assert isinstance(belief, ConjugateBelief)
                 many = replace(belief, pairs=REFERENCE_DRAWS // 2).hypotheses.mutual_information().double()
                 few = replace(belief, pairs=draws // 2)
@@ -207,7 +209,9 @@ def scored(model: Model, batches: list[TaskBatch]) -> Scores:
     parts: list[list[Tensor]] = []
     with torch.no_grad():
         for batch in batches:
-            belief = model.classify(model.learner.adapt(model.learned, batch.support), batch.query.x)
+            belief = model.classify(
+                model.learner.adapt(model.learned, batch.support), batch.query.x, batch.support
+            )
             parts.append(_scores(belief, batch.query.y))
     return Scores(*(torch.cat(each) for each in zip(*parts, strict=True)))
 

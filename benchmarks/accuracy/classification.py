@@ -136,8 +136,8 @@ def foreign_auroc(model: Model, own: tuple[Tensor, ClassIndex], foreign: Tensor,
     unfamiliar = foreign[torch.randint(len(foreign), (tasks, 15), generator=generator)]
     with torch.no_grad():
         posterior = model.learner.adapt(model.learned, batch.support)
-        own_entropy = model.classify(posterior, batch.query.x).entropy().flatten()
-        foreign_entropy = model.classify(posterior, unfamiliar).entropy().flatten()
+        own_entropy = model.classify(posterior, batch.query.x, batch.support).entropy().flatten()
+        foreign_entropy = model.classify(posterior, unfamiliar, batch.support).entropy().flatten()
     labels = np.r_[np.zeros(len(own_entropy)), np.ones(len(foreign_entropy))]
     return float(roc_auc_score(labels, torch.cat([own_entropy, foreign_entropy]).numpy()))
 

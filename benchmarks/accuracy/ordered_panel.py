@@ -71,7 +71,7 @@ def losses(model: Model, table: Table, shown: int) -> Iterator[tuple[float, floa
     for batch in table.held_out_at(shown, 1):
         with torch.no_grad():
             posterior = model.learner.adapt(model.learned, batch.support)
-            found = model.classify(posterior, batch.query.x).probabilities().double().numpy()
+            found = model.classify(posterior, batch.query.x, batch.support).probabilities().double().numpy()
         for task in range(len(batch)):
             asked = batch.query.mask[task].numpy()
             truth = batch.query.y[task].argmax(-1).numpy()[asked]

@@ -75,9 +75,9 @@ class DrawnBelief(Categorical):
         """Mutual information of the label and (particle, random effects), in nats (epistemic)."""
         return self.hypotheses.mutual_information()
 
-    def variation_ratio(self) -> PerRow:
-        """The weight of the draws whose most probable class is not the one that most of them name."""
-        return self.hypotheses.variation_ratio()
+    def votes(self) -> Float[Tensor, "task row class"]:
+        """The weight of the draws that name each class the most probable one."""
+        return self.hypotheses.votes()
 
     def part(self, tasks: slice, rows: slice = slice(None)) -> "DrawnBelief":
         """The belief about some rows of some tasks."""

@@ -20,8 +20,10 @@ from service.schemas.requests import Support
 
 MAX_INTEGER_LABEL = 2**53 - 1
 """Magnitude of the largest integer label: JSON's numbers, which are doubles, hold no larger one exactly."""
-MAX_LISTED = 1000
-"""Characters of the labels that an error lists, at most."""
+MAX_LISTED = 10
+"""Labels that an error lists, at most."""
+KINDS_OF_LABELS = {"str": "string", "bool": "truth value", "number": "number"}
+"""The types that `label_key` tells apart, in the words of an error."""
 MIN_CLASS_COLUMNS = 4
 """Columns of one-hot labels, at least, where the learner has no output for each class."""
 
@@ -87,14 +89,31 @@ def known_labels(labels: Sequence[Any], known: Sequence[Label], pointer: str) ->
     places = places_of(known)
     found = [None if isinstance(each, list) else places.get(label_key(each)) for each in labels]
     if unknown := [row for row, place in enumerate(found) if place is None]:
-        listed = orjson.dumps(list(known)).decode()
-        listed = listed if len(listed) <= MAX_LISTED else f"{listed[:MAX_LISTED]} …"
         errors = (
-            FieldError(pointer=f"{pointer}/{row}", detail="no label of this model")
+            FieldError(pointer=f"{pointer}/{row}", detail=_no_label(labels[row], known))
             for row in unknown[:MAX_ERRORS]
         )
-        raise invalid(f"this model's labels are {listed}", *errors)
+        raise invalid(f"this model's labels are {_listed(known)}", *errors)
     return [known[place] for place in found if place is not None]
+
+
+def _listed(known: Sequence[Label]) -> str:
+    """The first labels, and how many there are besides."""
+    listed = orjson.dumps(list(known[:MAX_LISTED])).decode()
+    more = len(known) - MAX_LISTED
+    return listed if more <= 0 else f"{listed} and {more} more"
+
+
+def _no_label(found: Any, known: Sequence[Label]) -> str:
+    """The sentence about an unknown label, which is not repeated: an error does not echo its input."""
+    if isinstance(found, list):
+        return f"no label of this model: a list of {len(found)}; a label is one value"
+    (kind, _), (expected, _) = label_key(found), label_key(known[0])
+    if kind != expected:
+        kind, expected = KINDS_OF_LABELS[kind], KINDS_OF_LABELS[expected]
+        return f"no label of this model: a {kind}, where labels are {expected}s"
+    alike = [each for each in known if str(each).strip().casefold() == str(found).strip().casefold()]
+    return "no label of this model" + "".join(f"; do you mean {each!r}?" for each in alike[:1])
 
 
 def class_labels(labels: Sequence[Any], pointer: str) -> list[str] | list[int] | list[bool]:

@@ -54,7 +54,7 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
             distances = _distances(*inputs, own.raw)
             rows_far = distances.max(1, initial=0) > FAR_DISTANCE
             to_the_prior = np.zeros(len(distances), bool)
-            if rows_far.any() and model.manifest.outputs:
+            if rows_far.any() and model.returns_to_prior:
                 there = model.distance(own.standardised[rows_far], support.x.standardised)
                 to_the_prior[rows_far] = there > FAR_DISTANCE
             for some, advice in ((to_the_prior, TO_THE_PRIOR), (rows_far & ~to_the_prior, BY_SUPPORT)):

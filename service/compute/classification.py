@@ -54,14 +54,15 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
     """The answers to jobs of one group, in order; a diverged task has its error in place of one."""
     first = jobs[0]
     model = first.model
-    support, query = padded_examples(jobs, model.device)
+    support, query = padded_examples(jobs, model.device, kept_rows=model.returns_to_prior)
     started = time.perf_counter()
     x = _features(model, support, query)
     support_rows = support.x.shape[1]
     embedded = time.perf_counter()
-    adaptation = Adaptation.of(jobs, model, Examples(x[:, :support_rows], support.y, support.mask))
+    shown = Examples(x[:, :support_rows], support.y, support.mask)
+    adaptation = Adaptation.of(jobs, model, shown)
     adapted = time.perf_counter()
-    belief = model.classify(adaptation.posterior, x)
+    belief = model.classify(adaptation.posterior, x, shown)
     nll = -belief.part(slice(None), slice(support_rows)).log_density(support.y)[..., 0]
     nll_after = to_numpy((nll * support.mask).sum(-1) / support.counts().clamp_min(1))
     nll_before = _nll_before(model, x[:, :support_rows], support, jobs)

@@ -116,11 +116,12 @@ def _sent_fields(job: Job) -> tuple[Any, ...]:
     """The fields of a job that affect its result.
 
     Beside a kept posterior, support rows affect the distance of query rows (`bmaml.extrapolation`) and a
-    selection. Classes have no such distance, and their rows may be images.
+    selection. New classes have no such distance, and their rows may be images.
     """
     support_x, support_y, kept = job.support_x, job.support_y, job.kept
-    classes = job.model.manifest.kind == "classification"
-    if kept is not None and classes and not isinstance(job.spec, SelectionSpec):
+    model = job.model
+    distant = model.manifest.kind != "classification" or model.returns_to_prior
+    if kept is not None and not distant and not isinstance(job.spec, SelectionSpec):
         support_x, support_y = support_x[:0], support_y[:0]
         kept = replace(kept, support_features=None)
     fields = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes

@@ -11,6 +11,8 @@ from safetensors.numpy import load, save
 from bmaml.task import Examples
 from model_store import Column, Store
 from model_store.class_target import ClassTarget
+from service.codec.support_set import known_labels
+from service.errors import RequestError
 from service.settings import Settings
 from tests.class_tables import LABELS, MOST_CLASSES, publish_class_table
 from tests.images import SIZE, png, publish_classifier, random_images
@@ -126,8 +128,9 @@ def test_the_fit_is_told_against_the_prior(client, store):
     fit = predict(client, task())["diagnostics"]["support_nll"]
     before = -(model.prior_of_classes(x) * y).sum(-1).mean()
     assert fit["before"] == pytest.approx(float(before), abs=1e-5)
-    posterior = model.learner.adapt(model.learned, Examples.full(x[None], y[None]))
-    after = -model.classify(posterior, x[None]).log_density(y[None]).mean()
+    support = Examples.full(x[None], y[None])
+    posterior = model.learner.adapt(model.learned, support)
+    after = -model.classify(posterior, x[None], support).log_density(y[None]).mean()
     assert fit["after"] == pytest.approx(float(after), abs=1e-5)
     new = predict(client, task("new-conjugate"))["diagnostics"]["support_nll"]
     assert new["before"] == pytest.approx(math.log(2))
@@ -154,6 +157,34 @@ def test_an_unknown_label_is_refused_with_those_there_are(client, model, y, list
     assert "wins" not in told
     pointer, told = refused(client, {**task(model, ()), "log_density": True, "query": {"x": X, "y": y}})
     assert pointer == f"/query/y/{wrong}"
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "told"),
+    [
+        ("levels", ["low", "mid", " High"], "do you mean 'high'?"),
+        ("levels", ["low", "mid", "lowest"], None),
+        ("grades", ["fails", "fails", 3], "labels are all of one type"),
+        ("grades", [1, 2, 3], "a number, where labels are strings"),
+        ("passed", [0, 1, 0], "a number, where labels are truth values"),
+        ("scores", ["0.5", "1", "2"], "a string, where labels are numbers"),
+        ("scores", [[0.5], [1.0], [2.0]], "a list of 1; a label is one value"),
+    ],
+)
+def test_an_unknown_label_is_told_by_its_kind_and_by_the_label_it_resembles(client, model, y, told):
+    _, found = refused(client, task(model, y))
+    assert told in found if told else "do you mean" not in found
+
+
+def test_ten_labels_are_listed_and_the_others_counted():
+    known = [f"label-{place}" for place in range(14)]
+    with pytest.raises(RequestError) as caught:
+        known_labels(["label-3", "other"], known, "/support/y")
+    assert '"label-9"] and 4 more' in str(caught.value.detail)
+    assert "label-10" not in str(caught.value.detail)
+    with pytest.raises(RequestError) as caught:
+        known_labels(["other"], known[:10], "/support/y")
+    assert str(caught.value.detail).endswith('"label-9"]')
 
 
 def test_mixed_truth_values_are_refused(client):
@@ -296,8 +327,9 @@ def test_inputs_outside_training_are_told_or_refused(client):
     body = task() | {"query": {"x": [[40.0, 64.0]]}}
     told = " ".join(predict(client, body)["diagnostics"]["warnings"])
     assert "1 of 1 query rows are far from what training saw: x is 40 in row 0 (training: -5 to 5)" in told
-    assert "the model is untested" in told
-    assert "prior" not in told
+    assert "the answer returns to the model's prior" in told
+    new = task("new-conjugate") | {"query": {"x": [[40.0, 64.0]]}}
+    assert "the model is untested" in " ".join(predict(client, new)["diagnostics"]["warnings"])
     rows = [[0.1, 20.0]] * 30
     many = {"model": "grades", "support": {"x": rows, "y": ["fails"] * 30}, "query": {"x": X}}
     assert "probabilities may be too sure" in " ".join(predict(client, many)["diagnostics"]["warnings"])
@@ -309,6 +341,24 @@ def test_inputs_outside_training_are_told_or_refused(client):
         assert "'size' takes positive numbers" in detail
     assert refused(client, task() | {"query": {"x": [[0.0]]}})[0] == "/query/x/0"
     assert refused(client, task() | {"query": {"x": {"images": []}}})[0] == "/query/x"
+
+
+@pytest.mark.parametrize("model", ["grades", "levels", "fixed-bmaml"])
+def test_far_outside_training_the_answer_is_the_prior_s_but_not_near_support_rows(client, model):
+    labels = FIXED.get(model, LABELS)
+    support = {"x": [*X[:2], [-900.0, 64.0]], "y": [labels[0], labels[2], labels[2]]}
+    asked = {"model": model, "query": {"x": [[1e6, 64.0], [-900.0, 64.0]]}}
+    fresh = predict(client, {**asked, "support": support})
+    near = predict(client, {"model": model, "support": {"x": [], "y": []}, "query": {"x": [[5.0, 64.0]]}})
+    np.testing.assert_allclose(probabilities(fresh)[0], probabilities(near)[0], atol=1e-5)
+    for part in ("total", "expected", "mutual_information"):
+        own, prior = (np.array(each["prediction"]["entropy"][part]) for each in (fresh, near))
+        np.testing.assert_allclose(own[0], prior[0], atol=1e-5)
+    prior = predict(client, {**asked, "support": {"x": [], "y": []}})
+    assert np.abs(probabilities(fresh)[1] - probabilities(prior)[1]).max() > 0.01
+    kept = client.post("/posteriors", json={"model": model, "support": support}).json()["posterior"]["id"]
+    again = predict(client, {**asked, "posterior": kept})
+    np.testing.assert_allclose(probabilities(again), probabilities(fresh), atol=1e-6)
 
 
 def test_the_list_and_the_card_say_what_the_classes_are(client):
