@@ -107,7 +107,14 @@ def publish(
     )
 
 
-def publish_policy(root: Path, name: str = "walker", learner: str = "bmaml", **settings: Any) -> Model:
+def publish_policy(
+    root: Path,
+    name: str = "walker",
+    learner: str = "bmaml",
+    world: str = "navigation",
+    episodes: int = 10,
+    **settings: Any,
+) -> Model:
     """A small policy for places in the plane, as training publishes it."""
     built = POLICIES[learner](MLP(2, (6,), 2, "tanh"), **{"particles": 4, **settings})
     learned = built.initialise(torch.Generator().manual_seed(0))
@@ -122,7 +129,7 @@ def publish_policy(root: Path, name: str = "walker", learner: str = "bmaml", **s
         outputs=moves,
         learner=learner,
         settings=settings_of(built),
-        training={"family": {"kind": "world", "world": "navigation", "episodes": 10, "shaped": False}},
+        training={"family": {"kind": "world", "world": world, "episodes": episodes, "shaped": False}},
         seed=0,
         code_version="0",
         metrics={"return_1": -12.0},

@@ -5,19 +5,21 @@ import { byId, say } from "./dom.js";
 import { DrawPanel } from "./draw/panel.js";
 import { limits, models, newestCard } from "./models.js";
 import { OwnPanel } from "./own/panel.js";
+import { PoliciesPanel } from "./policies/panel.js";
 import { keyDialog, serverLine, themeButton } from "./status.js";
 import { tabs } from "./tabs.js";
 
-const PANELS = { curves: CurvesPanel, draw: DrawPanel, own: OwnPanel };
+const PANELS = { curves: CurvesPanel, draw: DrawPanel, policies: PoliciesPanel, own: OwnPanel };
 
 themeButton();
 serverLine();
 keyDialog();
 
-const offers = Promise.all([models(), limits()]).then(async ([listed, bounds]) => ({
-  cards: await Promise.all(listed.filter((model) => model.kind !== "policy").map(newestCard)),
-  limits: bounds,
-}));
+const offers = Promise.all([models(), limits()]).then(async ([listed, bounds]) => {
+  const all = await Promise.all(listed.map(newestCard));
+  const [policies, cards] = [true, false].map((acts) => all.filter(({ kind }) => (kind === "policy") === acts));
+  return { cards, policies, limits: bounds };
+});
 const started = new Set();
 
 tabs(document.querySelector("[role=tablist]"), async (id) => {

@@ -11,10 +11,11 @@ from model_store import SHIPPED
 from service.settings import Settings
 from tests.service.conftest import serve
 
-TABS = ("curves", "draw", "own")
+TABS = ("curves", "draw", "policies", "own")
 ANSWERED = {
     "curves": ("#reading", "points"),
     "draw": ("#draw-reading", "%"),
+    "policies": ("#policies-reading", "No episode yet"),
     "own": ("#own-reading", "predicted"),
 }
 
@@ -32,6 +33,9 @@ def test_axe_finds_nothing_to_complain_of(visit, tab, scheme):
     if tab == "draw":
         page.click("#suggest")
         expect(page.locator("#suggestions li")).to_have_count(6)
+    if tab == "policies":
+        page.click("#policies-round")
+        expect(page.locator("#policies-reading")).to_contain_text("is chosen")
     found = Axe().run(page).response["violations"]
     assert [
         (each["id"], node["html"][:200], node["failureSummary"]) for each in found for node in each["nodes"]

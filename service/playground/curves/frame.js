@@ -25,8 +25,8 @@ export class Frame {
     }).observe(host);
   }
 
-  /** Set the scales for these columns and domains; draws grid and ticks. */
-  scaled(xColumn, xDomain, yColumn, yDomain, { xTitle = "", yTitle = "", yTicks = 5 } = {}) {
+  /** Set the scales for these columns and domains; draws grid and ticks, `whole` ones alone along x. */
+  scaled(xColumn, xDomain, yColumn, yDomain, { xTitle = "", yTitle = "", yTicks = 5, whole = false } = {}) {
     const { top, right, bottom, left } = MARGIN;
     const [width, height] = [Math.max(40, this.width - left - right), this.height - top - bottom];
     put(this.root, { viewBox: `0 0 ${Math.max(1, this.width)} ${this.height}` });
@@ -42,6 +42,7 @@ export class Frame {
       marks.push(svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, tickWords(value)));
     }
     for (const value of ticksOf(xColumn, this.x, width / 75)) {
+      if (whole && !Number.isInteger(value)) continue;
       const x = left + this.x(value);
       marks.push(svg("text", { x, y: top + height + 17, "text-anchor": "middle" }, tickWords(value)));
     }
