@@ -31,8 +31,6 @@ BOUNDS = {
     "minItems": "at least {} entries",
     "maxItems": "at most {} entries",
 }
-LEFT_OUT = {"HTTPValidationError", "ValidationError"}
-"""FastAPI's own, which the service never sends: its failures are problems."""
 
 
 def page(schema: Mapping[str, Any]) -> str:
@@ -46,7 +44,7 @@ def _routes(schema: Mapping[str, Any]) -> Iterator[str]:
         for method, operation in methods.items():
             yield f"### {method.upper()} {path}\n"
             yield f"{operation.get('description', operation['summary'])}\n"
-            if "security" in operation:
+            if operation["security"]:
                 yield "Asks for a bearer key where the service has keys.\n"
             for each in operation.get("parameters", ()):
                 yield f"* `{each['name']}` in the {each['in']}: {_type(each['schema'])}"
@@ -72,8 +70,6 @@ def _failures(responses: Mapping[str, Any]) -> list[str]:
 def _objects(schemas: Mapping[str, Any]) -> Iterator[str]:
     yield "## Objects\n"
     for name, schema in sorted(schemas.items()):
-        if name in LEFT_OUT:
-            continue
         yield f"### {name}\n"
         if "description" in schema:
             yield f"{schema['description']}\n"

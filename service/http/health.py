@@ -16,7 +16,7 @@ from service.runtime import Runtime
 from service.schemas.cards import Health
 
 router = APIRouter(tags=["health"])
-PROBE_PROBLEMS: dict[int | str, dict[str, Any]] = problems.openapi_responses(503)
+PROBE_PROBLEMS: dict[int | str, dict[str, Any]] = problems.openapi_responses(431, 503)
 """Problems of the probe routes, for OpenAPI."""
 
 
@@ -37,7 +37,7 @@ async def readyz(request: Request) -> Health:
     return Health(status="ok")
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=problems.openapi_responses(431))
 async def prometheus(request: Request) -> Response:
     """The metrics of this process in Prometheus' text format."""
     runtime: Runtime = request.app.state.runtime

@@ -50,6 +50,8 @@ def layers(runtime: Runtime) -> list[Middleware]:
     ]
 
 
+STABLE_PREFIX = "/v1"
+"""The prefix under which every path is promised; the same path without it is an alias."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A request id that is taken over from the caller; any other is replaced."""
 COMMON_HEADERS = (
@@ -72,7 +74,8 @@ class RequestContext:
     """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
 
     HEAD is routed as GET, and its reply loses the body. A path that begins with the settings' root path is
-    routed without it, so that a proxy may strip the root path or pass it on.
+    routed without it, so that a proxy may strip the root path or pass it on. Nor do the routes see
+    `STABLE_PREFIX`: both forms of a path have the same handler, the same metrics and the same log.
     """
 
     app: ASGIApp
@@ -132,6 +135,8 @@ class RequestContext:
         path, root_path = scope["path"], self.runtime.settings.root_path
         if root_path and (path == root_path or path.startswith(f"{root_path}/")):
             path = path.removeprefix(root_path)
+        if path.startswith(f"{STABLE_PREFIX}/"):
+            path = path.removeprefix(STABLE_PREFIX)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         return {**scope, "method": method, "path": path}
 

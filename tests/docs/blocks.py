@@ -27,7 +27,7 @@ REASONS = {
     "cluster": re.compile(r"kubectl |helm |bmaml-key "),
     "gpu": re.compile(r"cuda|gpu"),
     "installation": re.compile(
-        r"(?:make [a-z]+|pip install .*|\.venv/bin/pip install .*|source \S+/activate)$"
+        r"(?:make [a-z]+|(?:npm|pip) install .*|\.venv/bin/pip install .*|source \S+/activate)$"
     ),
 }
 """Why a block may go unrun, and what every command of such a block looks like."""

@@ -50,19 +50,19 @@ def test_openapi_is_complete_and_its_examples_work(client):
     for reference in references(schema):
         assert reference.removeprefix("#/components/schemas/") in schema["components"]["schemas"]
     assert set(schema["paths"]) == {
-        "/adapt-predict",
-        "/uncertainty",
-        "/posteriors",
-        "/posteriors/{id}",
+        "/v1/adapt-predict",
+        "/v1/uncertainty",
+        "/v1/posteriors",
+        "/v1/posteriors/{id}",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/models/{name}/versions/{version}",
+        "/v1/limits",
         "/metrics",
-        "/models",
-        "/models/{name}",
-        "/models/{name}/versions/{version}",
-        "/limits",
         "/livez",
         "/readyz",
     }
-    for path in ("/adapt-predict", "/uncertainty"):
+    for path in ("/v1/adapt-predict", "/v1/uncertainty"):
         operation = schema["paths"][path]["post"]
         example = operation["requestBody"]["content"]["application/json"]["example"]
         body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]

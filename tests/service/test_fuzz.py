@@ -81,15 +81,15 @@ def schema(served):
 
 
 OPERATIONS = [
-    "POST /adapt-predict",
-    "POST /uncertainty",
-    "POST /posteriors",
-    "GET /posteriors/{id}",
-    "DELETE /posteriors/{id}",
-    "GET /models",
-    "GET /models/{name}",
-    "GET /models/{name}/versions/{version}",
-    "GET /limits",
+    "POST /v1/adapt-predict",
+    "POST /v1/uncertainty",
+    "POST /v1/posteriors",
+    "GET /v1/posteriors/{id}",
+    "DELETE /v1/posteriors/{id}",
+    "GET /v1/models",
+    "GET /v1/models/{name}",
+    "GET /v1/models/{name}/versions/{version}",
+    "GET /v1/limits",
     "GET /livez",
     "GET /readyz",
     "GET /metrics",
@@ -133,7 +133,7 @@ def test_requests_that_fit_the_description_are_answered_as_described(schema, lab
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("label", [*OPERATIONS[:3], "GET /models/{name}/versions/{version}"])
+@pytest.mark.parametrize("label", [*OPERATIONS[:3], "GET /v1/models/{name}/versions/{version}"])
 def test_requests_that_do_not_fit_it_are_refused_as_described(plain_schema, label):
     method, _, path = label.partition(" ")
     statuses = statuses_of(plain_schema[path][method], GenerationMode.NEGATIVE, SCALE * 40)
@@ -148,7 +148,7 @@ def test_what_an_answer_leads_to_is_answered_as_described(schema, served):
     class Stories(machine):
         def before_call(self, case):
             """Stories keep something, and have the same end whenever told: no time may run out in them."""
-            if case.operation.path == "/posteriors":
+            if case.operation.path == "/v1/posteriors":
                 case.body = {"model": "tiny", "support": SUPPORTS["tiny"]}
             if isinstance(case.body, dict):
                 for name, value in (("deadline_ms", 60_000), ("keep", {"ttl_s": 600.0})):
@@ -161,7 +161,7 @@ def test_what_an_answer_leads_to_is_answered_as_described(schema, served):
             super().teardown()
 
         def after_call(self, response, case):
-            if case.operation.path == "/posteriors" and response.status_code == 200:
+            if case.operation.path == "/v1/posteriors" and response.status_code == 200:
                 kept.append(response.json()["posterior"]["id"])
 
         def validate_response(self, response, case, **kwargs):
