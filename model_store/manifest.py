@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from bmaml.errors import BmamlError
 from bmaml.learners.interface import Kind
+from model_store.backbone import BackboneInfo
 from model_store.class_target import ClassTarget, Label
 from model_store.columns import Column
 from model_store.conformal import Conformal
@@ -17,7 +18,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 WEIGHTS_FILE = "particles.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 MANIFEST_FILE = "manifest.json"
-LATER_FIELDS = ("conformal", "target")
+LATER_FIELDS = ("backbone", "conformal", "target")
 """Fields that manifests of earlier revisions do not have."""
 
 
@@ -60,7 +61,8 @@ class Manifest(BaseModel):
         image: the form of images, where x is an image.
         classes: classes of a task where y is a class: the number of labels of fixed meaning, else the most.
         target: the target of a classifier of tables; None for numbers and for images.
-        embedding: settings of the `ConvNet` that embeds images for the learner.
+        embedding: settings of the `ConvNet` that embeds images for the learner, and is learned with it.
+        backbone: the pretrained network that embeds images instead.
         learner, settings: name and settings of the learner, as `learner_from` takes them, or `policy_from`.
         training: the whole configuration of the training run.
         history: the course of training.
@@ -83,6 +85,7 @@ class Manifest(BaseModel):
     classes: int | None = Field(default=None, ge=2)
     target: ClassTarget | None = None
     embedding: dict[str, Any] | None = None
+    backbone: BackboneInfo | None = None
     learner: str
     settings: dict[str, Any]
     training: dict[str, Any]
@@ -103,7 +106,8 @@ class Manifest(BaseModel):
     def _of_one_kind(self) -> Self:
         forms = {
             "policy" if self.kind == "policy" else "regression": bool(self.inputs and self.outputs),
-            "classification of images": self.image is not None and self.embedding is not None,
+            "classification of images": self.image is not None
+            and (self.embedding is None) is not (self.backbone is None),
             "classification of a table": bool(self.inputs) and self.target is not None,
         }
         found = [form for form, has_it in forms.items() if has_it]
@@ -111,7 +115,7 @@ class Manifest(BaseModel):
         if len(found) != 1 or not found[0].startswith(self.kind) or not with_classes:
             raise ValueError(
                 "a regression or policy has input and output columns; a classification has a number of "
-                "classes, and an image with an embedding or input columns with a target; "
+                "classes, and an image with an embedding or a backbone, or input columns with a target; "
                 f"this {self.kind} has other things"
             )
         if self.labels is not None and len(self.labels) != self.classes:

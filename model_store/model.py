@@ -20,6 +20,7 @@ from bmaml.links import Link
 from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from bmaml.transformed import Transformed
+from model_store.backbone import Backbone, UnusableBackbone
 from model_store.columns import Array, range_of, standardised
 from model_store.manifest import Manifest
 
@@ -42,7 +43,7 @@ class Model:
 
     Attributes:
         learned: the meta-learned tensors by name, `initial` among them.
-        embedding: the embedding of images; None where x has columns.
+        embedding: the embedding of images, learned or pretrained; None where x has columns.
 
     Raises:
         CorruptModel: tensors that do not fit the learner, or are not finite.
@@ -51,7 +52,7 @@ class Model:
     manifest: Manifest
     learner: Learner[Any]
     learned: dict[str, Tensor]
-    embedding: ConvNet | None = None
+    embedding: ConvNet | Backbone | None = None
 
     def __post_init__(self) -> None:
         where = f"{self.manifest.name} version {self.manifest.version}"
@@ -105,8 +106,11 @@ class Model:
             )
 
     @classmethod
-    def of(cls, manifest: Manifest, learned: dict[str, Tensor]) -> "Model":
+    def of(cls, manifest: Manifest, learned: dict[str, Tensor], backbone: bytes | None = None) -> "Model":
         """The model that a manifest describes.
+
+        Args:
+            backbone: the file of its backbone, where it has one.
 
         Raises:
             CorruptModel: the manifest describes no learner, or one that the tensors do not fit.
@@ -114,7 +118,13 @@ class Model:
         try:
             named = policy_from if manifest.kind == "policy" else learner_from
             learner: Learner[Any] = named(manifest.learner, manifest.settings)
-            embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
+            embedding: ConvNet | Backbone | None = None
+            if manifest.embedding is not None:
+                embedding = ConvNet(**manifest.embedding)
+            if manifest.backbone is not None:
+                if backbone is None:
+                    raise UnusableBackbone(f"the file of the backbone {manifest.backbone.name} is absent")
+                embedding = Backbone(manifest.backbone, backbone)
         except (InvalidLearner, ValueError, TypeError) as error:
             raise CorruptModel(f"{manifest.name} version {manifest.version}: {error}") from None
         return cls(manifest, learner, learned, embedding)

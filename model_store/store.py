@@ -22,6 +22,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from bmaml.errors import BmamlError
+from model_store.backbone import BACKBONE_FILE, UnusableBackbone, referenced_backbone
 from model_store.manifest import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, checked_name
 from model_store.model import CorruptModel, Model
 
@@ -72,7 +73,8 @@ class Store:
 
         Raises:
             UnknownModel: a name or version that is not in the store.
-            CorruptModel: an incomplete or altered version, or one outside the store.
+            CorruptModel: an incomplete or altered version, one outside the store, or one whose backbone is
+                elsewhere and absent.
         """
         folder, version = self._folder(name, version)
         manifest = self._manifest(folder, name, version)
@@ -87,7 +89,7 @@ class Store:
                 f"{folder / WEIGHTS_FILE} holds {shapes}, the manifest says {manifest.tensors}. "
                 "Publish this version again."
             )
-        return Model.of(manifest, learned)
+        return Model.of(manifest, learned, self._backbone(folder, manifest, contents))
 
     def manifest(self, name: str, version: int | None = None) -> Manifest:
         """The manifest of a version, without reading its other files.
@@ -110,10 +112,18 @@ class Store:
             return ""
         return self._checked(folder, CARD_FILE, manifest.files[CARD_FILE]).decode()
 
-    def publish(self, name: str, card: str, learned: Mapping[str, Tensor], **described: Any) -> Model:
+    def publish(
+        self,
+        name: str,
+        card: str,
+        learned: Mapping[str, Tensor],
+        backbone_file: bytes | None = None,
+        **described: Any,
+    ) -> Model:
         """Publish the next version of `name`, and return it as `load` would.
 
         Args:
+            backbone_file: content of the file of a backbone; it is left out of the version where it is large.
             described: the manifest's other fields (learner, settings, inputs, outputs, …).
 
         Raises:
@@ -124,6 +134,8 @@ class Store:
         home.mkdir(parents=True, exist_ok=True)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in learned.items()}
         contents = {WEIGHTS_FILE: safetensors.save(tensors), CARD_FILE: card.encode()}
+        if backbone_file is not None and described["backbone"].inside:
+            contents[BACKBONE_FILE] = backbone_file
         with _draft(home) as draft:
             for file, content in contents.items():
                 _write(draft / file, content)
@@ -137,7 +149,7 @@ class Store:
                     **described,
                 )
                 written = manifest.dumped()
-                model = Model.of(Manifest.model_validate_json(written), tensors)
+                model = Model.of(Manifest.model_validate_json(written), tensors, backbone_file)
                 _write(draft / MANIFEST_FILE, written)
                 _sync_folder(draft)
                 try:
@@ -189,6 +201,16 @@ class Store:
                 "Publish this version again."
             )
         return manifest
+
+    @staticmethod
+    def _backbone(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> bytes | None:
+        """The file of the version's backbone, from inside or from where it is referenced."""
+        if manifest.backbone is None or BACKBONE_FILE in contents:
+            return contents.get(BACKBONE_FILE)
+        try:
+            return referenced_backbone(manifest.backbone)
+        except UnusableBackbone as error:
+            raise Unreadable(f"{folder}: {error}") from None
 
     def _checked(self, folder: Path, file: str, digest: str) -> bytes:
         content = _read(folder / file)

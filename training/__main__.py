@@ -15,6 +15,8 @@ from bmaml.errors import BmamlError
 from bmaml.learners import Policy, learner_from
 from bmaml.learners.conjugate import Conjugate
 from model_store import SHIPPED, Model, Store, UnknownModel
+from model_store.backbone import Backbone
+from training.backbones import backbone_for
 from training.calibrate import calibrated
 from training.config import (
     ImagesConfig,
@@ -31,7 +33,7 @@ from training.errors import UnusableTable
 from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
-from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
+from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.rows import resolved
 from training.families.world_tasks import WorldTasks
 from training.kind_choice import with_chosen_kinds
@@ -147,6 +149,9 @@ def images(
     settings: Annotated[Settings, arg(name="", constructor=settings_options("images"))],
 ) -> None:
     """Train on images by class."""
+    if family.backbone is not None:
+        _train_on_backbone(family, embedding, run, settings)
+        return
     collection = Images(family, run.seed)
     tasks: Images | ImageFeatures = collection
     _print_notes(collection)
@@ -157,8 +162,11 @@ def images(
         )
     else:
         source = _published(run.store, family.features_of)[0]
-        if source.embedding is None:
-            raise InvalidConfig(f"{family.features_of} has no features to use: it is no model of images")
+        if not isinstance(source.embedding, ConvNet):
+            raise InvalidConfig(
+                f"{family.features_of} has no features to use: it is no model of images, or one on a "
+                "backbone, which --backbone names"
+            )
         network = source.embedding
         if (network.channels, network.size) != (family.channels, family.size):
             raise InvalidConfig(f"{family.features_of} takes other images: see its --size and --rgb")
@@ -166,6 +174,19 @@ def images(
     conjugate = learner_name(settings, "images") == Conjugate.name
     columns = (network.features, embedding.dimensions if conjugate else family.ways)
     _train(run, configuration(run, family, settings, columns, network), tasks)
+
+
+def _train_on_backbone(
+    family: ImagesConfig, embedding: EmbeddingOptions, run: RunOptions, settings: Settings
+) -> None:
+    """Train a head on the features of a pretrained network."""
+    backbone = backbone_for(family)
+    family = replace(family, size=backbone.size, crop=backbone.info.crop, channels=backbone.channels)
+    tasks = BackboneImages(family, run.seed, backbone)
+    _print_notes(tasks)
+    conjugate = learner_name(settings, "images") == Conjugate.name
+    columns = (backbone.features, embedding.dimensions if conjugate else family.ways)
+    _train(run, configuration(run, family, settings, columns), tasks)
 
 
 def world(
@@ -194,8 +215,12 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
         _print(evaluate_table_of_classes(model, _table_of_classes(model, published), steps))
     elif model.manifest.kind == "classification":
         config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
-        split = published.split or config.split
-        _print(evaluate_classes(model, Images(replace(config, split=split), model.manifest.seed)))
+        config = replace(config, split=published.split or config.split)
+        seed = model.manifest.seed
+        if isinstance(model.embedding, Backbone):
+            _print(evaluate_classes(model, BackboneImages(config, seed, model.embedding)))
+        else:
+            _print(evaluate_classes(model, Images(config, seed)))
     else:
         _print(evaluate_numbers(model, _held_out(model, published), steps))
 
@@ -223,7 +248,9 @@ def _train(run: RunOptions, config: TrainingConfig, tasks: PublishableFamily) ->
     start = None
     if config.start_from:
         source = _published(run.store, config.start_from)[0]
-        start = starting_parameters(source, learner, tasks, frozen=isinstance(tasks, ImageFeatures))
+        start = starting_parameters(
+            source, learner, tasks, frozen=isinstance(tasks, ImageFeatures | BackboneImages)
+        )
     with process_group(_device(run.device)) as (processes, device):
         folder = run.runs / config.name
         trained = train(config, tasks, learner, folder, run.resume, device, processes, run.compile, start)
@@ -331,7 +358,7 @@ def _device(choice: str) -> str:
     return choice
 
 
-def _print_notes(tasks: Table | Vectors | Images) -> None:
+def _print_notes(tasks: Table | Vectors | Images | BackboneImages) -> None:
     for note in tasks.notes:
         print(note, file=sys.stderr)
 

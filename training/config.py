@@ -27,6 +27,8 @@ Switch = Annotated[bool, FlagCreatePairsOff]
 TRANSFORMS: dict[str, Transform] = {"standardise": "none", **{name: name for name in get_args(Transform)}}
 """The transform of a column by the word after its colon."""
 ELAPSED = "elapsed"
+DEFAULT_IMAGE_SIZE = 28
+"""Pixels along each side of images, where neither the caller nor a backbone says."""
 TargetChoice = Literal["auto", "numbers", "classes", "ordered"]
 """What the outputs of a table are."""
 _DAYS = re.compile(r"days\((.*)\)")
@@ -346,7 +348,7 @@ class ImagesConfig:
 
     Attributes:
         path: a folder per class, a zip of such folders, or an npz.
-        size: pixels along each side of the model's input.
+        size: pixels along each side of the model's input; 0 takes 28, or those of the backbone.
         channels: 1 for grey, 3 for RGB.
         drawing: ink on an even ground; bright paper is inverted.
         split: "folder" (the topmost one names the role), a CSV of class and role, or an array of the npz;
@@ -359,15 +361,19 @@ class ImagesConfig:
         least: leave out classes with fewer images.
         strict: refuse what would be left out.
         features_of: use the features of this published version, unchanged.
-        crop: part of the shorter side that the central square keeps; None squeezes the whole image to a
-            square.
+        crop: part of the shorter side that the central square keeps; None takes the backbone's, and without
+            one squeezes the whole image to a square.
+        backbone: embed images by a pretrained network, unchanged: torchvision:NAME, timm:NAME,
+            efficientnet-lite0, or file:PATH of torch.export or TorchScript.
+        mean: of each channel in [0, 1], which is subtracted before the backbone; None takes the weights' own.
+        std: of each channel, by which it is divided; None takes the weights' own.
 
     Raises:
         InvalidConfig: sizes or counts that make no task.
     """
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    size: int = 28
+    size: int = 0
     channels: Annotated[int, arg(name="", constructor=_channels)] = 1
     drawing: Switch = False
     split: str | None = None
@@ -380,11 +386,15 @@ class ImagesConfig:
     strict: Switch = False
     features_of: str | None = None
     crop: float | None = None
+    backbone: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     @classmethod
     def from_manifest(cls, trained: Mapping[str, Any], path: str) -> "ImagesConfig":
         """The configuration in a published version's manifest, for images at another `path`."""
         values = {name: value for name, value in trained.items() if name != "kind"}
+        values |= {name: tuple(values[name]) for name in ("mean", "std") if values.get(name)}
         return cls(**{**values, "path": path, "shots": Shots(**trained["shots"])})
 
     @property
@@ -393,6 +403,16 @@ class ImagesConfig:
         return ImageInput(channels=self.channels, size=self.size, drawing=self.drawing, crop=self.crop)
 
     def __post_init__(self) -> None:
+        if not self.size and self.backbone is None:
+            object.__setattr__(self, "size", DEFAULT_IMAGE_SIZE)
+        if self.backbone is not None and self.features_of is not None:
+            raise InvalidConfig(
+                "features are those of a backbone or of a published version: give one of them"
+            )
+        if self.backbone is None and (self.mean or self.std):
+            raise InvalidConfig("--mean and --std are of a backbone: name one")
+        if self.std is not None and min(self.std) <= 0:
+            raise InvalidConfig(f"standard deviations are positive; found {self.std}")
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:
             raise InvalidConfig(
                 "a task needs two classes with a support and a query image each, a class two images; "
@@ -540,6 +560,8 @@ class TrainingConfig:
         data = dataclasses.asdict(self)
         if isinstance(self.family, TableConfig | ImagesConfig):
             data["family"]["path"] = Path(self.family.path).name
+        if isinstance(self.family, ImagesConfig) and (self.family.backbone or "").startswith("file:"):
+            data["family"]["backbone"] = f"file:{Path(self.family.backbone or '').name}"
         if not isinstance(self.family, WorldConfig):
             data["family"]["shots"] = dataclasses.asdict(support_rows(self.family))
         data["family"]["kind"] = family_kind(self.family)

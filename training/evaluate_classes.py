@@ -8,11 +8,13 @@ from torch import Tensor
 
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
+from bmaml.embedding import ConvNet
 from bmaml.learners import Belief
 from model_store.model import Model
 from training.calibration_error import expected_calibration_error
 from training.evaluate import Evaluation
 from training.evaluate_fixed_classes import evaluate_fixed_classes
+from training.families.backbone_images import BackboneImages
 from training.families.class_index import ClassIndex
 from training.families.class_tasks import task_batch
 from training.families.family import HELD_OUT_SEED
@@ -55,14 +57,14 @@ def evaluate_table_of_classes(model: Model, family: Table | Vectors, steps: int 
 
 
 def evaluate_classes(
-    model: Model, family: Images | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
+    model: Model, family: Images | BackboneImages | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
 ) -> Evaluation:
     """The metrics of a classifier on the family's test classes; each image is embedded once.
 
     Fewer than five test classes are all in every task.
     """
     rows, index = family.of_role("test")
-    features = rows if model.embedding is None else embed(model.embedding, model.learned, rows)
+    features = embed(model.embedding, model.learned, rows) if isinstance(model.embedding, ConvNet) else rows
     fewest = WAYS_AND_SHOTS[0][0]
     sizes = [size for size in WAYS_AND_SHOTS if size[0] == fewest or size[0] <= len(index)]
     metrics = {}

@@ -11,6 +11,7 @@ from bmaml import __version__
 from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, settings_of
 from model_store import Manifest, Model, Store
+from model_store.backbone import Backbone, BackboneInfo
 from model_store.class_target import ClassTarget
 from model_store.conformal import Conformal
 from model_store.manifest import WEIGHTS_FILE, ValidationPoint
@@ -19,7 +20,7 @@ from training.conformal import conformal_calibration
 from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.evaluate_fixed_classes import class_frequencies
-from training.families import ImageFeatures, Images, Sinusoid, Table, Vectors
+from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.targets import described as described_target
 from training.loop import TrainingResult
 from training.prior_check import PriorCheck, check_prior
@@ -82,7 +83,7 @@ MAX_CLASSES = 100
 """Classes of a request to a learner that has no limit of its own."""
 
 
-PublishableFamily = Sinusoid | Table | Vectors | Images | ImageFeatures
+PublishableFamily = Sinusoid | Table | Vectors | Images | ImageFeatures | BackboneImages
 """The families that models are published from."""
 
 
@@ -114,13 +115,15 @@ def publish(
         "code_version": __version__,
     }
     learned = dict(trained.learned)
+    backbone = family.backbone if isinstance(family, BackboneImages) else None
     tasks = family.images if isinstance(family, ImageFeatures) else family
-    if isinstance(tasks, Images):
+    if isinstance(tasks, Images | BackboneImages):
         most = learner.max_classes or MAX_CLASSES
         described |= {"image": tasks.image, "classes": most, "embedding": config.embedding}
         described["kind"] = "classification"
+        described |= {} if backbone is None else {"backbone": backbone.info}
         learned |= family.frozen if isinstance(family, ImageFeatures) else {}
-        evaluation = evaluate_classes(unpublished(described, learner, learned), tasks)
+        evaluation = evaluate_classes(unpublished(described, learner, learned, backbone), tasks)
         card = _classification_card(described, tasks, evaluation, note)
     elif isinstance(tasks, Vectors) or (isinstance(tasks, Table) and tasks.labels):
         described |= _table_of_classes(tasks, learner)
@@ -138,16 +141,26 @@ def publish(
             described, evaluation
         )
     model = store.publish(
-        config.name, card, learned, **_without(described, "name"), metrics=evaluation.metrics
+        config.name,
+        card,
+        learned,
+        None if backbone is None else backbone.content,
+        **_without(described, "name"),
+        metrics=evaluation.metrics,
     )
     return model, evaluation
 
 
-def unpublished(described: dict[str, Any], learner: Learner[Any], learned: dict[str, Tensor]) -> Model:
+def unpublished(
+    described: dict[str, Any],
+    learner: Learner[Any],
+    learned: dict[str, Tensor],
+    backbone: Backbone | None = None,
+) -> Model:
     """The model that a version would have, before it is published."""
     manifest = Manifest(version=1, metrics={}, tensors={}, files={WEIGHTS_FILE: "0" * 64}, **described)
     embedding = None if manifest.embedding is None else ConvNet(**manifest.embedding)
-    return Model(manifest, learner, learned, embedding)
+    return Model(manifest, learner, learned, embedding if backbone is None else backbone)
 
 
 def _without(described: dict[str, Any], name: str) -> dict[str, Any]:
@@ -268,7 +281,9 @@ def _table_of_classes_card(
     )
 
 
-def _classification_card(described: dict[str, Any], family: Images, evaluation: Evaluation, note: str) -> str:
+def _classification_card(
+    described: dict[str, Any], family: Images | BackboneImages, evaluation: Evaluation, note: str
+) -> str:
     image, trained = family.image, int((family.collection.roles == "train").sum())
     colour = "grey" if image.channels == 1 else "RGB"
     return _card(
@@ -279,9 +294,21 @@ def _classification_card(described: dict[str, Any], family: Images, evaluation: 
         reading=CLASSIFICATION_METRICS,
         limits=_sentences(
             f"Features come from {trained} training classes. An image of no class in the support set is "
-            "assigned to one of them, with more uncertainty than an image that belongs to it.",
+            "assigned to one of them, with more uncertainty than an image that belongs to it."
+            if isinstance(family, Images)
+            else _backbone_sentences(family.backbone.info, trained),
             note,
         ),
+    )
+
+
+def _backbone_sentences(info: BackboneInfo, classes: int) -> str:
+    """The backbone of a card, and where its file is."""
+    place = "is part of this version" if info.inside else "is referenced, and must be in BMAML_BACKBONES"
+    return (
+        f"Features are those of `{info.name}`, pretrained and unchanged; its file of {info.bytes:,} bytes "
+        f"(sha256 {info.digest[:12]}) {place}. Its licence is its authors'. The head learned from {classes} "
+        "training classes. An image of no class in the support set is assigned to one of them."
     )
 
 

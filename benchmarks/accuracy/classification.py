@@ -29,6 +29,7 @@ from torch import Tensor
 
 from benchmarks import command_line, pages
 from bmaml.categorical import Categorical
+from bmaml.embedding import ConvNet
 from bmaml.learners import Learner, learner_from
 from bmaml.task import Examples, TaskBatch
 from model_store import SHIPPED, Model, Store
@@ -222,6 +223,7 @@ def main() -> None:
         raise SystemExit("--shipped-only keeps rows of a --page")
     torch.set_num_threads(1)
     model = Store(options.store).load(options.model)
+    assert isinstance(model.embedding, ConvNet)
     assert model.embedding is not None
     config = ImagesConfig.from_manifest(model.manifest.training["family"], str(options.images))
     images = Images(replace(config, ways=HEAD_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)

@@ -63,6 +63,19 @@ class ImageCard(BaseModel):
     )
 
 
+class BackboneCard(BaseModel):
+    """The pretrained network that embeds images for a model, and what is done to them before it."""
+
+    name: str = Field(description="as it was named in training")
+    digest: str = Field(description="sha256 of its file")
+    size: int = Field(description="pixels along each side")
+    crop: float | None = Field(description="part of the shorter side that the central square keeps")
+    mean: list[float] = Field(description="of each channel in [0, 1], which is subtracted")
+    std: list[float] = Field(description="of each channel, by which it is divided")
+    features: int = Field(description="length of the vectors")
+    bytes: int = Field(description="size of its file")
+
+
 class ClassTargetCard(BaseModel):
     """The target of a classifier of tables."""
 
@@ -150,6 +163,7 @@ class VersionCard(BaseModel):
     inputs: list[ColumnCard]
     outputs: list[ColumnCard]
     image: ImageCard | None = Field(description="null for models of numbers")
+    backbone: BackboneCard | None = Field(description="null where no pretrained network embeds the inputs")
     classes: int | None = Field(
         description="the classes of a request, at most; null for models that predict numbers"
     )
@@ -186,6 +200,7 @@ class VersionCard(BaseModel):
             inputs=inputs,
             outputs=outputs,
             image=None if image is None else ImageCard(**image.model_dump()),
+            backbone=None if manifest.backbone is None else BackboneCard(**manifest.backbone.model_dump()),
             classes=manifest.classes,
             target=ClassTargetCard.of(manifest.target),
             learner=manifest.learner,

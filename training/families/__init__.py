@@ -1,6 +1,7 @@
 """Families of related tasks: sine curves, tables and images."""
 
 from training.errors import UnusableData, UnusableTable
+from training.families.backbone_images import BackboneImages
 from training.families.family import Family, RegressionFamily
 from training.families.image_features import ImageFeatures
 from training.families.images import Images
@@ -9,6 +10,7 @@ from training.families.table import Table
 from training.families.vectors import Vectors
 
 __all__ = [
+    "BackboneImages",
     "Family",
     "ImageFeatures",
     "Images",

@@ -8,6 +8,7 @@ from torch import Tensor
 from bmaml.blocks import blocks
 from bmaml.embedding import PREFIX, ConvNet
 from bmaml.task import TaskBatch
+from model_store.backbone import Backbone
 from training.families.augmentation import rotated
 from training.families.class_tasks import training_draw, training_tasks
 from training.families.images import QUARTER_TURNS, Images
@@ -53,7 +54,7 @@ class ImageFeatures:
         return self.images.validation_tasks
 
 
-def embed(embedding: ConvNet, learned: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def embed(embedding: ConvNet | Backbone, learned: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Features `[image, feature]` of images given as bytes."""
     with torch.no_grad():
         parts = blocks(len(images), IMAGES_PER_BLOCK)

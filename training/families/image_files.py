@@ -8,9 +8,10 @@ classes that cannot be used are left out and counted.
 
 import csv
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,37 +33,62 @@ MAX_NAMED = 5
 """Unreadable files that a note names, and reasons that it gives."""
 
 
+Rows = Callable[[Iterator[Pixels], int], NDArray[Any]]
+"""Makes rows of images, which come one by one and are so many or fewer: the pixels, or their features."""
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """Usable images with their classes.
 
     Attributes:
-        pixels: every image at the model's size.
+        pixels: every image at the model's size, or its features.
         labels: the class of each image, 0 …
         names, roles: one per class; a role is "train", "validation" or "test".
         notes: sentences that count what was left out.
     """
 
-    pixels: Pixels
+    pixels: NDArray[Any]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     roles: NDArray[np.str_]
     notes: tuple[str, ...]
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """The counts of what was found and of what was left out, in sentences."""
+        per_role = ", ".join(f"{int((self.roles == role).sum())} {role}" for role in np.unique(self.roles))
+        return (f"{len(self.labels)} images of {len(self.names)} classes ({per_role})", *self.notes)
+
+    def of_role(self, role: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """A mask `[image]` of the images of a role's classes, and the classes of these, 0 …"""
+        chosen = np.flatnonzero(self.roles == role)
+        mine = np.isin(self.labels, chosen)
+        return mine, np.searchsorted(chosen, self.labels[mine])
 
 
 @dataclass(frozen=True)
 class _AllImages:
     """Images by class before small classes are left out; `declared` are the roles that the data names."""
 
-    pixels: Pixels
+    pixels: NDArray[Any]
     labels: NDArray[np.int64]
     names: list[str]
     declared: list[str] | None
     notes: list[str]
 
 
-def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
+def stacked(images: Iterator[Pixels], count: int) -> Pixels:
+    """The images themselves."""
+    del count
+    return np.stack(list(images))
+
+
+def read_images(config: ImagesConfig, seed: int, rows: Rows = stacked) -> LabelledImages:
     """The usable images that `config` describes.
+
+    Args:
+        rows: makes rows of them while they are read, which then need not be held.
 
     Raises:
         UnusableData: no such path, no readable image, too many broken ones, too few classes, or, with
@@ -72,7 +98,8 @@ def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
     if not path.exists():
         raise UnusableData(f"there is no file or folder {path}")
     image = config.image
-    found = _from_arrays(path, config, image) if path.suffix == ".npz" else _from_files(path, config, image)
+    reader = _from_arrays if path.suffix == ".npz" else _from_files
+    found = reader(path, config, image, rows)
     counts = np.bincount(found.labels, minlength=len(found.names))
     notes, enough = found.notes, counts >= config.least
     if not enough.all():
@@ -93,29 +120,36 @@ def read_images(config: ImagesConfig, seed: int) -> LabelledImages:
     return LabelledImages(found.pixels[labels >= 0], labels[labels >= 0], names, roles, tuple(notes))
 
 
-def _from_files(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImages:
-    pixels, classes = [], []
+def _from_files(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows) -> _AllImages:
+    files = _ImageFiles(path)
+    classes: list[PurePosixPath] = []
     broken: dict[PurePosixPath, str] = {}
     animated = 0
-    for name, content in _files(path):
-        try:
-            decoded = decoded_image(content, image)
-        except UnreadableImage as error:
-            broken[name] = str(error)
-            continue
-        pixels.append(decoded.pixels)
-        animated += decoded.animated
-        classes.append(name.parent)
-    if broken and len(broken) > MAX_BROKEN_SHARE * (len(broken) + len(pixels)):
-        raise UnusableData(
-            f"too many files of {path} are no images that can be used: {_broken(broken, pixels)}"
-        )
-    if not pixels:
+
+    def decoded() -> Iterator[Pixels]:
+        nonlocal animated
+        for name in files.names:
+            try:
+                found = decoded_image(files.read(name), image)
+            except UnreadableImage as error:
+                broken[name] = str(error)
+                if len(broken) > MAX_BROKEN_SHARE * len(files.names):
+                    raise UnusableData(
+                        f"too many files of {path} are no images that can be used: {_broken(broken, files)}"
+                    ) from None
+                continue
+            classes.append(name.parent)
+            animated += found.animated
+            yield found.pixels
+
+    if not files.names:
         raise UnusableData(f"{path} holds no readable image in a folder per class")
+    with files:
+        pixels = rows(decoded(), len(files.names))
     folders = sorted(set(classes))
     labels = np.array([folders.index(each) for each in classes], dtype=np.int64)
     names = [str(folder) for folder in folders]
-    notes = [f"left out {_broken(broken, pixels)}"] if broken else []
+    notes = [f"left out {_broken(broken, files)}"] if broken else []
     if animated:
         notes.append(f"took the first frame of {animated} animated files")
     declared = None
@@ -123,36 +157,56 @@ def _from_files(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImag
         declared = [OMNIGLOT_ROLES.get(folder.parts[0], folder.parts[0]) for folder in folders]
     elif config.split is not None:
         declared = _roles_from_csv(Path(config.split), names)
-    return _AllImages(np.stack(pixels), labels, names, declared, notes)
+    return _AllImages(pixels, labels, names, declared, notes)
 
 
-def _broken(broken: Mapping[PurePosixPath, str], pixels: Sequence[Pixels]) -> str:
+def _broken(broken: Mapping[PurePosixPath, str], files: "_ImageFiles") -> str:
     """The number of files that cannot be read, some of their names, and the reasons."""
     names = ", ".join(str(name) for name in list(broken)[:MAX_NAMED])
     more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     reasons = "; ".join(list(dict.fromkeys(broken.values()))[:MAX_NAMED])
-    return f"{len(broken)} of {len(broken) + len(pixels)} files ({names}{more}): {reasons}"
+    return f"{len(broken)} of {len(files.names)} files ({names}{more}): {reasons}"
 
 
-def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of every image file below `path`, in order, without hidden files."""
+class _ImageFiles:
+    """The image files below a folder or in a zip, in order, without hidden ones; a context.
 
-    def wanted(names: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    Raises:
+        UnusableData: neither a folder nor a zip.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._archive = path, None
+        if path.is_dir():
+            found = (PurePosixPath(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+            self.names = self._wanted(found)
+            return
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile:
+            raise UnusableData(f"{path} is neither a folder, nor a zip, nor an npz") from None
+        self.names = self._wanted(map(PurePosixPath, self._archive.namelist()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def read(self, name: PurePosixPath) -> bytes:
+        """The content of a file; none where it cannot be read."""
+        try:
+            return (
+                (self._path / name).read_bytes() if self._archive is None else self._archive.read(str(name))
+            )
+        except (OSError, zipfile.BadZipFile, RuntimeError):
+            return b""
+
+    @staticmethod
+    def _wanted(names: Iterable[PurePosixPath]) -> list[PurePosixPath]:
         shown = (name for name in names if not any(part.startswith((".", "__")) for part in name.parts))
         return sorted(name for name in shown if name.suffix.lower() in IMAGE_SUFFIXES and len(name.parts) > 1)
-
-    if path.is_dir():
-        for name in wanted(
-            PurePosixPath(file.relative_to(path)) for file in path.rglob("*") if file.is_file()
-        ):
-            yield name, (path / name).read_bytes()
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in wanted(PurePosixPath(entry) for entry in archive.namelist()):
-                yield name, archive.read(str(name))
-    except zipfile.BadZipFile:
-        raise UnusableData(f"{path} is neither a folder, nor a zip, nor an npz") from None
 
 
 def _roles_from_csv(path: Path, names: list[str]) -> list[str]:
@@ -167,7 +221,7 @@ def _roles_from_csv(path: Path, names: list[str]) -> list[str]:
     return [declared[name] for name in names]
 
 
-def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _AllImages:
+def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows) -> _AllImages:
     try:
         arrays = np.load(path, allow_pickle=False)
         key = "labels" if "labels" in arrays else "label"
@@ -178,8 +232,10 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _AllIma
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
         raise UnusableData(f"{path}: images are uint8, one label each; found {images.dtype} {images.shape}")
     classes, labels = np.unique(labels, return_inverse=True)
-    if images.shape[1:] != image.shape:
-        images = np.stack([image.resize(Image.fromarray(each)) for each in images])
+    if images.shape[1:] == image.shape:
+        pixels = rows(iter(images), len(images))
+    else:
+        pixels = rows((image.resize(Image.fromarray(each)) for each in images), len(images))
     declared = None
     if split is not None:
         if len(split) != len(classes):
@@ -187,4 +243,4 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput) -> _AllIma
         declared = [
             ("train", "validation", "test")[int(r)] if isinstance(r, np.integer) else str(r) for r in split
         ]
-    return _AllImages(images, labels.astype(np.int64), [str(each) for each in classes], declared, [])
+    return _AllImages(pixels, labels.astype(np.int64), [str(each) for each in classes], declared, [])

@@ -46,15 +46,11 @@ class Images:
     @property
     def notes(self) -> tuple[str, ...]:
         """The counts of what was found and of what was left out, in sentences."""
-        found = self.collection
-        per_role = ", ".join(f"{int((found.roles == role).sum())} {role}" for role in np.unique(found.roles))
-        return (f"{len(found.labels)} images of {len(found.names)} classes ({per_role})", *found.notes)
+        return self.collection.summary
 
     def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
         """Images `[image, channel × height × width]` of a role's classes, as bytes, and their classes."""
-        chosen = np.flatnonzero(self.collection.roles == role)
-        mine = np.isin(self.collection.labels, chosen)
-        labels = np.searchsorted(chosen, self.collection.labels[mine])
+        mine, labels = self.collection.of_role(role)
         scaled = self.image.from_pixels(self.collection.pixels[mine])
         return torch.from_numpy(np.rint(255 * scaled).astype(np.uint8)), ClassIndex(torch.from_numpy(labels))
 

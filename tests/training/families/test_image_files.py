@@ -88,7 +88,7 @@ def test_too_many_broken_files_are_refused_with_names_and_reasons(folder):
     for each in files[7:]:
         each.write_bytes(b"no image")
     with pytest.raises(
-        UnusableData, match=r"too many files .* 9 of 72 files .* and 4 more\): not a readable"
+        UnusableData, match=r"too many files .* 8 of 72 files .* and 3 more\): not a readable"
     ):
         family(folder, split="folder")
 
