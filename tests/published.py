@@ -113,13 +113,19 @@ def publish_policy(
     learner: str = "bmaml",
     world: str = "navigation",
     episodes: int = 10,
+    units: tuple[float, float] = (0.0, 1.0),
     **settings: Any,
 ) -> Model:
-    """A small policy for places in the plane, as training publishes it."""
+    """A small policy for places in the plane, as training publishes it.
+
+    Args:
+        units: mean and standard deviation of all its columns.
+    """
+    mean, std = units
     built = POLICIES[learner](MLP(2, (6,), 2, "tanh"), **{"particles": 4, **settings})
     learned = built.initialise(torch.Generator().manual_seed(0))
-    places = tuple(Column(name=axis, lower=-2.0, upper=2.0) for axis in "xy")
-    moves = tuple(Column(name=f"d{axis}", lower=-1.0, upper=1.0) for axis in "xy")
+    places = tuple(Column(name=axis, mean=mean, std=std, lower=-2.0, upper=2.0) for axis in "xy")
+    moves = tuple(Column(name=f"d{axis}", mean=mean, std=std, lower=-1.0, upper=1.0) for axis in "xy")
     return Store(root).publish(
         name,
         "# A policy\n",

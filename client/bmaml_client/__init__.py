@@ -37,6 +37,7 @@ from bmaml_client.errors import (
 )
 from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
 from bmaml_client.policies import Action, Episode, PolicyPosterior, PolicyState
+from bmaml_client.policy_weights import PolicyWeights
 from bmaml_client.retries import Retries
 
 __version__ = "0.1.0"
@@ -65,6 +66,7 @@ __all__ = [
     "NotReady",
     "PolicyPosterior",
     "PolicyState",
+    "PolicyWeights",
     "Posterior",
     "PosteriorCard",
     "PosteriorGone",

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 
-from bmaml_client import lookups, operations, policies
+from bmaml_client import lookups, operations, policies, policy_weights
 from bmaml_client.errors import InvalidInput
 from bmaml_client.flow import Call, Flow, FlowRun, Requester, Wait, header_value
 from bmaml_client.proxies import proxy_for
@@ -58,6 +58,7 @@ class _BaseClient:
     adapt_policy = FlowMethod(policies.adapt_policy)
     act = FlowMethod(policies.act)
     posterior = FlowMethod(lookups.posterior)
+    policy_weights = FlowMethod(policy_weights.policy_weights)
     forget = FlowMethod(lookups.forget)
     models = FlowMethod(lookups.models)
     model = FlowMethod(lookups.model)

@@ -119,18 +119,20 @@ class Requester:
         document: Mapping[str, Any] | None = None,
         request_id: str | None = None,
         session: str | None = None,
+        binary: bool = False,
     ) -> Flow[Any]:
         """Send a request, with retries, and return the decoded reply; None for an empty one.
 
         Args:
             session: of the request's task; None where any replica of the service may answer.
+            binary: whether to ask for safetensors in reply to a request without a document.
 
         Raises:
             Refused: the service refuses the request, and no retry is left or would help.
             Unreachable, TimedOut, BadReply: the attempts failed in this way.
         """
         began, retry = self.clock(), 0
-        call = self._call(method, path, document, request_id, session)
+        call = self._call(method, path, document, request_id, session, binary)
         while True:
             error: ClientError
             try:
@@ -160,8 +162,9 @@ class Requester:
         document: Mapping[str, Any] | None,
         request_id: str | None,
         session: str | None,
+        binary: bool,
     ) -> Call:
-        headers = {"accept": bodies.JSON}
+        headers = {"accept": bodies.BINARY if binary else bodies.JSON}
         content = b""
         if document is not None:
             content, media_type = bodies.encode(document, self.binary)

@@ -20,7 +20,7 @@ def posterior(
         PosteriorGone, UnknownPosterior: the service does not have it.
         ClientError: the request failed; see `bmaml_client.errors`.
     """
-    path = f"/posteriors/{_segment(posterior_id(posterior))}"
+    path = posterior_path(posterior)
     session = requester.sessions.of(posterior)
     reply = yield from requester.request("GET", path, request_id=request_id, session=session)
     return parse(PosteriorCard, reply)
@@ -32,7 +32,7 @@ def forget(requester: Requester, posterior: Posterior | str, *, request_id: str 
     Raises:
         ClientError: the request failed; see `bmaml_client.errors`.
     """
-    path = f"/posteriors/{_segment(posterior_id(posterior))}"
+    path = posterior_path(posterior)
     session = requester.sessions.of(posterior)
     yield from requester.request("DELETE", path, request_id=request_id, session=session)
 
@@ -96,6 +96,11 @@ def ready(requester: Requester, *, request_id: str | None = None) -> Flow[bool]:
 def posterior_id(posterior: Posterior | str) -> str:
     """The id of a posterior, given by its handle or by the id itself."""
     return posterior.id if isinstance(posterior, Posterior) else posterior
+
+
+def posterior_path(posterior: Posterior | str) -> str:
+    """The path of a posterior in the service."""
+    return f"/posteriors/{_segment(posterior_id(posterior))}"
 
 
 def _segment(name: str) -> str:

@@ -46,13 +46,18 @@ def reply_type(accept: str) -> str:
     Raises:
         RequestError: 406 where the header accepts neither.
     """
-    parts = ("".join(part.split()).lower().split(";") for part in accept.split(","))
-    accepted = {kind for kind, *more in parts if not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(more)}
+    accepted = accepted_types(accept)
     if SAFETENSORS in accepted:
         return SAFETENSORS
     if accepted & {JSON, "application/*", "*/*", ""}:
         return JSON
     raise RequestError("not-acceptable", f"replies are {JSON} or {SAFETENSORS}")
+
+
+def accepted_types(accept: str) -> set[str]:
+    """The media types and ranges that an Accept header names, without those of weight zero."""
+    parts = ("".join(part.split()).lower().split(";") for part in accept.split(","))
+    return {kind for kind, *more in parts if not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(more)}
 
 
 def parsed(content: bytes, media_type: str, body_type: type[BodyT]) -> BodyT:

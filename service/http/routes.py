@@ -9,6 +9,7 @@ from starlette.routing import Route
 from bmaml.learners import MAX_STEPS
 from service.codec import bodies, encode
 from service.codec.decode import Decoder
+from service.codec.policy_weights import policy_weights
 from service.compute.capabilities import CAPABILITIES
 from service.errors import RequestError
 from service.http.exchange import Exchange, ready_runtime
@@ -36,6 +37,9 @@ router = APIRouter()
 
 ADAPTATION_PROBLEMS = openapi_responses(400, 401, 404, 406, 408, 409, 410, 413, 415, 422, 429, 503, 504)
 """Problems of the routes that adapt a model, for OpenAPI."""
+
+WEIGHTS = {"content": {bodies.SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}}
+"""The particles of a policy in OpenAPI."""
 
 
 def _request_body(body_type: type[BaseModel]) -> dict[str, Any]:
@@ -97,12 +101,17 @@ async def keep_posterior(request: Request) -> Response:
 @router.get(
     "/posteriors/{id}",
     response_model=PosteriorCard,
-    responses=openapi_responses(401, 404, 410, 429, 503),
+    responses={200: WEIGHTS, **openapi_responses(401, 404, 410, 422, 429, 503)},
     tags=["posteriors"],
 )
-async def posterior(id: str, request: Request) -> PosteriorCard:
-    """The model, rows and time of expiry of a kept posterior."""
-    return encode.posterior_card(ready_runtime(request).posteriors.find(id, request.state.caller))
+async def posterior(id: str, request: Request) -> PosteriorCard | Response:
+    """The model, rows and time of expiry of a kept posterior; as safetensors, the particles of a policy."""
+    runtime = ready_runtime(request)
+    entry = runtime.posteriors.find(id, request.state.caller)
+    if bodies.SAFETENSORS not in bodies.accepted_types(request.headers.get("accept", "")):
+        return encode.posterior_card(entry)
+    content = await runtime.decoding_threads.run(policy_weights, entry)
+    return Response(content, media_type=bodies.SAFETENSORS)
 
 
 @router.delete(

@@ -77,3 +77,22 @@ def test_wrong_episodes_are_errors_of_the_caller(walking):
         walking.adapt_policy("walker", [Episode(0, 0, [["a", "b"]], [[0.0, 0.0]], [0.0])])
     with pytest.raises(InvalidRequest, match="round 0 is missing"):
         walking.adapt_policy("walker", [Episode(1, 0, [[0.0, 0.0]], [[0.0, 0.0]], [0.0])])
+
+
+def test_weights_act_without_a_request(walking):
+    kept = walking.adapt_policy("walker", acted(walking, 0))
+    weights = walking.policy_weights(kept)
+    said = walking.act("walker", OBSERVATIONS, posterior=kept, particles=True)
+    np.testing.assert_allclose(weights.means(OBSERVATIONS), said.particles.mean, atol=2e-6)
+    assert (weights.best, weights.card.id, weights.rounds) == (said.particle, kept.id, 1)
+    np.testing.assert_allclose(weights.weights, said.state.weights, rtol=1e-6)
+    random = np.random.default_rng(0)
+    action, command = weights.act(np.repeat(OBSERVATIONS[:1], 20_000, 0), random, particle=2)
+    mean, std = said.particles.mean[2, 0], said.particles.std[2, 0]
+    np.testing.assert_allclose(action.mean(0), mean, atol=5 * std.max() / 20_000**0.5)
+    np.testing.assert_allclose(action.std(0), std, rtol=0.03)
+    np.testing.assert_array_equal(command, np.clip(action, -1, 1))
+    with pytest.raises(InvalidInput, match="rows of 2 numbers"):
+        weights.means([[0.1, 0.2, 0.3]])
+    with pytest.raises(UnknownPosterior):
+        walking.policy_weights("post_0")
