@@ -2,6 +2,9 @@
 
     python -m benchmarks.accuracy.policies --results runs/policies.json --page docs/policies.md
 
+    python -m benchmarks.accuracy.policies --crossed --results runs/policies.json --page docs/policies.md
+
+The second command measures the other combinations of inner step and objective, for a table of their own.
 It needs `.[bench]`. Every learner sees 50 episodes of a task in a round, M particles × 50/M, and takes as
 many meta-steps. A training is 40 seconds of CPU time or less. Results are kept in the file of `--results`, so
 that an interrupted benchmark goes on where it was. Returns are of 100 held-out tasks that chose nothing.
@@ -41,6 +44,7 @@ class Problem:
     Attributes:
         final_rate: the fraction of the learning rate that a cosine leaves at the end.
         without: names of the contenders that are not measured.
+        crossed: names of those in the table of other combinations.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Problem:
     learning_rate: float
     final_rate: float = 1.0
     without: tuple[str, ...] = ()
+    crossed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,12 @@ CONTENDERS = (
     Contender("mixture, plain steps", "emaml", "mixture"),
     Contender("mixture, Stein steps", "bmaml", "mixture"),
 )
+STEIN_MEAN, PLAIN_MIXTURE = CONTENDERS[2].name, CONTENDERS[4].name
 PROBLEMS = (
-    Problem("dense", "navigation", False, 5, 0.01, 80, 1e-2, without=("mixture, plain steps",)),
-    Problem("shaped", "ring", True, 10, 0.001, 100, 1e-2, without=("EMAML with Stein steps",)),
+    Problem("dense", "navigation", False, 5, 0.01, 80, 1e-2, crossed=(PLAIN_MIXTURE,)),
+    Problem("shaped", "ring", True, 10, 0.001, 100, 1e-2, crossed=(STEIN_MEAN,)),
     Problem("long", "ring", True, 10, 0.001, 450, 5e-3, 0.1, tuple(each.name for each in CONTENDERS[:-1])),
-    Problem(
-        "sparse",
-        "ring",
-        False,
-        10,
-        0.001,
-        100,
-        1e-2,
-        without=("EMAML with Stein steps", "mixture, plain steps"),
-    ),
+    Problem("sparse", "ring", False, 10, 0.001, 100, 1e-2, crossed=(STEIN_MEAN, PLAIN_MIXTURE)),
 )
 HEADINGS = {
     "dense": "Dense: navigation, {particles} particles",
@@ -94,9 +91,10 @@ HEADINGS = {
 }
 
 
-def contenders(problem: Problem) -> list[Contender]:
-    """Those that are measured on a problem."""
-    return [each for each in CONTENDERS if each.name not in problem.without]
+def contenders(problem: Problem, crossed: bool = False) -> list[Contender]:
+    """Those that are measured on a problem, in the first table or in that of other combinations."""
+    known = [each for each in CONTENDERS if each.name not in problem.without]
+    return [each for each in known if (each.name in problem.crossed) == crossed]
 
 
 def learner_of(problem: Problem, contender: Contender) -> Policy:
@@ -137,15 +135,15 @@ def measured(problem: Problem, contender: Contender, seed: int, share: float) ->
     return {**asdict(tasks.held_out_returns(policy, learned)), "seconds": [seconds]}
 
 
-def runs(seeds: int) -> Iterator[tuple[str, Problem, Contender, int]]:
+def runs(seeds: int, crossed: bool = False) -> Iterator[tuple[str, Problem, Contender, int]]:
     """All runs by name, problem by problem."""
     for problem in PROBLEMS:
-        for contender in contenders(problem):
+        for contender in contenders(problem, crossed):
             for seed in range(1, seeds + 1):
                 yield f"{problem.name}/{contender.name}/{seed}", problem, contender, seed
 
 
-def table(problem: Problem, results: Results, seeds: int) -> list[str]:
+def table(problem: Problem, results: Results, seeds: int, crossed: bool = False) -> list[str]:
     """The returns on one problem, means over seeds ± their standard deviation."""
     after = [f"mean {rounds}" for rounds in range(1, ROUNDS + 1)]
     after += [f"chosen {rounds}" for rounds in range(ROUNDS + 1)]
@@ -156,14 +154,16 @@ def table(problem: Problem, results: Results, seeds: int) -> list[str]:
         f"| learner | {' | '.join(after + found)} |",
         "|---" * (1 + len(after) + len(found)) + "|",
     ]
-    for contender in contenders(problem):
+    for contender in contenders(problem, crossed):
         own = [results[f"{problem.name}/{contender.name}/{seed}"] for seed in range(1, seeds + 1)]
         cells = [_spread([each["mean"][rounds] for each in own]) for rounds in range(1, ROUNDS + 1)]
         cells += [_spread([each["chosen"][rounds] for each in own]) for rounds in range(ROUNDS + 1)]
         if found:
             cells.append(f"{statistics.mean(each['found'][0] for each in own):.2f}")
         lines.append(f"| {contender.name} | {' | '.join(cells)} |")
-    for name, speed in (("standing still", 0.0), ("an oracle, which walks to the goal", 1.0)):
+    for name, speed in (
+        () if crossed else (("standing still", 0.0), ("an oracle, which walks to the goal", 1.0))
+    ):
         gained, paid = reference(problem, speed)
         cells = [f"{gained:.2f}"] * len(after) + [f"{paid:.2f}"] * len(found)
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -196,22 +196,30 @@ def main() -> None:
     arguments.add_argument("--results", type=Path, required=True, help="file of the results so far")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--share", type=float, default=1.0, help="part of the meta-steps")
+    arguments.add_argument("--crossed", action="store_true", help="the other steps and objectives")
     options = arguments.parse_args()
+    block = "policies-crossed" if options.crossed else "policies"
     if options.page:
-        pages.check(options.page, "policies")
+        pages.check(options.page, block)
     results: Results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for name, problem, contender, seed in runs(options.seeds):
+    for name, problem, contender, seed in runs(options.seeds, options.crossed):
         if name not in results:
             results[name] = measured(problem, contender, seed, options.share)
             options.results.parent.mkdir(parents=True, exist_ok=True)
             options.results.write_text(json.dumps(results, indent=1))
             print(name, *(f"{value:.2f}" for value in results[name]["chosen"]), flush=True)
-    seconds = max(each["seconds"][0] for each in results.values())
-    lines = [line for problem in PROBLEMS for line in table(problem, results, options.seeds)]
+    lines = [
+        line
+        for problem in PROBLEMS
+        if contenders(problem, options.crossed)
+        for line in table(problem, results, options.seeds, options.crossed)
+    ]
+    measured_here = [name for name, *_ in runs(options.seeds, options.crossed)]
+    seconds = max(results[name]["seconds"][0] for name in measured_here)
     lines.append(f"The longest training took {seconds:.0f} seconds of CPU time on a {options.machine}.")
     print("\n".join(lines))
     if options.page:
-        pages.write(options.page, lines, "policies")
+        pages.write(options.page, lines, block)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from training.families.worlds import WORLDS, Navigation, Ring
 COLUMNS = ("mean", "chosen", "served", "found")
 
 
-def results_of(seeds):
+def results_of(seeds, crossed=False):
     """A made-up result of every run: returns that name their run."""
     made = {}
-    for place, (name, *_) in enumerate(runs(seeds)):
+    for place, (name, *_) in enumerate(runs(seeds, crossed)):
         made[name] = {column: [place + after / 10 for after in range(4)] for column in COLUMNS}
         made[name]["seconds"] = [float(place)]
     return made
@@ -33,7 +33,7 @@ def results_of(seeds):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_all_learners_act_the_same_number_of_episodes(problem):
-    for contender in contenders(problem):
+    for contender in [*contenders(problem), *contenders(problem, crossed=True)]:
         policy = learner_of(problem, contender)
         assert policy.particles * (EPISODES // policy.particles) == EPISODES
         assert policy.objective == contender.objective
@@ -49,6 +49,16 @@ def test_a_table_has_means_and_deviations_over_seeds():
     row = next(line for line in lines if line.startswith(f"| {first} |"))
     assert row.split("|")[2].strip() == f"{(one + two) / 2:.2f} ± {abs(one - two) / 2**0.5:.2f}"
     assert len(lines) == 4 + len(contenders(PROBLEMS[0])) + 2 + 1
+
+
+def test_both_tables_together_have_each_step_with_each_objective():
+    for problem in PROBLEMS:
+        first, others = ({each.name for each in contenders(problem, crossed)} for crossed in (False, True))
+        assert not first & others
+        expected = {CONTENDERS[-1].name} if problem.name == "long" else {each.name for each in CONTENDERS}
+        assert first | others == expected
+    lines = table(PROBLEMS[0], results_of(1, crossed=True), 1, crossed=True)
+    assert [line.split("|")[1].strip() for line in lines[4:-1]] == list(PROBLEMS[0].crossed)
 
 
 def test_an_oracle_is_paid_in_every_task_and_standing_still_in_none():
