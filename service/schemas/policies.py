@@ -11,14 +11,19 @@ MAX_EPISODES = 2000
 """Episodes of one request."""
 MAX_ROUNDS = 200
 """Rounds of a posterior, those of all requests together."""
-OTHER_POLICY = frozenset(
-    {"behaviour", "behavior", "demonstration", "expert", "log_prob", "log_probs", "log_probabilities"}
+OWN_EPISODES = "only episodes that a particle of this model acted itself can be adapted to"
+DEMONSTRATION = f"a demonstration has no particle that acted it: {OWN_EPISODES}"
+BEHAVIOUR = f"episodes of other behaviour policies are not corrected for: {OWN_EPISODES}"
+LOG_PROBABILITY = (
+    "log probabilities are not posted: the service computes them from the actions and the particle, as the "
+    "rounds before left it"
 )
-"""Fields that other libraries have for episodes of another policy."""
-OTHERS_REFUSED = (
-    "only episodes that a particle of this model acted itself can be adapted to, without demonstrations and "
-    "other behaviour policies; the service computes log probabilities itself"
-)
+OTHER_POLICY = {
+    **dict.fromkeys(("demonstration", "demonstrations", "expert", "expert_actions"), DEMONSTRATION),
+    **dict.fromkeys(("behaviour", "behavior", "behaviour_policy", "behavior_policy"), BEHAVIOUR),
+    **dict.fromkeys(("log_prob", "log_probs", "logp", "log_probabilities"), LOG_PROBABILITY),
+}
+"""Fields that other libraries have for episodes of another policy, and why they are refused."""
 
 Index = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 StepRows = Annotated[
@@ -32,7 +37,16 @@ StepRows = Annotated[
 
 def _not_null(value: Any) -> Any:
     if value is None:
-        raise PydanticCustomError("other_policy", OTHERS_REFUSED)
+        raise PydanticCustomError("other_policy", DEMONSTRATION)
+    return value
+
+
+def _own(value: Any) -> Any:
+    """The fields of a body, without any of `OTHER_POLICY`."""
+    if isinstance(value, dict):
+        for name, reason in OTHER_POLICY.items():
+            if name in value:
+                raise PydanticCustomError("other_policy", reason)
     return value
 
 
@@ -56,12 +70,7 @@ class Episode(_Part):
         description="whether the task ended it; for the record: returns stop at the last step anyway",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_particle(cls, value: Any) -> Any:
-        if isinstance(value, dict) and OTHER_POLICY & value.keys():
-            raise PydanticCustomError("other_policy", OTHERS_REFUSED)
-        return value
+    _of_a_particle = model_validator(mode="before")(staticmethod(_own))
 
 
 class EpisodeSupport(_Part):
@@ -87,6 +96,8 @@ class EpisodeSupport(_Part):
     )
 
     episodes: list[Episode]
+
+    _of_particles = model_validator(mode="before")(staticmethod(_own))
 
 
 class Act(_Part):

@@ -41,9 +41,10 @@ WRONG = {
     "a reward beyond single precision": ([changed(rewards=[0.0, 1e300])], None, "too large"),
     "a particle too many": ([changed(particle=4)], "/particle", "they are 0 to 3"),
     "a negative particle": ([changed(particle=-1)], "/particle", "greater than or equal to 0"),
-    "no particle": ([changed(particle=None)], "/particle", "demonstrations"),
-    "a behaviour policy": ([changed(log_probs=[-1.0, -2.0])], "", "other behaviour policies"),
-    "a demonstration": ([changed(demonstration=True)], "", "demonstrations"),
+    "no particle": ([changed(particle=None)], "/particle", "a demonstration has no particle that acted it"),
+    "log probabilities": ([changed(log_probs=[-1.0, -2.0])], "", "log probabilities are not posted"),
+    "a behaviour policy": ([changed(behaviour="uniform")], "", "episodes of other behaviour policies"),
+    "a demonstration": ([changed(demonstration=True)], "", "a demonstration has no particle that acted it"),
     "a missing round": ([changed(round=1)], "/round", "round 0 is missing"),
     "observations of another width": ([changed(observations=[[0.0], [0.1]])], "/observations/0", "1 numbers"),
     "an action that is no row": ([changed(actions=[0.1, 0.2])], "/actions", "a row of 2 numbers"),
@@ -61,6 +62,22 @@ def test_wrong_episodes_are_refused_with_a_pointer_and_a_reason(client, wrong):
     assert reason in error["detail"]
     if pointer is not None:
         assert error["pointer"] == f"/support/episodes/0{pointer}"
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("demonstrations", "a demonstration has no particle that acted it"),
+        ("behaviour", "episodes of other behaviour policies"),
+        ("log_probs", "log probabilities are not posted"),
+    ],
+)
+def test_other_policies_are_refused_beside_the_episodes_as_well(client, field, reason):
+    reply = answer(client, support={"episodes": [EPISODE], field: []})
+    assert reply.status_code == 422, reply.text
+    (error,) = reply.json()["errors"]
+    assert error["pointer"] == "/support"
+    assert reason in error["detail"]
 
 
 def test_rounds_are_in_order_and_none_is_missing(client):
