@@ -22,6 +22,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from bmaml.errors import BmamlError
+from model_store.address import BadAddress, is_address
 from model_store.backbone import BACKBONE_FILE, UnusableBackbone, referenced_backbone
 from model_store.manifest import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, checked_name
 from model_store.model import CorruptModel, Model
@@ -45,9 +46,18 @@ class UnknownModel(BmamlError, LookupError):
 
 
 class Store:
-    """A folder of published versions, safe for concurrent readers and publishers."""
+    """A folder of published versions, safe for concurrent readers and publishers.
+
+    Raises:
+        BadAddress: the root is an address. A folder of that name would be created instead.
+    """
 
     def __init__(self, root: Path) -> None:
+        if is_address(root):
+            raise BadAddress(
+                f"{root} is an address, where a folder is needed: publish into a folder, and copy the "
+                "version with `bmaml-store push NAME --to ADDRESS`"
+            )
         self.root = root
 
     def names(self) -> list[str]:
@@ -112,6 +122,16 @@ class Store:
             return ""
         return self._checked(folder, CARD_FILE, manifest.files[CARD_FILE]).decode()
 
+    def contents(self, name: str, version: int | None = None) -> dict[str, bytes]:
+        """The files that the manifest of a version lists, checked against its digests.
+
+        Raises:
+            UnknownModel, CorruptModel: as `load`.
+        """
+        folder, version = self._folder(name, version)
+        manifest = self._manifest(folder, name, version)
+        return {file: self._checked(folder, file, digest) for file, digest in manifest.files.items()}
+
     def publish(
         self,
         name: str,
@@ -136,9 +156,9 @@ class Store:
         contents = {WEIGHTS_FILE: safetensors.save(tensors), CARD_FILE: card.encode()}
         if backbone_file is not None and described["backbone"].inside:
             contents[BACKBONE_FILE] = backbone_file
-        with _draft(home) as draft:
+        with draft(home) as hidden:
             for file, content in contents.items():
-                _write(draft / file, content)
+                _write(hidden / file, content)
             while True:
                 version = max(self.versions(name), default=0) + 1
                 manifest = Manifest(
@@ -150,10 +170,10 @@ class Store:
                 )
                 written = manifest.dumped()
                 model = Model.of(Manifest.model_validate_json(written), tensors, backbone_file)
-                _write(draft / MANIFEST_FILE, written)
-                _sync_folder(draft)
+                _write(hidden / MANIFEST_FILE, written)
+                _sync_folder(hidden)
                 try:
-                    draft.rename(home / str(version))
+                    hidden.rename(home / str(version))
                 except OSError:
                     if not (home / str(version)).exists():
                         raise
@@ -267,7 +287,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _draft(home: Path) -> Iterator[Path]:
+def draft(home: Path) -> Iterator[Path]:
     """A hidden folder to write a version in; it is removed afterwards unless it was renamed.
 
     A lock file beside it is held meanwhile. Drafts without a held lock are those of killed publishers, and
@@ -275,15 +295,15 @@ def _draft(home: Path) -> Iterator[Path]:
     """
     for lock in home.glob(f".draft-*{LOCK_SUFFIX}"):
         _clear_abandoned(lock)
-    draft = home / f".draft-{secrets.token_hex(8)}"
-    lock = draft.with_name(draft.name + LOCK_SUFFIX)
+    hidden = home / f".draft-{secrets.token_hex(8)}"
+    lock = hidden.with_name(hidden.name + LOCK_SUFFIX)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        draft.mkdir()
+        hidden.mkdir()
         try:
-            yield draft
+            yield hidden
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
             lock.unlink(missing_ok=True)
 
 

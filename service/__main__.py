@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from model_store import BadAddress, NotAMirror
 from service.app import create_app
 from service.compute.device import device_for
 from service.engine.worker_pool import MIN_WORK_PER_SHARE, WorkerPool
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log_json_lines(settings.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         return serve(app, settings)
-    except (BadKeys, TracingUnavailable) as error:
+    except (BadKeys, BadAddress, NotAMirror, TracingUnavailable) as error:
         print(f"bmaml-serve: {error}", file=sys.stderr)
         return 2
     finally:

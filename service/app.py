@@ -29,6 +29,7 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
 
     Raises:
         BadKeys: the keys of the settings cannot be read.
+        BadAddress, NotAMirror: a store elsewhere cannot be followed.
         TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
     settings = settings or Settings()

@@ -29,6 +29,7 @@ from service.ops.memory import HeapTrimmer, trim_heap
 from service.ops.metrics import Metrics
 from service.ops.tracing import tracing_from_environment
 from service.registry.catalogue import Catalogue
+from service.registry.mirroring import Mirroring
 from service.registry.registry import Registry
 from service.settings import Settings
 
@@ -43,6 +44,7 @@ class Runtime:
 
     Raises:
         BadKeys: the keys of the settings cannot be read.
+        BadAddress, NotAMirror: a store elsewhere cannot be followed.
         TracingUnavailable: traces are asked for and OpenTelemetry is not installed.
     """
 
@@ -79,6 +81,9 @@ class Runtime:
         self.housekeeping = Housekeeping(
             settings.reload_s, self.posteriors, self.registry, self.keys, trimmers
         )
+        self._mirroring = None
+        if isinstance(settings.store, str):
+            self._mirroring = Mirroring(settings.store, settings.store_folder, settings.mirror_s)
         self.rate_limit = RateLimit(settings.rate_per_s, settings.rate_burst)
         self.tracing = tracing_from_environment()
         self.draining = False
@@ -122,7 +127,8 @@ class Runtime:
     def why_not_ready(self) -> str | None:
         """The reason why requests cannot be answered; None where models are loaded and warm, too."""
         if self.why_not_serving is None and not self.catalogue.models:
-            return f"{self.settings.store} holds no version that can be served"
+            why = None if self._mirroring is None else self._mirroring.failure
+            return why or f"{self.settings.store} holds no version that can be served"
         return self.why_not_serving
 
     def check_ready(self) -> None:
@@ -154,6 +160,8 @@ class Runtime:
         try:
             self.registry.device = device_for(self.settings.device)
             self._check_device()
+            if self._mirroring is not None:
+                self._mirroring.start()
             self.housekeeping.refresh()
             self.engine.start()
             self.housekeeping.start()
@@ -172,6 +180,8 @@ class Runtime:
 
     def stop(self) -> None:
         """Answer accepted requests, within `drain_s`, and end all threads and processes."""
+        if self._mirroring is not None:
+            self._mirroring.stop()
         self.housekeeping.stop(self.settings.drain_s)
         self.engine.stop(self.settings.drain_s)
         self._failed_before_stop = self.failed  # processes ended below have not failed

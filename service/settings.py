@@ -1,12 +1,17 @@
 """Settings of the service, read once from environment variables that start with `BMAML_`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model_store import SHIPPED
+from model_store import SHIPPED, is_address
+
+
+def _folder_or_address(location: Any) -> Any:
+    """An address stays a text; `Path` would leave one of its slashes."""
+    return location if isinstance(location, str) and is_address(location) else Path(location)
 
 
 class Settings(BaseSettings):
@@ -16,7 +21,9 @@ class Settings(BaseSettings):
         host, port: the address to listen on.
         root_path: the path under which a proxy publishes the service, such as `/bmaml`; it may strip the path
             from requests or pass it on.
-        store: the folder of published versions.
+        store: the folder of published versions, or the address of a store elsewhere.
+        store_cache: the folder that follows a store elsewhere, and from which its versions are served.
+        mirror_s: seconds between two looks at a store elsewhere.
         device: `auto` takes the GPU where there is one.
         engine: `thread` computes in a thread of the service, `process` in processes of their own, on the CPU
             alone; `auto` is `process` on Linux without a GPU.
@@ -60,7 +67,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", max_length=200)
-    store: Path = SHIPPED
+    store: Annotated[Path | str, BeforeValidator(_folder_or_address)] = SHIPPED
+    store_cache: Path | None = Field(default=None, validate_default=True)
+    mirror_s: float = Field(default=30.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "thread", "process"] = "auto"
     workers: int = Field(default=0, ge=0, le=256)
@@ -97,6 +106,25 @@ class Settings(BaseSettings):
     probe_port: int | None = Field(default=None, ge=0, le=65535)
     cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def store_folder(self) -> Path:
+        """The folder from which versions are served."""
+        folder = self.store if isinstance(self.store, Path) else self.store_cache
+        assert folder is not None
+        return folder
+
+    @field_validator("store_cache")
+    @classmethod
+    def _cache_of_an_address(cls, store_cache: Path | None, info: ValidationInfo) -> Path | None:
+        elsewhere = isinstance(info.data.get("store"), str)
+        if elsewhere and store_cache is None:
+            raise ValueError(
+                "a store elsewhere needs a folder here that follows it; one that outlives restarts"
+            )
+        if store_cache is not None and not elsewhere:
+            raise ValueError("BMAML_STORE is a folder, which needs no cache: leave it out")
+        return store_cache
 
     @field_validator("root_path")
     @classmethod

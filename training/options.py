@@ -15,6 +15,7 @@ from bmaml.learners import LEARNERS, POLICIES, learner_from
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.laplace import Laplace
 from bmaml.networks import ACTIVATIONS, MLP
+from model_store import Store
 from model_store.manifest import checked_name
 from training.config import (
     InvalidConfig,
@@ -83,6 +84,9 @@ class StoreOptions:
     """
 
     store: Path = field(default_factory=lambda: Path(os.environ.get("BMAML_STORE", "models")))
+
+    def __post_init__(self) -> None:
+        Store(self.store)  # refuses an address before anything is trained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ class Registry:
         """
         with contextlib.suppress(Shelved):
             return VersionCard.of(self.catalogue.model(name, version).manifest)
-        store = Store(self.settings.store)
+        store = Store(self.settings.store_folder)
         try:
             return await asyncio.to_thread(lambda: VersionCard.of(store.manifest(name, version)))
         except UnknownModel:
@@ -106,7 +106,7 @@ class Registry:
 
     def _load(self, version_id: VersionId) -> Model:
         """Load and warm up a shelved version."""
-        model = Store(self.settings.store).load(*version_id).to(self.device)
+        model = Store(self.settings.store_folder).load(*version_id).to(self.device)
         self._prepare(model)
         with self._lock:
             if version_id in self.catalogue.shelved:
@@ -140,7 +140,7 @@ class Registry:
         """
         with self._lock:
             before = self.catalogue
-            now = before.refreshed(self.settings.store, self.device, self._prepare)
+            now = before.refreshed(self.settings.store_folder, self.device, self._prepare)
             if now is before:
                 return False
             self.catalogue = now

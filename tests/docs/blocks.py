@@ -24,6 +24,7 @@ FENCE = re.compile(
 NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 REASONS = {
     "docker": re.compile(r"docker "),
+    "elsewhere": re.compile(r"file:///tmp/elsewhere"),
     "cluster": re.compile(r"kubectl |helm |bmaml-key "),
     "gpu": re.compile(r"cuda|gpu"),
     "installation": re.compile(
