@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from bmaml import __version__
 from service.engine.worker_pool import WorkerPool
-from service.http import health, pages, problems
+from service.http import health, open_inference, pages, problems
 from service.http.health import Gauges
 from service.http.middleware import layers
 from service.http.openapi import openapi_schema
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
     runtime.metrics.registry.register(Gauges(runtime))
     app.router.routes[:0] = PLAIN_ROUTES
     app.include_router(router)
+    app.include_router(open_inference.router)
     pages.install(app)
     if settings.probe_port is None:
         app.include_router(health.router)

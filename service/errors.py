@@ -80,7 +80,7 @@ KINDS: dict[Kind, tuple[int, str]] = {
     "task-too-large": (413, "The task alone does not fit into the device's memory: ask for fewer rows."),
     "unsupported-media-type": (
         415,
-        "The body is neither JSON nor safetensors, or compressed otherwise than with gzip.",
+        "The body is neither JSON nor safetensors, or compressed otherwise than with gzip or deflate.",
     ),
     "invalid-request": (422, "The body can be read but not answered; `errors` points at the faults."),
     "diverged": (

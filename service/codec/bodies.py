@@ -32,8 +32,8 @@ TENSOR_NAMES = ("support.x", "support.y", "query.x", "query.y", "pool.x", "targe
 """Tensors that a safetensors request may hold, each under its dotted path in JSON."""
 DTYPES: dict[str, DType] = {"F32": "float32", "F64": "float64", "I64": "int64", "U8": "uint8"}
 """Dtypes of a request's tensors, by their codes in safetensors."""
-GZIP_WBITS = 16 + zlib.MAX_WBITS
-"""zlib's `wbits` argument for the gzip format."""
+WBITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""zlib's `wbits` argument for each compression; HTTP's deflate is zlib's format."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8's mark, which some editors and shells write before JSON."""
 
@@ -74,10 +74,15 @@ def parsed(content: bytes, media_type: str, body_type: type[BodyT]) -> BodyT:
             return body_type.model_validate_json(content.removeprefix(BYTE_ORDER_MARK))
         return body_type.model_validate(_from_safetensors(content))
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        if found[0]["type"] == "json_invalid":
-            raise RequestError("not-json", found[0]["msg"][:200]) from None
-        raise invalid("the request body is not valid", *field_errors(found, UNION_TAGS)) from None
+        raise refused(error) from None
+
+
+def refused(error: ValidationError) -> RequestError:
+    """The problem that pydantic's error is for the caller: 400 for what is not JSON, else 422."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return RequestError("not-json", found[0]["msg"][:200])
+    return invalid("the request body is not valid", *field_errors(found, UNION_TAGS))
 
 
 def encoded(response: "DataclassInstance", media_type: str) -> bytes:
@@ -151,14 +156,14 @@ class BodyReader:
 
         Raises:
             RequestError: 413 for a body beyond `max_bytes`; 408 for one that arrives late; 429 where all
-                bodies together exceed `max_total_bytes`; 415 for a compression other than gzip; 400 for a
-                body whose gzip is not valid.
+                bodies together exceed `max_total_bytes`; 415 for a compression other than gzip
+                and deflate; 400 for a packed body that is not valid.
         """
         headers = request.headers
         media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
         compression = headers.get("content-encoding", "identity").strip().lower()
-        if compression not in ("identity", "gzip"):
-            raise RequestError("unsupported-media-type", "bodies come plain or packed with gzip")
+        if compression != "identity" and compression not in WBITS:
+            raise RequestError("unsupported-media-type", "bodies come plain or packed with gzip or deflate")
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:18]) > self._max_bytes:
             raise _too_large(self._max_bytes)
@@ -178,22 +183,22 @@ class BodyReader:
             raise RequestError("too-slow", detail, headers={"Connection": "close"}) from None
         finally:
             self._total_bytes -= len(content)
-        if compression == "gzip":
-            return _decompressed(content, self._max_bytes), media_type
+        if compression in WBITS:
+            return _decompressed(content, compression, self._max_bytes), media_type
         return bytes(content), media_type
 
 
-def _decompressed(content: bytearray, max_bytes: int) -> bytes:
-    """The content of a gzip body; at most one byte beyond the limit is decompressed."""
-    decompressor = zlib.decompressobj(GZIP_WBITS)
+def _decompressed(content: bytearray, compression: str, max_bytes: int) -> bytes:
+    """The content of a packed body; at most one byte beyond the limit is decompressed."""
+    decompressor = zlib.decompressobj(WBITS[compression])
     try:
         decompressed = decompressor.decompress(content, max_bytes + 1)
     except zlib.error:
-        raise RequestError("bad-encoding", "the body is not gzip") from None
+        raise RequestError("bad-encoding", f"the body is not {compression}") from None
     if len(decompressed) > max_bytes:
         raise _too_large(max_bytes)
     if not decompressor.eof or decompressor.unused_data:
-        raise RequestError("bad-encoding", "the gzip body ends early, or goes on after its end")
+        raise RequestError("bad-encoding", f"the {compression} body ends early, or goes on after its end")
     return decompressed
 
 

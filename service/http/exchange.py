@@ -53,11 +53,24 @@ class Exchange(Generic[BodyT]):
             RequestError: any failure that the caller is told.
             CallerLeft: the connection was closed before the answer came.
         """
-        accepted, runtime = time.monotonic(), ready_runtime(request)
         media_type = bodies.reply_type(request.headers.get("accept", ""))
+        return await cls.read(
+            request, media_type, lambda content, sent: bodies.parsed(content, sent, body_type), make_job
+        )
+
+    @classmethod
+    async def read(
+        cls,
+        request: Request,
+        media_type: str,
+        parse: Callable[[bytes, str], BodyT],
+        make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
+    ) -> "Exchange[BodyT]":
+        """As `run`, for a body that `parse` makes of its bytes and their media type."""
+        accepted, runtime = time.monotonic(), ready_runtime(request)
         content, caller = await runtime.body_reader.read(request), request.state.caller
         received = time.monotonic()
-        body = bodies.parsed(*content, body_type)
+        body = parse(*content)
         version = await runtime.registry.model(body.model, body.version, body.posterior)
         if version.manifest.image is None and not isinstance(body.support, EpisodeSupport):
             job = make_job(runtime.decoder, body, version, caller, received)
@@ -72,9 +85,18 @@ class Exchange(Generic[BodyT]):
         )
 
     def reply(self, response: ResponseBody) -> Response:
-        """The reply with this body; its timings go into the header, the log and the trace of the request."""
+        """The reply with this body."""
+        return self.sent(response, bodies.encoded(response, self.media_type), self.media_type)
+
+    def sent(
+        self,
+        response: ResponseBody,
+        content: bytes,
+        media_type: str,
+        headers: dict[str, str] | None = None,
+    ) -> Response:
+        """The reply with these bytes; timings go into the header, the log and the trace of the request."""
         state, job = self.request.state, self.answered.job
-        content = bodies.encoded(response, self.media_type)
         times = response.timing_ms
         timing = state.timing = {phase: getattr(times, phase) for phase in (*PHASES, "total")}
         state.server_timing = ", ".join(f"{phase};dur={ms:.3f}" for phase, ms in timing.items())
@@ -87,7 +109,7 @@ class Exchange(Generic[BodyT]):
             **{f"{phase}_ms": round(timing[phase], 3) for phase in PHASES},
             "batched_tasks": times.batched_tasks,
         }
-        return Response(content, media_type=self.media_type)
+        return Response(content, headers=headers, media_type=media_type)
 
 
 def ready_runtime(request: Request, needs_model: bool = True) -> Runtime:

@@ -94,6 +94,7 @@ class RequestContext:
         head, routed, app = scope["method"] == "HEAD", self._routed(scope), self.app
         if routed["path"] == "":  # the pages' relative links need the slash
             app, routed["path"] = RedirectResponse(f"{self.runtime.settings.root_path}/", 308), "/"
+        state["open_inference"] = problems.open_inference(routed["path"])
         status = 0
 
         async def with_headers(message: Message) -> None:
@@ -135,7 +136,7 @@ class RequestContext:
         path, root_path = scope["path"], self.runtime.settings.root_path
         if root_path and (path == root_path or path.startswith(f"{root_path}/")):
             path = path.removeprefix(root_path)
-        if path.startswith(f"{STABLE_PREFIX}/"):
+        if path.startswith(f"{STABLE_PREFIX}/") and not problems.open_inference(path[len(STABLE_PREFIX) :]):
             path = path.removeprefix(STABLE_PREFIX)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         return {**scope, "method": method, "path": path}
@@ -198,7 +199,7 @@ class RequestContext:
 class Cors(CORSMiddleware):
     """Starlette's CORS layer, whose refusals are problems like all others."""
 
-    EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
+    EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
     """Headers that pages of other hosts may read."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -222,7 +223,12 @@ class Cors(CORSMiddleware):
         return response
 
 
-KEYLESS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
+KEYLESS_PATHS = frozenset(
+    {
+        *("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"),
+        *("/v2/health/live", "/v2/health/ready"),
+    }
+)
 """Paths that need no key: their replies hold nothing that belongs to a caller."""
 KEYLESS_PREFIXES = ("/playground/",)
 """Beginnings of further such paths."""
@@ -262,6 +268,10 @@ NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
 """A version or posterior that a body names, other than null."""
 DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
 """The deadline that a body names, in milliseconds."""
+INFER = re.compile(r"/v2/models/([a-z0-9._-]{1,200})/infer")
+"""The path of an inference by the newest version, with the model's name."""
+TIMEOUT = re.compile(rb'"timeout"\s*:\s*([1-9][0-9]{0,8})')
+"""The deadline of an inference, in microseconds."""
 
 
 @dataclass
@@ -284,12 +294,14 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; 429 where it could not start before its deadline."""
-        adapts = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in REQUESTS
-        if not adapts or self.queue.drain_s < PRESSURE_S:
+        posts = scope["type"] == "http" and scope["method"] == "POST"
+        infers = INFER.fullmatch(scope["path"]) if posts else None
+        adapts = posts and scope["path"] in REQUESTS
+        if not (adapts or infers) or self.queue.drain_s < PRESSURE_S:
             await self.app(scope, receive, send)
             return
         try:
-            first: Message | None = await self._first(receive)
+            first: Message | None = await self._first(receive, infers and infers[1])
         except RequestError as error:
             await problems.response(error, scope["state"])(scope, receive, send)
             return
@@ -301,8 +313,11 @@ class LoadShedding:
 
         await self.app(scope, replayed, send)
 
-    async def _first(self, receive: Receive) -> Message:
+    async def _first(self, receive: Receive, model: str | None) -> Message:
         """The message with the beginning of the body, unless the request cannot start in time.
+
+        Args:
+            model: of an inference, whose path names it.
 
         Raises:
             RequestError: 408 where it does not arrive, 429 where the request has to be refused.
@@ -312,18 +327,22 @@ class LoadShedding:
                 message = await receive()
         except TimeoutError:
             raise RequestError("too-slow", "the body did not arrive in time") from None
-        self._check(message.get("body", b""))
+        self._check(message.get("body", b""), model)
         return message
 
-    def _check(self, body: bytes) -> None:
+    def _check(self, body: bytes, model: str | None) -> None:
         short = len(body) <= 2 * SEARCHED_BYTES
         searched = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
         if NAMED.search(searched):
             return  # perhaps of a version with a lane of its own
-        named, wanted = MODEL.search(searched), DEADLINE.search(searched)
-        versions = self.registry.catalogue.models.get(named[1].decode()) if named else None
-        if versions:
-            within_ms = int(wanted[1]) if wanted else self.deadline_ms
+        within_ms: float = self.deadline_ms
+        if model is None:
+            named, wanted = MODEL.search(searched), DEADLINE.search(searched)
+            model = named[1].decode() if named else ""
+            within_ms = int(wanted[1]) if wanted else within_ms
+        elif wanted := TIMEOUT.search(searched):
+            within_ms = int(wanted[1]) / 1000
+        if versions := self.registry.catalogue.models.get(model):
             # The request has already waited, unseen, for as long as the event loop is late.
             within_s = within_ms / 1000 - self.metrics.lag_s
             self.queue.check_admission(versions[max(versions)].sha256, within_s)

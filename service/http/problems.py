@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
 from model_store import InvalidName, UnknownModel
+from service.codec.open_inference.decode import error_body
 from service.errors import (
     KINDS,
     MAX_DETAIL_CHARS,
@@ -77,6 +78,11 @@ def install(app: FastAPI) -> None:
         return _reply(request, problem, error.status_code)
 
 
+def open_inference(path: str) -> bool:
+    """Whether a path is one of the Open Inference Protocol, which has its own form of failures."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
 def request_error(error: BmamlError) -> RequestError:
     """The problem that an error of the method, the store or the service is for the caller."""
     if isinstance(error, RequestError):
@@ -110,11 +116,16 @@ def document(error: RequestError, request_id: str, status: int | None = None) ->
 
 
 def response(error: RequestError, state: dict[str, Any], status: int | None = None) -> Response:
-    """The problem reply; the request's state gets its kind, for log and metrics."""
+    """The problem reply, or that of the Open Inference Protocol under its paths.
+
+    The request's state gets the problem's kind, for log and metrics.
+    """
     state["problem"] = error.kind
     headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if state.get("open_inference"):
+        return Response(error_body(error), status or error.status, headers, media_type="application/json")
     text = document(error, state.get("request_id", ""), status)
     return Response(text, status or error.status, headers, media_type=MEDIA_TYPE)
 

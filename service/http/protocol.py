@@ -9,6 +9,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.codec.open_inference.decode import error_body
 from service.errors import RequestError
 from service.http import problems
 from service.ops.metrics import Metrics
@@ -185,9 +186,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         name = uuid.uuid4().hex
-        body = problems.document(error, name)
+        body, media_type = problems.document(error, name), problems.MEDIA_TYPE
+        path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
+        if problems.open_inference(path.removeprefix(self.settings.root_path)):
+            body, media_type = error_body(error), "application/json"
         headers = [
-            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-type", media_type.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", name.encode()),
             (b"connection", b"close"),

@@ -30,6 +30,7 @@ REASONS = {
     "installation": re.compile(
         r"(?:make [a-z]+|(?:npm|pip) install .*|\.venv/bin/pip install .*|source \S+/activate)$"
     ),
+    "tritonclient": re.compile(r""),
 }
 """Why a block may go unrun, and what every command of such a block looks like."""
 

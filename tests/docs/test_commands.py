@@ -30,7 +30,14 @@ COMMANDS = {
     "bmaml-serve": "service",
     "bmaml-key": "service.keys",
 }
-ASKING = ["README.md", "docs/client.md", "docs/api.md", "docs/uncertainty.md", "docs/versioning.md"]
+ASKING = [
+    "README.md",
+    "docs/client.md",
+    "docs/api.md",
+    "docs/uncertainty.md",
+    "docs/versioning.md",
+    "docs/open-inference.md",
+]
 """Pages whose commands ask a service with the shipped versions."""
 SERVING = ["docs/security.md"]
 """Pages that start their own."""

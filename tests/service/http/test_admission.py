@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import threading
+import zlib
 
 import httpx
 import pytest
@@ -31,6 +32,22 @@ def kind(reply):
 def test_a_packed_body_is_answered_like_a_plain_one(client):
     plain, packed = post(client, TEXT), post(client, gzip.compress(TEXT), content_encoding="gzip")
     assert packed.json()["prediction"] == plain.json()["prediction"]
+    deflated = post(client, zlib.compress(TEXT), content_encoding="deflate")
+    assert deflated.json()["prediction"] == plain.json()["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "named"),
+    [
+        (zlib.compress(b" " * 50_000_000), 413, "body-too-large"),
+        (zlib.compress(TEXT)[:-9], 400, "bad-encoding"),
+        (gzip.compress(TEXT), 400, "bad-encoding"),
+    ],
+    ids=["bomb", "cut short", "gzip"],
+)
+def test_a_deflated_body_has_the_same_limit(client, content, status, named):
+    reply = post(client, content, content_encoding="deflate")
+    assert (reply.status_code, kind(reply)) == (status, named)
 
 
 @pytest.mark.parametrize(
