@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from tyro.conf import DisallowNone, OmitArgPrefixes, arg
@@ -222,7 +222,9 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
         else:
             _print(evaluate_classes(model, Images(config, seed)))
     else:
-        _print(evaluate_numbers(model, _held_out(model, published), steps))
+        tasks = _regression_tasks(model, published)
+        groups = tasks.rows.groups[tasks.held_out_tasks()] if isinstance(tasks, Table) else None
+        _print(evaluate_numbers(model, tasks.held_out(), steps, groups))
 
 
 def plot(published: PublishedVersion) -> None:
@@ -238,7 +240,7 @@ def plot(published: PublishedVersion) -> None:
     if isinstance(model.learner, Policy):
         drawn = policy_plots.draw(model, model.learner, _world_tasks(model, published.data), folder)
     else:
-        drawn = plots.draw(model, _held_out(model, published), folder)
+        drawn = plots.draw(model, _regression_tasks(model, published).held_out(), folder)
     for path in drawn:
         print(path)
 
@@ -285,16 +287,16 @@ def _published(folder: Path, name: str, version: int | None = None) -> tuple[Mod
     return Store(SHIPPED).load(name, version), SHIPPED
 
 
-def _held_out(model: Model, published: PublishedVersion) -> Any:
+def _regression_tasks(model: Model, published: PublishedVersion) -> Sinusoid | Table:
     if published.data == "sinusoid":
         shots = published.shots or Shots(10, 10)
-        return Sinusoid(SinusoidConfig(shots), model.manifest.seed).held_out()
+        return Sinusoid(SinusoidConfig(shots), model.manifest.seed)
     config, all_held_out = _table_config(model, published)
     columns = (model.manifest.inputs, model.manifest.outputs)
     tasks = Table(config, model.manifest.seed, columns, all_held_out=all_held_out)
     _print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
-    return tasks.held_out()
+    return tasks
 
 
 def _table_of_classes(model: Model, published: PublishedVersion) -> Table | Vectors:

@@ -11,12 +11,12 @@ from torch.nn.functional import logsigmoid
 from bmaml.blocks import blocks
 from bmaml.densities import LOG_2PI
 from bmaml.embedding import ConvNet
-from bmaml.learners import Learner
+from bmaml.learners import Learned, Learner
 from bmaml.learners.surprise import GROUPS, LEAST_SHARES, LOG_NOTHING, SURPRISING
 from bmaml.predictive import Predictive
 from bmaml.task import TaskBatch
 from training.families import Family
-from training.loop import TASKS_PER_BLOCK, validation_nlls
+from training.loop import TASKS_PER_BLOCK, task_nlls
 
 ROUNDS = 2
 """Searches of each scalar where there are several, since each is fitted with the others fixed."""
@@ -60,15 +60,16 @@ def calibrated(
     """
     found = dict(learned)
     tasks = _EmbeddedValidation(family, learned, embedding)
+    looks = Looks(learner.known, learned, tasks)
     if "pooled" in _groups(learned):
-        found["log_shares"] = with_pooled_share(learner, found, tasks)
+        found["log_shares"] = with_pooled_share(found, looks)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
 
         def nlls(shift: float, name: str = name, trained: Tensor = trained) -> Tensor:
             """The NLL of each validation task, a mean over its draws."""
-            each = validation_nlls(learner.known, {**found, name: trained + shift}, tasks)
+            each = looks.nlls({**found, name: trained + shift})
             return each.double().view(-1, tasks.validation_tasks).mean(0)
 
         scalar = learner.calibrated[name]
@@ -87,9 +88,9 @@ def calibrated(
     if "log_softened" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
     if "pooled" in _groups(learned):
-        found["log_shares"] = with_pooled_share(learner, found, tasks)
+        found["log_shares"] = with_pooled_share(found, looks)
     if "log_softened" in found:
-        found["log_softened"] = calibrated_softening(learner, found, tasks)
+        found["log_softened"] = calibrated_softening(found, Looks(learner, found, tasks))
     return found
 
 
@@ -100,15 +101,16 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has
     less than its share in `LEAST_SHARES`: that no validation task needed it does not rule it out.
     """
-    shares = learned["log_shares"].exp()
+    shares = learned["log_shares"].double().exp()
     surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
+    with torch.no_grad():
+        explained = torch.cat(
+            [learner.adapt(learned, part.all_examples()).group_weights for part in _parts(family)]
+        )
+    evidence = explained.double() / shares  # of the groups, each task's up to a factor
     for _ in range(SHARE_ROUNDS):
-        with torch.no_grad():
-            trial = {**learned, "log_shares": shares.log()}
-            explained = torch.cat(
-                [learner.adapt(trial, part.all_examples()).group_weights for part in _parts(family)]
-            )
-        shares = _with_least_shares(explained.mean(0))
+        explained = evidence * shares
+        shares = _with_least_shares((explained / explained.sum(-1, keepdim=True)).mean(0))
     error = (shares * (1 - shares) / family.validation_tasks).sqrt()
     lower = torch.where(surprising, shares - error, shares)
     rest = 1 - lower[surprising].sum()
@@ -131,7 +133,7 @@ def _with_least_shares(shares: Tensor) -> Tensor:
     return torch.where(raised, least, lowered)
 
 
-def with_pooled_share(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
+def with_pooled_share(learned: dict[str, Tensor], looks: "Looks") -> Tensor:
     """Log prior weights of the groups, particles against pooled processes as the validation tasks prefer.
 
     The evidence of whole tasks says which group explains them; what counts is how a few rows are answered.
@@ -148,37 +150,53 @@ def with_pooled_share(learner: Learner[Any], learned: dict[str, Tensor], family:
         return logs
 
     def nlls(logit: float) -> Tensor:
-        return answered_nlls(learner.known, {**learned, "log_shares": divided(logit)}, family)
+        return looks.answered_nlls({**learned, "log_shares": divided(logit)})
 
     return divided(golden_section_search(nlls, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT))
 
 
-def calibrated_softening(
-    learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
-) -> Tensor:
+def calibrated_softening(learned: dict[str, Tensor], looks: "Looks") -> Tensor:
     """The logarithm of the softened share of the weights that suits the answered mean and variance best."""
 
     def mean_nll(log_share: float) -> float:
         trial = {**learned, "log_softened": torch.tensor(log_share)}
-        return float(answered_nlls(learner, trial, family).mean())
+        return float(looks.answered_nlls(trial).mean())
 
     return torch.tensor(min((LOG_NOTHING, *map(math.log, SOFTENED_SHARES)), key=mean_nll))
 
 
-def answered_nlls(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
-    """The NLL of each validation task under a normal with the answered mean and variance, `[task]`.
+class Looks:
+    """The validation tasks, looked at again and again in a search after training.
 
-    Unlike the mixture's own, it shows whether the answered standard deviation can be relied on.
+    Args:
+        learned: the learned tensors; see `Learner.looks` for those that may differ from look to look.
     """
-    totals = []
-    with torch.no_grad():
-        for part in _parts(family):
-            belief = learner.predict(learner.adapt(learned, part.support), part.query.x)
-            assert isinstance(belief, Predictive)
-            variance, mask = belief.variance(), part.query.mask.unsqueeze(-1)
-            each = 0.5 * ((part.query.y - belief.mean()).square() / variance + variance.log() + LOG_2PI)
-            totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
-    return torch.cat(totals).double()
+
+    def __init__(self, learner: Learner[Any], learned: Learned, family: _ValidationTasks) -> None:
+        with torch.no_grad():
+            self._parts = [
+                (learner.looks(learned, part.support, part.query.x), part.query) for part in _parts(family)
+            ]
+
+    def nlls(self, learned: Learned) -> Tensor:
+        """The NLL of each validation task, `[task]`."""
+        with torch.no_grad():
+            return torch.cat([task_nlls(look(learned), query) for look, query in self._parts]).double()
+
+    def answered_nlls(self, learned: Learned) -> Tensor:
+        """The NLL of each validation task under a normal with the answered mean and variance, `[task]`.
+
+        Unlike the mixture's own, it shows whether the answered standard deviation can be relied on.
+        """
+        totals = []
+        with torch.no_grad():
+            for look, query in self._parts:
+                belief = look(learned)
+                assert isinstance(belief, Predictive)
+                variance, mask = belief.variance(), query.mask.unsqueeze(-1)
+                each = 0.5 * ((query.y - belief.mean()).square() / variance + variance.log() + LOG_2PI)
+                totals.append(torch.where(mask, each, 0).sum((1, 2)) / mask.expand_as(each).sum((1, 2)))
+        return torch.cat(totals).double()
 
 
 def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:

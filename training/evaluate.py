@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples, TaskBatch
 from bmaml.transformed import Transformed
 from model_store.model import Model
+from training.families.splits import Indices
+from training.standard_errors import error_of_mean, error_of_median
 
 COVERAGE_LEVELS = (0.5, 0.8, 0.9, 0.95)
 TASKS_PER_BLOCK = 10
@@ -37,17 +39,22 @@ class Evaluation:
             of the 90 % interval) and effective_particles; where the model answers conformal intervals of
             90 %, conformal_coverage_90. Several outputs have metrics of their own, as `flow.nll`: no mean
             over units says anything.
+        standard_errors: of the metrics whose tasks are a sample of all there could be, by name.
     """
 
     tasks: int
     metrics: dict[str, float]
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = None) -> Evaluation:
+def evaluate(
+    model: Model, batches: Iterable[TaskBatch], steps: int | None = None, groups: Indices | None = None
+) -> Evaluation:
     """The metrics of a model on batches of tasks, after adaptation to every support set.
 
     Args:
         steps: inner steps; None takes the learner's.
+        groups: the group of each task, `[task]`; None takes tasks for independent.
     """
     scores: list[dict[str, Tensor]] = []
     with torch.no_grad():
@@ -65,7 +72,7 @@ def evaluate(model: Model, batches: Iterable[TaskBatch], steps: int | None = Non
                     own_scale = model.on_own_scale(standardised)
                     held = conformal_coverage(model, own_scale, TaskBatch(part.support, query))
                     scores[-1] |= _by_output("conformal_coverage_90", held, outputs)
-    return mean_metrics({name: torch.cat([score[name] for score in scores]) for name in scores[0]})
+    return mean_metrics({name: torch.cat([score[name] for score in scores]) for name in scores[0]}, groups)
 
 
 def metrics_by_task(
@@ -141,14 +148,22 @@ def _mean_crps(belief: Predictive | Transformed, query: Examples) -> Tensor:
     return belief.at_rows(rows.squeeze(-1)).crps(y).mean(1)
 
 
-def mean_metrics(scores: dict[str, Tensor]) -> Evaluation:
-    """The means over tasks of metrics by name, each `[task]`."""
+def mean_metrics(scores: dict[str, Tensor], groups: Indices | None = None) -> Evaluation:
+    """The means over tasks of metrics by name, each `[task]`, and their standard errors.
+
+    Args:
+        groups: the group of each task, `[task]`; None takes tasks for independent.
+    """
     metrics = {name: float(values.double().mean()) for name, values in scores.items()}
+    errors = {name: error_of_mean(values, groups) for name, values in scores.items()}
     for name, values in scores.items():
         if (output := name.removesuffix("mse")) != name and not output.endswith("particle_"):
             metrics[f"{output}median_mse"] = float(values.double().median())
-            metrics[f"{output}rmse"] = math.sqrt(metrics[name])
-    return Evaluation(len(next(iter(scores.values()))), dict(sorted(metrics.items())))
+            errors[f"{output}median_mse"] = error_of_median(values, groups)
+            metrics[f"{output}rmse"] = root = math.sqrt(metrics[name])
+            errors[f"{output}rmse"] = errors[name] / (2 * root) if root else 0.0
+    tasks = len(next(iter(scores.values())))
+    return Evaluation(tasks, dict(sorted(metrics.items())), dict(sorted(errors.items())))
 
 
 def _in_callers_units(model: Model, examples: Examples) -> Examples:

@@ -1,15 +1,18 @@
 """Likelihood, accuracy and calibration of a classifier whose classes mean the same in every task."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bmaml.blocks import blocks
 from model_store.model import Model
-from training.calibration_error import expected_calibration_error
+from training.calibration_error import CALIBRATION_BINS, expected_calibration_error
 from training.evaluate import Evaluation
-from training.families.table import Table
+from training.families.table import Table, task_of_rows
+from training.standard_errors import jackknifed_error
 
 SHOTS = (0, 1, 3, 8)
 """Support rows of the published figures."""
@@ -28,17 +31,38 @@ class _Scores:
     Attributes:
         probabilities, truth: `[row, class]`, the truth one-hot.
         weights: of each row, `[row]`; equal within a task and in sum over it, 1 in total.
-        support_sets: how many there are.
+        group: the place of each row's group of tasks, `[row]`.
     """
 
     probabilities: Tensor
     truth: Tensor
     weights: Tensor
-    support_sets: int
+    group: Tensor
 
     def mean(self, values: Tensor) -> float:
         """The mean of values `[row]` within each task first, then over tasks."""
         return float((self.weights * values.double()).sum())
+
+    def error(self, values: Tensor) -> float:
+        """The standard error of the same, with the groups of tasks as independent."""
+        return self._jackknifed((self.weights * values.double()).unsqueeze(-1), lambda sums: sums[..., 0])
+
+    def calibration_error(self, right: Tensor, confidence: Tensor) -> tuple[float, float]:
+        """The expected calibration error and its standard error; see `expected_calibration_error`."""
+        bins = (confidence.double() * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
+        gaps = (self.weights * (confidence.double() - right)).unsqueeze(-1)
+        by_bin = torch.zeros(len(bins), CALIBRATION_BINS, dtype=torch.float64).scatter(
+            1, bins.unsqueeze(-1), gaps
+        )
+        error = self._jackknifed(by_bin, lambda sums: sums.abs().sum(-1))
+        return expected_calibration_error(right, confidence, self.weights), error
+
+    def _jackknifed(self, values: Tensor, figure: Callable[[Tensor], Tensor]) -> float:
+        """The standard error of a figure of weighted sums of values `[row, part]`, over their weight."""
+        groups = int(self.group.max()) + 1
+        parts = torch.cat([values, self.weights.unsqueeze(-1)], -1)
+        sums = parts.new_zeros(groups, parts.shape[-1]).index_add(0, self.group, parts)
+        return jackknifed_error(lambda left: figure(left[..., :-1]) / left[..., -1], sums)
 
 
 def evaluate_fixed_classes(model: Model, family: Table, steps: int | None = None) -> Evaluation:
@@ -52,46 +76,43 @@ def evaluate_fixed_classes(model: Model, family: Table, steps: int | None = None
     Args:
         steps: inner steps; None takes the learner's.
     """
-    tasks = int((family.rows.roles == "test").sum())
+    tasks = len(family.held_out_tasks())
     trained = bool((family.rows.roles == "train").any())
     frequencies = class_frequencies(family)
     ordered = model.manifest.target is not None and model.manifest.target.ordered
     metrics: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for shots in SHOTS:
-        there = int(((family.rows.roles == "test") & (family.rows.counts > shots)).sum())
-        if not there:
+        chosen = family.held_out_tasks(shots)
+        if not (there := len(chosen)):
             continue
         scores = _scores(model, family, shots, max(1, MIN_SUPPORT_SETS // there), steps)
         truth, best = scores.truth, scores.probabilities.max(-1)
         right = truth.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
-        found = {
-            "nll": scores.mean(-(scores.probabilities * truth).sum(-1).log()),
-            "accuracy": scores.mean(right),
-            "ece": expected_calibration_error(right, best.values, scores.weights),
-        }
+        values = {"nll": -(scores.probabilities * truth).sum(-1).log(), "accuracy": right}
         if trained:
-            found["frequencies_nll"] = scores.mean(-(frequencies * truth).sum(-1).log())
+            values["frequencies_nll"] = -(frequencies * truth).sum(-1).log()
         if ordered:
-            misses = (scores.probabilities - truth).cumsum(-1)[:, :-1]
-            found["rps"] = scores.mean(misses.square().sum(-1))
-        metrics |= {f"{name}_{shots}rows": value for name, value in found.items()}
+            values["rps"] = (scores.probabilities - truth).cumsum(-1)[:, :-1].square().sum(-1)
+        metrics |= {f"{name}_{shots}rows": scores.mean(each) for name, each in values.items()}
+        errors |= {f"{name}_{shots}rows": scores.error(each) for name, each in values.items()}
+        ece, error = scores.calibration_error(right, best.values)
+        metrics[f"ece_{shots}rows"], errors[f"ece_{shots}rows"] = ece, error
         if there < tasks:
             metrics[f"tasks_{shots}rows"] = there
-    return Evaluation(tasks, metrics)
+    return Evaluation(tasks, metrics, errors)
 
 
 def class_frequencies(family: Table) -> Tensor:
     """The frequency of each class in the rows of the training tasks, never zero, `[class]`."""
     counts = torch.full((len(family.labels),), SMOOTHING, dtype=torch.float64)
-    rows = family.rows
-    for start, count, role in zip(rows.starts, rows.counts, rows.roles, strict=True):
-        if role == "train":
-            counts += torch.from_numpy(rows.y[start : start + count].sum(0))
+    trained = np.isin(task_of_rows(family.rows), np.flatnonzero(family.rows.roles == "train"))
+    counts += torch.from_numpy(family.rows.y[trained].sum(0))
     return counts / counts.sum()
 
 
 def _scores(model: Model, family: Table, shots: int, draws: int, steps: int | None) -> _Scores:
-    probabilities, truth, weights, support_sets = [], [], [], 0
+    probabilities, truth, weights, counts = [], [], [], []
     with torch.no_grad():
         for batch in family.held_out_at(shots, draws):
             for block in blocks(len(batch), TASKS_PER_BLOCK):
@@ -103,7 +124,9 @@ def _scores(model: Model, family: Table, shots: int, draws: int, steps: int | No
                 probabilities.append(found[mask])
                 truth.append(part.query.y[mask].double())
                 weights.append(each[mask].double())
-                support_sets += len(part)
+                counts.append(mask.sum(1))
+    _, groups = np.unique(family.rows.groups[family.held_out_tasks(shots)], return_inverse=True)
+    group = torch.from_numpy(groups).repeat(draws).repeat_interleave(torch.cat(counts))
     return _Scores(
-        torch.cat(probabilities), torch.cat(truth), torch.cat(weights) / support_sets, support_sets
+        torch.cat(probabilities), torch.cat(truth), torch.cat(weights) / (len(groups) * draws), group
     )

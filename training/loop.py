@@ -25,7 +25,8 @@ from bmaml.blocks import blocks
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Learned, Learner, Policy
-from bmaml.task import TaskBatch
+from bmaml.learners.interface import Belief
+from bmaml.task import Examples, TaskBatch
 from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
 from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
@@ -227,9 +228,14 @@ def validation_nlls(
                 if embedding is not None:
                     batch = embedding.embedded(learned, batch, training=False)
                 belief = learner.predict(learner.adapt(learned, batch.support), batch.query.x)
-                logs, mask = belief.log_density(batch.query.y), batch.query.mask.unsqueeze(-1)
-                totals.append(-torch.where(mask, logs, 0).sum((1, 2)) / mask.expand_as(logs).sum((1, 2)))
+                totals.append(task_nlls(belief, batch.query))
     return torch.cat(totals)
+
+
+def task_nlls(belief: Belief, query: Examples) -> Tensor:
+    """The NLL of each task, a mean over its values, `[task]`."""
+    logs, mask = belief.log_density(query.y), query.mask.unsqueeze(-1)
+    return -torch.where(mask, logs, 0).sum((1, 2)) / mask.expand_as(logs).sum((1, 2))
 
 
 def _initial_state(

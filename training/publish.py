@@ -34,8 +34,6 @@ CARD = """# {name}
 
 ## Measured on {tasks} held-out tasks
 
-| figure | value |
-|---|---|
 {figures}
 
 {reading}
@@ -136,7 +134,8 @@ def publish(
         prior = check_prior(model, tasks, config.seed)
         if prior.worse:
             print(f"warning: {prior.sentence}", file=sys.stderr)
-        evaluation = evaluate(unpublished(described, learner, learned), tasks.held_out())
+        groups = tasks.rows.groups[tasks.held_out_tasks()] if isinstance(tasks, Table) else None
+        evaluation = evaluate(unpublished(described, learner, learned), tasks.held_out(), groups=groups)
         card = _regression_card(described, tasks, evaluation, prior, note) + _conformal_section(
             described, evaluation
         )
@@ -188,6 +187,7 @@ def _regression_card(
         limits=_sentences(
             *(f"{described}." for described in map(described_target, family.outputs) if described),
             f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+            _sampling(family),
             prior.sentence,
             note,
         ),
@@ -276,9 +276,16 @@ def _table_of_classes_card(
         limits=_sentences(
             f"Classes and their shares of the training rows: {shares}.",
             f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+            _sampling(family),
             note,
         ),
     )
+
+
+def _sampling(family: PublishableFamily) -> str:
+    """The sentence on the tasks that figures rest on; empty where these are all."""
+    sentence = family.sampling if isinstance(family, Table) else ""
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
 def _classification_card(
@@ -335,7 +342,18 @@ def _card(
         seed=described["seed"],
         code_version=described["code_version"],
         tasks=evaluation.tasks,
-        figures="\n".join(f"| {name} | {value:.4g} |" for name, value in evaluation.metrics.items()),
+        figures="\n".join(_figures(evaluation)),
         reading=reading,
         limits=limits,
     )
+
+
+def _figures(evaluation: Evaluation) -> Iterator[str]:
+    """The card's table of figures, with standard errors where there are some."""
+    errors = evaluation.standard_errors
+    yield "| figure | value | standard error |" if errors else "| figure | value |"
+    yield "|---|---|---|" if errors else "|---|---|"
+    for name, value in evaluation.metrics.items():
+        error = errors.get(name, math.nan)
+        told = "" if not errors else " – |" if math.isnan(error) else f" {error:.2g} |"
+        yield f"| {name} | {value:.4g} |{told}"

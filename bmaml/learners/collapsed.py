@@ -30,7 +30,7 @@ the prior: particles that are trained to explain tasks with rows need not spread
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -210,17 +210,18 @@ class Collapsed(Learner[CollapsedPosterior]):
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> CollapsedPosterior:
         """Condition every last layer on the support set, after `steps` moves of the features."""
-        return self._adapt(learned, support, steps, 0.0)
+        return self._adapt(learned, support, steps, 0.0)[0]
 
     def adapt_pruned(
         self, learned: Learned, support: Examples, negligible: float, steps: int | None = None
     ) -> CollapsedPosterior:
         """The posterior without negligible hypotheses; last layers of dropped particles are not computed."""
-        return self._adapt(learned, support, steps, negligible)
+        return self._adapt(learned, support, steps, negligible)[0]
 
     def _adapt(
         self, learned: Learned, support: Examples, steps: int | None, negligible: float
-    ) -> CollapsedPosterior:
+    ) -> tuple[CollapsedPosterior, Float[Tensor, "task hypothesis"]]:
+        """The posterior without negligible hypotheses, and the log evidence of all of them."""
         particles = learned["initial"].unsqueeze(0)
         steps = self.steps if steps is None else steps
         if steps:
@@ -234,16 +235,14 @@ class Collapsed(Learner[CollapsedPosterior]):
         layers = self._conditioned(particles, slopes, hidden, prior_mean, support)
         processes = self._processes(learned)
         others = None if processes is None else processes.condition(support)
-        weights = self._log_weights(learned, layers, others, support)
-        group_weights = layout.group_weights(weights)
-        if self.surprise is not None:
-            weights = softened(layout, learned, weights, self.surprise.softening)
+        evidence = self._evidence_of_hypotheses(layers, others, support)
+        weights, group_weights = self._weights(learned, evidence, support)
         kept = KeptHypotheses.of(layout, weights, negligible)
         particles = kept.own.taken(particles)
         mean, seen, spent = kept.own.posterior(layers)
         units, dtype = math.sqrt(self.network.feature_size + 1), support.x.dtype
         prior_mean = torch.cat(self.network.unpack(weights_of(particles))[-1], -2)
-        return CollapsedPosterior(
+        posterior = CollapsedPosterior(
             log_weights=kept.log_weights.to(dtype),
             owner=kept.owner,
             scales=kept.scales.to(dtype),
@@ -257,9 +256,36 @@ class Collapsed(Learner[CollapsedPosterior]):
             log_widening=learned["log_widening"],
             log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
         )
+        return posterior, evidence
 
     def predict(self, posterior: CollapsedPosterior, x: Inputs, joint: bool = False) -> Predictive:
         """The mixture of the hypotheses' exact predictions, in x's precision."""
+        own, remaining = self._own_moments(posterior, x, joint)
+        own = own.widened(remaining, posterior.log_widening, posterior.log_prior_widening)
+        return posterior.mixture(own, posterior.process_moments(x, joint), x)
+
+    def looks(self, learned: Learned, support: Examples, x: Inputs) -> Callable[[Learned], Predictive]:
+        """The prediction as a function of weights and widenings; the layers' moments are computed once."""
+        if self.steps:
+            return super().looks(learned, support, x)
+        posterior, evidence = self._adapt(learned, support, 0, 0.0)
+        own, remaining = self._own_moments(posterior, x, False)
+        processes = posterior.process_moments(x, False, widen=False)
+
+        def look(trial: Learned) -> Predictive:
+            weights, _ = self._weights(trial, evidence, support)
+            parameters = self._processes(trial)
+            moved = replace(posterior, log_weights=weights.to(x.dtype), processes=parameters)
+            prior_widening = trial.get("log_prior_widening", posterior.log_prior_widening)
+            own_widened = own.widened(remaining, trial["log_widening"], prior_widening)
+            return moved.mixture(own_widened, moved.widened_processes(processes, x), x)
+
+        return look
+
+    def _own_moments(
+        self, posterior: CollapsedPosterior, x: Inputs, joint: bool
+    ) -> tuple[LayerMoments, Tensor]:
+        """The particles' predictions before any widening, and the share of the epistemic variance left."""
         hidden = self.network.features(weights_of(posterior.particles), x)
         means = affine(hidden, posterior.head[..., :-1, :], posterior.head[..., -1:, :])
         precision = posterior.particles[..., -1].exp()[..., None, None] * (self.network.feature_size + 1)
@@ -270,15 +296,9 @@ class Collapsed(Learner[CollapsedPosterior]):
             left = hidden - known @ posterior.spent[..., :-1, :].mT
             left_of_one = 1 - known @ posterior.spent[..., -1:, :].mT
             within = (_squared_norm(left) + left_of_one.square()) / precision
-        remaining = within / prior
-        widening = ((1 - remaining) * posterior.log_widening).exp()
-        epistemic_widening = widening * (remaining * posterior.log_prior_widening).exp()
         noise = self._noise(posterior.particles, posterior.noise_slopes, hidden).unsqueeze(-1)
-        root = None
-        if joint:
-            root = torch.cat([left, left_of_one], -1) * (epistemic_widening * precision.rsqrt())
-        own = LayerMoments(means, widening.square() * noise, epistemic_widening.square() * within, root)
-        return posterior.mixture(own, x)
+        root = torch.cat([left, left_of_one], -1) * precision.rsqrt() if joint else None
+        return LayerMoments(means, noise, within, root), within / prior
 
     def effective_particles(self, posterior: CollapsedPosterior) -> PerTask:
         """1 / Σ weight², the hypotheses of a layer counted together."""
@@ -321,23 +341,31 @@ class Collapsed(Learner[CollapsedPosterior]):
         each = hypotheses.evidence(layers.misfit, layers.log_volume, support.counts(), self.network.outputs)
         return each.unflatten(1, (self.particles, -1)).logsumexp(-1) - math.log(len(self.scales))
 
-    def _log_weights(
-        self,
-        learned: Learned,
-        layers: ConditionedLayers,
-        processes: ConditionedProcesses | None,
-        support: Examples,
+    def _evidence_of_hypotheses(
+        self, layers: ConditionedLayers, processes: ConditionedProcesses | None, support: Examples
     ) -> Float[Tensor, "task hypothesis"]:
-        """Logarithms of the weights of all hypotheses."""
+        """The logarithm of every hypothesis's evidence; zero where evidence does not count."""
         if not self.evidence_weights:
-            nothing = layers.misfit.new_zeros(len(support), len(self.layout.hypotheses))
-            return nothing.log_softmax(-1)
+            return layers.misfit.new_zeros(len(support), len(self.layout.hypotheses))
         misfit, volume, rows = layers.misfit, layers.log_volume, support.counts()
         if processes is not None:
             misfit = torch.cat([misfit, processes.layers.misfit], 1)
             volume = torch.cat([volume, processes.layers.log_volume], 1)
-        evidence = self.layout.evidence(misfit, volume, rows, self.network.outputs)
-        return log_weights(self.layout, learned, evidence, evidence_exponent(learned, rows, self.correlated))
+        return self.layout.evidence(misfit, volume, rows, self.network.outputs)
+
+    def _weights(
+        self, learned: Learned, evidence: Float[Tensor, "task hypothesis"], support: Examples
+    ) -> tuple[Float[Tensor, "task hypothesis"], Float[Tensor, "task group"]]:
+        """Logarithms of the weights of all hypotheses, and the weights of their groups before softening."""
+        if not self.evidence_weights:
+            weights = evidence.log_softmax(-1)
+            return weights, self.layout.group_weights(weights)
+        exponent = evidence_exponent(learned, support.counts(), self.correlated)
+        weights = log_weights(self.layout, learned, evidence, exponent)
+        group_weights = self.layout.group_weights(weights)
+        if self.surprise is not None:
+            weights = softened(self.layout, learned, weights, self.surprise.softening)
+        return weights, group_weights
 
     def _processes(self, learned: Learned) -> Processes | None:
         """The process layers; None without any."""

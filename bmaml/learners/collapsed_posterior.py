@@ -34,6 +34,27 @@ class LayerMoments:
     within: Tensor
     root: Float[Tensor, "task layer row rank"] | None
 
+    def widened(self, remaining: Tensor, log_widening: Tensor, log_prior_widening: Tensor) -> "LayerMoments":
+        """The moments with standard deviations times ω^(1 − v/v₀), the epistemic ones also times ω₀^(v/v₀).
+
+        Args:
+            remaining: v/v₀, `[task, layer, row, 1]`.
+        """
+        widening = ((1 - remaining) * log_widening).exp()
+        epistemic_widening = widening * (remaining * log_prior_widening).exp()
+        return LayerMoments(
+            self.means,
+            widening.square() * self.noise,
+            epistemic_widening.square() * self.within,
+            None if self.root is None else self.root * epistemic_widening,
+        )
+
+    def scaled(self, factor: Tensor) -> "LayerMoments":
+        """The moments with all standard deviations times a factor, `[task, layer, 1, 1]`."""
+        square = factor.square()
+        root = None if self.root is None else self.root * factor
+        return LayerMoments(self.means, self.noise * square, self.within * square, root)
+
 
 @dataclass(frozen=True)
 class CollapsedPosterior(Posterior):
@@ -105,9 +126,8 @@ class CollapsedPosterior(Posterior):
         moved = [replace(part, owner=part._place(own)) for part in parts]
         return super().joined(moved)
 
-    def mixture(self, own: LayerMoments, x: Inputs) -> Predictive:
-        """The mixture of all hypotheses at rows x, given the predictions of the particles."""
-        processes = self._predict_processes(x, own.root is not None)
+    def mixture(self, own: LayerMoments, processes: LayerMoments | None, x: Inputs) -> Predictive:
+        """The mixture of all hypotheses at rows x, given the predictions of particles and processes."""
         layers = [own] if processes is None else [own, processes]
         variances = self._per_hypothesis([torch.cat([each.noise, each.within], -1) for each in layers])
         variances = variances * self.scales.square()[..., None, None]
@@ -125,8 +145,12 @@ class CollapsedPosterior(Posterior):
         total = values.new_zeros(len(values), self.head.shape[1] + processes)
         return total.scatter_add(1, self.owner.expand(len(values), -1), values)
 
-    def _predict_processes(self, x: Inputs, joint: bool) -> LayerMoments | None:
-        """The predictions of the processes; None where none has weight."""
+    def process_moments(self, x: Inputs, joint: bool, widen: bool = True) -> LayerMoments | None:
+        """The predictions of the processes; None where none has weight.
+
+        Args:
+            widen: multiply their standard deviations by the factor that calibration found.
+        """
         if self.process_head is None or not self.process_head.shape[1]:
             return None
         assert self.processes is not None
@@ -136,11 +160,20 @@ class CollapsedPosterior(Posterior):
         layers = self.process_layers
         maps = gathered(self.processes.map_of_layers(x).unsqueeze(0), layers)
         features = gathered(self.processes.features(x), maps)
-        widening = gathered(self.processes.log_widening(x).unsqueeze(0), layers).exp()[..., None, None]
-        left = (features - (features @ self.process_seen) @ self.process_spent.mT) * widening
+        left = features - (features @ self.process_seen) @ self.process_spent.mT
+        noise = gathered(self.processes.noise(x), layers).unsqueeze(-1)
         within = left.square().sum(-1, keepdim=True)
-        noise = gathered(self.processes.noise(x), layers).unsqueeze(-1) * widening.square()
-        return LayerMoments(features @ self.process_head, noise, within, left if joint else None)
+        moments = LayerMoments(features @ self.process_head, noise, within, left if joint else None)
+        return self.widened_processes(moments, x) if widen else moments
+
+    def widened_processes(self, moments: LayerMoments | None, x: Inputs) -> LayerMoments | None:
+        """The predictions of the processes with the factor of their standard deviations."""
+        if moments is None:
+            return None
+        assert self.processes is not None
+        assert self.process_layers is not None
+        widening = gathered(self.processes.log_widening(x).unsqueeze(0), self.process_layers).exp()
+        return moments.scaled(widening[..., None, None])
 
     def _per_hypothesis(self, values: Sequence[Tensor]) -> Tensor:
         """Values of particles and of processes, `[task, layer, …]`, as `[task, hypothesis, …]`."""

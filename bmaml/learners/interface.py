@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, get_args
 
@@ -146,6 +146,14 @@ class Learner(ABC, Generic[PosteriorT]):
         Args:
             joint: also carry what covariances between rows need.
         """
+
+    def looks(self, learned: Learned, support: Examples, x: Inputs) -> Callable[[Learned], Belief]:
+        """The belief about the rows x as a function of the learned tensors, for searches after training.
+
+        Only those in `calibrated`, and the shares of hypotheses, may differ from `learned`: a learner may
+        compute once what they leave alone.
+        """
+        return lambda trial: self.predict(self.adapt(trial, support), x)
 
     def effective_particles(self, posterior: PosteriorT) -> PerTask:
         """1 / Σ weight²: M for equal weights, 1 where one particle has all the weight.

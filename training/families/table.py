@@ -24,6 +24,7 @@ from model_store.columns import (
 )
 from training.config import Shots, TableConfig
 from training.errors import UnusableTable
+from training.families import samples
 from training.families.family import VALIDATION_SEED_OFFSET
 from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
@@ -91,6 +92,11 @@ class Table:
         y = self.rows.y if self.labels else self._standardised_labels()
         self._y = torch.from_numpy(y).float()
         self._given = torch.from_numpy(self.rows.y)
+        self._trained = torch.from_numpy(self._of_role("train"))
+        there = self._of_role("validation")
+        self._validation = samples.even_sample(
+            there, self.rows.groups[there], samples.MAX_VALIDATION_TASKS, seed
+        )
 
     def _standardised_labels(self) -> Array:
         try:
@@ -106,7 +112,19 @@ class Table:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that count what was left out of the table, and say what its targets are."""
-        return self.rows.notes + tuple(filter(None, map(described, self.outputs)))
+        return self.rows.notes + tuple(filter(None, [*map(described, self.outputs), self.sampling]))
+
+    @property
+    def sampling(self) -> str:
+        """A sentence on the tasks that figures rest on; empty where these are all."""
+        parts = []
+        if self.validation_tasks < (there := len(self._of_role("validation"))):
+            parts.append(
+                f"looks, widths and intervals rest on {self.validation_tasks} of {there} validation tasks"
+            )
+        if (tested := len(self.held_out_tasks())) < (there := len(self._of_role("test"))):
+            parts.append(f"published figures rest on {tested} of {there} test tasks")
+        return f"{' and '.join(parts)}, drawn at random" if parts else ""
 
     @property
     def hints(self) -> tuple[str, ...]:
@@ -148,8 +166,7 @@ class Table:
 
     def batch(self, tasks: int, generator: torch.Generator) -> TaskBatch:
         """Training tasks; shots are drawn for each, and at most `queries` of its other rows."""
-        trained = torch.from_numpy(np.flatnonzero(self.rows.roles == "train"))
-        chosen = trained[torch.randint(len(trained), (tasks,), generator=generator)]
+        chosen = self._trained[torch.randint(len(self._trained), (tasks,), generator=generator)]
         batch = self._draw(chosen, self.config.queries, generator, self.shots, self._early, self.config.drop)
         return self._hide_texts(batch, generator) if self.config.hide else batch
 
@@ -166,7 +183,7 @@ class Table:
     def training_rows(self, max_tasks: int, max_rows: int) -> Examples:
         """All rows of the training tasks; a random part of tasks or rows where there are more."""
         generator = torch.Generator().manual_seed(self._seed)
-        tasks = np.flatnonzero(self.rows.roles == "train")
+        tasks = self._of_role("train")
         tasks = tasks[torch.randperm(len(tasks), generator=generator)[:max_tasks].numpy()]
         counts, parts = self.rows.counts[tasks], []
         for start, count in zip(self.rows.starts[tasks], counts, strict=True):
@@ -175,45 +192,57 @@ class Table:
         return Examples.padded(parts)
 
     def validation(self, spread: bool = True) -> Iterator[TaskBatch]:
-        """The validation tasks, drawn the same way every time, and several times where they are few.
+        """The validation tasks, or a sample of them where they are many (`samples.MAX_VALIDATION_TASKS`).
+
+        They are drawn the same way every time, and several times where they are few.
 
         Args:
             spread: spread query labels over their cells, where labels have a step.
         """
         draws = max(1, MIN_VALIDATION_SETS // max(1, self.validation_tasks))
-        there = self.rows.roles == "validation"
-        return self._drawn(there, self.config.queries, draws, self.shots, spread)
+        return self._drawn(self._validation, self.config.queries, draws, self.shots, spread)
 
     @property
     def training_tasks(self) -> int:
         """The number of training tasks."""
-        return int((self.rows.roles == "train").sum())
+        return len(self._trained)
 
     @property
     def validation_tasks(self) -> int:
-        """The number of different validation tasks."""
-        return int((self.rows.roles == "validation").sum())
+        """The number of different tasks in `validation`."""
+        return len(self._validation)
 
     @property
     def validation_groups(self) -> Indices:
         """The group of each validation task: those that `group` keeps together have one."""
-        return self.rows.groups[self.rows.roles == "validation"]
+        return self.rows.groups[self._validation]
+
+    def held_out_tasks(self, shots: int = 0) -> Indices:
+        """The test tasks of more than `shots` rows; where they are many, a sample of them (`samples`)."""
+        tested = self._of_role("test")
+        tested = tested[self.rows.counts[tested] > shots]
+        return samples.proportional_sample(
+            tested, self.rows.groups[tested], samples.MAX_TEST_TASKS, self._seed
+        )
 
     def held_out(self) -> Iterator[TaskBatch]:
-        """The test tasks, each with up to 1,000 query rows."""
-        return self._drawn(self.rows.roles == "test", MAX_HELD_OUT_QUERIES, 1, self.shots)
+        """The tasks of `held_out_tasks`, each with up to 1,000 query rows."""
+        return self._drawn(self.held_out_tasks(), MAX_HELD_OUT_QUERIES, 1, self.shots)
 
     def held_out_at(self, shots: int, draws: int = 1) -> Iterator[TaskBatch]:
         """The test tasks of more than `shots` rows with so many support rows each, several times over."""
-        chosen = (self.rows.roles == "test") & (self.rows.counts > shots)
-        return self._drawn(chosen, MAX_HELD_OUT_QUERIES, draws, Shots(shots, shots))
+        return self._drawn(self.held_out_tasks(shots), MAX_HELD_OUT_QUERIES, draws, Shots(shots, shots))
+
+    def _of_role(self, role: str) -> Indices:
+        """The tasks of a role, in order."""
+        return np.flatnonzero(self.rows.roles == role)
 
     def _drawn(
-        self, tasks: NDArray[np.bool_], queries: int, draws: int, shots: Shots, spread: bool = False
+        self, tasks: Indices, queries: int, draws: int, shots: Shots, spread: bool = False
     ) -> Iterator[TaskBatch]:
         """Tasks drawn by the family's seed; `spread` as in `validation`."""
         generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
-        chosen = torch.from_numpy(np.flatnonzero(tasks)).repeat(draws)
+        chosen = torch.from_numpy(tasks).repeat(draws)
         early = self._early if shots == self.shots else None
         for part in chosen.split(TASKS_PER_BATCH) if len(chosen) else ():
             yield self._draw(part, queries, generator, shots, early, spread=spread)
@@ -317,6 +346,7 @@ def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -
 def task_of_rows(rows: Rows) -> Indices:
     """The task of every row of x; −1 in tasks that were left out."""
     owner = np.full(len(rows.x), -1, dtype=np.int64)
-    for task, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):
-        owner[start : start + count] = task
+    tasks = np.repeat(np.arange(len(rows.starts)), rows.counts)
+    before = np.cumsum(rows.counts) - rows.counts
+    owner[(rows.starts - before)[tasks] + np.arange(len(tasks))] = tasks
     return owner
