@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 # Tests run in a process for each core, eight at most; `make test PARALLEL=` runs them one by one.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup serve test test-all check format docs clean
+.PHONY: help setup serve test test-all check gpu-check format docs clean
 
 help:
 	@echo "make serve    install, then serve the shipped models on http://127.0.0.1:8000"
 	@echo "make test     install, then run the tests but for the slow ones"
 	@echo "make test-all install, then run the tests, and after them the slow ones"
 	@echo "make check    format, lint, strict types and make test"
+	@echo "make gpu-check  on a CUDA machine with torch: all that a GPU changes, into gpu-check.md; installs nothing"
 	@echo "make format   put the code into its format"
 	@echo "make docs     the manual, in site/"
 	@echo "make setup    the virtual environment alone, in $(VENV)"
@@ -46,6 +47,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# Python with torch is the machine's own: `make gpu-check PYTHON=python3.12 WHEELS=wheels`.
+gpu-check:
+	PYTHONPATH=.:client$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) -m benchmarks.checks.gpu_check $(if $(WHEELS),--wheels $(WHEELS))
 
 format: setup
 	$(BIN)/ruff format .

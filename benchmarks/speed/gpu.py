@@ -4,8 +4,10 @@
 
 The networks, rows and steps are those of `adaptation.py`. *Singly* launches kernel by kernel. *Whole*
 launches a recorded CUDA graph (`service/compute/cuda_graphs.py`), from arrays on the host to arrays on the
-host. *Busy* is the share of that time in which the device computes, measured by launches without a copy. The
-floor is that of `adaptation.py`, with both rates measured on this device. The exit status is 2 without a GPU.
+host. *Busy* is the share of that time in which the device computes, measured by launches without a copy.
+*Gap* is what launching kernel by kernel adds to the device's own time. *Recording* is the memory that it
+holds. The floor is that of `adaptation.py`, with both rates measured on this device. The exit status is 2
+without a GPU.
 """
 
 import sys
@@ -57,8 +59,11 @@ def rates(particles: int, repeats: int) -> tuple[float, float]:
 
 def row(
     learner: Learner[Any], tasks: int, recorder: GpuRecorder, lowest: float, repeats: int
-) -> tuple[float, float, float, float]:
-    """Milliseconds of one batch kernel by kernel, whole and busy, and the floor as a share of the second."""
+) -> tuple[float, float, float, float, float]:
+    """Milliseconds of one batch kernel by kernel, whole and busy, and the floor as a share of the second.
+
+    The last number is the memory that the recording holds, in bytes.
+    """
     learned = {
         name: each.cuda() for name, each in learner.initialise(torch.Generator().manual_seed(0)).items()
     }
@@ -66,7 +71,9 @@ def row(
     arrays: Arrays = [each.numpy() for each in (support.x, support.y, support.mask, query)]
     there = [torch.from_numpy(each).cuda() for each in arrays]
     function = partial(moments_of_arrays, learner, learned)
+    before = torch.cuda.memory_reserved()
     recording = recorder(function, arrays)
+    held = float(max(0, torch.cuda.memory_reserved() - before))
     expected = torch.cat([each.double().flatten() for each in function(*there)]).cpu()
     found = torch.cat([torch.from_numpy(each).flatten() for each in recording.launch(arrays).wait()])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -78,7 +85,7 @@ def row(
             recording.replay()
 
     busy = milliseconds(synchronised(replay_ten), repeats) / 10
-    return singly, whole, busy, lowest * tasks / whole
+    return singly, whole, busy, lowest * tasks / whole, held
 
 
 def main() -> int:
@@ -103,16 +110,19 @@ def main() -> int:
             f"Measured on one {torch.cuda.get_device_name()}: {flops / 1e12:.1f} TFLOP/s in small products, "
             f"{bandwidth / 1e9:.0f} GB/s in a copy.",
             "",
-            "| learner | tasks | singly, ms | whole, ms | tasks a second | busy | share of the floor |",
-            "|---|---|---|---|---|---|---|",
+            "| learner | tasks | singly, ms | gap, ms | whole, ms | tasks a second | busy "
+            "| share of the floor | recording, MB |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, learner in learners.items():
             lowest = floor({**BASE, "steps": learner.steps}, flops, bandwidth)
             for tasks in TASKS:
-                singly, whole, busy, share = row(learner, tasks, recorder, lowest, options.repeats)
+                singly, whole, busy, share, held = row(learner, tasks, recorder, lowest, options.repeats)
                 lines.append(
-                    f"| `{name}` | {tasks} | {singly:.2f} | {whole:.2f} | {1000 * tasks / whole:,.0f} | "
-                    f"{100 * busy / whole:.0f} % | {100 * share:.0f} % |"
+                    f"| `{name}` | {tasks} | {singly:.2f} | {max(0.0, singly - busy):.2f} | "
+                    f"{whole:.2f} | "
+                    f"{1000 * tasks / whole:,.0f} | {100 * busy / whole:.0f} % | {100 * share:.0f} % | "
+                    f"{held / 1e6:.0f} |"
                 )
     print("\n".join(lines))
     if options.page:

@@ -1,11 +1,12 @@
 """Milliseconds of one meta-step of the chaser loss in the paper's setting, four implementations in one run.
 
-    python -m benchmarks.speed.meta_step [--repeats 200] [--threads 2]
+    python -m benchmarks.speed.meta_step [--repeats 200] [--threads 2] [--device cpu] [--eager]
 
 1-40-40-40-1 ReLU networks, 10 particles, 10 tasks with 10 + 10 points, one chaser and one leader step, Adam.
 *Ours* is `training.loop.meta_step`, with and without `bmaml-train --compile`. *Autograd* is the same batched
 algebra with scores by double differentiation. The *loop* is the straightforward form, one task and one
-particle at a time. All start from the same parameters. Their gradients must agree before anything is timed.
+particle at a time. `--eager` leaves the compiled one
+out. All start from the same parameters. Their gradients must agree before anything is timed.
 """
 
 import platform
@@ -79,11 +80,14 @@ def main() -> None:
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--repeats", type=int, default=200)
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.add_argument("--eager", action="store_true", help="leave out the compiled meta-step")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     family = Sinusoid(SinusoidConfig(Shots(10, 10), 10, tasks=1000), seed=0)
-    batch = family.batch(10, torch.Generator().manual_seed(0))
-    start = LEARNER.initialise(torch.Generator().manual_seed(0))["initial"]
+    batch = family.batch(10, torch.Generator().manual_seed(0)).to(device)
+    start = LEARNER.initialise(torch.Generator().manual_seed(0))["initial"].to(device)
 
     def gradient(loss: Callable[[Tensor, TaskBatch], Tensor]) -> Tensor:
         initial = start.clone().requires_grad_()
@@ -93,12 +97,16 @@ def main() -> None:
         return LEARNER.loss({"initial": initial}, batch)
 
     reference = gradient(our_loss)
-    compiled = objective(LEARNER, compile_it=True)
+    others: list[Callable[[Tensor, TaskBatch], Tensor]] = [autograd_loss, loop_loss]
+    if not options.eager:
+        compiled = objective(LEARNER, compile_it=True)
 
-    def compiled_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
-        return compiled({"initial": initial}, batch)
+        def compiled_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
+            return compiled({"initial": initial}, batch)
 
-    for other in (compiled_loss, autograd_loss, loop_loss):
+        others.append(compiled_loss)
+
+    for other in others:
         difference = (gradient(other) - reference).norm() / reference.norm()
         if difference > 1e-3:
             raise SystemExit(f"{other.__name__} disagrees with ours by {difference:.2g}; nothing was timed")
@@ -107,7 +115,7 @@ def main() -> None:
 
     def ours(compile_it: bool) -> Callable[[], object]:
         learned = {"initial": start.clone().requires_grad_()}
-        state = TrainingState(learned, torch.optim.Adam(learned.values(), lr=1e-3), torch.device("cpu"))
+        state = TrainingState(learned, torch.optim.Adam(learned.values(), lr=1e-3), device)
         loss_of = objective(LEARNER, compile_it)
         return lambda: meta_step(state, loss_of, batch, plan)
 
@@ -122,13 +130,24 @@ def main() -> None:
 
         return step
 
-    rows = [
-        ("ours, compiled", timed(ours(True), options.repeats)),
-        ("ours", timed(ours(False), options.repeats)),
-        ("autograd, batched", timed(eager(autograd_loss), max(3, options.repeats // 5))),
-        ("loop over tasks and particles", timed(eager(loop_loss), max(3, options.repeats // 50))),
+    def clocked(step: Callable[[], object], repeats: int) -> list[float]:
+        def whole() -> None:
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return timed(whole, repeats)
+
+    rows = [] if options.eager else [("ours, compiled", clocked(ours(True), options.repeats))]
+    rows += [
+        ("ours", clocked(ours(False), options.repeats)),
+        ("autograd, batched", clocked(eager(autograd_loss), max(3, options.repeats // 5))),
+        ("loop over tasks and particles", clocked(eager(loop_loss), max(3, options.repeats // 50))),
     ]
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads\n")
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    print(f"{where}, {torch.get_num_threads()} threads\n")
     print("| meta-step | median ms | min | max | times the first |")
     print("|---|---|---|---|---|")
     fastest = statistics.median(rows[0][1])

@@ -52,7 +52,7 @@ from bmaml.learners.hypothesis_weights import (
     softened,
     start_shares,
 )
-from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Learned, Learner
+from bmaml.learners.interface import Belief, CalibratedScalar, InvalidLearner, Learned, Learner
 from bmaml.learners.pooled import POOLED_LAYERS, Pooled
 from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
@@ -264,7 +264,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         own = own.widened(remaining, posterior.log_widening, posterior.log_prior_widening)
         return posterior.mixture(own, posterior.process_moments(x, joint), x)
 
-    def looks(self, learned: Learned, support: Examples, x: Inputs) -> Callable[[Learned], Predictive]:
+    def looks(self, learned: Learned, support: Examples, x: Inputs) -> Callable[[Learned], Belief]:
         """The prediction as a function of weights and widenings; the layers' moments are computed once."""
         if self.steps:
             return super().looks(learned, support, x)
