@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bmaml.categorical import normalised
+from bmaml.conv_classifier import Network
 from bmaml.densities import Precisions, log_prior, weights_of
-from bmaml.networks import MLP
 from bmaml.shapes import Inputs, Particles, PerParticle
 from bmaml.task import Examples
 
 
 def log_likelihood(
-    network: MLP, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
+    network: Network, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
 ) -> PerParticle:
     """log p(D | θ) of every task under every particle: a sum over rows, as in Yoon et al. 2018.
 
@@ -32,21 +32,21 @@ def log_likelihood(
 
 
 def class_logs(
-    network: MLP, particles: Particles, x: Inputs, present: Bool[Tensor, "task class"]
+    network: Network, particles: Particles, x: Inputs, present: Bool[Tensor, "task class"]
 ) -> Float[Tensor, "task particle row class"]:
     """Log probabilities of the present classes; outputs beyond the number of classes are not used."""
     return normalised(network(weights_of(particles), x)[..., : present.shape[1]], present)
 
 
 def likelihood_scores(
-    network: MLP, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
+    network: Network, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
 ) -> Particles:
     """∇θ log_likelihood of each task; differentiable again where its inputs are."""
     return _gradient(lambda theta: log_likelihood(network, theta, examples, present), particles, examples)
 
 
 def joint_scores(
-    network: MLP,
+    network: Network,
     particles: Particles,
     examples: Examples,
     present: Bool[Tensor, "task class"],

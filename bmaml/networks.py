@@ -106,6 +106,11 @@ class MLP:
         return self.hidden[-1] if self.hidden else self.inputs
 
     @property
+    def numbers_per_row(self) -> int:
+        """Numbers that one row needs in a pass, about."""
+        return self.feature_size
+
+    @property
     def head_size(self) -> int:
         """The number of parameters in the output layer; they are the last of the vector."""
         return (self.feature_size + 1) * self.outputs

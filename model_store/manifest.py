@@ -61,7 +61,8 @@ class Manifest(BaseModel):
         image: the form of images, where x is an image.
         classes: classes of a task where y is a class: the number of labels of fixed meaning, else the most.
         target: the target of a classifier of tables; None for numbers and for images.
-        embedding: settings of the `ConvNet` that embeds images for the learner, and is learned with it.
+        embedding: settings of the `ConvNet` that embeds images for the learner, and is learned with it; None
+            also where the learner's network takes images.
         backbone: the pretrained network that embeds images instead.
         learner, settings: name and settings of the learner, as `learner_from` takes them, or `policy_from`.
         training: the whole configuration of the training run.
@@ -107,7 +108,7 @@ class Manifest(BaseModel):
         forms = {
             "policy" if self.kind == "policy" else "regression": bool(self.inputs and self.outputs),
             "classification of images": self.image is not None
-            and (self.embedding is None) is not (self.backbone is None),
+            and (self.embedding is None or self.backbone is None),
             "classification of a table": bool(self.inputs) and self.target is not None,
         }
         found = [form for form, has_it in forms.items() if has_it]
@@ -115,7 +116,8 @@ class Manifest(BaseModel):
         if len(found) != 1 or not found[0].startswith(self.kind) or not with_classes:
             raise ValueError(
                 "a regression or policy has input and output columns; a classification has a number of "
-                "classes, and an image with an embedding or a backbone, or input columns with a target; "
+                "classes, and an image (with an embedding or a backbone, never both) or input columns with a "
+                "target; "
                 f"this {self.kind} has other things"
             )
         if self.labels is not None and len(self.labels) != self.classes:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bmaml import extrapolation
 from bmaml.categorical import Categorical
+from bmaml.conv_classifier import ConvClassifier
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import InvalidLearner, Learner, learner_from, policy_from
@@ -43,7 +44,8 @@ class Model:
 
     Attributes:
         learned: the meta-learned tensors by name, `initial` among them.
-        embedding: the embedding of images, learned or pretrained; None where x has columns.
+        embedding: the embedding of images, learned or pretrained; None where x has columns, or where
+            particles are whole convolutional networks.
 
     Raises:
         CorruptModel: tensors that do not fit the learner, or are not finite.
@@ -78,6 +80,10 @@ class Model:
                     f"{where}: the network takes {network.inputs} features, "
                     f"the embedding gives {self.embedding.features}"
                 )
+            return
+        if image is not None:
+            if not isinstance(network, ConvClassifier) or network.inputs != image.inputs:
+                raise CorruptModel(f"{where}: neither an embedding nor a network for its images")
             return
         if self.manifest.target is not None:
             self._check_table_of_classes(where)

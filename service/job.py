@@ -23,13 +23,18 @@ Stratum = tuple[str, bool, int]
 """The properties of a job, besides its model, on which its pace depends (see `Job.stratum`)."""
 
 IMAGE_WORK = 1000
-"""Work of embedding one image, in the unit of `work_per_row`."""
+"""Work of one image in one pass of a convolutional network, in the unit of `work_per_row`."""
 
 
 def work_per_row(model: Model, steps: int) -> int:
-    """The work of one row of a request: particles × (steps + 1), plus `IMAGE_WORK` for an image."""
-    image = 0 if model.embedding is None else IMAGE_WORK
-    return model.learner.particles * (steps + 1) + image
+    """The work of one row of a request: particles × (steps + 1), plus `IMAGE_WORK` for an image.
+
+    Where particles are whole convolutional networks, every pass is one over images.
+    """
+    passes = model.learner.particles * (steps + 1)
+    if model.manifest.image is None:
+        return passes
+    return passes + IMAGE_WORK if model.embedding is not None else passes * IMAGE_WORK
 
 
 @dataclass(frozen=True)

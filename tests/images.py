@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bmaml.conv_classifier import ConvClassifier
 from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
@@ -38,17 +39,24 @@ def png(pixels: np.ndarray, kind: str = "PNG") -> str:
 
 
 def publish_classifier(
-    root: Path, name: str, learner: str = "conjugate", channels: int = 1, drawing: bool = False, **settings
+    root: Path,
+    name: str,
+    learner: str = "conjugate",
+    channels: int = 1,
+    drawing: bool = False,
+    whole: bool = False,
+    **settings,
 ) -> Model:
-    """An untrained classifier in a store."""
+    """An untrained classifier in a store; with `whole`, its particles are convolutional networks."""
     embedding = ConvNet(channels, SIZE, width=16)
     outputs = 16 if learner == "conjugate" else 5
     if learner != "conjugate":
         settings |= {"likelihood": "categorical", "step_size": 0.1}
     particles = 1 if learner == "maml" else 4
-    built = LEARNERS[learner](MLP(embedding.features, (), outputs), **{"particles": particles, **settings})
+    network = ConvClassifier(channels, SIZE, outputs, 16) if whole else MLP(embedding.features, (), outputs)
+    built = LEARNERS[learner](network, **{"particles": particles, **settings})
     generator = torch.Generator().manual_seed(0)
-    learned = built.initialise(generator) | embedding.initialise(generator)
+    learned = built.initialise(generator) | ({} if whole else embedding.initialise(generator))
     return Store(root).publish(
         name,
         "# A card\n",
@@ -56,7 +64,7 @@ def publish_classifier(
         kind="classification",
         image=ImageInput(channels=channels, size=SIZE, drawing=drawing),
         classes=12 if learner == "conjugate" else outputs,
-        embedding=dataclasses.asdict(embedding),
+        embedding=None if whole else dataclasses.asdict(embedding),
         learner=learner,
         settings=settings_of(built),
         training={},

@@ -10,6 +10,7 @@ import torch
 from tyro.conf import DisallowNone, OmitArgPrefixes, arg
 from tyro.extras import subcommand_cli_from_dict
 
+from bmaml.conv_classifier import ConvClassifier
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Policy, learner_from
@@ -150,11 +151,23 @@ def images(
 ) -> None:
     """Train on images by class."""
     if family.backbone is not None:
+        if embedding.adapt == "network":
+            raise InvalidConfig("a --backbone stays as it is: --adapt network is for networks of our own")
         _train_on_backbone(family, embedding, run, settings)
         return
     collection = Images(family, run.seed)
     tasks: Images | ImageFeatures = collection
     _print_notes(collection)
+    network: ConvNet | ConvClassifier
+    columns = (0, family.ways)
+    if embedding.adapt == "network":
+        if family.features_of is not None or embedding.bfloat16 or embedding.views > 1:
+            raise InvalidConfig("--adapt network knows no --features-of, --bfloat16 and --views")
+        network = ConvClassifier(
+            family.channels, family.size, family.ways, embedding.width, not embedding.standard
+        )
+        _train(run, configuration(run, family, settings, columns, network), tasks)
+        return
     if family.features_of is None:
         light = not embedding.standard
         network = ConvNet(

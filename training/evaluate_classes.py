@@ -64,7 +64,7 @@ def evaluate_classes(
     Fewer than five test classes are all in every task.
     """
     rows, index = family.of_role("test")
-    features = embed(model.embedding, model.learned, rows) if isinstance(model.embedding, ConvNet) else rows
+    features = _features(model, rows)
     fewest = WAYS_AND_SHOTS[0][0]
     sizes = [size for size in WAYS_AND_SHOTS if size[0] == fewest or size[0] <= len(index)]
     metrics = {}
@@ -76,6 +76,14 @@ def evaluate_classes(
         for name in ("accuracy", "half_width", "nll", "ece"):
             metrics[f"{name}_{ways}way_{shots}shot"] = getattr(found, name)
     return Evaluation(tasks, metrics)
+
+
+def _features(model: Model, rows: Tensor) -> Tensor:
+    """The learner's inputs for all rows: features of images, pixels in [0, 1], or the rows themselves."""
+    if isinstance(model.embedding, ConvNet):
+        return embed(model.embedding, model.learned, rows)
+    pixels = model.embedding is None and model.manifest.image is not None
+    return rows.float() / 255 if pixels else rows
 
 
 def class_metrics(

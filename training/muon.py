@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmaml.conv_classifier import Network
 from bmaml.networks import MLP
 
 MOMENTUM = 0.95
@@ -25,7 +26,7 @@ class Muon(torch.optim.Adam):
     Group option `matrix_lr`: the spectral norm of one update of such a matrix.
     """
 
-    def __init__(self, learned: dict[str, Tensor], network: MLP, lr: float, matrix_lr: float) -> None:
+    def __init__(self, learned: dict[str, Tensor], network: Network, lr: float, matrix_lr: float) -> None:
         super().__init__(learned.values(), lr=lr)
         self._initial, self._places = learned["initial"], hidden_matrices(network)
         for group in self.param_groups:
@@ -53,9 +54,15 @@ class Muon(torch.optim.Adam):
         return result
 
 
-def hidden_matrices(network: MLP) -> list[tuple[int, int, tuple[int, int]]]:
-    """Start, stop and shape of each matrix between hidden layers in the vector of a particle."""
-    places, start = [], 0
+def hidden_matrices(network: Network) -> list[tuple[int, int, tuple[int, int]]]:
+    """Start, stop and shape of each matrix between hidden layers in the vector of a particle.
+
+    A `ConvClassifier` has none.
+    """
+    places: list[tuple[int, int, tuple[int, int]]] = []
+    if not isinstance(network, MLP):
+        return places
+    start = 0
     for depth, (i, o) in enumerate(network.layers):
         if 0 < depth < len(network.hidden):
             places.append((start, start + i * o, (i, o)))

@@ -10,9 +10,11 @@ from docstring_parser import parse
 from tyro.conf import Positional, arg
 from tyro.extras import literal_type_from_choices
 
+from bmaml.conv_classifier import ConvClassifier
 from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, POLICIES, learner_from
 from bmaml.learners.collapsed import Collapsed
+from bmaml.learners.conjugate import Conjugate
 from bmaml.learners.laplace import Laplace
 from bmaml.networks import ACTIVATIONS, MLP
 from model_store import Store
@@ -127,6 +129,8 @@ class EmbeddingOptions:
         views: views of an image that are averaged, 1 to 5.
         bfloat16: multiply in bfloat16 while training.
         dimensions: outputs of each projection (conjugate).
+        adapt: what adapts to a task: the head on shared features, or the whole network, which then has no
+            normalisation (maml, emaml, bfa, bmaml).
     """
 
     width: int = 64
@@ -134,6 +138,7 @@ class EmbeddingOptions:
     views: int = 1
     bfloat16: Switch = False
     dimensions: int = 64
+    adapt: Literal["head", "network"] = "head"
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ def configuration(
     family: SupervisedConfig,
     settings: Settings,
     columns: tuple[int, int],
-    embedding: ConvNet | None = None,
+    embedding: ConvNet | ConvClassifier | None = None,
     resolution: float = 0.0,
     training_tasks: int = 1,
 ) -> TrainingConfig:
@@ -250,7 +255,7 @@ def configuration(
 
     Args:
         columns: the numbers of inputs and outputs of the learner's network.
-        embedding: the network that embeds images.
+        embedding: the network that embeds images, or that the particles parametrise from pixels on.
         resolution: of labels, standardised.
         training_tasks: the number of training tasks, which divides the shrinkage of `laplace`.
 
@@ -261,14 +266,18 @@ def configuration(
     name = learner_name(settings, kind)
     recipe = recipe_for(name, kind)
     given = {key: value for key, value in settings["learner"].items() if key != "learner"}
-    network = {
+    network: dict[str, Any] = {
         "inputs": columns[0],
         "hidden": given.pop("hidden", recipe.hidden),
         "outputs": columns[1],
         "activation": given.pop("activation", recipe.activation),
     }
+    if isinstance(embedding, ConvClassifier):
+        if name == Conjugate.name:
+            raise InvalidConfig("conjugate adapts no network: see --adapt, or choose another --learner")
+        network, embedding = asdict(embedding), None
     chosen = {"network": network, **recipe.settings, **given}
-    if network["activation"] != recipe.activation and "bands" not in given:
+    if network.get("activation", recipe.activation) != recipe.activation and "bands" not in given:
         chosen.pop("bands", None)  # the recipe's bands are for its own activation
     if chosen.pop("correlated", False) and chosen.get("evidence_weights", True):
         chosen["correlated"] = (shots.lowest, shots.highest) if shots.lowest < shots.highest else None

@@ -131,7 +131,14 @@ def _for_new_classes(learner: str) -> Recipe:
             (), settings={"particles": 8, "ways": (5, 20), "evidence_weights": False}, optimisation=plan
         )
     particles = 1 if learner == MAML.name else 10
-    settings = {"particles": particles, "likelihood": "categorical", "step_size": 0.01}
+    settings = {
+        "particles": particles,
+        "likelihood": "categorical",
+        "step_size": 0.05,
+        "mean_gradient": True,
+    }
+    if learner in (BFA.name, BMAML.name):
+        settings |= {"step_size": 0.05 * particles, "fixed_precisions": True}  # SVGD divides by M
     return Recipe((), settings=settings, optimisation=plan)
 
 

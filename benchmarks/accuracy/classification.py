@@ -1,18 +1,15 @@
-"""Few-shot classification: every learner on the same features, baselines, foreign images, request times.
+"""Few-shot classification: a shipped version, baselines on its features, foreign images, request times.
 
     python -m benchmarks.accuracy.classification omniglot omniglot28.npz --foreign grocery32.zip
     python -m benchmarks.accuracy.classification grocery grocery32.zip --foreign omniglot28.npz
 
-The features are the shipped version's. On them `bmaml`, `bfa`, `emaml` and `maml` meta-train linear softmax
-heads on the same training classes: five classes, five inner steps, the inner rate of each searched on the
-validation classes. A prototypical head takes the nearest class mean. The last baseline is a nearest neighbour
-in pixels. All classify the same tasks of test classes. With `--shipped-only` the other methods keep the rows
-of `--page`, which hold for all versions on the same features.
+The features are the shipped version's. A prototypical head takes the nearest class mean on them. The last
+baseline is a nearest neighbour in pixels. All classify the same tasks of test classes. Learners of the
+literature have features of their own (`paper_images.py`).
 """
 
 import base64
 import io
-import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -30,23 +27,18 @@ from torch import Tensor
 from benchmarks import command_line, pages
 from bmaml.categorical import Categorical
 from bmaml.embedding import ConvNet
-from bmaml.learners import Learner, learner_from
 from bmaml.task import Examples, TaskBatch
 from model_store import SHIPPED, Model, Store
-from training.checkpoint import TrainingState
 from training.config import ImagesConfig, Shots
 from training.evaluate_classes import WAYS_AND_SHOTS, ClassMetrics, class_metrics
 from training.families import ImageFeatures, Images
 from training.families.class_index import ClassIndex
 from training.families.class_tasks import task_batch
 from training.families.image_features import embed
-from training.loop import meta_step, validation_nll
-from training.recipes import recipe_for
+from training.loop import validation_nll
 
-INNER_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Candidates of the search."""
-HEADS = ("bmaml", "bfa", "emaml", "maml")
-HEAD_WAYS, HEAD_STEPS, SEARCH_STEPS = 5, 5, 200
+VALIDATION_WAYS = 5
+"""Classes of the tasks that select the temperature of the prototypical head."""
 
 
 @dataclass(frozen=True)
@@ -87,39 +79,6 @@ class NearestImage:
         chosen = support.y.gather(1, nearest.unsqueeze(-1).expand(-1, -1, support.y.shape[-1]))
         spread = 1e-3 / support.y.shape[-1]
         return Categorical((chosen * (1 - 1e-3) + spread).log().unsqueeze(1), torch.zeros(len(x), 1))
-
-
-def trained(
-    name: str, rate: float, family: ImageFeatures, features: int, steps: int, seed: int = 0
-) -> Classifier:
-    """A softmax head of a registered learner on the features, after `steps` meta-steps."""
-    recipe = recipe_for(name, "images")
-    network = {"inputs": features, "hidden": (), "outputs": HEAD_WAYS, "activation": "relu"}
-    settings = {"network": network, **recipe.settings, "step_size": rate, "steps": HEAD_STEPS}
-    learner: Learner[Any] = learner_from(name, settings)
-    plan = replace(recipe.optimisation, meta_steps=steps, meta_batch=4, learning_rate=1e-3)
-    learned = {
-        n: t.requires_grad_() for n, t in learner.initialise(torch.Generator().manual_seed(seed)).items()
-    }
-    state = TrainingState(learned, torch.optim.Adam(learned.values()), torch.device("cpu"))
-    for step in range(steps):
-        batch = family.batch(plan.meta_batch, torch.Generator().manual_seed(1000 * seed + step))
-        loss, _ = meta_step(state, learner.loss, batch, plan)
-        state.step += 1
-        if not math.isfinite(float(loss)):
-            break
-    return Classifier(learner, {n: t.detach() for n, t in learned.items()})
-
-
-def tuned(name: str, family: ImageFeatures, features: int, steps: int) -> tuple[Classifier, float]:
-    """A head trained in full at the inner rate with the lowest validation NLL of short trainings, and it."""
-    found = []
-    for rate in INNER_RATES:
-        head = trained(name, rate, family, features, min(steps, SEARCH_STEPS))
-        nll = validation_nll(head.learner, head.learned, family)
-        found.append((nll if math.isfinite(nll) else math.inf, rate))
-    rate = min(found)[1]
-    return trained(name, rate, family, features, steps), rate
 
 
 def nearest_mean(family: ImageFeatures) -> Classifier:
@@ -184,7 +143,7 @@ def request_times(url: str, name: str, images: NDArray[np.uint8], repeats: int =
     return {part: statistics.median(each[part] for each in timings) for part in parts}
 
 
-def row(name: str, scores: dict[tuple[int, int], ClassMetrics | None]) -> str:
+def row(name: str, scores: dict[tuple[int, int], ClassMetrics]) -> str:
     """A row of the table."""
     cells = []
     for ways_shots in WAYS_AND_SHOTS:
@@ -197,66 +156,44 @@ def row(name: str, scores: dict[tuple[int, int], ClassMetrics | None]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def rows_of_others(page: Path, name: str) -> list[str]:
-    """The rows of a page's table beside that of the shipped version."""
-    (text,) = (block.text for block in pages.blocks(page.read_text()) if block.name == name)
-    table = text[text.index("|---") :].partition("\n\n")[0]
-    return [line for line in table.splitlines()[1:] if not line.startswith("| **")]
-
-
 def main() -> None:
-    """Train the heads, score all methods, and write the page."""
+    """Score all methods, and write the page."""
     arguments = command_line.parser(__doc__)
     arguments.add_argument("model", help="name of a shipped version")
     arguments.add_argument("images", type=Path, help="the collection that the model was trained on")
     arguments.add_argument("--foreign", type=Path, help="another collection of images")
-    arguments.add_argument("--meta-steps", type=int, default=500, help="of each head")
     arguments.add_argument("--episodes", type=int, default=1000)
     arguments.add_argument("--url", help="of a running service, to time a request")
     arguments.add_argument("--store", type=Path, default=SHIPPED)
-    arguments.add_argument(
-        "--shipped-only", action="store_true", help="keep the page's rows of other methods"
-    )
     command_line.add_page(arguments)
     options = arguments.parse_args()
-    if options.shipped_only and not options.page:
-        raise SystemExit("--shipped-only keeps rows of a --page")
     torch.set_num_threads(1)
     model = Store(options.store).load(options.model)
     assert isinstance(model.embedding, ConvNet)
     assert model.embedding is not None
     config = ImagesConfig.from_manifest(model.manifest.training["family"], str(options.images))
-    images = Images(replace(config, ways=HEAD_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)
+    images = Images(replace(config, ways=VALIDATION_WAYS, shots=Shots(1, 5), queries=5), model.manifest.seed)
     pixels, index = images.of_role("test")
     features = embed(model.embedding, model.learned, pixels)
     settings = [(w, s) for w, s in WAYS_AND_SHOTS if len(index) >= w and int(index.counts.min()) > s]
 
-    def scores(
-        classifier: Any, x: Tensor, most: int | None = None
-    ) -> dict[tuple[int, int], ClassMetrics | None]:
-        possible = [each for each in settings if most is None or each[0] <= most]
-        return {each: class_metrics(classifier, x, index, *each, options.episodes, 77) for each in possible}
+    def scores(classifier: Any, x: Tensor) -> dict[tuple[int, int], ClassMetrics]:
+        return {each: class_metrics(classifier, x, index, *each, options.episodes, 77) for each in settings}
 
-    rows = [row(f"**{model.learner.name}** (shipped)", scores(model, features))]
-    if options.shipped_only:
-        rows += rows_of_others(options.page, options.model)
-    else:
-        family = ImageFeatures(images, model.embedding, model.learned)
-        rows.append(row("prototypical head", scores(nearest_mean(family), features)))
-        for name in HEADS:
-            head, rate = tuned(name, family, features.shape[1], options.meta_steps)
-            rows.append(row(f"{name}, rate {rate:g}", scores(head, features, HEAD_WAYS)))
-            print(rows[-1], flush=True)
-        rows.append(
-            row("nearest neighbour in pixels", scores(Classifier(NearestImage(), {}), pixels.float() / 255))
-        )
+    family = ImageFeatures(images, model.embedding, model.learned)
+    nearest_image = Classifier(NearestImage(), {})
+    rows = [
+        row(f"**{model.learner.name}** (shipped)", scores(model, features)),
+        row("prototypical head", scores(nearest_mean(family), features)),
+        row("nearest neighbour in pixels", scores(nearest_image, pixels.float() / 255)),
+    ]
     heads = " | ".join(
         f"{each}, % | {each}: calibration error, %"
         for each in (f"{ways}-way {shots}-shot" for ways, shots in WAYS_AND_SHOTS)
     )
     lines = [
         f"Measured on {options.machine}, one thread: {options.episodes} tasks of {len(index)} test classes, "
-        f"± half a 95 % interval; heads with {options.meta_steps} meta-steps.",
+        "± half a 95 % interval.",
         "",
         f"| on the features of `{options.model}` | {heads} |",
         "|---" * (1 + 2 * len(WAYS_AND_SHOTS)) + "|",

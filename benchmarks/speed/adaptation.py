@@ -63,7 +63,7 @@ def looped_moments(learner: BFA, learned: Learned, support: Examples, x: Tensor)
             for theta in particles:
                 leaf = theta.detach().requires_grad_()
                 with torch.enable_grad():
-                    density = log_joint(network, leaf[None, None], rows, learner.priors).sum()
+                    density = log_joint(NETWORK, leaf[None, None], rows, learner.priors).sum()
                 scores.append(torch.autograd.grad(density, leaf)[0])
             particles = svgd_step(particles, scores, learner.step_size)
         own = x[task : task + 1]

@@ -30,14 +30,15 @@ from training.config import Optimisation, Shots, SinusoidConfig
 from training.families import Sinusoid
 from training.loop import meta_step
 
-LEARNER = BMAML(MLP(1, (40, 40, 40), 1, "relu"), particles=10, steps=1, step_size=1e-3)
+NETWORK = MLP(1, (40, 40, 40), 1, "relu")
+LEARNER = BMAML(NETWORK, particles=10, steps=1, step_size=1e-3)
 
 
 def autograd_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
     """The chaser loss, batched over tasks and particles; second order by differentiating a gradient."""
 
     def step(particles: Tensor, examples: Examples, create_graph: bool) -> Tensor:
-        density = log_joint(LEARNER.network, particles, examples, LEARNER.priors).sum()
+        density = log_joint(NETWORK, particles, examples, LEARNER.priors).sum()
         (scores,) = torch.autograd.grad(density, particles, create_graph=create_graph)
         offsets = particles.unsqueeze(2) - particles.unsqueeze(1)
         squared = offsets.square().sum(-1)
@@ -58,7 +59,7 @@ def loop_loss(initial: Tensor, batch: TaskBatch) -> Tensor:
         examples = Examples.full(x[None], y[None])
         scores = []
         for theta in particles:
-            density = log_joint(LEARNER.network, theta[None, None], examples, LEARNER.priors).sum()
+            density = log_joint(NETWORK, theta[None, None], examples, LEARNER.priors).sum()
             scores.append(torch.autograd.grad(density, theta, create_graph=create_graph)[0])
         return svgd_step(particles, scores, LEARNER.step_size)
 

@@ -86,7 +86,10 @@ def _build(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     for name, value in settings.items():
         nested = [each for each in (fields[name], *get_args(fields[name])) if _is_dataclass(each)]
         if nested and isinstance(value, Mapping):
-            values[name] = _build(nested[0], value)
+            known = [
+                each for each in nested if set(value) <= {field.name for field in dataclasses.fields(each)}
+            ]
+            values[name] = _build((known or nested)[0], value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bmaml import class_densities, densities
@@ -14,6 +14,7 @@ from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, 
 from bmaml.laplace import log_evidence
 from bmaml.learners.interface import Belief, CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
+from bmaml.networks import MLP
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle
 from bmaml.task import Examples
@@ -42,9 +43,11 @@ class Bare(Learner[BareParticles]):
         priors: of γ and λ; their starts are those of every particle.
         evidence_weights: weight particles by (Laplace evidence)^τ instead of equally. τ is learned
             where the meta-objective sees it, and fitted on validation tasks in any case.
+        mean_gradient: divide the inner rate by the number of rows, as where the likelihood is a mean over
+            rows (Finn et al. 2017): one rate then suits few rows and many.
 
     Raises:
-        InvalidLearner: an unknown likelihood, or evidence weights for classes.
+        InvalidLearner: an unknown likelihood, evidence weights for classes, or numbers of a `ConvClassifier`.
     """
 
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {"log_temperature": CalibratedScalar(-8.0, 1.0)}
@@ -53,6 +56,7 @@ class Bare(Learner[BareParticles]):
     fixed_classes: bool = False
     priors: Precisions = field(default_factory=Precisions)
     evidence_weights: bool = False
+    mean_gradient: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +65,8 @@ class Bare(Learner[BareParticles]):
             raise InvalidLearner(f"likelihood is one of {choices}; found {self.likelihood!r}")
         if self.fixed_classes and self.likelihood != "categorical":
             raise InvalidLearner("numbers have no classes of fixed meaning")
+        if self.likelihood == "gaussian" and not isinstance(self.network, MLP):
+            raise InvalidLearner("a convolutional classifier predicts classes; numbers need a perceptron")
         if self.evidence_weights and self.likelihood == "categorical":
             raise InvalidLearner("evidence weights are Laplace's for numbers; classes have none")
 
@@ -86,6 +92,11 @@ class Bare(Learner[BareParticles]):
         learned = {"initial": initial, **self._rate_start(initial.shape[-1])}
         return {**learned, "log_temperature": torch.zeros(())} if self.evidence_weights else learned
 
+    def rates(self, learned: Learned, support: Examples) -> Float[Tensor, "task 1 #param"]:
+        """As of every learner; divided by the rows of the task with `mean_gradient`."""
+        rates = super().rates(learned, support)
+        return rates / support.counts().clamp_min(1).view(-1, 1, 1) if self.mean_gradient else rates
+
     def predict(self, posterior: BareParticles, x: Inputs, joint: bool = False) -> Belief:
         """Each particle's mean and noise, or its class probabilities."""
         del joint  # the particles themselves have all covariances
@@ -101,10 +112,16 @@ class Bare(Learner[BareParticles]):
             log_weights=posterior.log_weights.expand(len(x), -1),
         )
 
+    @property
+    def _perceptron(self) -> MLP:
+        """The network of a learner of numbers."""
+        assert isinstance(self.network, MLP)
+        return self.network
+
     def _weighted(self, learned: Learned, adapted: Particles, support: Examples) -> BareParticles:
         if self.evidence_weights:
             start = learned["initial"].unsqueeze(0)
-            evidence = log_evidence(self.network, adapted, start, support)
+            evidence = log_evidence(self._perceptron, adapted, start, support)
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = adapted.new_zeros(len(support), adapted.shape[1]).log_softmax(-1)
@@ -121,17 +138,17 @@ class Bare(Learner[BareParticles]):
             return class_densities.log_likelihood(
                 self.network, posterior.particles, examples, posterior.present
             )
-        return densities.log_likelihood(self.network, posterior.particles, examples)
+        return densities.log_likelihood(self._perceptron, posterior.particles, examples)
 
     def _likelihood_scores(self, particles: Particles, examples: Examples) -> Particles:
         if (present := self._classes(examples)) is not None:
             return class_densities.likelihood_scores(self.network, particles, examples, present)
-        return densities.likelihood_scores(self.network, particles, examples)
+        return densities.likelihood_scores(self._perceptron, particles, examples)
 
     def _joint_scores(self, particles: Particles, examples: Examples) -> Particles:
         if (present := self._classes(examples)) is not None:
             return class_densities.joint_scores(self.network, particles, examples, present, self.priors)
-        return densities.joint_scores(self.network, particles, examples, self.priors)
+        return densities.joint_scores(self._perceptron, particles, examples, self.priors)
 
 
 def without_precisions(rates: Tensor, particles: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class BMAML(BFA):
         chaser = self.adapt(learned, batch.support).particles
         with torch.no_grad():
             examples = batch.all_examples()
-            leader = self._move(chaser, examples, self.leader_steps, self.rates(learned, examples))
+            leader = self._move(chaser, examples, self.leader_steps, self._rates(learned, examples))
             # The precisions do not count in the distance, and equal ones add nothing to it.
             leader[..., -PRECISIONS:] = chaser[..., -PRECISIONS:]
         return torch.linalg.vector_norm(chaser - leader).square() / len(batch)

@@ -57,7 +57,7 @@ from bmaml.learners.pooled import POOLED_LAYERS, Pooled
 from bmaml.learners.processes import ConditionedProcesses, Processes
 from bmaml.learners.pruning import KeptHypotheses
 from bmaml.learners.surprise import LOG_NOTHING, Surprise
-from bmaml.networks import affine
+from bmaml.networks import MLP, affine
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
@@ -108,6 +108,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         "log_pooled_widening": CalibratedScalar(-1.0, 1.0, trained=False, prior_std=0.5),
     }
 
+    network: MLP
     steps: int = 0
     priors: Precisions = field(default_factory=Precisions)
     spread: float = 0.0

@@ -40,6 +40,7 @@ from bmaml.densities import LOG_2PI
 from bmaml.learners.conjugate_belief import ConjugateBelief
 from bmaml.learners.interface import CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
+from bmaml.networks import MLP
 from bmaml.shapes import Inputs, Particles, Scalar
 from bmaml.task import Examples, TaskBatch
 
@@ -94,6 +95,7 @@ class Conjugate(Learner[ConjugatePosterior]):
         "log_sharpness": CalibratedScalar(-1.5, 1.5),
     }
 
+    network: MLP
     steps: int = 0
     ways: tuple[int, ...] = ()
     evidence_weights: bool = True

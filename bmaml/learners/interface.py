@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmaml.categorical import Categorical
+from bmaml.conv_classifier import Network
 from bmaml.errors import BmamlError
 from bmaml.learners.posterior import PosteriorT
-from bmaml.networks import MLP
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, PerTask, Scalar
 from bmaml.task import Examples, TaskBatch
@@ -80,7 +80,7 @@ class Learner(ABC, Generic[PosteriorT]):
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {}
     """Scalars among the learned tensors that are fitted after training, by name."""
 
-    network: MLP
+    network: Network
     particles: int = 10
     steps: int = 1
     step_size: float = 1e-3

@@ -34,6 +34,7 @@ from bmaml.categorical import Categorical
 from bmaml.class_likelihoods import ClassLikelihood, Nominal, Ordered
 from bmaml.learners.interface import InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
+from bmaml.networks import MLP
 from bmaml.normal_draws import orthogonal_normals
 from bmaml.random_effects import condition, importance_weights
 from bmaml.shapes import Inputs, Particles, PerRow, Scalar
@@ -138,6 +139,7 @@ class Laplace(Learner[LaplacePosterior]):
     name: ClassVar[str] = "laplace"
     max_steps: ClassVar[int] = 0
 
+    network: MLP
     steps: int = 0
     classes: int = 2
     ordered: bool = False

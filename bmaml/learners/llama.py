@@ -69,18 +69,18 @@ class LLAMA(EMAML):
         """M draws around the point that `steps` gradient steps reach."""
         point = super().adapt(learned, support, steps).particles
         standard = self._standard(point)
-        weights = laplace.draws(self.network, point, support, learned["log_weight_precision"], standard)
+        weights = laplace.draws(self._perceptron, point, support, learned["log_weight_precision"], standard)
         precisions = point[..., -PRECISIONS:].expand(len(weights), self.particles, -1)
         return self._weighted(learned, torch.cat([weights, precisions], -1), support)
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """The query loss of the point, and η times half the log volume of H relative to the prior."""
         point = super().adapt(learned, batch.support).particles
-        loss = -log_likelihood(self.network, point, batch.query).mean()
+        loss = -log_likelihood(self._perceptron, point, batch.query).mean()
         if not self.occam:
             return loss
         log_ratio = point[..., -2] - learned["log_weight_precision"].detach()
-        volume = laplace.log_volume(self.network, point, batch.support, log_ratio).mean()
+        volume = laplace.log_volume(self._perceptron, point, batch.support, log_ratio).mean()
         return loss + self.occam * 0.5 * volume
 
     def _standard(self, point: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from bmaml import returns, svgd
 from bmaml.episodes import Episodes, Steps, rounds_of
 from bmaml.learners.interface import InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.policy_posterior import Action, Choice, PolicyParticles
+from bmaml.networks import MLP
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Particles, PerParticle, Scalar
 from bmaml.task import Examples, TaskBatch
@@ -47,6 +48,7 @@ class Policy(Learner[PolicyParticles]):
         InvalidLearner: a value outside its range, or an unknown objective.
     """
 
+    network: MLP
     step_size: float = 0.1
     later_rate: float = 0.5
     initial_std: float = 1.0

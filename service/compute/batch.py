@@ -77,7 +77,7 @@ def _numbers_per_task(jobs: Sequence[Job]) -> int:
     support, query = map(max, zip(*(job.shape for job in jobs), strict=True))
     rows = max(1, ROWS_PER_SUPPORT_ROW * support + query)
     own_particles = learned["initial"].numel() if jobs[0].steps else 0
-    return int(learner.particles * rows * learner.network.feature_size + own_particles)
+    return int(learner.particles * rows * learner.network.numbers_per_row + own_particles)
 
 
 def compute(jobs: Sequence[Job], threads: int, graphs: GraphCache | None = None) -> list[Answer | Diverged]:

@@ -229,7 +229,7 @@ class Engine:
 
     def _threads_for(self, jobs: Sequence[Job]) -> int:
         """Threads for a batch: all for images and much work, else one, as waking others takes longer."""
-        heavy = jobs[0].model.embedding is not None or sum(job.cost for job in jobs) > MIN_PARALLEL_WORK
+        heavy = jobs[0].model.manifest.image is not None or sum(job.cost for job in jobs) > MIN_PARALLEL_WORK
         return self._threads if heavy else 1
 
     def _update_metrics(

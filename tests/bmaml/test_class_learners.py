@@ -72,6 +72,34 @@ def test_scores_are_the_gradient_of_the_joint_and_leave_the_noise_alone():
     assert bool((found[..., -2] == 0).all())
 
 
+@pytest.mark.parametrize("kind", [BFA, BMAML])
+def test_fixed_precisions_stay_in_every_task_and_are_meta_learned(kind):
+    learner, learned = head(kind)
+    fixed = replace(learner, fixed_precisions=True)
+    examples = Examples.padded([task((2, 1, 3, 2))])
+    for each, moves in ((learner, True), (fixed, False)):
+        adapted = each.adapt(learned, examples, 2).particles
+        assert torch.equal(adapted[0, :, -1], learned["initial"][:, -1]) is not moves
+        assert not torch.equal(adapted[0, :, :-2], learned["initial"][:, :-2])
+    initial = learned["initial"].clone().requires_grad_()
+    loss = fixed.loss({**learned, "initial": initial}, TaskBatch(examples, examples))
+    assert bool((torch.autograd.grad(loss, initial)[0][:, -1] != 0).all())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_mean_gradient_divides_the_rate_by_the_rows(kind):
+    learner, learned = head(kind)
+    examples = Examples.padded([task((2, 1, 3, 2))])
+    mean = replace(learner, mean_gradient=True, step_size=8 * learner.step_size)
+    torch.testing.assert_close(
+        mean.adapt(learned, examples).particles, learner.adapt(learned, examples).particles
+    )
+    twice = examples.joined(examples)
+    if kind in (MAML, EMAML):
+        found, expected = (mean.adapt(learned, each).particles for each in (twice, examples))
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_ragged_tasks_together_equal_each_alone(kind):
     learner, learned = head(kind)

@@ -52,7 +52,6 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "epistemic parts of 25 images",
         "half the 95 % interval of the difference",
         "14,000 meta-steps and with Student's for 2,000",
-        "A training of 200 meta-steps",
         "| 5-way 1-shot | 5-way 5-shot | 20-way 1-shot |",
         "| MAML | 98.7 | 99.9 |",
         "| prototypical networks | 98.8 | 99.7 | 96.0 |",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bmaml.task import Examples
 from model_store import Store
 from tests.images import SIZE
 from training.__main__ import main
@@ -79,3 +80,64 @@ def test_a_run_may_start_from_a_published_version_of_its_shape(arrays, tmp_path,
     assert further.manifest.training["start_from"] == "base"
     assert main(["images", str(arrays), "--width", "6", *more, *shared]) == 1
     assert "base has other parameters than this run" in capsys.readouterr().err
+
+
+def test_a_whole_network_is_trained_from_a_head_on_shared_features(arrays, tmp_path, capsys):
+    store, runs = str(tmp_path / "store"), str(tmp_path / "runs")
+    shared = ["--store", store, "--runs", runs, "--size", str(SIZE), "--split", "split", "--shots", "1"]
+    shared += ["--evaluate-every", "6", "--learner", "maml", "--width", "4", "--learn-step-size", "scalar"]
+    assert (
+        main(["images", str(arrays), "--name", "base", "--classes", "3", "--meta-steps", "6", *shared]) == 0
+    )
+    shared[-1] = "parameter"
+    more = ["--name", "whole", "--adapt", "network", "--start-from", "base", "--classes", "2"]
+    more += ["--meta-steps", "1", "--learning-rate", "1e-9"]
+    assert main(["images", str(arrays), *more, *shared]) == 0
+    base, whole = (Store(tmp_path / "store").load(name) for name in ("base", "whole"))
+    assert whole.embedding is None
+    assert whole.manifest.embedding is None
+    images = torch.rand(1, 3, SIZE**2)
+    support = Examples.full(images[:, :2], torch.eye(2).unsqueeze(0))
+    wide = Examples.full(images[:, :2], torch.eye(2, 3).unsqueeze(0))
+    found = whole.classify(whole.learner.adapt(whole.learned, support, 0), images).probabilities()
+    embedded = Examples.full(base.embedded(wide.x), wide.y)
+    posterior = base.learner.adapt(base.learned, embedded, 0)
+    expected = base.classify(posterior, base.embedded(images)).probabilities()
+    torch.testing.assert_close(found, expected[..., :2], atol=1e-5, rtol=0)
+    rates, of_heads = whole.learned["log_step_size"].exp(), base.learned["log_step_size"].exp()
+    torch.testing.assert_close(rates[[0, -1]], torch.stack([0.01 * of_heads, of_heads]), rtol=1e-4, atol=0)
+    assert main(["evaluate", "whole", str(arrays), "--store", store]) == 0
+    assert "accuracy_2way_1shot" in capsys.readouterr().out
+    assert main(["images", str(arrays), *more, *shared, "--width", "6"]) == 1
+    assert "base cannot be folded into one network: block 0 has kernels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("learner", ["emaml", "bfa", "bmaml"])
+def test_particles_may_be_whole_networks(arrays, tmp_path, learner):
+    options = ["--name", "whole", "--store", str(tmp_path / "store"), "--runs", str(tmp_path / "runs")]
+    options += ["--size", str(SIZE), "--split", "split", "--shots", "1", "--classes", "2", "--width", "4"]
+    options += ["--meta-steps", "3", "--evaluate-every", "3", "--learner", learner, "--particles", "2"]
+    assert main(["images", str(arrays), *options, "--adapt", "network"]) == 0
+    assert Store(tmp_path / "store").load("whole").learner.particles == 2
+
+
+def test_a_folder_of_roles_trains_as_the_manual_says_of_cifar_fs(folder, tmp_path, capsys):
+    options = ["images", str(folder), "--name", "cifar-fs", "--rgb", "--size", "32", "--split", "folder"]
+    options += ["--augment", "0", "--learner", "bmaml", "--particles", "5", "--classes", "2", "--shots", "1"]
+    options += ["--queries", "2", "--meta-batch", "4", "--steps", "5", "--width", "4", "--meta-steps", "4"]
+    options += ["--store", str(tmp_path / "store"), "--runs", str(tmp_path / "runs")]
+    assert main(options) == 0
+    model = Store(tmp_path / "store").load("cifar-fs")
+    assert (model.manifest.image.channels, model.learner.particles) == (3, 5)
+    assert model.learner.mean_gradient
+    assert model.learner.fixed_precisions
+    assert "12 classes (2 test, 8 train, 2 validation)" in capsys.readouterr().err
+
+
+def test_conjugate_particles_are_no_whole_networks(arrays, tmp_path, capsys):
+    options = ["--name", "whole", "--store", str(tmp_path), "--size", str(SIZE), "--split", "split"]
+    assert main(["images", str(arrays), *options, "--classes", "2", "--adapt", "network"]) == 1
+    assert "conjugate adapts no network" in capsys.readouterr().err
+    more = ["--learner", "maml", "--adapt", "network", "--views", "2"]
+    assert main(["images", str(arrays), *options, "--classes", "2", *more]) == 1
+    assert "--adapt network knows no" in capsys.readouterr().err
