@@ -39,7 +39,9 @@ def test_the_service_adapts_the_kernels_of_a_whole_network(served):
     support = Examples.full(pixels(IMAGES[:, 0]), torch.eye(3).unsqueeze(0))
     adapted = model.learner.adapt(model.learned, support)
     assert not torch.equal(adapted.particles[0, 0, :10], model.learned["initial"][0, :10])
-    expected = model.classify(adapted, pixels(IMAGES[:, 1:3].reshape(-1, SIZE, SIZE))).probabilities()[0]
+    expected = model.learner.predict(adapted, pixels(IMAGES[:, 1:3].reshape(-1, SIZE, SIZE))).probabilities()[
+        0
+    ]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
