@@ -26,7 +26,6 @@ from training.config import Shots, TableConfig
 from training.errors import UnusableTable
 from training.families import samples
 from training.families.family import VALIDATION_SEED_OFFSET
-from training.families.noise_scales import MAX_ROWS, MAX_TASKS, noise_scales
 from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
 from training.families.targets import candidates, dequantised, described, half_step, repeated_share, target_of
@@ -83,7 +82,7 @@ class Table:
                 raise UnusableTable(f"{len(trained)} training tasks are left; at least 2 are needed")
             taken = np.isin(task_of_rows(self.rows), trained)
             self.inputs = fitted_inputs(self.rows, taken)
-            self.outputs = () if self.labels else _fitted_outputs(config, self.rows, taken, self.inputs)
+            self.outputs = () if self.labels else _fitted_outputs(config, self.rows, taken)
         else:
             self.inputs, self.outputs = columns
         try:
@@ -328,10 +327,7 @@ def _fitted(name: str, transform: OutputTransform, values: Array, target: Target
         raise UnusableTable(f"{error} over the training tasks: leave it out") from None
 
 
-def _fitted_outputs(
-    config: TableConfig, rows: Rows, taken: NDArray[np.bool_], inputs: tuple[Column, ...]
-) -> tuple[Column, ...]:
-    """The output columns, standardised over the taken rows so that the noise of all is about alike."""
+def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -> tuple[Column, ...]:
     outputs = []
     for place, (name, word) in enumerate(config.outputs):
         labels = rows.y[taken, place]
@@ -344,21 +340,7 @@ def _fitted_outputs(
                 f"column {column.name!r} varies by {varies:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
             )
-    if len(outputs) == 1:
-        return tuple(outputs)
-    try:
-        x, y = standardised(inputs, rows.x[taken]), standardised(outputs, rows.y[taken])
-    except OutsideDomain as error:
-        raise UnusableTable(str(error)) from None
-    owner, parts = task_of_rows(rows)[taken], []
-    for task in np.unique(owner)[:MAX_TASKS]:
-        own = np.flatnonzero(owner == task)[:MAX_ROWS]
-        parts.append((torch.from_numpy(x[own]), torch.from_numpy(y[own])))
-    scales = noise_scales(Examples.padded(parts))
-    return tuple(
-        column.model_copy(update={"std": column.std * scale})
-        for column, scale in zip(outputs, scales, strict=True)
-    )
+    return tuple(outputs)
 
 
 def task_of_rows(rows: Rows) -> Indices:
