@@ -35,6 +35,9 @@ RUN groupadd --system --gid 10001 bmaml \
     && useradd --system --uid 10001 --gid bmaml --home-dir /nonexistent --shell /usr/sbin/nologin bmaml \
     && mkdir /runs && chown bmaml:bmaml /runs
 COPY --from=builder /opt/venv /opt/venv
+# Native functions are compiled here, for any machine with AVX2, and read from this folder at every start.
+ENV NUMBA_CACHE_DIR=/opt/native
+RUN python -m service.compute.native_path && chmod -R a+rX /opt/native
 # A volume that is first mounted empty at /store starts with the shipped versions.
 COPY --chown=bmaml:bmaml model_store/versions /store
 USER 10001:10001

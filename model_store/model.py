@@ -181,7 +181,7 @@ class Model:
         belief = self._classes(posterior, features)
         if not self.returns_to_prior:
             return belief
-        trained = self._standardised_range.to(features)
+        trained = self.standardised_range.to(features)
         if extrapolation.all_inside(features, trained):
             return belief
         empty = features[:, :0]
@@ -221,7 +221,7 @@ class Model:
                 synchronisation.
         """
         belief = self._believed(posterior, x, joint)
-        trained = self._standardised_range.to(x)
+        trained = self.standardised_range.to(x)
         if skip_inside and extrapolation.all_inside(x, trained):
             return belief
         prior = self.prior(_nearest(x, trained))
@@ -232,7 +232,7 @@ class Model:
         rows = torch.from_numpy(support_x).unsqueeze(0)
         support = Examples.full(rows, rows[..., :0])
         x_rows = torch.from_numpy(x).unsqueeze(0)
-        trained = self._standardised_range.to(x_rows)
+        trained = self.standardised_range.to(x_rows)
         return extrapolation.distance(x_rows, trained, support)[0].double().numpy()
 
     def prior(self, x: Tensor) -> Predictive:
@@ -242,10 +242,10 @@ class Model:
     def _believed(self, posterior: Any, x: Tensor, joint: bool = False) -> Predictive:
         belief = self.learner.predict(posterior, x, joint)
         assert isinstance(belief, Predictive)
-        return belief.with_noise_at_most(self._max_noise)
+        return belief.with_noise_at_most(self.max_noise)
 
     @cached_property
-    def _max_noise(self) -> Tensor:
+    def max_noise(self) -> Tensor:
         """The square of the range of labels in training, standardised: `[output]`; ∞ where it is empty."""
         low, high = torch.from_numpy(standardised(self.manifest.outputs, self.output_range)).unbind(0)
         return (high - low).square().masked_fill(high <= low, torch.inf).to(self.device)
@@ -296,7 +296,7 @@ class Model:
         return int(shots["lowest"]), int(shots["highest"])
 
     @cached_property
-    def _standardised_range(self) -> Tensor:
+    def standardised_range(self) -> Tensor:
         """`input_range` as the network sees it, on the model's device."""
         return torch.from_numpy(standardised(self.manifest.inputs, self.input_range)).to(self.device)
 

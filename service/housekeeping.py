@@ -3,15 +3,55 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from service.compute.device import DeviceFailed
+from service.compute.native_path import State
 from service.engine.posterior_cache import PosteriorCache
 from service.keys import KeyRing
 from service.ops.memory import HeapTrimmer
 from service.registry.registry import Registry
 
+PATHS: dict[State, str] = {
+    "off": "tensors; native functions are off",
+    "compiling": "tensors, while native functions are compiled",
+    "ready": "native functions",
+    "failed": "tensors; native functions cannot be compiled here",
+}
+"""The path that answers, by the state of native functions."""
+
 log = logging.getLogger("service.housekeeping")
+
+
+class NativeWatch:
+    """The state of native functions, which is logged when it changes.
+
+    Args:
+        sources: the state in each process that computes; None where it is busy.
+    """
+
+    def __init__(self, sources: Sequence[Callable[[], State | None]]) -> None:
+        self._sources = tuple(sources)
+        self._states: list[State] = ["off"] * len(self._sources)
+
+    @property
+    def serves(self) -> bool:
+        """Whether native functions answer for the exact learner in every process."""
+        return all(state == "ready" for state in self._states)
+
+    def look(self) -> None:
+        """Look at every process.
+
+        Raises:
+            DeviceFailed: one has ended.
+        """
+        before = self._states.copy()
+        for index, source in enumerate(self._sources):
+            state = source()
+            if state is not None:
+                self._states[index] = state
+        if self._states != before and len(set(self._states)) == 1:
+            log.info("path of the exact learner on the CPU: %s", PATHS[self._states[0]])
 
 
 class Housekeeping:
@@ -20,6 +60,7 @@ class Housekeeping:
     Args:
         interval_s: seconds between two rounds.
         heap_trimmers: one for every process of the service.
+        native: the state of native functions.
     """
 
     def __init__(
@@ -29,6 +70,7 @@ class Housekeeping:
         registry: Registry,
         keys: KeyRing,
         heap_trimmers: Sequence[HeapTrimmer],
+        native: NativeWatch | None = None,
     ) -> None:
         self._interval_s, self._posteriors, self._registry, self._keys = (
             interval_s,
@@ -36,7 +78,7 @@ class Housekeeping:
             registry,
             keys,
         )
-        self.heap_trimmers = tuple(heap_trimmers)
+        self.heap_trimmers, self._native = tuple(heap_trimmers), native
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -66,8 +108,10 @@ class Housekeeping:
         try:
             for trimmer in self.heap_trimmers:
                 trimmer.trim_if_due(time.monotonic(), changed)
+            if self._native is not None:
+                self._native.look()
         except DeviceFailed:
-            log.warning("a worker process has ended and returns no memory any more")
+            log.warning("a worker process has ended and answers no more")
 
     def _run(self) -> None:
         """Run one round after another; a failure of one does not end the thread."""

@@ -13,6 +13,7 @@ from bmaml.errors import BmamlError
 from service.codec.bodies import BodyReader
 from service.codec.decode import Decoder
 from service.codec.images import DecodingThreads
+from service.compute import native_path
 from service.compute.batch import answer_batch, compute
 from service.compute.cuda_graphs import GraphCache
 from service.compute.device import check, device_for
@@ -21,7 +22,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.engine.worker_pool import WorkerPool
 from service.errors import RequestError
-from service.housekeeping import Housekeeping
+from service.housekeeping import Housekeeping, NativeWatch
 from service.job import Job
 from service.keys import KeyRing, RateLimit
 from service.ops.cpus import usable_cores
@@ -77,9 +78,13 @@ class Runtime:
             trimmers += [HeapTrimmer(worker.pid, worker.trim_heap) for worker in worker_pool.workers]
             warm = partial(worker_pool.broadcast, threads=threads)
         self.registry = Registry(settings, self.posteriors, self.metrics, warm)
+        sources: list[Callable[[], native_path.State | None]] = [native_path.state]
+        if worker_pool is not None:
+            sources = [worker.native_state for worker in worker_pool.workers]
+        self.native = NativeWatch(sources)
         self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
         self.housekeeping = Housekeeping(
-            settings.reload_s, self.posteriors, self.registry, self.keys, trimmers
+            settings.reload_s, self.posteriors, self.registry, self.keys, trimmers, self.native
         )
         self._mirroring = None
         if isinstance(settings.store, str):
@@ -162,6 +167,7 @@ class Runtime:
             self._check_device()
             if self._mirroring is not None:
                 self._mirroring.start()
+            self._begin_native()
             self.housekeeping.refresh()
             self.engine.start()
             self.housekeeping.start()
@@ -190,6 +196,19 @@ class Runtime:
         self.decoding_threads.stop()
         if self.tracing is not None:
             self.tracing.stop()
+
+    def _begin_native(self) -> None:
+        """Prepare native functions where models are on the CPU.
+
+        Raises:
+            NativeUnavailable: they are required and cannot be compiled.
+        """
+        mode = self.settings.native if self.device.type == "cpu" else "off"
+        if self._worker_pool is None:
+            native_path.begin(mode)
+            return
+        for worker in self._worker_pool.workers:
+            worker.begin_native(mode)
 
     def _check_device(self) -> None:
         if self._worker_pool is None:

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
         workers: processes that compute. Each needs a core and warms up every version. 0 is one for each core
             but one, which serves HTTP, and at most 8.
         graphs: record the computations of a GPU as CUDA graphs.
+        native: compiled functions for the exact learner on the CPU: `auto` changes over to them once they are
+            compiled, `require` is ready no sooner and does not start without them, `off` never uses them.
         threads: CPU threads of tensor work, at most; small batches take one. 0 leaves the choice to torch.
         max_body_bytes: bytes of a body, as sent and decompressed.
         max_support_rows, max_query_rows, max_pool_rows: rows of a request.
@@ -74,6 +76,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "thread", "process"] = "auto"
     workers: int = Field(default=0, ge=0, le=256)
     graphs: bool = True
+    native: Literal["auto", "off", "require"] = "auto"
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_support_rows: int = Field(default=1000, ge=1)

@@ -152,11 +152,11 @@ class Collapsed(Learner[CollapsedPosterior]):
     @cached_property
     def layout(self) -> Layout:
         """The layers and their hypotheses."""
-        surprise = None if self.surprise is None else self.surprise.with_noise_of_at_least(self._min_noise)
+        surprise = None if self.surprise is None else self.surprise.with_noise_of_at_least(self.min_noise)
         return Layout(self.particles, self.scales, surprise, POOLED_LAYERS if self.pooled else 0)
 
     @property
-    def _min_noise(self) -> float:
+    def min_noise(self) -> float:
         """Variance of the noise at scale 1, at least."""
         return max(MIN_NOISE, self.resolution**2 / 3)
 
@@ -234,7 +234,7 @@ class Collapsed(Learner[CollapsedPosterior]):
             particles = layout.with_noise_levels(particles)
             slopes = None if slopes is None else layout.of_own(slopes)
         layers = self._conditioned(particles, slopes, hidden, prior_mean, support)
-        processes = self._processes(learned)
+        processes = self.processes(learned)
         others = None if processes is None else processes.condition(support)
         evidence = self._evidence_of_hypotheses(layers, others, support)
         weights, group_weights = self._weights(learned, evidence, support)
@@ -368,11 +368,11 @@ class Collapsed(Learner[CollapsedPosterior]):
             weights = softened(self.layout, learned, weights, self.surprise.softening)
         return weights, group_weights
 
-    def _processes(self, learned: Learned) -> Processes | None:
+    def processes(self, learned: Learned) -> Processes | None:
         """The process layers; None without any."""
         if not self.layout.process_layers:
             return None
-        return Processes.of(learned, self.layout.surprise, self.pooled is not None, self._min_noise)
+        return Processes.of(learned, self.layout.surprise, self.pooled is not None, self.min_noise)
 
     def _noise(self, particles: Tensor, slopes: Tensor | None, hidden: Tensor) -> Tensor:
         """Variance of the noise at rows with these hidden layers, `[task, particle, row]`."""
@@ -380,7 +380,7 @@ class Collapsed(Learner[CollapsedPosterior]):
         if slopes is not None:
             exponent = affine(hidden, slopes[..., :-1, None], slopes[..., -1:, None]).squeeze(-1)
             noise = noise * torch.exp(exponent)
-        return noise.clamp_min(self._min_noise)
+        return noise.clamp_min(self.min_noise)
 
     def _conditioned(
         self,

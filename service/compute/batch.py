@@ -17,15 +17,15 @@ from service.compute.classification import classify_batch
 from service.compute.cuda_graphs import GraphCache
 from service.compute.device import out_of_memory
 from service.compute.graphed_regression import answer_with_graphs
+from service.compute.native_path import predict_numbers
 from service.compute.policies import act_batch
-from service.compute.regression import predict_batch
 from service.job import Answer, BatchTimes, Job
 
 Compute = Callable[[Sequence[Job], int], Sequence[Answer | Diverged]]
 """Computes the jobs of one group on at most so many threads: see `compute`."""
 
 ANSWERS: dict[Kind, Callable[[Sequence[Job]], tuple[Sequence[Answer | Diverged], BatchTimes]]] = {
-    "regression": predict_batch,
+    "regression": predict_numbers,
     "classification": classify_batch,
     "policy": act_batch,
 }

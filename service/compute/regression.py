@@ -269,7 +269,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             nll = support_nll(job, float(before[task]), float(moments.nll_after[row]))
             nll = nll if job.kept is None else job.kept.support_nll
             answers[task] = Answer(
-                result=_result(job, moments, row, belief, x),
+                result=result_of(job, moments, row, belief, x),
                 support_nll=nll,
                 effective_particles=float(adaptation.effective_particles[task]),
                 surprise=adaptation.surprise(task),
@@ -280,7 +280,7 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
     return [answers[task] for task in range(len(jobs))], times
 
 
-def _result(
+def result_of(
     job: Job, moments: BatchMoments, task: int, belief: Predictive | Transformed, x: Tensor
 ) -> Prediction | Selection | None:
     """The prediction or the selection that a task asks for.

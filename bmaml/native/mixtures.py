@@ -1,0 +1,112 @@
+"""Moments, log densities and quantiles of one mixture of Gaussians, from arrays `[component]`."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmaml.native.arithmetic import LOG_ROOT_2PI, exp, ndtri, scaled_erfc
+from bmaml.native.compiling import kernel
+from bmaml.native.weighting import log_normaliser
+from bmaml.quantiles import MAX_MOVE_GROWTH
+from bmaml.tails import MAX_ERFC_ARGUMENT
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+NEWTON_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 1e-5, 1e-9, 1e-15
+"""Last move of a root that has converged, in standard deviations; Newton's error is its square."""
+MAX_ROUNDS = 200
+
+
+@kernel
+def moments(weights: Array, means: Array, noise: Array, within: Array) -> tuple[float, float, float]:
+    """Mean, aleatoric and epistemic variance."""
+    mean, aleatoric, epistemic = 0.0, 0.0, 0.0
+    for i in range(len(weights)):
+        mean += weights[i] * means[i]
+        aleatoric += weights[i] * noise[i]
+    for i in range(len(weights)):
+        offset = means[i] - mean
+        epistemic += weights[i] * (offset * offset + within[i])
+    return mean, aleatoric, epistemic
+
+
+@kernel
+def log_density(log_weights: Array, means: Array, stds: Array, y: float) -> float:
+    """Log density at y."""
+    logs = np.empty(len(log_weights))
+    for i in range(len(logs)):
+        standard = (y - means[i]) / stds[i]
+        logs[i] = log_weights[i] - 0.5 * standard * standard - math.log(stds[i])
+    return log_normaliser(logs) - LOG_ROOT_2PI
+
+
+@kernel
+def quantile(weights: Array, means: Array, stds: Array, level: float) -> float:
+    """The value at which the mixture's distribution function is `level`, as `bmaml.quantiles` finds it.
+
+    Levels above one half are solved in the mirror.
+    """
+    mirror = -1.0 if level > 0.5 else 1.0
+    target = 1 - level if level > 0.5 else level
+    count, wanted = len(weights), ndtri(target)
+    low, high, root, typical = math.inf, -math.inf, 0.0, 0.0
+    for i in range(count):
+        each = mirror * means[i] + wanted * stds[i]
+        low, high = min(low, each), max(high, each)
+        root += weights[i] * each
+        typical += weights[i] * stds[i]
+    if not low < high:
+        return mirror * root
+    root, move = min(max(root, low), high), high - low
+    half_root = math.sqrt(0.5)
+    for _ in range(MAX_ROUNDS):
+        cdf, slope = 0.0, 0.0
+        for i in range(count):
+            inverse = half_root / stds[i]
+            standard = (root - mirror * means[i]) * inverse
+            standard = -MAX_ERFC_ARGUMENT if standard < -MAX_ERFC_ARGUMENT else standard
+            standard = MAX_ERFC_ARGUMENT if standard > MAX_ERFC_ARGUMENT else standard
+            peak = exp(-standard * standard)
+            tail = 0.5 * scaled_erfc(abs(standard)) * peak
+            cdf += weights[i] * (tail if standard < 0 else 1 - tail)
+            slope += weights[i] * inverse * peak
+        slope *= 1 / math.sqrt(math.pi)
+        if cdf < target:
+            low = root
+        else:
+            high = root
+        reached = ndtri(cdf)
+        # Newton's method on the scale of Φ⁻¹: its derivative is the slope over the normal density there.
+        step = (wanted - reached) * exp(-0.5 * reached * reached) / (slope * math.sqrt(2 * math.pi))
+        newton = root + step
+        good = abs(step) <= 0.5 * move and low <= newton <= high
+        moved = newton
+        if not good:
+            moved = low + 0.5 * (high - low)
+            moved = min(max(moved, root - MAX_MOVE_GROWTH * move), root + MAX_MOVE_GROWTH * move)
+        move = abs(moved - root)
+        root = moved
+        near = (NEWTON_TOLERANCE if good else BISECTION_TOLERANCE) * typical
+        if not move > near + ROUNDING * abs(root):
+            break
+    return mirror * root
+
+
+@kernel
+def heavy(log_weights: Array, negligible: float) -> tuple[Indices, Array]:
+    """Places and new weights of the components without the lightest, together `negligible` at most."""
+    order = np.argsort(-log_weights, kind="mergesort")
+    length, lighter = len(order), 0.0
+    while length > 1:
+        lighter += exp(log_weights[order[length - 1]])
+        if not lighter <= negligible:
+            break
+        length -= 1
+    chosen = order[:length].copy()
+    weights, total = np.empty(length), 0.0
+    for i in range(length):
+        weights[i] = exp(log_weights[chosen[i]])
+        total += weights[i]
+    return chosen, weights / total

@@ -1,0 +1,112 @@
+"""Which path answers is a setting and a state, never a guess; no cache, home or right to write is needed."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.compute import native_path
+from service.compute.native_path import NativeUnavailable
+from service.housekeeping import NativeWatch
+from service.runtime import Runtime
+from service.settings import Settings
+from tests.published import publish
+
+ASK = """
+import sys
+from service.compute import native_path
+native_path.begin("require")
+print(native_path.state(), native_path._native.module.__name__)
+import bmaml.native.example as example
+print(sum(sum(each.stats.cache_hits.values()) for each in example.CALLED))
+"""
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A machine on which nothing can be compiled."""
+
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(native_path, "_native", native_path._Native())
+    monkeypatch.setattr(native_path, "_compiled", fail)
+
+
+def test_where_nothing_can_be_compiled_tensor_code_answers_and_the_log_says_so(broken, tmp_path, caplog):
+    publish(tmp_path)
+    with caplog.at_level(logging.INFO):
+        runtime = Runtime(Settings(store=tmp_path, device="cpu", engine="thread", native="auto"))
+        runtime.start()
+        native_path._native.thread.join()
+        runtime.native.look()
+    try:
+        assert runtime.why_not_ready is None
+        assert not runtime.native.serves
+        assert native_path.state() == "failed"
+        assert "tensors; native functions cannot be compiled here" in caplog.text
+    finally:
+        runtime.stop()
+
+
+def test_a_service_that_requires_them_does_not_start_without_them(broken, tmp_path):
+    publish(tmp_path)
+    runtime = Runtime(Settings(store=tmp_path, device="cpu", engine="thread", native="require"))
+    runtime.start()
+    assert runtime.failed
+    assert "BMAML_NATIVE is require" in runtime.why_not_ready
+    with pytest.raises(NativeUnavailable, match="no compiler"):
+        native_path.begin("require")
+    runtime.stop()
+
+
+def test_a_change_is_logged_once_when_all_processes_have_made_it(caplog):
+    states = ["compiling", "compiling"]
+    watch = NativeWatch([lambda: states[0], lambda: states[1]])
+    with caplog.at_level(logging.INFO):
+        watch.look()
+        states[0] = "ready"
+        watch.look()
+        assert not watch.serves
+        states[1] = None  # busy: as it was
+        watch.look()
+        states[1] = "ready"
+        watch.look()
+        watch.look()
+    assert watch.serves
+    paths = [record.message.rpartition(": ")[2] for record in caplog.records]
+    assert paths == ["tensors, while native functions are compiled", "native functions"]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert native_path.cache_folder().parent == native_path.NOWHERE
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert native_path.cache_folder().parent == tmp_path / ".cache" / "bmaml"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert native_path.cache_folder().parent == tmp_path / "xdg" / "bmaml"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
+    assert native_path.cache_folder().parent == tmp_path / "numba"
+
+
+def test_a_read_only_cache_without_a_home_is_read(compiled, tmp_path):
+    copy = tmp_path / "cache" / native_path.cache_folder().name
+    shutil.copytree(native_path.cache_folder(), copy)
+    for folder in [*copy.rglob("*/"), copy, copy.parent]:
+        folder.chmod(0o555)
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"}
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env={**environment, "NUMBA_CACHE_DIR": str(copy.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for folder in [copy.parent, copy, *copy.rglob("*/")]:
+        folder.chmod(0o755)
+    assert asked.stdout.split() == ["ready", "service.compute.native_regression", "4"]
