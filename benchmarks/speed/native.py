@@ -4,7 +4,7 @@
 
 The two paths take turns, so that a change of the machine's pace meets both. Times are CPU times of one
 thread, medians over the turns. A task has five support rows and twenty query rows, or ten and fifty. It asks
-for three quantiles and an interval. Labels are a noisy sine, whatever the model: their values decide how many
+for three quantiles and an interval. Labels are like those of the model's family: they decide how many
 hypotheses keep weight, and so the time.
 """
 
@@ -28,12 +28,18 @@ LEVELS = (0.05, 0.5, 0.95)
 
 
 def job(model: Model, support: int, query: int, seed: int) -> Job:
-    """A request for rows inside the training range."""
+    """A request about rows inside the training range, with labels as in the model's family."""
     random = np.random.default_rng(seed)
-    low, high = model.standardised_range.numpy()
+    low, high = model.input_range
     x, query_x = (low + (high - low) * random.random((rows, len(low))) for rows in (support, query))
-    y = np.sin(2 * x[:, :1]) + 0.1 * random.standard_normal((support, 1))
-    arrays = (each.astype(np.float32) for each in (x, y, query_x))
+    shown = model.standardised_inputs(x)
+    if model.manifest.name == "sinusoid":
+        y = model.standardised_targets(3 * np.sin(x + np.pi * random.random()))
+    elif model.manifest.name == "learning-curves":
+        y = model.standardised_targets(0.9 - 0.5 * (x / low) ** -0.4)
+    else:  # a level and a slope of its own
+        y = random.standard_normal() + 0.3 * shown[:, :1] + 0.2 * random.standard_normal((support, 1))
+    arrays = shown, y.astype(np.float32), model.standardised_inputs(query_x)
     return Job(model, *arrays, 0, 0, PredictionSpec(LEVELS), deadline=float("inf"))
 
 

@@ -131,7 +131,8 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
         np.empty((block, outputs, count)),
         np.empty((block, outputs, count)),
     )
-    heavy_means, heavy_stds, stds = np.empty(len(chosen)), np.empty(len(chosen)), np.empty(count)
+    heavy_means, heavy_stds = np.empty(len(chosen)), np.empty(len(chosen))
+    inverse_stds, stds, half_root = np.empty(len(chosen)), np.empty(count), math.sqrt(0.5)
     nothing = np.empty((0, 0, 0)), np.empty((0, 0, 0))
     for start in range(0, rows, BLOCK_ROWS):
         x = task.query_x[start : start + BLOCK_ROWS]
@@ -156,9 +157,10 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
                     stds[i] = math.sqrt(own_noise[i] + own_within[i])
                 for i in range(len(chosen)):
                     heavy_means[i], heavy_stds[i] = own[chosen[i]], stds[chosen[i]]
+                    inverse_stds[i] = half_root / heavy_stds[i]
                 link = model.units.links[output]
                 for j in range(len(task.levels)):
-                    z = quantile(heavy_weights, heavy_means, heavy_stds, task.levels[j])
+                    z = quantile(heavy_weights, heavy_means, heavy_stds, inverse_stds, task.levels[j])
                     results.quantiles[place, j, at, output] = quantile_value(link, z)
                 if at < len(task.targets):
                     results.log_density[place, at, output] = _log_density(
@@ -175,7 +177,7 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
                     results.own_scale[1, place, at, output] = aleatoric + epistemic
                     highest = mean + MAX_DEVIATIONS * math.sqrt(aleatoric + epistemic)
                     highest = min(max(mean, link[6]), highest)
-                    transform(link, highest, own, own_noise, own_within)
+                    transform(link, highest, weights, own, own_noise, own_within)
                     mean, aleatoric, epistemic = moments(weights, own, own_noise, own_within)
                 results.mean[place, at, output] = mean
                 results.aleatoric[place, at, output] = aleatoric

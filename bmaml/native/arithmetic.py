@@ -1,6 +1,7 @@
 """Elementary functions without branches, which the compiler turns into vector instructions inside a loop.
 
-Relative errors are below 1e-11, those of `sine` absolute. NaN stays NaN.
+Relative errors are below 1e-11, that of `tail` below 1e-9; those of `sine` and `ndtr` are absolute. NaN stays
+NaN.
 """
 
 import math
@@ -28,9 +29,7 @@ def exp(x: float) -> float:
     x = MAX_EXPONENT if x > MAX_EXPONENT else x
     whole = rounded(x * LOG2_E)
     rest = x - whole * LN_2
-    series = 1.0 / 39916800
-    series = series * rest + 1.0 / 3628800
-    series = series * rest + 1.0 / 362880
+    series = 1.0 / 362880
     series = series * rest + 1.0 / 40320
     series = series * rest + 1.0 / 5040
     series = series * rest + 1.0 / 720
@@ -115,11 +114,32 @@ def scaled_erfc(x: float) -> float:
 
 
 @elementary
+def tail(x: float, peak: float) -> float:
+    """½ erfc(x) for x ≥ 0, given e^(−x²); a shorter polynomial than that of `scaled_erfc`."""
+    t = 1 / (1 + x * (1 / SCALED_ERFC_WIDTH))
+    u = 2 * t - 1
+    series = -3.733985159767974e-06
+    series = series * u - 6.627967990532975e-06
+    series = series * u + 3.379696357071595e-05
+    series = series * u + 8.853445971769238e-05
+    series = series * u - 0.0001818488494124687
+    series = series * u - 0.001009345241802639
+    series = series * u - 0.0004042878058226599
+    series = series * u + 0.0089418775746666
+    series = series * u + 0.03984257995972279
+    series = series * u + 0.103489147846922
+    series = series * u + 0.1967427884289312
+    series = series * u + 0.2944648157996725
+    series = series * u + 0.3580023023080495
+    return 0.5 * series * t * peak
+
+
+@elementary
 def ndtr(standard: float) -> float:
     """Φ, the standard normal distribution function."""
     x = abs(standard) * ROOT_HALF
-    tail = 0.5 * scaled_erfc(x) * exp(-x * x)
-    return tail if standard < 0 else 1 - tail
+    below = tail(x, exp(-x * x))
+    return below if standard < 0 else 1 - below
 
 
 @elementary

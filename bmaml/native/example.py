@@ -38,11 +38,11 @@ def steps() -> list[Callable[[], object]]:
 
     def answer() -> None:
         task = tables.Task(x, x, x, no_rows, levels, 0.0)
-        answering.answered(model(), prior(), task, tables.no_results(1, 1, 1, 1, 0, 0), 0)
+        answering.answered(model(), prior(), task, tables.no_results(1, hypotheses.groups, 1, 1, 0, 0), 0)
 
     def answer_together() -> None:
         each, count = np.zeros((1, 1, 1)), np.ones(1, np.int64)
-        results = tables.no_results(1, 1, 1, 1, 0, 0)
+        results = tables.no_results(1, hypotheses.groups, 1, 1, 0, 0)
         answering.adapted_and_answered(
             model(),
             hypotheses,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml.native.arithmetic import hyperbolic_tangent, sines
+from bmaml.native.arithmetic import exp, hyperbolic_tangent, sines
 from bmaml.native.compiling import kernel
 from bmaml.native.linear_algebra import add_multiple, affine
 from bmaml.native.tables import Particles, ProcessLayers
@@ -113,7 +113,7 @@ def particle_noise(particles: Particles, layer: int, features: Array) -> float:
     theta, exponent = particles.thetas[layer], 0.0
     for i in range(particles.slopes.shape[1]):
         exponent += particles.slopes[layer, i] * features[i]
-    return max(math.exp(exponent - theta[len(theta) - 2]), particles.min_noise)
+    return max(exp(exponent - theta[len(theta) - 2]), particles.min_noise)
 
 
 @kernel

@@ -21,7 +21,17 @@ from bmaml.links import (
     PROBIT_WEIGHTS,
     SUMMED_CELLS,
 )
-from bmaml.native.arithmetic import LOG_ROOT_2PI, density, log_ndtr, logistic, ndtr
+from bmaml.native.arithmetic import (
+    LOG_ROOT_2PI,
+    ROOT_2PI,
+    ROOT_HALF,
+    density,
+    exp,
+    log_ndtr,
+    logistic,
+    ndtr,
+    tail,
+)
 from bmaml.native.compiling import kernel
 
 Array = NDArray[np.float64]
@@ -30,6 +40,7 @@ NODES, NODE_WEIGHTS = np.array(HERMITE)
 FEW_NODES, FEW_NODE_WEIGHTS = np.array(FEW_HERMITE)
 SLOPES, SLOPE_WEIGHTS = np.array(PROBIT_SLOPES), np.array(PROBIT_WEIGHTS)
 NONE, LOG, LOGIT, LOG1P = 0, 1, 2, 3
+NEGLIGIBLE_SHARE = 3e-7
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -107,11 +118,14 @@ def log_cell_probability(lower: float, upper: float, mean: float, std: float) ->
 
 
 @kernel
-def transform(link: Array, highest: float, location: Array, noise: Array, within: Array) -> None:
+def transform(
+    link: Array, highest: float, weights: Array, location: Array, noise: Array, within: Array
+) -> None:
     """Replace each component's location, noise and epistemic variance by the moments of the values.
 
     Args:
         highest: location that counts at most, where the scale is logarithmic.
+        weights: of the components. Where they are light, parts of a bounded variance need not be precise.
     """
     code, whole, count = int(link[0]), link[5] > 0, len(location)
     if code == NONE and not whole:
@@ -138,7 +152,7 @@ def transform(link: Array, highest: float, location: Array, noise: Array, within
         _spread_of_whole(link, location, noise, within, spread)
     else:
         _of_logistic(link, location, noise, within, mean, total)
-        _spread_of_logistic(link, location, noise, within, spread)
+        _spread_of_logistic(link, weights, location, noise, within, mean, total, spread)
     for i in range(count):
         epistemic = spread[i] if spread[i] < total[i] else total[i]
         location[i], noise[i], within[i] = mean[i], total[i] - epistemic, epistemic
@@ -160,8 +174,11 @@ def _of_logistic(
         each, share = SLOPES[term], SLOPE_WEIGHTS[term]
         for i in range(count):
             scale = each / math.sqrt(1 + each * each * variance[i])
-            mean[i] += share * ndtr(scale * location[i])
-            slope[i] += share * scale * density(scale * location[i])
+            standard = scale * location[i] * ROOT_HALF
+            peak = exp(-standard * standard)
+            below = tail(abs(standard), peak)
+            mean[i] += share * (below if standard < 0 else 1 - below)
+            slope[i] += share * scale * (1 / ROOT_2PI) * peak
     for node in range(len(NODES)):
         place, share = NODES[node], NODE_WEIGHTS[node]
         for i in range(count):
@@ -176,26 +193,54 @@ def _of_logistic(
 
 
 @kernel
-def _spread_of_logistic(link: Array, location: Array, noise: Array, within: Array, spread: Array) -> None:
-    """The variance of E(value | f)."""
+def _spread_of_logistic(
+    link: Array,
+    weights: Array,
+    location: Array,
+    noise: Array,
+    within: Array,
+    means: Array,
+    total: Array,
+    spread: Array,
+) -> None:
+    """The variance of E(value | f) of each component.
+
+    Components whose variances together are below `NEGLIGIBLE_SHARE` of the mixture's have it in proportion to
+    the variances on the scale instead.
+    """
     span, count, nodes = link[2] - link[1], len(location), len(FEW_NODES)
-    given = np.zeros((nodes, count))
+    middle, variance = 0.0, 0.0
+    for i in range(count):
+        middle += weights[i] * means[i]
+    for i in range(count):
+        variance += weights[i] * (total[i] + (means[i] - middle) * (means[i] - middle))
+    least, chosen, length = NEGLIGIBLE_SHARE * variance / count, np.empty(count, np.int64), 0
+    for i in range(count):
+        spread[i] = total[i] * within[i] / max(noise[i] + within[i], LEAST_VARIANCE)
+        if weights[i] * total[i] > least:
+            chosen[length] = i
+            length += 1
+    place, root, variances = np.empty(length), np.empty(length), np.empty(length)
+    for i in range(length):
+        place[i], root[i] = location[chosen[i]], math.sqrt(within[chosen[i]])
+        variances[i] = max(noise[chosen[i]], LEAST_VARIANCE)
+    given, scale = np.zeros((nodes, length)), np.empty(length)
     for term in range(len(SLOPES)):
         each, share = SLOPES[term], SLOPE_WEIGHTS[term]
+        for i in range(length):
+            scale[i] = each / math.sqrt(1 + each * each * variances[i])
         for node in range(nodes):
-            place, target = FEW_NODES[node], given[node]
-            for i in range(count):
-                variance = noise[i] if noise[i] > LEAST_VARIANCE else LEAST_VARIANCE
-                scale = each / math.sqrt(1 + each * each * variance)
-                target[i] += share * ndtr((location[i] + math.sqrt(within[i]) * place) * scale)
-    for i in range(count):
-        middle, squares = 0.0, 0.0
+            offset, target = FEW_NODES[node], given[node]
+            for i in range(length):
+                target[i] += share * ndtr((place[i] + root[i] * offset) * scale[i])
+    for i in range(length):
+        mean, squares = 0.0, 0.0
         for node in range(nodes):
-            middle += FEW_NODE_WEIGHTS[node] * given[node, i]
+            mean += FEW_NODE_WEIGHTS[node] * given[node, i]
         for node in range(nodes):
-            offset = given[node, i] - middle
-            squares += FEW_NODE_WEIGHTS[node] * offset * offset
-        spread[i] = span * span * squares
+            difference = given[node, i] - mean
+            squares += FEW_NODE_WEIGHTS[node] * difference * difference
+        spread[chosen[i]] = span * span * squares
 
 
 @kernel

@@ -5,16 +5,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml.native.arithmetic import LOG_ROOT_2PI, exp, ndtri, scaled_erfc
+from bmaml.native.arithmetic import LOG_ROOT_2PI, exp, ndtri, tail
 from bmaml.native.compiling import kernel
-from bmaml.native.weighting import log_normaliser
 from bmaml.quantiles import MAX_MOVE_GROWTH
 from bmaml.tails import MAX_ERFC_ARGUMENT
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-NEWTON_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 1e-5, 1e-9, 1e-15
+NEWTON_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 1e-4, 1e-8, 1e-15
 """Last move of a root that has converged, in standard deviations; Newton's error is its square."""
 MAX_ROUNDS = 200
 
@@ -35,18 +34,27 @@ def moments(weights: Array, means: Array, noise: Array, within: Array) -> tuple[
 @kernel
 def log_density(log_weights: Array, means: Array, stds: Array, y: float) -> float:
     """Log density at y."""
-    logs = np.empty(len(log_weights))
+    logs, top, total = np.empty(len(log_weights)), -math.inf, 0.0
     for i in range(len(logs)):
         standard = (y - means[i]) / stds[i]
-        logs[i] = log_weights[i] - 0.5 * standard * standard - math.log(stds[i])
-    return log_normaliser(logs) - LOG_ROOT_2PI
+        logs[i] = log_weights[i] - 0.5 * standard * standard
+    for each in logs:
+        top = each if each > top or each != each else top
+    if not top > -math.inf:
+        return top
+    for i in range(len(logs)):
+        total += exp(logs[i] - top) / stds[i]
+    return top + math.log(total) - LOG_ROOT_2PI
 
 
 @kernel
-def quantile(weights: Array, means: Array, stds: Array, level: float) -> float:
+def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, level: float) -> float:
     """The value at which the mixture's distribution function is `level`, as `bmaml.quantiles` finds it.
 
     Levels above one half are solved in the mirror.
+
+    Args:
+        inverse_stds: √½ / std of each component.
     """
     mirror = -1.0 if level > 0.5 else 1.0
     target = 1 - level if level > 0.5 else level
@@ -60,18 +68,16 @@ def quantile(weights: Array, means: Array, stds: Array, level: float) -> float:
     if not low < high:
         return mirror * root
     root, move = min(max(root, low), high), high - low
-    half_root = math.sqrt(0.5)
     for _ in range(MAX_ROUNDS):
         cdf, slope = 0.0, 0.0
         for i in range(count):
-            inverse = half_root / stds[i]
-            standard = (root - mirror * means[i]) * inverse
+            standard = (root - mirror * means[i]) * inverse_stds[i]
             standard = -MAX_ERFC_ARGUMENT if standard < -MAX_ERFC_ARGUMENT else standard
             standard = MAX_ERFC_ARGUMENT if standard > MAX_ERFC_ARGUMENT else standard
             peak = exp(-standard * standard)
-            tail = 0.5 * scaled_erfc(abs(standard)) * peak
-            cdf += weights[i] * (tail if standard < 0 else 1 - tail)
-            slope += weights[i] * inverse * peak
+            below = tail(abs(standard), peak)
+            cdf += weights[i] * (below if standard < 0 else 1 - below)
+            slope += weights[i] * inverse_stds[i] * peak
         slope *= 1 / math.sqrt(math.pi)
         if cdf < target:
             low = root

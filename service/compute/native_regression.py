@@ -131,7 +131,7 @@ def _answer_alone(job: Job, native: NativeModel) -> Answer | Diverged:
     elif job.key is not None:
         kept = KeptPosterior(native.as_tensors(posterior, job.model), nll, effective)
     group_weights = posterior.group_weights
-    belief = _belief(job, posterior.log_weights, results.components)
+    belief = _belief(job, posterior.log_weights, results.components) if wants_components else None
     return Answer(
         result=result_of(job, moments, 0, belief, torch.from_numpy(job.query_x).unsqueeze(0)),
         support_nll=nll,

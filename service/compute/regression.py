@@ -281,20 +281,24 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
 
 
 def result_of(
-    job: Job, moments: BatchMoments, task: int, belief: Predictive | Transformed, x: Tensor
+    job: Job, moments: BatchMoments, task: int, belief: Predictive | Transformed | None, x: Tensor
 ) -> Prediction | Selection | None:
     """The prediction or the selection that a task asks for.
 
     Args:
         task: index of the task in `moments`, `belief` and `x`.
+        belief: None where neither particles nor a selection are asked for.
     """
     if job.spec is None:
         return None
     own = slice(task, task + 1), slice(len(job.query_x))
     if isinstance(job.spec, PredictionSpec):
-        particles = _particles(belief.part(*own)) if job.spec.particles else None
-        return moments.prediction(task, job, particles)
+        if not job.spec.particles:
+            return moments.prediction(task, job)
+        assert belief is not None
+        return moments.prediction(task, job, _particles(belief.part(*own)))
     assert isinstance(job.spec, SelectionSpec)
+    assert belief is not None
     support_x = torch.from_numpy(job.support_x).to(x).unsqueeze(0)
     uncertainty = moments.uncertainty(task, job)
     own_scale, spec = belief.part(*own), job.spec
