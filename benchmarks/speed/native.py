@@ -31,11 +31,17 @@ def job(model: Model, support: int, query: int, seed: int) -> Job:
     """A request about rows inside the training range, with labels as in the model's family."""
     random = np.random.default_rng(seed)
     low, high = model.input_range
-    x, query_x = (low + (high - low) * random.random((rows, len(low))) for rows in (support, query))
+    sizes = model.manifest.name == "learning-curves"  # evenly in their logarithms
+    x, query_x = (
+        low * (high / low) ** random.random((rows, 1))
+        if sizes
+        else low + (high - low) * random.random((rows, len(low)))
+        for rows in (support, query)
+    )
     shown = model.standardised_inputs(x)
     if model.manifest.name == "sinusoid":
         y = model.standardised_targets(3 * np.sin(x + np.pi * random.random()))
-    elif model.manifest.name == "learning-curves":
+    elif sizes:
         y = model.standardised_targets(0.9 - 0.5 * (x / low) ** -0.4)
     else:  # a level and a slope of its own
         y = random.standard_normal() + 0.3 * shown[:, :1] + 0.2 * random.standard_normal((support, 1))
