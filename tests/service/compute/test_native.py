@@ -19,6 +19,8 @@ from service.compute.regression import believe, nll_before, predict_batch
 from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from tests.published import KINDS, SIZE, X, Y, Z, publish
 
+pytestmark = pytest.mark.timeout(1200)  # the first session compiles
+
 LEVELS = (0.05, 0.3, 0.5, 0.95)
 ROWS = ((0, 4), (1, 1), (3, 20), (9, 17), (40, 5))
 """Support and query rows of the tasks of a batch; the last has more rows than features."""

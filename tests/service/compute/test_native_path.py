@@ -16,6 +16,8 @@ from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
 
+pytestmark = pytest.mark.timeout(1200)  # the first session compiles
+
 ASK = """
 import sys
 from service.compute import native_path
