@@ -11,6 +11,7 @@ hypotheses keep weight, and so the time.
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +41,12 @@ def job(model: Model, support: int, query: int, seed: int) -> Job:
     )
     shown = model.standardised_inputs(x)
     if model.manifest.name == "sinusoid":
-        y = model.standardised_targets(3 * np.sin(x + np.pi * random.random()))
+        labels: Any = model.standardised_targets(3 * np.sin(x + np.pi * random.random()))
     elif sizes:
-        y = model.standardised_targets(0.9 - 0.5 * (x / low) ** -0.4)
+        labels = model.standardised_targets(0.9 - 0.5 * (x / low) ** -0.4)
     else:  # a level and a slope of its own
-        y = random.standard_normal() + 0.3 * shown[:, :1] + 0.2 * random.standard_normal((support, 1))
-    arrays = shown, y.astype(np.float32), model.standardised_inputs(query_x)
+        labels = random.standard_normal() + 0.3 * shown[:, :1] + 0.2 * random.standard_normal((support, 1))
+    arrays = shown, labels.astype(np.float32), model.standardised_inputs(query_x)
     return Job(model, *arrays, 0, 0, PredictionSpec(LEVELS), deadline=float("inf"))
 
 

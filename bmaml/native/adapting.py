@@ -153,7 +153,7 @@ def adapt(
         process_spent,
         group_weights,
         _effective(owner, kept_logs, len(layers) + count),
-        finite,
+        finite,  # type: ignore[arg-type]
     )
 
 

@@ -141,10 +141,10 @@ def transform(
             within[i] *= kept
     if code == LOG:
         for i in range(count):
-            mean = math.exp(location[i] + 0.5 * (noise[i] + within[i]))
-            epistemic = mean * mean * math.expm1(within[i])
-            noise[i] = mean * mean * math.exp(within[i]) * math.expm1(noise[i])
-            location[i], within[i] = mean, epistemic
+            value = math.exp(location[i] + 0.5 * (noise[i] + within[i]))
+            epistemic = value * value * math.expm1(within[i])
+            noise[i] = value * value * math.exp(within[i]) * math.expm1(noise[i])
+            location[i], within[i] = value, epistemic
         return
     mean, total, spread = np.empty(count), np.empty(count), np.empty(count)
     if whole:

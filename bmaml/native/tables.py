@@ -280,7 +280,7 @@ def process_layers(learner: Collapsed, learned: Learned) -> ProcessLayers:
         assert processes.pooled_frequencies is not None
         assert processes.pooled_noise is not None
         roots, pooled_frequencies = array(processes.pooled_roots), array(processes.pooled_frequencies)
-        widths += [_last(each.any(0)) for each in roots]
+        widths += [_last(np.asarray(each.any(0))) for each in roots]
         noise += list(array(processes.pooled_noise))
     if processes is not None and processes.surprise is not None:
         assert processes.frequencies is not None

@@ -11,7 +11,8 @@ from torch import Tensor
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.collapsed_posterior import CollapsedPosterior
 from bmaml.native import answering, tables
-from bmaml.native.tables import TaskPosterior, array
+from bmaml.native.tables import Hypotheses, TaskPosterior, array
+from bmaml.native.tables import Model as Tables
 from model_store import Model
 from model_store.model import PRIOR_TOLERANCE
 
@@ -21,17 +22,17 @@ _KNOWN: dict[int, "NativeModel"] = {}
 
 @dataclass(frozen=True)
 class NativeModel:
-    """A model whose learner has native functions.
+    """A model as native functions take it.
 
     Attributes:
-        model: the tables.
+        tables: its constants.
         hypotheses: of the learner.
         own: parameters of all layers of particles, `[1, layer, param]`.
     """
 
     learner: Collapsed
-    tables: tables.Model
-    hypotheses: tables.Hypotheses
+    tables: Tables
+    hypotheses: Hypotheses
     own: Tensor
 
     @classmethod
@@ -103,7 +104,7 @@ class NativeModel:
             log_prior_widening=learned.get("log_prior_widening", torch.zeros_like(learned["log_widening"])),
         )
 
-    def from_tensors(self, posterior: CollapsedPosterior) -> tuple[tables.Model, TaskPosterior]:
+    def from_tensors(self, posterior: CollapsedPosterior) -> tuple[Tables, TaskPosterior]:
         """A posterior of one task in native form, and the tables whose layers it counts."""
 
         def matrices(values: Tensor | None) -> NDArray[np.float64]:
