@@ -275,7 +275,7 @@ class Collapsed(Learner[CollapsedPosterior]):
 
         def look(trial: Learned) -> Predictive:
             weights, _ = self._weights(trial, evidence, support)
-            parameters = self._processes(trial)
+            parameters = self.processes(trial)
             moved = replace(posterior, log_weights=weights.to(x.dtype), processes=parameters)
             prior_widening = trial.get("log_prior_widening", posterior.log_prior_widening)
             own_widened = own.widened(remaining, trial["log_widening"], prior_widening)
