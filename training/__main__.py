@@ -55,6 +55,8 @@ from training.publish import PublishableFamily, publish
 from training.reading import column_names
 from training.starting import starting_parameters
 
+DEFAULT_DIMENSIONS = 64
+"""Outputs of each projection of `conjugate` on an embedding that is learned with it."""
 FEW_VALIDATION_TASKS = 2
 """Validation tasks, at most, about which a run warns."""
 
@@ -185,7 +187,8 @@ def images(
             raise InvalidConfig(f"{family.features_of} takes other images: see its --size and --rgb")
         tasks = ImageFeatures(collection, network, source.learned)
     conjugate = learner_name(settings, "images") == Conjugate.name
-    columns = (network.features, embedding.dimensions if conjugate else family.ways)
+    dimensions = embedding.dimensions or DEFAULT_DIMENSIONS
+    columns = (network.features, dimensions if conjugate else family.ways)
     _train(run, configuration(run, family, settings, columns, network), tasks)
 
 
@@ -198,7 +201,8 @@ def _train_on_backbone(
     tasks = BackboneImages(family, run.seed, backbone)
     _print_notes(tasks)
     conjugate = learner_name(settings, "images") == Conjugate.name
-    columns = (backbone.features, embedding.dimensions if conjugate else family.ways)
+    dimensions = embedding.dimensions or backbone.features
+    columns = (backbone.features, dimensions if conjugate else family.ways)
     _train(run, configuration(run, family, settings, columns), tasks)
 
 

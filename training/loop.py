@@ -30,7 +30,7 @@ from bmaml.task import Examples, TaskBatch
 from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
 from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
-from training.families import Family
+from training.families import BackboneImages, Family
 from training.families.world_tasks import WorldBatch, WorldTasks
 from training.fitted_start import fitted_start
 from training.muon import Muon
@@ -100,7 +100,7 @@ def train(
     """
     embedding = config.trained_embedding
     given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
-    if not (isinstance(family, WorldTasks) or resume):
+    if not (isinstance(family, WorldTasks) or resume or (given and isinstance(family, BackboneImages))):
         given |= fitted_start(learner, family)
     state = _initial_state(learner, embedding, config, device, given)
     if resume:

@@ -20,6 +20,7 @@ from bmaml.networks import ACTIVATIONS, MLP
 from model_store import Store
 from model_store.manifest import checked_name
 from training.config import (
+    ImagesConfig,
     InvalidConfig,
     Optimisation,
     RecipeKind,
@@ -128,7 +129,7 @@ class EmbeddingOptions:
         standard: four pooled blocks, not the lighter ones.
         views: views of an image that are averaged, 1 to 5.
         bfloat16: multiply in bfloat16 while training.
-        dimensions: outputs of each projection (conjugate).
+        dimensions: outputs of each projection (conjugate); 0 takes 64, or all features of a backbone.
         adapt: what adapts to a task: the head on shared features, or the whole network, which then has no
             normalisation (maml, emaml, bfa, bmaml).
     """
@@ -137,7 +138,7 @@ class EmbeddingOptions:
     standard: Switch = False
     views: int = 1
     bfloat16: Switch = False
-    dimensions: int = 64
+    dimensions: int = 0
     adapt: Literal["head", "network"] = "head"
 
 
@@ -242,6 +243,12 @@ def learner_name(settings: Settings, kind: RecipeKind) -> str:
     return name
 
 
+BACKBONE_PLAN = Optimisation(
+    meta_steps=50, meta_batch=1, learning_rate=1e-5, final_rate=0.1, decay="cosine", evaluate_every=25
+)
+"""The outer loop of `conjugate` on a backbone, which begins with discriminants in closed form."""
+
+
 def configuration(
     run: RunOptions,
     family: SupervisedConfig,
@@ -276,7 +283,11 @@ def configuration(
         if name == Conjugate.name:
             raise InvalidConfig("conjugate adapts no network: see --adapt, or choose another --learner")
         network, embedding = asdict(embedding), None
-    chosen = {"network": network, **recipe.settings, **given}
+    defaults = dict(recipe.settings)
+    if name == Conjugate.name and isinstance(family, ImagesConfig) and family.backbone is not None:
+        defaults |= {"particles": 1, "own_scatter": True}
+        recipe = replace(recipe, optimisation=BACKBONE_PLAN)
+    chosen = {"network": network, **defaults, **given}
     if network.get("activation", recipe.activation) != recipe.activation and "bands" not in given:
         chosen.pop("bands", None)  # the recipe's bands are for its own activation
     if chosen.pop("correlated", False) and chosen.get("evidence_weights", True):

@@ -21,6 +21,14 @@ weighs the particles with `evidence_weights`, ∝ exp(temperature · Σ_c log p)
 projections have different units, so that the temperature, which starts near zero, is learned. One particle
 wins every task all the same, with many rows perhaps the wrong one. Otherwise their weights are equal.
 
+With `own_scatter` a task whitens its projection by the scatter of its own rows within classes. The scatter of
+r = n − C residuals of n rows in C classes is shrunk towards σ² as by ν rows, per unit of σ²:
+
+    W = (ν I + Rᵀ R) / (ν + r)          z ← W^(−½) z
+
+with rows of R the residuals over σ. It is I where every class has one row. The rows of a class may vary in
+other directions than those of the training classes do. Gradients do not pass through W.
+
 With τ, k → ∞ and one σ, each particle is a prototypical network (Snell et al. 2017). A finite τ shrinks
 classes of few rows towards the middle, and v is the uncertainty of their means. Neither the number of classes
 nor that of rows is bounded, and nothing iterates. Absent classes have no rows, and no place in Bayes' rule.
@@ -46,6 +54,10 @@ from bmaml.task import Examples, TaskBatch
 
 INITIAL_TEMPERATURE = 0.01
 """The temperature of the evidence before training."""
+INITIAL_ROWS = 30.0
+"""ν before calibration: rows of the task that count as much as training's scatter."""
+MIN_SCATTER = 1e-6
+"""Squared residuals, over σ², below which a direction is that of no residual."""
 INITIAL_KNEE = 2.0
 """k before training, per dimension of the projection: a row of the class has D² of about one for each."""
 
@@ -60,6 +72,8 @@ class ConjugatePosterior(Posterior):
         scatter: σ².
         present: classes that have rows.
         sharpness, knee: s and k.
+        directions: W^(−½) = stretch · (I − Pᵀ P), with these rows of P; none without an own scatter.
+        stretch: the other part of it.
     """
 
     projections: Particles
@@ -69,6 +83,8 @@ class ConjugatePosterior(Posterior):
     present: Bool[Tensor, "task class"]
     sharpness: Scalar
     knee: Scalar
+    directions: Float[Tensor, "#task #particle row dimension"]
+    stretch: Float[Tensor, "#task 1 1 1"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +99,10 @@ class Conjugate(Learner[ConjugatePosterior]):
         steps: always 0, since the posterior is exact.
         ways: numbers of classes that the meta-objective also asks about, beside all of a task.
         evidence_weights: weigh the particles by the evidence of the support set, to a learned power.
+        own_scatter: whiten a task by the scatter of its own rows, shrunk towards the learned one.
 
     Raises:
-        InvalidLearner: inner steps, or ways below two.
+        InvalidLearner: inner steps, ways below two, or evidence weights beside an own scatter.
     """
 
     name: ClassVar[str] = "conjugate"
@@ -93,17 +110,23 @@ class Conjugate(Learner[ConjugatePosterior]):
     calibrated: ClassVar[Mapping[str, CalibratedScalar]] = {
         "log_knee": CalibratedScalar(-3.0, 3.0),
         "log_sharpness": CalibratedScalar(-1.5, 1.5),
+        "log_rows": CalibratedScalar(-3.0, 3.0, trained=False),
     }
 
     network: MLP
     steps: int = 0
     ways: tuple[int, ...] = ()
     evidence_weights: bool = True
+    own_scatter: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(ways < 2 for ways in self.ways):
             raise InvalidLearner(f"ways start at two classes; found {self.ways}")
+        if self.evidence_weights and self.own_scatter:
+            raise InvalidLearner(
+                "evidence_weights compare densities of one scatter: leave them out with own_scatter"
+            )
 
     @property
     def kind(self) -> Kind:
@@ -123,20 +146,22 @@ class Conjugate(Learner[ConjugatePosterior]):
             "log_sharpness": torch.zeros(()),
             "log_knee": torch.tensor(math.log(INITIAL_KNEE * self.network.outputs)),
         }
+        if self.own_scatter:
+            learned["log_rows"] = torch.tensor(math.log(INITIAL_ROWS))
         temperature = {"log_temperature": torch.tensor(math.log(INITIAL_TEMPERATURE))}
         return {**learned, **temperature} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
         """The posterior of every class in every particle, and the particles' weights."""
         del steps
-        posterior, evidence = self._condition(learned, support)
+        posterior, own, evidence = self._condition(learned, support)
         weights = self._votes(learned, evidence).sum(-1).log_softmax(-1)
-        return ConjugatePosterior(weights, *posterior, *self._tails(learned))
+        return ConjugatePosterior(weights, *posterior, *self._tails(learned), *own)
 
     def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> ConjugateBelief:
         """Bayes' rule in every particle, over the classes of the task."""
         del joint
-        z = self.network(posterior.projections, x)
+        z = _whitened(self.network(posterior.projections, x), posterior)
         return ConjugateBelief(
             normalised(_log_densities(posterior, z), posterior.present),
             posterior.log_weights,
@@ -151,11 +176,12 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log probability of the true class, a mean over rows, tasks and numbers of classes."""
-        conditioned, evidence = self._condition(learned, batch.support)
+        conditioned, scatter, evidence = self._condition(learned, batch.support)
         votes = self._votes(learned, evidence)
         whole = votes.sum(-1).log_softmax(-1)
-        posterior = ConjugatePosterior(whole, *conditioned, *self._tails(learned))
-        logits = _log_densities(posterior, self.network(posterior.projections, batch.query.x))
+        posterior = ConjugatePosterior(whole, *conditioned, *self._tails(learned), *scatter)
+        z = _whitened(self.network(posterior.projections, batch.query.x), posterior)
+        logits = _log_densities(posterior, z)
         classes = logits.shape[-1]
         mask, y = batch.query.mask, batch.query.y
         total = logits.new_zeros(())
@@ -175,24 +201,46 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def evidence(self, learned: Learned, support: Examples) -> Float[Tensor, "task particle class"]:
         """log p(z of a class's rows) of every particle; zero for a class without rows."""
-        return self._condition(learned, support)[1]
+        return self._condition(learned, support)[2]
 
     def _condition(
         self, learned: Learned, support: Examples
-    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+        """The posterior's tensors from the projections on, those of the own scatter, and the evidence."""
         projections = learned["initial"].unsqueeze(0)
         between = (2 * learned["log_between"]).exp()[None, :, None]  # τ², [1, particle, 1, dimension]
         within = (2 * learned["log_within"]).exp()[None, :, None]
         z = self.network(projections, support.x)
         labels = (support.y * support.mask.unsqueeze(-1)).unsqueeze(1)  # [task, 1, row, class]
         counts = labels.sum(2).unsqueeze(-1)
+        own = self._own_scatter(learned, z, labels, counts, within)
+        z = _transformed(z, within, *own)
         total, squares = labels.mT @ z, labels.mT @ z.square()
         variance = 1 / (1 / between + counts / within)
         mean = variance * total / within
         terms = counts * (LOG_2PI + within.log()) + torch.log1p(counts * between / within)
         evidence = -0.5 * (terms + squares / within - mean.square() / variance).sum(-1)
         present = present_classes(support.y, support.mask)
-        return (projections, mean, variance, within, present), evidence
+        return (projections, mean, variance, within, present), own, evidence
+
+    @torch.no_grad()
+    def _own_scatter(
+        self, learned: Learned, z: Tensor, labels: Tensor, counts: Tensor, within: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """P and the stretch of W^(−½), from the eigenvectors of the residuals' Gram matrix."""
+        if not self.own_scatter:
+            return z.new_zeros(1, 1, 0, z.shape[-1]), z.new_ones(1, 1, 1, 1)
+        middle = (labels.mT @ z) / counts.clamp_min(1)
+        residuals = (z - labels @ middle) * labels.sum(-1, keepdim=True) / within.sqrt()
+        degrees = (counts.sum(2, keepdim=True) - (counts > 0).sum(2, keepdim=True)).clamp_min(0)
+        rows = learned["log_rows"].exp()
+        kept = rows / (rows + degrees)  # the share of training's scatter
+        squares, vectors = torch.linalg.eigh(residuals @ residuals.mT)
+        there = squares > MIN_SCATTER
+        directions = (vectors / squares.clamp_min(MIN_SCATTER).sqrt().unsqueeze(-2)).mT @ residuals
+        scaled = torch.where(there, squares, 0.0).unsqueeze(-1) / (rows + degrees)
+        gain = 1 - (kept / (kept + scaled)).sqrt()
+        return directions * gain.sqrt(), kept.rsqrt()
 
     def _votes(self, learned: Learned, evidence: Tensor) -> Float[Tensor, "task particle class"]:
         """The part of each class in a particle's log weight."""
@@ -202,6 +250,20 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def _tails(self, learned: Learned) -> tuple[Scalar, Scalar]:
         return learned["log_sharpness"].exp(), learned["log_knee"].exp()
+
+
+def _whitened(z: Tensor, posterior: ConjugatePosterior) -> Tensor:
+    """Projected rows in the task's own scatter."""
+    return _transformed(z, posterior.scatter, posterior.directions, posterior.stretch)
+
+
+def _transformed(z: Tensor, within: Tensor, directions: Tensor, stretch: Tensor) -> Tensor:
+    """W^(−½) z, in units of the scatter `within`."""
+    if not directions.shape[2]:
+        return z
+    scale = within.sqrt()
+    unit = z / scale
+    return scale * stretch * (unit - (unit @ directions.mT) @ directions)
 
 
 def _log_densities(posterior: ConjugatePosterior, z: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from training.recipes import LEARNERS_FOR, recipe_for
 RUN = "name description note seed device runs resume start-from compile store"
 LEARNER = (
     "learner hidden activation particles steps step-size learn-step-size leader-steps "
-    "evidence-weights no-evidence-weights"
+    "evidence-weights no-evidence-weights fixed-precisions no-fixed-precisions mean-gradient no-mean-gradient"
 )
 OUTER_LOOP = (
     "meta-steps meta-batch learning-rate final-rate optimiser matrix-rate decay warmup clip evaluate-every "
@@ -29,9 +29,10 @@ OPTIONS = {
     "sinusoid": f"{REGRESSION} shots queries tasks resplit",
     "table": f"{REGRESSION} task x y split group order shots queries drop hide "
     "support-until missing categorical resolution target levels new-classes classes ways dimensions "
-    "effects factors shrinkage",
+    "effects factors shrinkage own-scatter no-own-scatter",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
-    "rotations augment width standard views bfloat16 dimensions backbone crop mean std features-of",
+    "rotations augment width standard views bfloat16 dimensions backbone crop mean std features-of "
+    "own-scatter no-own-scatter adapt",
     "world": f"{RUN} {OUTER_LOOP} episodes shaped learner hidden activation particles steps step-size "
     "learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
     "evaluate": "store version shots support-until task split order steps",

@@ -36,7 +36,7 @@ class ClassIndex:
     """
 
     def __init__(self, labels: Tensor) -> None:
-        self.counts = torch.bincount(labels)
+        self.labels, self.counts = labels, torch.bincount(labels)
         order = labels.argsort(stable=True)
         starts = self.counts.cumsum(0) - self.counts
         place = torch.arange(int(self.counts.max()))
