@@ -87,6 +87,7 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_softened" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
+        found["log_shares"] = with_surprising_share(learner, found, tasks)
     if "pooled" in _groups(learned):
         found["log_shares"] = with_pooled_share(found, looks)
     if "log_softened" in found:
@@ -116,6 +117,37 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     rest = 1 - lower[surprising].sum()
     shares = torch.where(surprising, lower, shares * (rest / shares[~surprising].sum()))
     return _with_least_shares(shares).log().to(learned["log_shares"])
+
+
+def with_surprising_share(
+    learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
+) -> Tensor:
+    """Log prior weights of the groups, the surprising ones lowered as far as the validation tasks prefer.
+
+    All rows of a task tell far more about it than the few that an answer rests on. Shares that explain whole
+    tasks may make those answers too wide, so one factor of at most 1 lowers them. The score is the NLL of the
+    answered mean and variance; the factor stays 1 unless the gain exceeds its standard error.
+    """
+    shares = learned["log_shares"].exp()
+    surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
+    least = torch.tensor(LEAST_SHARES[: len(shares)])[surprising]
+    furthest = float((least / shares[surprising]).log().min())
+    if furthest > -TOLERANCE:
+        return learned["log_shares"]
+
+    def lowered(log_factor: float) -> Tensor:
+        trial = torch.where(surprising, shares * math.exp(log_factor), shares)
+        rest = 1 - trial[surprising].sum()
+        trial = torch.where(surprising, trial, shares * (rest / shares[~surprising].sum()))
+        return _with_least_shares(trial).log().to(learned["log_shares"])
+
+    def nlls(log_factor: float) -> Tensor:
+        each = answered_nlls(learner, {**learned, "log_shares": lowered(log_factor)}, family)
+        return each.view(-1, family.validation_tasks).mean(0)
+
+    best = golden_section_search(nlls, furthest, 0.0)
+    gains = nlls(0.0) - nlls(best)
+    return lowered(best) if float(gains.mean()) > _standard_error(gains) else learned["log_shares"]
 
 
 def _groups(learned: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from bmaml.learners.surprise import GROUPS, LEAST_SHARES, Surprise
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
-from training.calibrate import calibrated, calibrated_shares
+from training.calibrate import calibrated, calibrated_shares, with_surprising_share
 from training.config import Shots, SinusoidConfig
 from training.families import Sinusoid
 from training.loop import validation_nll
@@ -120,17 +120,17 @@ def test_learners_with_nothing_to_fit_come_back_as_they_are(family):
 
 
 class Made:
-    """Validation tasks that are given; their rows are both support and query set."""
+    """Validation tasks that are given; their first rows are the support set, the others the query set."""
 
-    def __init__(self, *parts):
-        self.parts = parts
+    def __init__(self, *parts, shown=12):
+        self.parts, self.shown = parts, shown
         self.validation_tasks = sum(map(len, parts))
 
     def validation(self):
         for part in self.parts:
             yield TaskBatch(
-                Examples(part.x[:, :12], part.y[:, :12], part.mask[:, :12]),
-                Examples(part.x[:, 12:], part.y[:, 12:], part.mask[:, 12:]),
+                Examples(part.x[:, : self.shown], part.y[:, : self.shown], part.mask[:, : self.shown]),
+                Examples(part.x[:, self.shown :], part.y[:, self.shown :], part.mask[:, self.shown :]),
             )
 
 
@@ -161,6 +161,38 @@ def test_no_group_has_less_than_its_least_share_and_together_they_have_one(tasks
     assert bool((shares >= torch.tensor(LEAST_SHARES[:4]) * (1 - 1e-6)).all())
     torch.testing.assert_close(shares.sum(), torch.ones(()))
     assert float(shares.max()) > 0.8
+
+
+def with_shares(learned, **shares):
+    """The learner's parameters with such shares of the surprising groups, the rest with the particles."""
+    wanted = torch.tensor(
+        [shares.get(group, least) for group, least in zip(GROUPS, LEAST_SHARES, strict=True)]
+    )
+    wanted = wanted[: len(learned["log_shares"])]
+    wanted[0] = 1 - wanted[1:].sum()
+    return {**learned, "log_shares": wanted.log()}
+
+
+def test_shares_that_make_answers_from_few_rows_too_wide_are_lowered():
+    learner, learned = sine_learner()
+    learned = with_shares(learned, wide=0.3)
+    shares = with_surprising_share(learner, learned, Made(sines(30, 20), shown=3)).exp()
+    assert float(shares[1]) < 0.1
+    assert bool((shares >= torch.tensor(LEAST_SHARES[: len(shares)]) * (1 - 1e-6)).all())
+    torch.testing.assert_close(shares.sum(), torch.ones(()))
+
+
+def test_shares_that_answers_need_stay():
+    learner, learned = sine_learner()
+    learned = with_shares(learned, wide=0.3)
+    made = Made(sines(15, 20), sines(15, 20, size=10.0, seed=1), shown=3)
+    assert torch.equal(with_surprising_share(learner, learned, made), learned["log_shares"])
+
+
+def test_shares_at_their_least_stay():
+    learner, learned = sine_learner()
+    learned = with_shares(learned)
+    assert torch.equal(with_surprising_share(learner, learned, Made(sines(4, 20))), learned["log_shares"])
 
 
 def test_calibration_finds_the_shares_of_a_learner_with_surprising_hypotheses(family):
