@@ -87,7 +87,9 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_softened" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
-        found["log_shares"] = with_surprising_share(learner, found, tasks)
+        found["log_shares"] = with_surprising_share(
+            found, Looks(learner, found, tasks), tasks.validation_tasks
+        )
     if "pooled" in _groups(learned):
         found["log_shares"] = with_pooled_share(found, looks)
     if "log_softened" in found:
@@ -119,14 +121,15 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     return _with_least_shares(shares).log().to(learned["log_shares"])
 
 
-def with_surprising_share(
-    learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks
-) -> Tensor:
+def with_surprising_share(learned: dict[str, Tensor], looks: "Looks", tasks: int) -> Tensor:
     """Log prior weights of the groups, the surprising ones lowered as far as the validation tasks prefer.
 
     All rows of a task tell far more about it than the few that an answer rests on. Shares that explain whole
     tasks may make those answers too wide, so one factor of at most 1 lowers them. The score is the NLL of the
     answered mean and variance; the factor stays 1 unless the gain exceeds its standard error.
+
+    Args:
+        tasks: how many different tasks the looks hold, each with as many draws of its support set.
     """
     shares = learned["log_shares"].exp()
     surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
@@ -142,8 +145,8 @@ def with_surprising_share(
         return _with_least_shares(trial).log().to(learned["log_shares"])
 
     def nlls(log_factor: float) -> Tensor:
-        each = answered_nlls(learner, {**learned, "log_shares": lowered(log_factor)}, family)
-        return each.view(-1, family.validation_tasks).mean(0)
+        each = looks.answered_nlls({**learned, "log_shares": lowered(log_factor)})
+        return each.view(-1, tasks).mean(0)
 
     best = golden_section_search(nlls, furthest, 0.0)
     gains = nlls(0.0) - nlls(best)

@@ -13,7 +13,7 @@ from bmaml.learners.surprise import GROUPS, LEAST_SHARES, Surprise
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
-from training.calibrate import calibrated, calibrated_shares, with_surprising_share
+from training.calibrate import Looks, calibrated, calibrated_shares, with_surprising_share
 from training.config import Shots, SinusoidConfig
 from training.families import Sinusoid
 from training.loop import validation_nll
@@ -176,7 +176,8 @@ def with_shares(learned, **shares):
 def test_shares_that_make_answers_from_few_rows_too_wide_are_lowered():
     learner, learned = sine_learner()
     learned = with_shares(learned, wide=0.3)
-    shares = with_surprising_share(learner, learned, Made(sines(30, 20), shown=3)).exp()
+    made = Made(sines(30, 20), shown=3)
+    shares = with_surprising_share(learned, Looks(learner, learned, made), made.validation_tasks).exp()
     assert float(shares[1]) < 0.1
     assert bool((shares >= torch.tensor(LEAST_SHARES[: len(shares)]) * (1 - 1e-6)).all())
     torch.testing.assert_close(shares.sum(), torch.ones(()))
@@ -186,13 +187,20 @@ def test_shares_that_answers_need_stay():
     learner, learned = sine_learner()
     learned = with_shares(learned, wide=0.3)
     made = Made(sines(15, 20), sines(15, 20, size=10.0, seed=1), shown=3)
-    assert torch.equal(with_surprising_share(learner, learned, made), learned["log_shares"])
+    assert torch.equal(
+        with_surprising_share(learned, Looks(learner, learned, made), made.validation_tasks),
+        learned["log_shares"],
+    )
 
 
 def test_shares_at_their_least_stay():
     learner, learned = sine_learner()
     learned = with_shares(learned)
-    assert torch.equal(with_surprising_share(learner, learned, Made(sines(4, 20))), learned["log_shares"])
+    made = Made(sines(4, 20))
+    assert torch.equal(
+        with_surprising_share(learned, Looks(learner, learned, made), made.validation_tasks),
+        learned["log_shares"],
+    )
 
 
 def test_calibration_finds_the_shares_of_a_learner_with_surprising_hypotheses(family):
