@@ -75,7 +75,7 @@ def test_the_explorer_executes_behind_a_prefix(opener):
     expect(page.locator(f"#operations-models-limits {table}")).to_contain_text("body_bytes")
     expect(page.locator(f"#operations-predict-adapt_predict {table}")).to_contain_text("aleatoric")
     expect(page.locator("#operations-predict-adapt_predict .request-url")).to_contain_text(
-        f"{opener.url}/adapt-predict"
+        f"{opener.url}/v1/adapt-predict"
     )
 
 

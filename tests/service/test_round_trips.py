@@ -101,7 +101,7 @@ def test_images_of_the_model_s_size(data, image, count):
     for form in forms:
         body = {"model": "m", "support": {"x": [], "y": []}, "query": {"x": form}}
         request = parsed(json.dumps(body).encode(), JSON, AdaptPredictRequest)
-        found.append(image_rows(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)))
+        found.append(image_rows(request.query.x, image, "/x", 10, Budget(Settings(), math.inf)).raw)
     for each in found:
         np.testing.assert_allclose(each, found[0], atol=1e-7)
         assert each.shape == (count, image.inputs)
