@@ -211,7 +211,7 @@ def world(
     run: RunOptions,
     settings: Annotated[Settings, arg(name="", constructor=settings_options("world"))],
 ) -> None:
-    """Train policies on tasks of a world: navigation or ring."""
+    """Train policies on tasks of a world: navigation, ring, or an environment gym:ID of Gymnasium."""
     config = policy_configuration(run, family, settings)
     source = _published(run.store, config.start_from)[0] if config.start_from else None
     evaluation = train_policy(run, config, source, _device(run.device))
@@ -368,7 +368,11 @@ def _table_config(model: Model, published: PublishedVersion) -> tuple[TableConfi
 
 def _world_tasks(model: Model, world: str) -> WorldTasks:
     trained = model.manifest.training.get("family", {})
-    return WorldTasks(WorldConfig(world, trained.get("episodes", 10)), model.manifest.seed)
+    own = trained if trained.get("world") == world else {}
+    config = WorldConfig(
+        world, trained.get("episodes", 10), vary=tuple(own.get("vary", ())), horizon=own.get("horizon")
+    )
+    return WorldTasks(config, model.manifest.seed)
 
 
 def _device(choice: str) -> str:

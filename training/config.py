@@ -429,22 +429,31 @@ class WorldConfig:
     """A world of tasks for policies.
 
     Attributes:
-        world: navigation, ring, or with the extra gym gym:HalfCheetahDir and gym:HalfCheetahVel.
+        world: navigation, ring, or with the extra gym gym:HalfCheetahDir, gym:HalfCheetahVel and gym:ID of
+            any Gymnasium environment with continuous actions.
         episodes: episodes of each particle in a round.
         shaped: judge the adapted particles by the denser reward that a simulator knows; they still adapt to
             the world's own.
+        vary: what tasks of gym:ID differ by, each NAME=LOW:HIGH: a keyword of gymnasium.make or else an
+            attribute of the environment.
+        horizon: steps of an episode of gym:ID; None takes the environment's own.
 
     Raises:
-        InvalidConfig: too few episodes for a particle to move.
+        InvalidConfig: too few episodes for a particle to move, or no step in an episode; a denser reward of
+            gym:ID.
     """
 
     world: Annotated[Positional[str], arg(metavar="WORLD")]
     episodes: int = 10
     shaped: Switch = False
+    vary: tuple[str, ...] = ()
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 2:
             raise InvalidConfig(f"a round needs at least two episodes of a particle; found {self.episodes}")
+        if self.horizon is not None and self.horizon < 1:
+            raise InvalidConfig(f"an episode has at least one step; found --horizon {self.horizon}")
 
 
 @dataclass(frozen=True)

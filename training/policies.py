@@ -37,6 +37,8 @@ def policy_configuration(run: RunOptions, family: WorldConfig, settings: Setting
     if run.compile:
         raise InvalidConfig("policies are trained without --compile: most of a step is the world's")
     tasks = WorldTasks(family, run.seed)
+    if tasks.note:
+        print(tasks.note, file=sys.stderr)
     name = learner_name(settings, "world")
     recipe = recipe_for(name, "world")
     given = {key: value for key, value in settings["learner"].items() if key != "learner"}
@@ -112,7 +114,7 @@ def publish_policy(
         tasks=evaluation.tasks,
         figures="\n".join(f"| {name} | {value:.4g} |" for name, value in evaluation.metrics.items()),
         reading=sentence + (FOUND if tasks.world.sparse else ""),
-        limits=" ".join(part for part in (LIMITS.format(world=tasks.config.world), note) if part),
+        limits=" ".join(part for part in (LIMITS.format(world=tasks.config.world), tasks.note, note) if part),
     )
     model = Store(folder).publish(
         config.name,
@@ -122,7 +124,7 @@ def publish_policy(
         description=description,
         learner=policy.name,
         settings=settings_of(policy),
-        inputs=tasks.inputs,
+        inputs=tasks.seen(policy, trained.learned),
         outputs=tasks.outputs,
         training=config.as_data(),
         history=tuple(ValidationPoint(step=step, loss=loss, nll=nll) for step, loss, nll in trained.history),

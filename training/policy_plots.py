@@ -10,7 +10,7 @@ from bmaml.learners import Policy
 from model_store.model import Model
 from training.families.family import HELD_OUT_SEED
 from training.families.world_tasks import ROUNDS, WorldTasks
-from training.families.worlds import rollout
+from training.families.worlds import Plane, rollout
 from training.plots import LINE, PARTICLE, history, saved
 
 DRAWN_TASKS, DRAWN_EPISODES = 3, 3
@@ -23,7 +23,7 @@ def draw(model: Model, policy: Policy, tasks: WorldTasks, folder: Path) -> list[
     `paths.png` needs a world whose observation is a place in the plane.
     """
     drawn = [_returns(model, policy, tasks, folder / "returns.png")]
-    if len(tasks.inputs) == 2:
+    if isinstance(tasks.world, Plane):
         drawn.append(_paths(model, policy, tasks, folder / "paths.png"))
     if model.manifest.history:
         drawn.append(history(model, folder / "history.png", "minus the validation return"))

@@ -78,6 +78,8 @@ def test_worlds_of_sparse_rewards_tell_in_how_many_tasks_one_is_found(tmp_path):
         "episodes": 3,
         "shaped": True,
         "kind": "world",
+        "vary": [],
+        "horizon": None,
     }
 
 

@@ -58,7 +58,7 @@ class HalfCheetah:
         drawn = torch.rand(count, 1, generator=generator)
         return (drawn < 0.5) * 2.0 - 1 if self.goal == "direction" else LARGEST_VELOCITY * drawn
 
-    def reset(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def reset(self, shape: Sequence[int], generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
         """The robot at rest, with a little noise."""
         places, model = len(PLACES) + 1, self._model
         noise = RESET_NOISE * (2 * torch.rand(*shape, places, generator=generator) - 1)

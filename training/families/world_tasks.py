@@ -9,8 +9,9 @@ from torch import Tensor
 
 from bmaml.learners import Learned, Policy
 from model_store.columns import Column
-from training.config import WorldConfig
+from training.config import InvalidConfig, WorldConfig
 from training.families.family import HELD_OUT_SEED, VALIDATION_SEED_OFFSET
+from training.families.gym_world import GymWorld
 from training.families.worlds import Rollout, World, rollout, world_of
 from training.policy_returns import Returns, returns_by_round
 
@@ -49,7 +50,9 @@ class WorldTasks:
 
     def __init__(self, config: WorldConfig, seed: int) -> None:
         self.config = config
-        self.world: World = world_of(config.world)
+        self.world: World = world_of(config.world, config.vary, config.horizon)
+        if config.shaped and isinstance(self.world, GymWorld):
+            raise InvalidConfig("an environment of Gymnasium knows no denser reward: leave --shaped out")
         self._seed = seed
 
     @property
@@ -61,6 +64,34 @@ class WorldTasks:
     def outputs(self) -> tuple[Column, ...]:
         """The columns of actions."""
         return self.world.actions
+
+    @property
+    def note(self) -> str:
+        """What tasks of an environment of Gymnasium differ by; nothing for other worlds."""
+        return self.world.told if isinstance(self.world, GymWorld) else ""
+
+    def seen(self, policy: Policy, learned: Mapping[str, Tensor]) -> tuple[Column, ...]:
+        """The columns of observations; an environment's have the range of the trained policy's episodes.
+
+        They are of tasks of training, a round before each update.
+        """
+        if not isinstance(self.world, GymWorld):
+            return self.inputs
+        generator = torch.Generator().manual_seed(self._seed)
+        batch, posterior = self.batch(VALIDATION_TASKS, generator), policy.prior(learned)
+        ranges: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for _ in range(ROUNDS):
+                acted = self._acted(policy, posterior.particles, batch, generator).episodes
+                met = acted.observations[acted.mask]
+                ranges.append((met.amin(0), met.amax(0)))
+                posterior = policy.adapt_rounds(learned, posterior, [acted])
+        low = torch.stack([low for low, _ in ranges]).amin(0).tolist()
+        high = torch.stack([high for _, high in ranges]).amax(0).tolist()
+        return tuple(
+            Column(name=column.name, lower=least, upper=most if most > least else least + 1)
+            for column, least, most in zip(self.inputs, low, high, strict=True)
+        )
 
     def batch(self, tasks: int, generator: torch.Generator) -> WorldBatch:
         """Training tasks, and the seed of their episodes."""

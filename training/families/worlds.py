@@ -59,8 +59,8 @@ class World(Protocol):
     def tasks(self, count: int, generator: torch.Generator) -> Tensor:
         """The parameters of random tasks, `[task, parameter]`, which no policy sees."""
 
-    def reset(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """States at the start of episodes, `[*shape, state]`."""
+    def reset(self, shape: Sequence[int], generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
+        """States at the start of episodes of tasks, `[*shape, state]`."""
 
     def observe(self, states: Tensor) -> Tensor:
         """The observations of states, `[…, observation]`."""
@@ -79,7 +79,7 @@ class Plane:
     observations = (Column(name="x", lower=-2.0, upper=2.0), Column(name="y", lower=-2.0, upper=2.0))
     actions = (Column(name="dx", lower=-1.0, upper=1.0), Column(name="dy", lower=-1.0, upper=1.0))
 
-    def reset(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def reset(self, shape: Sequence[int], generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
         """The origin."""
         return torch.zeros(*shape, 2)
 
@@ -143,18 +143,30 @@ CHEETAHS: dict[str, Literal["direction", "velocity"]] = {
 """Worlds of the extra `gym`, and the goal of their tasks."""
 
 
-def world_of(name: str) -> World:
+def world_of(name: str, vary: Sequence[str] = (), horizon: int | None = None) -> World:
     """The world of a name.
+
+    Args:
+        vary: what tasks of an environment of Gymnasium differ by.
+        horizon: the steps of its episodes.
 
     Raises:
         InvalidConfig: there is none.
     """
+    if name.startswith("gym:") and name not in CHEETAHS:
+        from training.families.gym_world import GymWorld  # an extra
+
+        return GymWorld(name.removeprefix("gym:"), vary, horizon)
+    if vary or horizon is not None:
+        raise InvalidConfig(f"--vary and --horizon are of environments gym:ID; {name} has its own")
     if name in CHEETAHS:
         from training.families.cheetah import HalfCheetah  # an extra
 
         return HalfCheetah(CHEETAHS[name])
     if name not in WORLDS:
-        raise InvalidConfig(f"there is no world {name!r}; choose one of {', '.join([*WORLDS, *CHEETAHS])}")
+        raise InvalidConfig(
+            f"there is no world {name!r}; choose one of {', '.join([*WORLDS, *CHEETAHS])}, gym:ID"
+        )
     return WORLDS[name]()
 
 
@@ -179,9 +191,9 @@ def rollout(
     like = particles
     weights, log_std = policy.parts(particles)
     std = log_std.exp().unsqueeze(2)
-    goals = tasks.to(like).view(len(tasks), 1, 1, -1).expand(*shape, -1)
+    goals = tasks.to(like)[:, None, None].expand(*shape, -1)
     noise = torch.randn(horizon, *shape, len(world.actions), generator=generator).to(like)
-    states = world.reset(shape, generator).to(like)
+    states = world.reset(shape, generator, goals).to(like)
     alive = torch.ones(shape, dtype=torch.bool, device=like.device)
     steps: list[tuple[Tensor, ...]] = []
     for time in range(horizon):
