@@ -17,7 +17,8 @@ PAGE = Path(__file__).with_name("api-reference.md")
 HEAD = """# API reference
 
 What `GET /openapi.json` of a running service says, as a page: every route, then every object. How the parts
-play together is in [api.md](api.md), what failures mean in [errors.md](errors.md).
+play together is in [api.md](api.md), what failures mean in [errors.md](errors.md). The routes under `/v2` are
+of the [Open Inference Protocol](open-inference.md) and have a page of their own.
 
 <!-- written by docs/make_reference.py -->
 """

@@ -403,8 +403,13 @@ def test_whatever_is_sent_is_answered_or_refused_in_this_form(client):
     assert statuses >= {200, 422}
 
 
-def test_too_much_is_a_413_and_the_timeout_a_504(client):
+def test_too_much_is_a_413(client):
     assert "error" in infer(client, {"inputs": inputs(asked=[[0.0]] * 60_000)}, status=413)
+
+
+def test_a_timeout_that_passes_is_a_504_and_a_long_one_is_none(client):
+    late = infer(client, {"inputs": inputs(), "parameters": {"timeout": 1}}, status=504)
+    assert list(late) == ["error"]
     told = infer(client, {"inputs": inputs(), "parameters": {"timeout": 60_000_000}})
     assert told["outputs"]
 
