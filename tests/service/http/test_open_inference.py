@@ -1,15 +1,19 @@
 """The Open Inference Protocol under /v2: the answers of /adapt-predict, bit for bit, in its own form."""
 
+import asyncio
 import copy
 import hashlib
 import json
 import random
 import struct
+import threading
 import zlib
 
+import httpx
 import numpy as np
 import pytest
 
+import service.compute.batch as batch_module
 from service.errors import RequestError
 from service.settings import Settings
 from tests.class_tables import publish_class_table
@@ -407,11 +411,32 @@ def test_too_much_is_a_413(client):
     assert "error" in infer(client, {"inputs": inputs(asked=[[0.0]] * 60_000)}, status=413)
 
 
-def test_a_timeout_that_passes_is_a_504_and_a_long_one_is_none(client):
-    late = infer(client, {"inputs": inputs(), "parameters": {"timeout": 1}}, status=504)
-    assert list(late) == ["error"]
-    told = infer(client, {"inputs": inputs(), "parameters": {"timeout": 60_000_000}})
-    assert told["outputs"]
+def test_a_timeout_that_passes_while_the_device_is_busy_is_a_504(served, monkeypatch):
+    reached, opened, whole = threading.Event(), threading.Event(), batch_module.answer_batch
+
+    def gated(jobs):
+        reached.set()
+        opened.wait(60)
+        return whole(jobs)
+
+    async def story():
+        async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+            path, body = "/v2/models/tiny/infer", {"inputs": inputs()}
+            long = body | {"parameters": {"timeout": 60_000_000}}
+            first = asyncio.create_task(client.post(path, json=long))
+            try:
+                await asyncio.to_thread(reached.wait, 60)
+                late = await client.post(path, json=body | {"parameters": {"timeout": 300_000}})
+                assert not first.done()
+            finally:
+                opened.set()
+            return late, await first
+
+    monkeypatch.setattr(batch_module, "answer_batch", gated)
+    late, first = asyncio.run(story())
+    assert (late.status_code, list(late.json())) == (504, ["error"])
+    assert first.status_code == 200
+    assert first.json()["outputs"]
 
 
 def test_keys_are_asked_for_but_not_by_probes(served, tmp_path):
