@@ -33,8 +33,8 @@ OPTIONS = {
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions backbone crop mean std features-of "
     "own-scatter no-own-scatter adapt",
-    "world": f"{RUN} {OUTER_LOOP} episodes shaped vary horizon learner hidden activation particles steps step-size "
-    "learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
+    "world": f"{RUN} {OUTER_LOOP} episodes shaped vary horizon learner hidden activation particles steps "
+    "step-size learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
     "evaluate": "store version shots support-until task split order steps",
     "plot": "store version shots support-until task split order",
 }
