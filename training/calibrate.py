@@ -87,13 +87,12 @@ def calibrated(
         found[name] = trained + (shift if float(gains.mean()) > needed else 0.0)
     if "log_softened" in found:
         found["log_shares"] = calibrated_shares(learner, found, tasks)
-        found["log_shares"] = with_surprising_share(
-            found, Looks(learner, found, tasks), tasks.validation_tasks
-        )
+        all_looks = Looks(learner, found, tasks)
+        found["log_shares"] = with_surprising_share(found, all_looks, tasks.validation_tasks)
     if "pooled" in _groups(learned):
         found["log_shares"] = with_pooled_share(found, looks)
     if "log_softened" in found:
-        found["log_softened"] = calibrated_softening(found, Looks(learner, found, tasks))
+        found["log_softened"] = calibrated_softening(found, all_looks)
     return found
 
 

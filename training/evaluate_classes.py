@@ -14,12 +14,11 @@ from model_store.model import Model
 from training.calibration_error import expected_calibration_error
 from training.evaluate import Evaluation
 from training.evaluate_fixed_classes import evaluate_fixed_classes
-from training.families.backbone_images import BackboneImages
 from training.families.class_index import ClassIndex
 from training.families.class_tasks import task_batch
 from training.families.family import HELD_OUT_SEED
+from training.families.image_collection import ImageCollection
 from training.families.image_features import embed
-from training.families.images import Images
 from training.families.table import Table
 from training.families.vectors import Vectors
 
@@ -57,7 +56,7 @@ def evaluate_table_of_classes(model: Model, family: Table | Vectors, steps: int 
 
 
 def evaluate_classes(
-    model: Model, family: Images | BackboneImages | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
+    model: Model, family: ImageCollection | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
 ) -> Evaluation:
     """The metrics of a classifier on the family's test classes; each image is embedded once.
 

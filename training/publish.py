@@ -21,6 +21,7 @@ from training.evaluate import CONFORMAL_LEVEL, Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.evaluate_fixed_classes import class_frequencies
 from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
+from training.families.image_collection import ImageCollection
 from training.families.targets import described as described_target
 from training.loop import TrainingResult
 from training.prior_check import PriorCheck, check_prior
@@ -115,7 +116,7 @@ def publish(
     learned = dict(trained.learned)
     backbone = family.backbone if isinstance(family, BackboneImages) else None
     tasks = family.images if isinstance(family, ImageFeatures) else family
-    if isinstance(tasks, Images | BackboneImages):
+    if isinstance(tasks, ImageCollection):
         most = learner.max_classes or MAX_CLASSES
         described |= {"image": tasks.image, "classes": most, "embedding": config.embedding}
         described["kind"] = "classification"
@@ -289,7 +290,7 @@ def _sampling(family: PublishableFamily) -> str:
 
 
 def _classification_card(
-    described: dict[str, Any], family: Images | BackboneImages, evaluation: Evaluation, note: str
+    described: dict[str, Any], family: ImageCollection, evaluation: Evaluation, note: str
 ) -> str:
     image, trained = family.image, int((family.collection.roles == "train").sum())
     colour = "grey" if image.channels == 1 else "RGB"
@@ -300,10 +301,10 @@ def _classification_card(
         maps=f"{colour} images of {image.size} × {image.size} → any classes, up to {described['classes']}",
         reading=CLASSIFICATION_METRICS,
         limits=_sentences(
-            f"Features come from {trained} training classes. An image of no class in the support set is "
-            "assigned to one of them, with more uncertainty than an image that belongs to it."
-            if isinstance(family, Images)
-            else _backbone_sentences(family.backbone.info, trained),
+            _backbone_sentences(family.backbone.info, trained)
+            if isinstance(family, BackboneImages)
+            else f"Features come from {trained} training classes. An image of no class in the support set is "
+            "assigned to one of them, with more uncertainty than an image that belongs to it.",
             note,
         ),
     )

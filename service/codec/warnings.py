@@ -105,11 +105,11 @@ def _copies(model: Model, support: SupportSet) -> list[str]:
         return []
     rows, labels = support.x.raw, support.y
     inputs: dict[bytes, int] = {}
-    labelled: dict[bytes, int] = {}
+    labelled: dict[tuple[int, bytes], int] = {}
     copies, contradictions = [], []
     for row, (x, y) in enumerate(zip(rows, labels, strict=True)):
         like = inputs.setdefault(x.tobytes(), row)
-        first = labelled.setdefault(x.tobytes() + y.tobytes(), row)
+        first = labelled.setdefault((like, y.tobytes()), row)
         if first != row:
             copies.append((row, first))
         elif like != row:

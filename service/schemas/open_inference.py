@@ -13,6 +13,7 @@ from service.schemas.values import (
     Row,
     Rows,
     TruthValues,
+    list_form,
 )
 
 Datatype = Literal[
@@ -20,15 +21,6 @@ Datatype = Literal[
 ]
 InputName = Literal["support.x", "support.y", "query.x"]
 Length = Annotated[int, Field(strict=True, ge=0)]
-
-
-def _data_form(value: Any) -> str:
-    depth = 0
-    while isinstance(value, list) and depth < MAX_DIMENSIONS:
-        value, depth = (value[0] if value else None), depth + 1
-    if depth == 1 and isinstance(value, str | bool):
-        return "class-names" if isinstance(value, str) else "truth-values"
-    return f"{max(depth, 1)}-D"
 
 
 def _levels(value: Any) -> Any:
@@ -48,7 +40,7 @@ Data = Annotated[
     | Annotated[ColourImages, Tag("4-D")]
     | Annotated[ClassNames, Tag("class-names")]
     | Annotated[TruthValues, Tag("truth-values")],
-    Discriminator(_data_form),
+    Discriminator(list_form),
 ]
 """Elements in row-major order, flat or nested as the shape says."""
 

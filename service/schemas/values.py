@@ -58,18 +58,23 @@ class EncodedImages(BaseModel):
     images: list[Annotated[str, Field(strict=True)]]
 
 
-def _form(value: Any) -> str:
-    """The tag of a value: the depth of its lists, or the kind of its object."""
-    if isinstance(value, dict):
-        return "encoded-images" if "images" in value else "encoded-tensor"
-    if isinstance(value, EncodedImages | EncodedTensor):
-        return "encoded-images" if isinstance(value, EncodedImages) else "encoded-tensor"
+def list_form(value: Any) -> str:
+    """The tag of a JSON list: the kind of its labels, or the depth of its numbers."""
     depth = 0
     while isinstance(value, list) and depth < MAX_DIMENSIONS:
         value, depth = (value[0] if value else None), depth + 1
     if depth == 1 and isinstance(value, str | bool):
         return "class-names" if isinstance(value, str) else "truth-values"
     return f"{max(depth, 1)}-D"
+
+
+def _form(value: Any) -> str:
+    """The tag of a value: the depth of its lists, or the kind of its object."""
+    if isinstance(value, dict):
+        return "encoded-images" if "images" in value else "encoded-tensor"
+    if isinstance(value, EncodedImages | EncodedTensor):
+        return "encoded-images" if isinstance(value, EncodedImages) else "encoded-tensor"
+    return list_form(value)
 
 
 def depth_form(value: Any) -> str:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,7 +74,8 @@ def _balancing(binary: str, one: Process, two: Process) -> Iterator[str]:
                 with suppress(httpx.TransportError):
                     if client.get("/readyz").status_code == 200:
                         break
-                time.sleep(PAUSE_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PAUSE_S)
         assert process.poll() is None
         yield f"http://{address}"
     finally:

@@ -44,7 +44,7 @@ def _labels(node: p.Expr, series: Mapping[str, Labels]) -> Labels:
             return _called(node.func.name, [_labels(each, series) for each in node.args])
         case p.BinaryExpr():
             return _combined(node, _labels(node.lhs, series), _labels(node.rhs, series))
-    raise NotImplementedError(type(node).__name__)
+    raise TypeError(f"no kind of expression that is known: {type(node).__name__}")
 
 
 def _selected(node: p.VectorSelector, series: Mapping[str, Labels]) -> Labels:

@@ -20,23 +20,16 @@ from bmaml.task import TaskBatch
 from model_store.backbone import IMAGES_PER_BLOCK, Backbone, backbone_folder
 from model_store.images import Pixels
 from training.config import ImagesConfig
-from training.errors import UnusableData
 from training.families.class_index import ClassIndex
-from training.families.class_tasks import (
-    VALIDATION_TASKS,
-    TaskSize,
-    training_draw,
-    training_tasks,
-    validation_tasks,
-)
-from training.families.family import VALIDATION_SEED_OFFSET
-from training.families.image_files import LabelledImages, read_images
+from training.families.class_tasks import training_draw, training_tasks
+from training.families.image_collection import ImageCollection
+from training.families.image_files import read_images
 
 BLOCKS_PER_SAVE = 100
 """Blocks of images after which new features are written: an interrupted run loses no more."""
 
 
-class BackboneImages:
+class BackboneImages(ImageCollection):
     """The tasks of a collection of images, embedded by a backbone.
 
     Raises:
@@ -44,21 +37,8 @@ class BackboneImages:
     """
 
     def __init__(self, config: ImagesConfig, seed: int, backbone: Backbone) -> None:
-        self.config, self.backbone, self._seed = config, backbone, seed
-        self.image = config.image
-        self.collection: LabelledImages = read_images(config, seed, KeptFeatures(backbone, config).of)
-        self._training = self.of_role("train")
-        self.size = TaskSize(config.ways, config.shots, config.queries)
-        there = int((self._training[1].counts >= self.size.rows).sum())
-        if there < config.ways:
-            raise UnusableData(
-                f"{there} training classes have {self.size.rows} images; tasks have {config.ways}"
-            )
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The counts of what was found and of what was left out, in sentences."""
-        return self.collection.summary
+        self.backbone = backbone
+        super().__init__(config, seed, read_images(config, seed, KeptFeatures(backbone, config).of))
 
     def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
         """Features `[image, feature]` of a role's classes, and their classes."""
@@ -70,16 +50,6 @@ class BackboneImages:
         features, index = self._training
         draw = training_draw(self.size, index, tasks, generator)
         return training_tasks(draw, features[draw.images], generator)
-
-    def validation(self) -> Iterator[TaskBatch]:
-        """Tasks of up to five validation classes: one-shot, and of uneven shots; the same every time."""
-        features, index = self.of_role("validation")
-        return validation_tasks(features, index, self.config.shots, self._seed + VALIDATION_SEED_OFFSET)
-
-    @property
-    def validation_tasks(self) -> int:
-        """The number of validation tasks, all different."""
-        return VALIDATION_TASKS
 
 
 class KeptFeatures:

@@ -1,52 +1,29 @@
 """Few-shot classification of images: classes drawn at random, a few images of each in the support set."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmaml.task import TaskBatch
 from training.config import ImagesConfig
-from training.errors import UnusableData
 from training.families.augmentation import distorted, relit, rotated
 from training.families.class_index import ClassIndex
-from training.families.class_tasks import (
-    VALIDATION_TASKS,
-    TaskSize,
-    training_draw,
-    training_tasks,
-    validation_tasks,
-)
-from training.families.family import VALIDATION_SEED_OFFSET
-from training.families.image_files import LabelledImages, read_images
+from training.families.class_tasks import training_draw, training_tasks
+from training.families.image_collection import ImageCollection
+from training.families.image_files import read_images
 
 QUARTER_TURNS = 4
 
 
-class Images:
-    """The tasks of a collection of images.
+class Images(ImageCollection):
+    """The tasks of a collection of images, as pixels.
 
     Raises:
         UnusableData: as `read_images`; also too few training classes for the configured tasks.
     """
 
     def __init__(self, config: ImagesConfig, seed: int) -> None:
-        self.config, self._seed = config, seed
-        self.image = config.image
-        self.collection: LabelledImages = read_images(config, seed)
-        self._training = self.of_role("train")
-        self.size = TaskSize(config.ways, config.shots, config.queries)
-        there = int((self._training[1].counts >= self.size.rows).sum())
-        if there < config.ways:
-            raise UnusableData(
-                f"{there} training classes have {self.size.rows} images; tasks have {config.ways}"
-            )
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The counts of what was found and of what was left out, in sentences."""
-        return self.collection.summary
+        super().__init__(config, seed, read_images(config, seed))
 
     def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
         """Images `[image, channel × height × width]` of a role's classes, as bytes, and their classes."""
@@ -70,13 +47,3 @@ class Images:
             if not config.drawing:
                 images = relit(images, config.augment, generator)
         return training_tasks(draw, images.flatten(1).view(*draw.images.shape, -1), generator)
-
-    def validation(self) -> Iterator[TaskBatch]:
-        """Tasks of up to five validation classes: one-shot, and of uneven shots; the same every time."""
-        pixels, index = self.of_role("validation")
-        return validation_tasks(pixels, index, self.config.shots, self._seed + VALIDATION_SEED_OFFSET)
-
-    @property
-    def validation_tasks(self) -> int:
-        """The number of validation tasks, all different."""
-        return VALIDATION_TASKS
