@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,16 @@ from training.processes import Processes
 FEW_STEPS = ["--meta-steps", "6"]
 
 
-def command(tmp_path, name, processes, *more):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def training_arguments(tmp_path, name, *more):
     training = ["-m", "training", "sinusoid", "--name", name, "--learner", "bmaml", "--particles", "3"]
     training += ["--hidden", "6", "--meta-batch", "4", "--evaluate-every", "2", "--shots", "4"]
     training += ["--device", "cpu", "--patience", "0", "--store", str(tmp_path / "store")]
-    training += ["--runs", str(tmp_path / name), *more]
+    return [*training, "--runs", str(tmp_path / name), *more]
+
+
+def command(tmp_path, name, processes, *more):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    training = training_arguments(tmp_path, name, *more)
     return [sys.executable, *(launcher if processes > 1 else []), *training]
 
 
@@ -44,6 +49,38 @@ def test_two_processes_on_two_halves_equal_one_on_the_whole(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("published") == 1
     torch.testing.assert_close(weights(tmp_path, "two"), weights(tmp_path, "one"))
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_nodes_of_one_process_equal_one_node_of_two(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher += ["--rdzv-id", "nodes", "--rdzv-backend", "c10d"]
+    launcher += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
+    arguments = [sys.executable, *launcher, *training_arguments(tmp_path, "nodes", *FEW_STEPS)]
+    nodes = [
+        subprocess.Popen(
+            arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        printed = [node.communicate(timeout=120) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    for node, (_, errors) in zip(nodes, printed, strict=True):
+        assert node.returncode == 0, errors
+    assert sum(output.count("published") for output, _ in printed) == 1
+
+    one_node = run(tmp_path, "processes", 2, *FEW_STEPS)
+    assert one_node.returncode == 0, one_node.stderr
+    assert torch.equal(weights(tmp_path, "nodes"), weights(tmp_path, "processes"))
 
 
 def children(pid: int) -> list[int]:
