@@ -65,9 +65,9 @@ def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
     target = KINDS[name].target
     if target.kind != "real":
         expect(page.locator("#curves-about")).to_contain_text("Labels and answers are")
-    for y in (5, 150, 315):
+    for points, y in enumerate((5, 150, 315), 1):
         page.locator("#belief .surface").click(position={"x": 100 + y, "y": y})
-    expect(page.locator("#reading")).to_contain_text("3 points;")
+        expect(page.locator("#reading")).to_contain_text(f"{points} point{'s' * (points > 1)};")
     expect(page.locator("#curves-problem")).to_be_empty()
     fields = page.locator("#points-table input").evaluate_all("all => all.map((field) => field.value)")
     labels = np.array([float(value) for value in fields[1:6:2]])
