@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 READY = {
     "curves": ("#reading", "points"),
     "draw": ("#draw-reading", "%"),
+    "pictures": ("#pictures-reading", "%"),
     "policies": ("#policies-reading", "No episode yet"),
     "own": ("#own-reading", "predicted"),
 }
@@ -41,6 +42,9 @@ def screenshot(browser: Browser, url: str, tab: str, screen: str, whole: bool) -
     if tab == "draw":
         page.click("#suggest")
         expect(page.locator("#suggestions li")).to_have_count(6)
+    if tab == "pictures":
+        page.click("#pictures-rank")
+        expect(page.locator("#pictures-suggestions li")).to_have_count(6)
     if tab == "policies":
         page.click("#policies-round")
         expect(page.locator("#policies-reading")).to_contain_text("is chosen", timeout=20_000)

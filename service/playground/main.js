@@ -5,11 +5,18 @@ import { byId, say } from "./dom.js";
 import { DrawPanel } from "./draw/panel.js";
 import { limits, models, newestCard } from "./models.js";
 import { OwnPanel } from "./own/panel.js";
+import { PicturesPanel } from "./pictures/panel.js";
 import { PoliciesPanel } from "./policies/panel.js";
 import { keyDialog, serverLine, themeButton } from "./status.js";
 import { tabs } from "./tabs.js";
 
-const PANELS = { curves: CurvesPanel, draw: DrawPanel, policies: PoliciesPanel, own: OwnPanel };
+const PANELS = {
+  curves: CurvesPanel,
+  draw: DrawPanel,
+  pictures: PicturesPanel,
+  policies: PoliciesPanel,
+  own: OwnPanel,
+};
 
 themeButton();
 serverLine();

@@ -11,10 +11,11 @@ from model_store import SHIPPED
 from service.settings import Settings
 from tests.service.conftest import serve
 
-TABS = ("curves", "draw", "policies", "own")
+TABS = ("curves", "draw", "pictures", "policies", "own")
 ANSWERED = {
     "curves": ("#reading", "points"),
     "draw": ("#draw-reading", "%"),
+    "pictures": ("#pictures-reading", "%"),
     "policies": ("#policies-reading", "No episode yet"),
     "own": ("#own-reading", "predicted"),
 }
@@ -33,6 +34,9 @@ def test_axe_finds_nothing_to_complain_of(visit, tab, scheme):
     if tab == "draw":
         page.click("#suggest")
         expect(page.locator("#suggestions li")).to_have_count(6)
+    if tab == "pictures":
+        page.click("#pictures-rank")
+        expect(page.locator("#pictures-suggestions li")).to_have_count(6)
     if tab == "policies":
         page.click("#policies-round")
         expect(page.locator("#policies-reading")).to_contain_text("is chosen")
@@ -47,7 +51,7 @@ def test_nothing_is_cut_off_at_360_pixels(visit, tab):
     page = visit(tab, viewport={"width": 360, "height": 740})
     answered(page, tab)
     wide = page.evaluate(
-        """() => ['button', 'select', 'input', 'canvas', '.chart']
+        """() => ['button', 'select', 'input', 'canvas', 'img', '.button', '.chart']
             .flatMap((kind) => [...document.querySelectorAll(`main ${kind}`)])
             .filter((each) => each.getClientRects().length && !each.closest('.unseen, .scroll'))
             .filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5)

@@ -1,4 +1,4 @@
-// The answer about the query drawing: bars of probability, and how unsure they are.
+// The answer about one drawing or picture: bars of probability, and how unsure they are.
 
 import { byId, html, say } from "../dom.js";
 import { percent } from "../numbers.js";
@@ -6,25 +6,28 @@ import { percent } from "../numbers.js";
 const SURE = 0.9;
 const LIKELY = 0.6;
 
-/** Show a prediction of one row, its classes in the order of `names`; says in words what it is. */
-export function showAnswer(prediction, names) {
-  const shares = names.map((name) => prediction.probabilities[0][prediction.classes.indexOf(name)]);
+/**
+ * Show a prediction of one row, its classes in the order of `names`; says in words what it is. The elements have the
+ * ids "bars", "entropy" and "mutual" after `prefix`.
+ */
+export function showAnswer(prediction, names, { row = 0, prefix = "" } = {}) {
+  const shares = names.map((name) => prediction.probabilities[row][prediction.classes.indexOf(name)]);
   const best = shares.indexOf(Math.max(...shares));
-  bars(names, shares, best);
-  meter("entropy", prediction.entropy.total[0], names.length);
-  meter("mutual", prediction.entropy.mutual_information[0], names.length);
+  bars(`${prefix}bars`, names, shares, best);
+  meter(`${prefix}entropy`, prediction.entropy.total[row], names.length);
+  meter(`${prefix}mutual`, prediction.entropy.mutual_information[row], names.length);
   return inWords(names[best], shares[best]);
 }
 
 /** Show that there is no answer. */
-export function showNone() {
-  bars([], [], -1);
-  meter("entropy", undefined, 0);
-  meter("mutual", undefined, 0);
+export function showNone(prefix = "") {
+  bars(`${prefix}bars`, [], [], -1);
+  meter(`${prefix}entropy`, undefined, 0);
+  meter(`${prefix}mutual`, undefined, 0);
 }
 
-function bars(names, shares, best) {
-  const host = byId("bars");
+function bars(id, names, shares, best) {
+  const host = byId(id);
   while (host.childElementCount > names.length) host.lastChild.remove();
   while (host.childElementCount < names.length) host.append(bar());
   names.forEach((name, index) => {
