@@ -18,7 +18,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 WEIGHTS_FILE = "particles.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 MANIFEST_FILE = "manifest.json"
-LATER_FIELDS = ("backbone", "conformal", "target")
+LATER_FIELDS = ("backbone", "conformal", "surprise_threshold", "target")
 """Fields that manifests of earlier revisions do not have."""
 
 
@@ -69,6 +69,8 @@ class Manifest(BaseModel):
         history: the course of training.
         metrics: figures of held-out tasks in the caller's units; NLL in nats per value.
         conformal: calibration of conformal intervals; None where there is none.
+        surprise_threshold: the part of the known hypotheses' prior weight that surprising ones gain where an
+            answer is warned of; None takes `DEFAULT_THRESHOLD`.
         tensors: shape of each learned tensor in the weights file.
         files: sha256 of each file of the version, by name.
     """
@@ -95,6 +97,7 @@ class Manifest(BaseModel):
     code_version: str
     metrics: dict[str, float]
     conformal: Conformal | None = None
+    surprise_threshold: float | None = Field(default=None, gt=0, le=1)
     tensors: dict[str, tuple[int, ...]]
     files: dict[str, str]
 

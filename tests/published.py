@@ -81,6 +81,7 @@ def publish(
     history: tuple[ValidationPoint, ...] = (),
     hidden: tuple[int, ...] = (6, 5),
     conformal: Conformal | None = None,
+    surprise_threshold: float | None = None,
     training: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Model:
@@ -104,6 +105,7 @@ def publish(
         code_version="0",
         metrics={"nll": 1.5},
         conformal=conformal,
+        surprise_threshold=surprise_threshold,
     )
 
 

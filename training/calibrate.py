@@ -34,7 +34,7 @@ TOLERANCE = 0.01
 """Width of the last bracket: one percent of a scalar whose logarithm is searched."""
 
 
-class _ValidationTasks(Protocol):
+class ValidationTasks(Protocol):
     """A family, or what stands in for one, with validation tasks."""
 
     @property
@@ -96,7 +96,7 @@ def calibrated(
     return found
 
 
-def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family: _ValidationTasks) -> Tensor:
+def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family: ValidationTasks) -> Tensor:
     """Log prior weights of the groups of hypotheses: how many of the validation tasks each explains.
 
     Expectation maximisation on the evidence of all rows of a task, less a standard error for the surprising
@@ -107,7 +107,7 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
     with torch.no_grad():
         explained = torch.cat(
-            [learner.adapt(learned, part.all_examples()).group_weights for part in _parts(family)]
+            [learner.adapt(learned, part.all_examples()).group_weights for part in validation_parts(family)]
         )
     evidence = explained.double() / shares  # of the groups, each task's up to a factor
     for _ in range(SHARE_ROUNDS):
@@ -206,10 +206,11 @@ class Looks:
         learned: the learned tensors; see `Learner.looks` for those that may differ from look to look.
     """
 
-    def __init__(self, learner: Learner[Any], learned: Learned, family: _ValidationTasks) -> None:
+    def __init__(self, learner: Learner[Any], learned: Learned, family: ValidationTasks) -> None:
         with torch.no_grad():
             self._parts = [
-                (learner.looks(learned, part.support, part.query.x), part.query) for part in _parts(family)
+                (learner.looks(learned, part.support, part.query.x), part.query)
+                for part in validation_parts(family)
             ]
 
     def nlls(self, learned: Learned) -> Tensor:
@@ -233,7 +234,7 @@ class Looks:
         return torch.cat(totals).double()
 
 
-def _parts(family: _ValidationTasks) -> Iterator[TaskBatch]:
+def validation_parts(family: ValidationTasks) -> Iterator[TaskBatch]:
     """The validation tasks, a few at a time."""
     for batch in family.validation():
         for part in blocks(len(batch), TASKS_PER_BLOCK):

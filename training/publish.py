@@ -25,6 +25,7 @@ from training.families.image_collection import ImageCollection
 from training.families.targets import described as described_target
 from training.loop import TrainingResult
 from training.prior_check import PriorCheck, check_prior
+from training.surprise_threshold import FALSE_WARNINGS, surprise_threshold
 
 CARD = """# {name}
 
@@ -132,6 +133,7 @@ def publish(
         described |= {"inputs": tasks.inputs, "outputs": tasks.outputs}
         model = unpublished(described, learner, learned)
         described["conformal"] = conformal_calibration(model, tasks)
+        described["surprise_threshold"] = surprise_threshold(model, tasks)
         prior = check_prior(model, tasks, config.seed)
         if prior.worse:
             print(f"warning: {prior.sentence}", file=sys.stderr)
@@ -188,10 +190,22 @@ def _regression_card(
         limits=_sentences(
             *(f"{described}." for described in map(described_target, family.outputs) if described),
             f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
+            _surprise_sentence(described["surprise_threshold"]),
             _sampling(family),
             prior.sentence,
             note,
         ),
+    )
+
+
+def _surprise_sentence(threshold: float | None) -> str:
+    """The sentence on when a task is warned of; empty where the model has no surprising hypotheses."""
+    if threshold is None:
+        return ""
+    return (
+        "Answers warn of a task unlike those of training where hypotheses about such tasks gain "
+        f"{threshold:.0%} of the others' weight. At most about {FALSE_WARNINGS:.0%} of tasks like those of "
+        "training reach that."
     )
 
 

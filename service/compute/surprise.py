@@ -1,15 +1,8 @@
 """The weight of hypotheses about tasks unlike those of training, and the weight that is warned of."""
 
-from bmaml.learners.surprise import GROUPS, Group
+from bmaml.learners.surprise import DEFAULT_THRESHOLD, GROUPS, Group
 from service.job import Answer, Array, Job
 from service.schemas.responses import Surprise
-
-SURPRISING_SHARE = 0.07
-"""The part of the known hypotheses' prior weight that the surprising ones gain where an answer is warned of.
-
-Of 200 sine curves like those of training, with 1, 2, 5, 10 or 20 rows each, it warns of none; of those with
-ten times the noise of more than nine tenths, from ten rows on.
-"""
 
 
 def surprise_of(weights: Array) -> Surprise:
@@ -28,7 +21,8 @@ def surprising_group(job: Job, answer: Answer) -> Group | None:
     surprise, prior = answer.surprise, job.model.surprising_prior
     if surprise is None or prior is None or answer.support_nll is None:
         return None
-    if total_weight(surprise) <= prior + SURPRISING_SHARE * (1 - prior):
+    threshold = job.model.manifest.surprise_threshold or DEFAULT_THRESHOLD
+    if total_weight(surprise) <= prior + threshold * (1 - prior):
         return None
     weights: dict[Group, float] = {
         "wide": surprise.wide,

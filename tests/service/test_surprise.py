@@ -29,6 +29,7 @@ UNLIKE = {
 def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("surprise")
     publish(root, "surprised", surprise=Surprise(), scales=(0.5, 1.0, 2.0))
+    publish(root, "patient", surprise=Surprise(), scales=(0.5, 1.0, 2.0), surprise_threshold=0.5)
     publish(root, "plain")
     return root
 
@@ -78,6 +79,15 @@ def test_a_task_unlike_them_is_warned_of_by_its_heaviest_group(client, model, gr
     percent = f"{100 * sum(found['surprise'].values()):.0f}"
     begin = f"this task looks unlike those of training ({percent} % of the weight): {UNLIKE[group][0]}"
     assert warning.startswith(begin)
+
+
+def test_a_version_s_own_threshold_decides_what_is_warned_of_and_nothing_else(client, model):
+    support = own_rows(model, 8, noise=5.0, seed=2)
+    found, patient = diagnostics(client, support), diagnostics(client, support, model="patient")
+    assert 0.1 < sum(found["surprise"].values()) < 0.5
+    assert unlike(found)
+    assert unlike(patient) == []
+    assert patient["surprise"] == found["surprise"]
 
 
 def test_the_weights_are_those_of_the_learner_s_posterior(client, model):
