@@ -14,8 +14,9 @@ from bmaml.learners.posterior import Posterior
 from model_store import Model
 from model_store.class_target import Label
 from model_store.model import Single
+from service.schemas.diagnostics import Surprise
 from service.schemas.policies import Act
-from service.schemas.responses import ActionPrediction, ClassPrediction, Prediction, Surprise
+from service.schemas.predictions import ActionPrediction, ClassPrediction, Prediction
 
 Array = NDArray[np.float64]
 """An array of numbers in double precision."""

@@ -8,6 +8,7 @@ from bmaml import __version__
 from bmaml.learners import Policy, policy_from, settings_of
 from model_store import Model, Store
 from model_store.manifest import ValidationPoint, checked_name
+from training.cards import CARD
 from training.config import InvalidConfig, TrainingConfig, WorldConfig
 from training.evaluate import Evaluation
 from training.families.world_tasks import HELD_OUT_TASKS, WorldTasks
@@ -15,7 +16,6 @@ from training.loop import TrainingResult, train
 from training.options import RunOptions, Settings, learner_name
 from training.policy_returns import FRESH_EPISODES
 from training.processes import process_group
-from training.publish import CARD
 from training.recipes import recipe_for
 
 METRICS = """`return_n` is the mean return of all particles after n rounds of {episodes} episodes of each.

@@ -14,7 +14,8 @@ from benchmarks.accuracy.baselines import Array
 from benchmarks.accuracy.class_shifts import ClassTask
 from benchmarks.accuracy.service_path import ask
 from model_store import Model
-from service.schemas.responses import AdaptPredictResponse, ClassPrediction, ScoredClassPrediction
+from service.schemas.predictions import ClassPrediction, ScoredClassPrediction
+from service.schemas.responses import AdaptPredictResponse
 from training.calibration_error import expected_calibration_error
 
 

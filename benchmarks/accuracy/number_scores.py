@@ -18,7 +18,8 @@ from bmaml.predictive import Predictive
 from bmaml.task import Examples
 from bmaml.transformed import Transformed
 from model_store import Model
-from service.schemas.responses import AdaptPredictResponse, ScoredPrediction
+from service.schemas.predictions import ScoredPrediction
+from service.schemas.responses import AdaptPredictResponse
 
 LEVEL = 0.9
 """Probability of the interval whose coverage is scored."""

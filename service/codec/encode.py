@@ -8,22 +8,17 @@ from service.codec.warnings import fit_warnings, surprise_warnings
 from service.compute.capabilities import units_of
 from service.engine.posterior_cache import Entry
 from service.job import Answer, Job, Selection, SelectionSpec
+from service.schemas.diagnostics import Diagnostics, PolicyDiagnostics, SupportNll, Timing
+from service.schemas.predictions import ActionPrediction, ClassPrediction, Prediction
 from service.schemas.requests import UncertaintyRequest
 from service.schemas.responses import (
-    ActionPrediction,
     AdaptPredictResponse,
     BatchReport,
-    ClassPrediction,
-    Diagnostics,
     ModelRef,
-    PolicyDiagnostics,
     PosteriorCard,
     PosteriorRef,
     PosteriorResponse,
-    Prediction,
     Selected,
-    SupportNll,
-    Timing,
     UncertaintyResponse,
 )
 

@@ -16,7 +16,7 @@ from model_store import Model
 from model_store.model import NEGLIGIBLE_WEIGHT, Single
 from service.compute.surprise import surprise_of
 from service.job import Array, Job, KeptPosterior
-from service.schemas.responses import Surprise
+from service.schemas.diagnostics import Surprise
 
 
 @dataclass(frozen=True)

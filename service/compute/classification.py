@@ -35,7 +35,7 @@ from service.job import (
     SelectionSpec,
     Uncertainty,
 )
-from service.schemas.responses import (
+from service.schemas.predictions import (
     ClassPrediction,
     Entropy,
     LabelInterval,

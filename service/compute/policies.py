@@ -28,7 +28,7 @@ from service.job import (
     SelectionSpec,
     Uncertainty,
 )
-from service.schemas.responses import ActionPrediction, ParticleMoments, Variance
+from service.schemas.predictions import ActionPrediction, ParticleMoments, Variance
 
 MAX_PADDING = 2
 """Cells of padded episodes relative to those of the tasks alone, up to which tasks are adapted together."""

@@ -38,7 +38,7 @@ from service.job import (
     SelectionSpec,
     Uncertainty,
 )
-from service.schemas.responses import (
+from service.schemas.predictions import (
     Interval,
     IntervalByMethod,
     ParticleMoments,

@@ -2,7 +2,7 @@
 
 from bmaml.learners.surprise import DEFAULT_THRESHOLD, GROUPS, Group
 from service.job import Answer, Array, Job
-from service.schemas.responses import Surprise
+from service.schemas.diagnostics import Surprise
 
 
 def surprise_of(weights: Array) -> Surprise:

@@ -20,7 +20,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
 from service.ops.metrics import Metrics
-from service.schemas.responses import ClassPrediction, ScoredClassPrediction, ScoredPrediction
+from service.schemas.predictions import ClassPrediction, ScoredClassPrediction, ScoredPrediction
 from tests.class_tables import publish_class_table
 from tests.published import KINDS, SIZE, X, Y, Z, publish
 

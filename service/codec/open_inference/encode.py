@@ -9,8 +9,9 @@ from model_store import Manifest, Model
 from service.codec.open_inference.decode import Inference
 from service.codec.open_inference.tensors import binary_of, json_of, label_array
 from service.errors import invalid_at
+from service.schemas.predictions import ClassPrediction, OrderedPrediction, Prediction
 from service.schemas.requests import AdaptPredictRequest
-from service.schemas.responses import AdaptPredictResponse, ClassPrediction, OrderedPrediction, Prediction
+from service.schemas.responses import AdaptPredictResponse
 
 NUMBERS = ("mean", "std", "variance.aleatoric", "variance.epistemic", "lower", "upper")
 """Outputs about numbers; with the parameter `quantiles` also these."""
