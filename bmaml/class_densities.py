@@ -14,28 +14,45 @@ from torch import Tensor
 from bmaml.categorical import normalised
 from bmaml.conv_classifier import Network
 from bmaml.densities import Precisions, log_prior, weights_of
-from bmaml.shapes import Inputs, Particles, PerParticle
+from bmaml.networks import MLP
+from bmaml.shapes import ChannelMoments, Inputs, Mask, Particles, PerParticle
 from bmaml.task import Examples
 
 
 def log_likelihood(
-    network: Network, particles: Particles, examples: Examples, present: Bool[Tensor, "task class"]
+    network: Network,
+    particles: Particles,
+    examples: Examples,
+    present: Bool[Tensor, "task class"],
+    moments: ChannelMoments | None = None,
 ) -> PerParticle:
     """log p(D | θ) of every task under every particle: a sum over rows, as in Yoon et al. 2018.
 
     Args:
         present: the classes of each task, which share the probability.
+        moments: as of `class_logs`.
     """
-    logs = class_logs(network, particles, examples.x, present)
+    logs = class_logs(network, particles, examples.x, present, examples.mask, moments)
     named = (examples.y > 0) & examples.mask.unsqueeze(-1)
     return torch.where(named.unsqueeze(1), logs, 0.0).sum((-1, -2))
 
 
 def class_logs(
-    network: Network, particles: Particles, x: Inputs, present: Bool[Tensor, "task class"]
+    network: Network,
+    particles: Particles,
+    x: Inputs,
+    present: Bool[Tensor, "task class"],
+    mask: Mask | None = None,
+    moments: ChannelMoments | None = None,
 ) -> Float[Tensor, "task particle row class"]:
-    """Log probabilities of the present classes; outputs beyond the number of classes are not used."""
-    return normalised(network(weights_of(particles), x)[..., : present.shape[1]], present)
+    """Log probabilities of the present classes; outputs beyond the number of classes are not used.
+
+    Args:
+        mask, moments: by which a `ConvClassifier` normalises.
+    """
+    theta = weights_of(particles)
+    outputs = network(theta, x) if isinstance(network, MLP) else network(theta, x, mask, moments)
+    return normalised(outputs[..., : present.shape[1]], present)
 
 
 def likelihood_scores(

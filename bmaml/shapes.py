@@ -18,6 +18,8 @@ Mask = Bool[Tensor, "task row"]
 """True where a row is real, False where it is padding."""
 
 Outputs = Float[Tensor, "task particle row output"]
+ChannelMoments = Float[Tensor, "task particle moment"]
+"""Means and variances of the channels of a normalised network, block by block."""
 Features = Float[Tensor, "task #particle row feature"]
 """Features of each particle; `#particle` has length 1 where all particles share them."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bmaml.conv_classifier import ConvClassifier
+from bmaml.conv_classifier import ConvClassifier, Normalisation
 from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, settings_of
 from bmaml.networks import MLP
@@ -45,6 +45,7 @@ def publish_classifier(
     channels: int = 1,
     drawing: bool = False,
     whole: bool = False,
+    normalisation: Normalisation = "none",
     **settings,
 ) -> Model:
     """An untrained classifier in a store; with `whole`, its particles are convolutional networks."""
@@ -53,7 +54,11 @@ def publish_classifier(
     if learner != "conjugate":
         settings |= {"likelihood": "categorical", "step_size": 0.1}
     particles = 1 if learner == "maml" else 4
-    network = ConvClassifier(channels, SIZE, outputs, 16) if whole else MLP(embedding.features, (), outputs)
+    network: ConvClassifier | MLP = MLP(embedding.features, (), outputs)
+    if whole:
+        network = ConvClassifier(
+            channels, SIZE, outputs, 16, strided=normalisation != "none", normalisation=normalisation
+        )
     built = LEARNERS[learner](network, **{"particles": particles, **settings})
     generator = torch.Generator().manual_seed(0)
     learned = built.initialise(generator) | ({} if whole else embedding.initialise(generator))

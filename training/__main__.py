@@ -165,8 +165,17 @@ def images(
     if embedding.adapt == "network":
         if family.features_of is not None or embedding.bfloat16 or embedding.views > 1:
             raise InvalidConfig("--adapt network knows no --features-of, --bfloat16 and --views")
+        strided = embedding.normalise != "none"
+        if strided and embedding.standard:
+            raise InvalidConfig("--standard blocks are for heads, and for --normalise none")
         network = ConvClassifier(
-            family.channels, family.size, family.ways, embedding.width, not embedding.standard
+            family.channels,
+            family.size,
+            family.ways,
+            embedding.width,
+            not embedding.standard,
+            strided,
+            embedding.normalise,
         )
         _train(run, configuration(run, family, settings, columns, network), tasks)
         return

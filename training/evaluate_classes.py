@@ -1,7 +1,7 @@
 """Accuracy, likelihood and calibration of a classifier on classes that training did not see."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,9 +86,20 @@ def _features(model: Model, rows: Tensor) -> Tensor:
 
 
 def class_metrics(
-    model: Model, features: Tensor, index: ClassIndex, ways: int, shots: int, tasks: int, seed: int
+    model: Model,
+    features: Tensor,
+    index: ClassIndex,
+    ways: int,
+    shots: int,
+    tasks: int,
+    seed: int,
+    transductive: bool = False,
 ) -> ClassMetrics:
-    """The metrics over random tasks, with 15 query images a class or as many as every class has left."""
+    """The metrics over random tasks, with 15 query images a class or as many as every class has left.
+
+    Args:
+        transductive: a network with normalisation takes the moments of the query images, as published.
+    """
     generator = torch.Generator().manual_seed(seed)
     queries = min(MAX_QUERIES, _queries(index, ways, shots))
     right, confidence, nll = [], [], []
@@ -96,9 +107,10 @@ def class_metrics(
         for block in blocks(tasks, TASKS_PER_BLOCK):
             draw = index.draw(block.stop - block.start, ways, shots, queries, generator)
             batch = task_batch(draw, features[draw.images])
-            belief: Belief = model.learner.predict(
-                model.learner.adapt(model.learned, batch.support), batch.query.x
-            )
+            posterior = model.learner.adapt(model.learned, batch.support)
+            if transductive:
+                posterior = replace(posterior, moments=None)
+            belief: Belief = model.learner.predict(posterior, batch.query.x)
             assert isinstance(belief, Categorical)
             best = belief.probabilities().max(-1)
             right.append((best.indices == batch.query.y.argmax(-1)).double())

@@ -10,7 +10,7 @@ from docstring_parser import parse
 from tyro.conf import Positional, arg
 from tyro.extras import literal_type_from_choices
 
-from bmaml.conv_classifier import ConvClassifier
+from bmaml.conv_classifier import ConvClassifier, Normalisation
 from bmaml.embedding import ConvNet
 from bmaml.learners import LEARNERS, POLICIES, learner_from
 from bmaml.learners.collapsed import Collapsed
@@ -33,7 +33,7 @@ from training.config import (
     recipe_kind,
     support_rows,
 )
-from training.recipes import LEARNERS_FOR, recipe_for
+from training.recipes import LEARNERS_FOR, for_whole_networks, recipe_for
 
 Settings = Mapping[str, dict[str, Any]]
 """The settings that were given, of the "learner" (with its network) and of the "outer_loop"."""
@@ -130,8 +130,11 @@ class EmbeddingOptions:
         views: views of an image that are averaged, 1 to 5.
         bfloat16: multiply in bfloat16 while training.
         dimensions: outputs of each projection (conjugate); 0 takes 64, or all features of a backbone.
-        adapt: what adapts to a task: the head on shared features, or the whole network, which then has no
-            normalisation (maml, emaml, bfa, bmaml).
+        adapt: what adapts to a task: the head on shared features, or the whole network (maml, emaml, bfa,
+            bmaml).
+        normalise: with --adapt network, the images whose moments normalise query images in training: the
+            support set, as in every prediction; the query set, as published; or none, on the blocks of the
+            heads, with which --start-from may begin.
     """
 
     width: int = 64
@@ -140,6 +143,7 @@ class EmbeddingOptions:
     bfloat16: Switch = False
     dimensions: int = 0
     adapt: Literal["head", "network"] = "head"
+    normalise: Normalisation = "support"
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,7 @@ def configuration(
     if isinstance(embedding, ConvClassifier):
         if name == Conjugate.name:
             raise InvalidConfig("conjugate adapts no network: see --adapt, or choose another --learner")
+        recipe = for_whole_networks(recipe) if embedding.normalised else recipe
         network, embedding = asdict(embedding), None
     defaults = dict(recipe.settings)
     if name == Conjugate.name and isinstance(family, ImagesConfig) and family.backbone is not None:

@@ -4,7 +4,7 @@ docs/accuracy.md has the measurements behind them. The learners of the literatur
 ten particles and one inner step.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bmaml.learners import LEARNERS
@@ -32,6 +32,10 @@ LEARNERS_FOR: dict[RecipeKind, tuple[str, ...]] = {
     "world": (PolicyBMAML.name, PolicyEMAML.name, PolicyMAML.name),
 }
 """The learners of each kind of family; the first is the default."""
+NETWORK_RATE = 0.4
+"""The inner rate of a whole normalised network: that of Finn et al. 2017 for Omniglot."""
+NETWORK_PLAN: dict[str, Any] = {"meta_batch": 4, "learning_rate": 2e-3}
+"""The outer loop of whole normalised networks, where it differs from that of heads."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,15 @@ def _for_new_classes(learner: str) -> Recipe:
     if learner in (BFA.name, BMAML.name):
         settings |= {"step_size": 0.05 * particles, "fixed_precisions": True}  # SVGD divides by M
     return Recipe((), settings=settings, optimisation=plan)
+
+
+def for_whole_networks(recipe: Recipe) -> Recipe:
+    """The recipe of heads, where the particles are whole normalised networks."""
+    divided = (
+        recipe.settings["particles"] if "fixed_precisions" in recipe.settings else 1
+    )  # SVGD divides by M
+    settings = {**recipe.settings, "step_size": NETWORK_RATE * divided}
+    return replace(recipe, settings=settings, optimisation=replace(recipe.optimisation, **NETWORK_PLAN))
 
 
 def _for_worlds(learner: str) -> Recipe:

@@ -57,8 +57,13 @@ def _folded(source: Model, learner: Learner[Any], network: ConvClassifier) -> di
     small part of it: at the whole of it one step would destroy the features.
 
     Raises:
-        InvalidConfig: an embedding of another form, or heads that are no linear layers.
+        InvalidConfig: an embedding of another form, a normalised network, or heads that are no linear layers.
     """
+    if network.strided or network.normalised:
+        raise InvalidConfig(
+            f"{source.manifest.name} has heads on shared features, which a normalised network cannot begin "
+            "with: add --normalise none"
+        )
     heads = source.learner.network
     if not isinstance(source.learner, Bare) or not isinstance(heads, MLP) or heads.hidden:
         raise InvalidConfig(

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from bmaml import class_densities, densities
 from bmaml.categorical import Categorical, present_classes
+from bmaml.conv_classifier import ConvClassifier
 from bmaml.densities import PRECISIONS, Precisions, noise_variance, weights_of, with_precisions
 from bmaml.laplace import log_evidence
 from bmaml.learners.interface import Belief, CalibratedScalar, InvalidLearner, Kind, Learned, Learner
 from bmaml.learners.posterior import Posterior
 from bmaml.networks import MLP
 from bmaml.predictive import Predictive
-from bmaml.shapes import Inputs, Particles, PerParticle
+from bmaml.shapes import ChannelMoments, Inputs, Particles, PerParticle
 from bmaml.task import Examples
 
 Likelihood = Literal["gaussian", "categorical"]
@@ -24,10 +25,16 @@ Likelihood = Literal["gaussian", "categorical"]
 
 @dataclass(frozen=True)
 class BareParticles(Posterior):
-    """Adapted particles, and the classes of each task where labels are classes."""
+    """Adapted particles, and the classes of each task where labels are classes.
+
+    Attributes:
+        moments: of the support set, by which a normalised `ConvClassifier` predicts. Without them it takes
+            those of the query images (transductive).
+    """
 
     particles: Particles
     present: Bool[Tensor, "task class"] | None = None
+    moments: ChannelMoments | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ class Bare(Learner[BareParticles]):
         del joint  # the particles themselves have all covariances
         particles = posterior.particles
         if posterior.present is not None:
-            logs = class_densities.class_logs(self.network, particles, x, posterior.present)
+            logs = class_densities.class_logs(
+                self.network, particles, x, posterior.present, moments=posterior.moments
+            )
             return Categorical(logs, posterior.log_weights)
         means = self.network(weights_of(particles), x)
         return Predictive(
@@ -125,7 +134,12 @@ class Bare(Learner[BareParticles]):
             weights = (learned["log_temperature"].exp() * evidence).log_softmax(-1)
         else:
             weights = adapted.new_zeros(len(support), adapted.shape[1]).log_softmax(-1)
-        return BareParticles(weights, adapted, self._classes(support))
+        return BareParticles(weights, adapted, self._classes(support), self._moments(adapted, support))
+
+    def _moments(self, adapted: Particles, support: Examples) -> Tensor | None:
+        if not isinstance(self.network, ConvClassifier) or not self.network.normalised:
+            return None
+        return self.network.moments(weights_of(adapted), support.x, support.mask)
 
     def _classes(self, support: Examples) -> Tensor | None:
         if self.likelihood != "categorical":
@@ -135,8 +149,14 @@ class Bare(Learner[BareParticles]):
 
     def _log_likelihood(self, posterior: BareParticles, examples: Examples) -> PerParticle:
         if posterior.present is not None:
+            network = self.network
+            own = isinstance(network, ConvClassifier) and network.normalisation == "query"
             return class_densities.log_likelihood(
-                self.network, posterior.particles, examples, posterior.present
+                network,
+                posterior.particles,
+                examples,
+                posterior.present,
+                None if own else posterior.moments,
             )
         return densities.log_likelihood(self._perceptron, posterior.particles, examples)
 

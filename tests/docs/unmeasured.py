@@ -63,6 +63,8 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "The published figures are 98.7 % (one shot) and 99.9 % (five), after 60,000 meta-steps",
         "1,028 characters train and 172 select",
         "the paper trains on 1,200; 32 channels",
+        "four 3 × 3 convolutions of stride two",
+        "inner step at rate 0.4",
         "Bertinetto et al. 2019",
     ),
     "comparison.md": (

@@ -92,6 +92,9 @@ def test_a_whole_network_is_trained_from_a_head_on_shared_features(arrays, tmp_p
     shared[-1] = "parameter"
     more = ["--name", "whole", "--adapt", "network", "--start-from", "base", "--classes", "2"]
     more += ["--meta-steps", "1", "--learning-rate", "1e-9"]
+    assert main(["images", str(arrays), *more, *shared]) == 1
+    assert "base has heads on shared features, which a normalised network cannot" in capsys.readouterr().err
+    more += ["--normalise", "none"]
     assert main(["images", str(arrays), *more, *shared]) == 0
     base, whole = (Store(tmp_path / "store").load(name) for name in ("base", "whole"))
     assert whole.embedding is None
@@ -118,7 +121,9 @@ def test_particles_may_be_whole_networks(arrays, tmp_path, learner):
     options += ["--size", str(SIZE), "--split", "split", "--shots", "1", "--classes", "2", "--width", "4"]
     options += ["--meta-steps", "3", "--evaluate-every", "3", "--learner", learner, "--particles", "2"]
     assert main(["images", str(arrays), *options, "--adapt", "network"]) == 0
-    assert Store(tmp_path / "store").load("whole").learner.particles == 2
+    built = Store(tmp_path / "store").load("whole").learner
+    assert built.particles == 2
+    assert (built.network.strided, built.network.normalisation) == (True, "support")
 
 
 def test_a_folder_of_roles_trains_as_the_manual_says_of_cifar_fs(folder, tmp_path, capsys):
@@ -141,3 +146,6 @@ def test_conjugate_particles_are_no_whole_networks(arrays, tmp_path, capsys):
     more = ["--learner", "maml", "--adapt", "network", "--views", "2"]
     assert main(["images", str(arrays), *options, "--classes", "2", *more]) == 1
     assert "--adapt network knows no" in capsys.readouterr().err
+    more = ["--learner", "maml", "--adapt", "network", "--standard"]
+    assert main(["images", str(arrays), *options, "--classes", "2", *more]) == 1
+    assert "--standard blocks are for heads, and for --normalise none" in capsys.readouterr().err

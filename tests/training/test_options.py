@@ -32,7 +32,7 @@ OPTIONS = {
     "effects factors shrinkage own-scatter no-own-scatter",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
     "rotations augment width standard views bfloat16 dimensions backbone crop mean std features-of "
-    "own-scatter no-own-scatter adapt",
+    "own-scatter no-own-scatter adapt normalise",
     "world": f"{RUN} {OUTER_LOOP} episodes shaped vary horizon learner hidden activation particles steps "
     "step-size learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
     "evaluate": "store version shots support-until task split order steps",
@@ -162,6 +162,22 @@ def test_images_may_be_coloured_and_of_few_classes(described):
     assert (other.family.channels, other.family.ways, other.embedding["light"]) == (3, 5, False)
     assert other.settings["network"]["outputs"] == 5
     assert (other.embedding["width"], other.embedding["views"]) == (8, 2)
+
+
+@pytest.mark.parametrize(("learner", "rate"), [("maml", 0.4), ("bfa", 4.0)])
+def test_whole_networks_are_normalised_unless_told_otherwise(described, learner, rate):
+    line = f"images folder --name n --classes 5 --learner {learner} --adapt network"
+    whole, plain = described(line), described(f"{line} --normalise none --standard")
+    published = described(f"{line} --normalise query --step-size 0.1 --meta-batch 32")
+    assert (whole.settings["network"]["strided"], whole.settings["network"]["normalisation"]) == (
+        True,
+        "support",
+    )
+    assert (whole.settings["step_size"], whole.optimisation.meta_batch) == (rate, 4)
+    assert (plain.settings["network"]["strided"], plain.settings["network"]["light"]) == (False, False)
+    assert (plain.settings["step_size"], plain.optimisation.meta_batch) == (rate / 8, 1)
+    assert published.settings["network"]["normalisation"] == "query"
+    assert (published.settings["step_size"], published.optimisation.meta_batch) == (0.1, 32)
 
 
 @pytest.mark.parametrize(

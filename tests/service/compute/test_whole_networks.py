@@ -17,6 +17,8 @@ def served(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
     model = publish_classifier(root, "whole", learner="maml", whole=True, steps=2)
     publish_classifier(root, "several", learner="emaml", whole=True)
+    publish_classifier(root, "normalised", learner="emaml", whole=True, normalisation="support")
+    publish_classifier(root, "published", learner="maml", whole=True, normalisation="query")
     for each in serve(Settings(store=root, device="cpu")):
         yield each.client, model
 
@@ -45,17 +47,19 @@ def test_the_service_adapts_the_kernels_of_a_whole_network(served):
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
-def test_an_image_s_answer_does_not_depend_on_its_company(served):
+@pytest.mark.parametrize("name", ["several", "normalised", "published"])
+def test_an_image_s_answer_does_not_depend_on_its_company(served, name):
     client, _ = served
     together = [png(one[1]) for one in IMAGES]
-    whole = asked(client, model="several", query={"x": {"images": together}})["prediction"]["probabilities"]
+    whole = asked(client, model=name, query={"x": {"images": together}})["prediction"]["probabilities"]
     for row, each in enumerate(together):
-        alone = asked(client, model="several", query={"x": {"images": [each]}})["prediction"]["probabilities"]
+        alone = asked(client, model=name, query={"x": {"images": [each]}})["prediction"]["probabilities"]
         np.testing.assert_allclose(alone[0], whole[row], atol=1e-5)
 
 
-def test_the_next_image_to_label_is_chosen_by_whole_networks(served):
+@pytest.mark.parametrize("name", ["several", "normalised"])
+def test_the_next_image_to_label_is_chosen_by_whole_networks(served, name):
     client, _ = served
     pool = {"x": {"images": [png(one[2]) for one in IMAGES]}}
-    chosen = asked(client, "/uncertainty", model="several", pool=pool)["selected"]
+    chosen = asked(client, "/uncertainty", model=name, pool=pool)["selected"]
     assert len(chosen) == 1
