@@ -35,7 +35,7 @@ from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
-from training.families.rows import resolved
+from training.families.resolved import resolved
 from training.families.world_tasks import WorldTasks
 from training.kind_choice import with_chosen_kinds
 from training.loop import Interrupted, train

@@ -31,7 +31,7 @@ from model_store import Store
 from training.calibrate import calibrated
 from training.config import TableConfig
 from training.families import Table
-from training.families.rows import resolved
+from training.families.resolved import resolved
 from training.loop import TrainingResult, train
 from training.options import RunOptions, configuration
 from training.publish import publish

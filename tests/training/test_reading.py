@@ -12,10 +12,11 @@ import pytest
 from model_store import Store
 from tests.closed_form import generator
 from training.__main__ import main
-from training.config import InvalidConfig, Shots, TableConfig, UpTo, _column
+from training.config import InvalidConfig, Shots, TableConfig, UpTo
+from training.config.table import _column
 from training.errors import UnusableTable
 from training.families import Table
-from training.families.rows import resolved
+from training.families.resolved import resolved
 from training.reading import column_names, read
 from training.reading.dates import parsed_date, parsed_dates
 

@@ -1,7 +1,7 @@
 """The usable rows of a table, task by task, in the caller's units."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from model_store.class_target import Label
 from model_store.columns import Array, Column, Transform
-from training.config import ELAPSED, TRANSFORMS, InvalidConfig, TableConfig, UpTo, origin_of
+from training.config import TRANSFORMS, TableConfig, UpTo
 from training.errors import UnusableTable
+from training.families.cells import Cells, Mask, days_since_first
 from training.families.class_labels import TargetKind, class_column, class_notes, fixed_labels, target_kind
 from training.families.splits import (
     ROLES,
@@ -20,14 +21,13 @@ from training.families.splits import (
     seeded_roles,
     with_validation,
 )
-from training.families.targets import AUTO, domain_of, is_target_word
-from training.reading import Columns, Names, column_names, read
-from training.reading.dates import MICROSECONDS_PER_DAY, parsed_date
+from training.families.table_inputs import encoded, find_values, inputs_of
+from training.families.targets import AUTO, domain_of
+from training.reading import Columns, Names, read
+from training.reading.dates import parsed_date
 from training.reading.numbers import parsed_number
 
-MAX_CATEGORIES = 64
 MAX_VALUES_SHOWN = 5
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -64,58 +64,6 @@ class Rows:
     notes: tuple[str, ...]
 
 
-@dataclass
-class _Input:
-    """One column of `--x`: numbers or names, `[row]`."""
-
-    name: str
-    transform: Transform
-    numbers: Array | None = None
-    names: Names | None = None
-    found: list[str] = field(default_factory=list)
-
-
-def resolved(config: TableConfig) -> TableConfig:
-    """The configuration with `--x` and `--y` as columns of the file, which may have colons in their names.
-
-    Raises:
-        InvalidConfig: a column with a colon is not in the file, and the word after the colon is no transform.
-    """
-    try:
-        header = column_names(Path(config.path))
-    except UnusableTable:
-        header = ()
-    chosen = []
-    for name, word in config.x:
-        if (whole := f"{name}:{word}") in header:
-            chosen.append((whole, "none"))
-            continue
-        if ":" in name and name not in header:
-            first, _, unknown = name.partition(":")
-            raise InvalidConfig(
-                f"unknown transform {unknown!r} of {first!r}: {', '.join(TRANSFORMS)}, elapsed, days(DATE); "
-                f"and no column of {config.path} is called {name!r}"
-            )
-        chosen.append((name, word))
-    labels = [(each, "real") if each in header else _named_target(each) for each in config.y]
-    return TableConfig(
-        **{
-            **vars(config),
-            "x": tuple(chosen),
-            "y": tuple(name for name, _ in labels),
-            "kinds": tuple(word for _, word in labels),
-        }
-    )
-
-
-def _named_target(text: str) -> tuple[str, str]:
-    """A target's column and its kind, from what `--y` says of it."""
-    name, colon, word = text.rpartition(":")
-    if colon and is_target_word(word) and not name.endswith("\\"):
-        return name.replace("\\:", ":"), word
-    return text.replace("\\:", ":"), "real"
-
-
 def read_rows(
     config: TableConfig,
     seed: int,
@@ -143,50 +91,36 @@ def read_rows(
     as_names = frozenset(filter(None, (task_column, split, config.group, *config.categorical)))
     columns, read_notes = read(Path(config.path), wanted, config.missing, as_names)
     notes = list(read_notes)
-    gone: dict[str, Mask] = {}
+    cells = Cells(columns)
 
     target = target_kind(config, columns)
     config = replace(config, target=target)
-    task = _names(columns, task_column, gone)
+    task = cells.names(task_column)
     inputs = [
-        each
-        for name, word in config.x
-        for each in _inputs(columns, name, word, config, model_inputs, task, gone)
+        each for name, word in config.x for each in inputs_of(cells, name, word, config, model_inputs, task)
     ]
     targets: list[Array] = []
     classes = None
     if target != "numbers" and set(config.kinds) - {"real", AUTO}:
         columns.refuse(config.y[0], f"holds classes, and {', '.join(config.kinds)} is of numbers")
     if target == "numbers":
-        targets = [_labels(columns, name, word, gone) for name, word in config.outputs]
+        targets = [_labels(cells, name, word) for name, word in config.outputs]
     elif not config.new_classes:
         classes = class_column(columns, config.y[0], target == "ordered")
-        gone[config.y[0]] = gone.get(config.y[0], np.zeros(len(columns), dtype=bool)) | classes.missing
-    roles_named = None if split is None else _names(columns, split, gone)
+        cells.without(config.y[0], classes.missing)
+    roles_named = None if split is None else cells.names(split)
     rank = np.zeros(len(columns), dtype=np.int64)
     if config.order is not None:
-        rank, gone[config.order] = columns.order(config.order)
+        rank, unordered = columns.order(config.order)
+        cells.without(config.order, unordered)
         notes += columns.notes(config.order)
-    group = None if config.group is None else _names(columns, config.group, gone)
-    early_values, bound = _up_to(columns, until, task, gone) if until else (None, 0.0)
+    group = None if config.group is None else cells.names(config.group)
+    early_values, bound = _up_to(cells, until, task) if until else (None, 0.0)
     for name, word in config.x:
         if word not in TRANSFORMS.values() and name != config.order:
             notes += columns.notes(name)
 
-    keep = np.ones(len(columns), dtype=bool)
-    for name in dict.fromkeys(wanted):
-        if gone[name].any():
-            written = ", ".join(map(repr, columns.missing_texts(name)))
-            notes.append(
-                f"left out {int(gone[name].sum())} of {len(columns)} rows with no value in {name!r}"
-                + (f" (written {written})" if written else "")
-            )
-        keep &= ~gone[name]
-    if not keep.any():
-        raise UnusableTable(
-            f"{config.path}: no row has a value in every column; " + ("; ".join(notes) or "there are no rows")
-        )
-    rows = np.flatnonzero(keep)
+    rows = _complete_rows(cells, wanted, notes)
     codes = task.taken(rows).ordered().codes
     rows = rows[np.lexsort((rank[rows], codes))]
     task = task.taken(rows).ordered()
@@ -195,18 +129,17 @@ def read_rows(
 
     groups = np.arange(len(starts))
     if group is not None:
-        _check_constant(
-            columns, task, group.taken(rows), rows, starts, f"values of the group column {config.group!r}"
-        )
+        what = f"values of the group column {config.group!r}"
+        _check_constant(columns, task, group.taken(rows), rows, starts, what)
         groups = group_of_tasks(_by_appearance(group.codes[rows]), starts, counts, config.group)
     if all_held_out:
         roles = np.full(len(starts), "test", dtype="<U10")
-    elif roles_named is None:
+    elif split is None or roles_named is None:
         roles = seeded_roles(groups, seed, least=2 if config.new_classes else 1)
     else:
         words = roles_named.taken(rows)
         _check_constant(columns, task, words, rows, starts, "splits")
-        _check_roles(columns, split or "", words, rows)
+        _check_roles(columns, split, words, rows)
         roles = roles_from_column([words.at(row) for row in range(len(rows))], starts, counts, groups, seed)
 
     owner = np.repeat(np.arange(len(starts)), counts)
@@ -217,16 +150,9 @@ def read_rows(
     trained = ((roles == "train") & enough)[owner]
     unknown = np.zeros(len(rows), dtype=bool)
     for each in inputs:
-        if each.names is None:
-            continue
-        new = _find_values(columns, each, rows, trained, model_inputs)
-        if new.any():
-            texts = sorted({each.names.at(row) for row in rows[new]})
-            shown = ", ".join(map(repr, texts[:MAX_VALUES_SHOWN])) + (", …" if len(texts) > 5 else "")
-            use = "takes as unknown" if config.hide else "left out"
-            notes.append(
-                f"{use} {int(new.sum())} of {len(rows)} rows: {each.name!r} of no training task, {shown}"
-            )
+        if each.names is not None:
+            new = find_values(columns, each, rows, trained, model_inputs)
+            notes += _unknown_names(each.name, each.names, rows[new], len(rows), config.hide > 0)
             unknown |= new & (not config.hide)
     labels: tuple[Label, ...] = ()
     places = np.zeros(len(columns), dtype=np.int64)
@@ -253,7 +179,7 @@ def read_rows(
     roles = roles[enough]
     if model_inputs is None:
         roles = with_validation(roles, groups[enough], seed)
-    names, transforms, categories, x = _encoded(inputs, rows, model_inputs)
+    names, transforms, categories, x = encoded(inputs, rows, model_inputs)
     y = np.zeros((len(rows), len(labels)))
     if targets:
         y = np.column_stack([each[rows] for each in targets])
@@ -276,111 +202,69 @@ def read_rows(
     )
 
 
-def _names(columns: Columns, name: str, gone: dict[str, Mask]) -> Names:
-    names = columns.names(name)
-    gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | names.missing
-    return names
+def _complete_rows(cells: Cells, wanted: Sequence[str], notes: list[str]) -> Indices:
+    """The rows with a value in every column; notes count the others.
 
-
-def _numbers(columns: Columns, name: str, use: str, gone: dict[str, Mask]) -> Array:
-    numbers = columns.numbers(name, use)
-    gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | ~np.isfinite(numbers)
-    return numbers
-
-
-def _inputs(
-    columns: Columns,
-    name: str,
-    word: str,
-    config: TableConfig,
-    model_inputs: Sequence[Column] | None,
-    task: Names,
-    gone: dict[str, Mask],
-) -> list[_Input]:
-    """The columns of one name in `--x`: one, or one for each dimension of a column of lists."""
-    if columns.is_of_vectors(name) and name not in config.categorical:
-        if word != "none":
-            columns.refuse(name, f"holds lists, which are standardised; {word} has no place there")
-        vectors = columns.vectors(name)
-        gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | ~np.isfinite(vectors).all(1)
-        return [_Input(f"{name}[{place}]", "none", vectors[:, place]) for place in range(vectors.shape[1])]
-    return [_input(columns, name, word, config, model_inputs, task, gone)]
-
-
-def _labels(columns: Columns, name: str, word: str, gone: dict[str, Mask]) -> Array:
-    """The labels of a target, all in the domain that its word names."""
-    numbers, domain = _numbers(columns, name, "a target", gone), domain_of(word)
-    if domain is not None and (bad := np.flatnonzero(domain.outside(numbers) & ~gone[name])).size:
-        place = columns.place(int(bad[0]))
-        columns.refuse(name, f"has {numbers[bad[0]]:g} in {place}, and {word} takes {domain.values}")
-    return numbers
-
-
-def _input(
-    columns: Columns,
-    name: str,
-    word: str,
-    config: TableConfig,
-    model_inputs: Sequence[Column] | None,
-    task: Names,
-    gone: dict[str, Mask],
-) -> _Input:
-    if word not in TRANSFORMS.values():
-        instants = columns.instants(name, f"taken as {word}")
-        if instants.of_day:
-            columns.refuse(name, f"holds times of day, which are no dates: {word} needs dates")
-        gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | instants.missing
-        values = (instants.microseconds - (origin_of(word) or 0)).astype(np.float64)
-        if word == ELAPSED:
-            return _Input(f"{name}:{word}", "none", _days_since_first(values, task, instants.missing))
-        return _Input(f"{name}:{word}", "none", values / MICROSECONDS_PER_DAY)
-    transform: Transform = "log" if word == "log" else "log2" if word == "log2" else "none"
-    named = name in config.categorical or _is_category(name, model_inputs)
-    kind = "names" if named else columns.kind(name)
-    if kind in ("dates", "times of day"):
-        columns.refuse(
-            name,
-            f"holds {kind}: say {name}:elapsed for days since a task's first row, {name}:days(2020-01-31) "
-            "for days since a date, or --categorical",
-        )
-    if kind == "numbers":
-        numbers = _numbers(columns, name, "", gone)
-        if transform != "none" and (bad := np.flatnonzero(numbers <= 0)).size:
-            place = columns.place(int(bad[0]))
-            columns.refuse(
-                name, f"has {numbers[bad[0]]:g} in {place}, which is not positive, and {transform} needs that"
+    Raises:
+        UnusableTable: there are none.
+    """
+    columns = cells.columns
+    keep = np.ones(len(columns), dtype=bool)
+    for name in dict.fromkeys(wanted):
+        missing = cells.missing[name]
+        if missing.any():
+            written = ", ".join(map(repr, columns.missing_texts(name)))
+            notes.append(
+                f"left out {int(missing.sum())} of {len(columns)} rows with no value in {name!r}"
+                + (f" (written {written})" if written else "")
             )
-        return _Input(name, transform, numbers)
-    if transform != "none":
-        columns.refuse(name, f"holds {kind}, and {transform} needs numbers")
-    return _Input(name, transform, names=_names(columns, name, gone))
+        keep &= ~missing
+    if not keep.any():
+        found = "; ".join(notes) or "there are no rows"
+        raise UnusableTable(f"{columns.file.path}: no row has a value in every column; {found}")
+    return np.flatnonzero(keep)
 
 
-def _is_category(name: str, model_inputs: Sequence[Column] | None) -> bool:
-    known = [column.name for column in model_inputs or ()]
-    return name not in known and any(each.startswith(f"{name}=") for each in known)
+def _unknown_names(name: str, names: Names, rows: Indices, among: int, hidden: bool) -> list[str]:
+    """The note about rows whose names no training task has; none where there are no such rows."""
+    if not len(rows):
+        return []
+    texts = sorted({names.at(row) for row in rows})
+    shown = ", ".join(map(repr, texts[:MAX_VALUES_SHOWN])) + (", …" if len(texts) > MAX_VALUES_SHOWN else "")
+    use = "takes as unknown" if hidden else "left out"
+    return [f"{use} {len(rows)} of {among} rows: {name!r} of no training task, {shown}"]
 
 
-def _up_to(columns: Columns, until: UpTo, task: Names, gone: dict[str, Mask]) -> tuple[Array, float]:
+def _labels(cells: Cells, name: str, word: str) -> Array:
+    """The labels of a target, all in the domain that its word names."""
+    numbers, domain = cells.numbers(name, "a target"), domain_of(word)
+    if domain is not None and (bad := np.flatnonzero(domain.outside(numbers) & ~cells.missing[name])).size:
+        place = cells.columns.place(int(bad[0]))
+        cells.columns.refuse(name, f"has {numbers[bad[0]]:g} in {place}, and {word} takes {domain.values}")
+    return numbers
+
+
+def _up_to(cells: Cells, until: UpTo, task: Names) -> tuple[Array, float]:
     """The values of the column that ends support sets, and their bound.
 
     Raises:
         UnusableTable: the bound cannot be compared with the column.
     """
     name, elapsed = until.source
+    columns = cells.columns
     number, date = parsed_number(until.value), parsed_date(until.value)
     if not elapsed and columns.kind(name) == "numbers":
         if number is None:
             columns.refuse(name, f"holds numbers, and {until} needs one")
-        return _numbers(columns, name, "", gone), number
+        return cells.numbers(name), number
     instants = columns.instants(name, f"compared ({until})")
-    gone[name] = gone.get(name, np.zeros(len(columns), dtype=bool)) | instants.missing
+    cells.without(name, instants.missing)
     bound = number if elapsed else date
     if bound is None:
         columns.refuse(name, f"holds dates, and {until} needs {'days' if elapsed else 'a date'}")
     values = instants.microseconds.astype(np.float64)
     if elapsed:
-        values = _days_since_first(values, task, instants.missing)
+        values = days_since_first(values, task, instants.missing)
     return values, float(bound)
 
 
@@ -413,13 +297,6 @@ def _check_roles(columns: Columns, split: str, labels: Names, rows: Indices) -> 
             )
 
 
-def _days_since_first(microseconds: Array, task: Names, missing: Mask) -> Array:
-    """The days since the first moment of the same task, `[row]`, whatever other cells of that row lack."""
-    first = np.full(len(task.values) + 1, np.inf)
-    np.minimum.at(first, task.codes[~missing], microseconds[~missing])
-    return np.asarray(np.where(missing, 0.0, microseconds - first[task.codes]) / MICROSECONDS_PER_DAY)
-
-
 def _enough(config: TableConfig, early: Mask | None, starts: Indices, counts: Indices) -> Mask:
     if early is None:
         return np.asarray(counts > max(config.support_rows.lowest, 1), dtype=bool)
@@ -431,68 +308,3 @@ def _too_few(config: TableConfig) -> str:
     if config.support_until is not None:
         return f"without rows on both sides of {config.support_until}"
     return f"with fewer than {max(config.support_rows.lowest, 1) + 1} rows"
-
-
-def _find_values(
-    columns: Columns,
-    column: _Input,
-    rows: Indices,
-    trained: Mask,
-    model_inputs: Sequence[Column] | None,
-) -> Mask:
-    """Find the values of a column of names in the training tasks; a mask of the rows with other values.
-
-    Raises:
-        UnusableTable: there are too few values, or too many.
-    """
-    assert column.names is not None
-    names = column.names.taken(rows)
-    if model_inputs is not None:
-        start = f"{column.name}="
-        column.found = [each.name.removeprefix(start) for each in model_inputs if each.name.startswith(start)]
-    else:
-        there = len(np.unique(names.codes))
-        used = np.unique(names.codes[trained])
-        column.found = sorted(names.values[code] for code in used)
-        if there > MAX_CATEGORIES or len(used) < 2:
-            counted = there if there > MAX_CATEGORIES else len(used)
-            where = "" if there > MAX_CATEGORIES else " in the training tasks"
-            columns.refuse(
-                column.name,
-                f"has {counted} different values{where}; 2 to {MAX_CATEGORIES} can be one-hot: leave it out",
-            )
-    known = np.array([value in column.found for value in names.values], dtype=bool)
-    return np.asarray(~known[names.codes], dtype=bool)
-
-
-def _encoded(
-    inputs: Sequence[_Input], rows: Indices, model_inputs: Sequence[Column] | None
-) -> tuple[tuple[str, ...], tuple[Transform, ...], tuple[slice, ...], Array]:
-    """Numbers unchanged, and a column `name=value` of zeros and ones for each value of names.
-
-    Raises:
-        UnusableTable: the names are not those of the published model.
-    """
-    names: list[str] = []
-    transforms: list[Transform] = []
-    categories: list[slice] = []
-    values: list[Array] = []
-    for each in inputs:
-        if each.numbers is not None:
-            names.append(each.name)
-            transforms.append(each.transform)
-            values.append(each.numbers[rows])
-            continue
-        assert each.names is not None
-        categories.append(slice(len(names), len(names) + len(each.found)))
-        names += [f"{each.name}={value}" for value in each.found]
-        transforms += ["none"] * len(each.found)
-        place = {value: code for code, value in enumerate(each.names.values)}
-        codes = each.names.codes[rows]
-        values += [(codes == place.get(value, -2)).astype(np.float64) for value in each.found]
-    known = [column.name for column in model_inputs] if model_inputs is not None else names
-    if names != known:
-        raise UnusableTable(
-            f"the model was trained on {', '.join(known)}; this table gives {', '.join(names)}"
-        )
-    return tuple(names), tuple(transforms), tuple(categories), np.column_stack(values)

@@ -11,7 +11,7 @@ from model_store import Column
 from training.config import TableConfig
 from training.errors import UnusableTable
 from training.families import Table
-from training.families.rows import resolved
+from training.families.resolved import resolved
 from training.families.targets import dequantised, half_step, target_of, visible_step
 
 
