@@ -17,6 +17,7 @@ from training.config.table import _column
 from training.errors import UnusableTable
 from training.families import Table
 from training.families.resolved import resolved
+from training.families.rows import read_rows
 from training.reading import column_names, read
 from training.reading.dates import parsed_date, parsed_dates
 
@@ -592,3 +593,27 @@ def test_versions_are_published_into_the_working_folder_and_shipped_ones_found(t
     assert main(["evaluate", "sinusoid", "sinusoid", "--shots", "4"]) == 0
     assert main(["evaluate", "nobody", "sinusoid"]) == 1
     assert "no model 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "target", "kind", "taken"),
+    [
+        ((0, 1), "auto", "real", "classes"),
+        ((0, 1), "numbers", "real", "numbers"),
+        ((0, 1), "auto", "count", "numbers"),
+        ((0, 1, 2), "auto", "real", "numbers"),
+        ((1, 2), "auto", "real", "numbers"),
+    ],
+)
+def test_nothing_but_0_and_1_is_a_yes_or_no_unless_numbers_are_asked_for(
+    tmp_path, labels, target, kind, taken
+):
+    lines = [f"t{task},{row},{labels[row % len(labels)]}" for task in range(12) for row in range(8)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["task,x,y", *lines]))
+    asked = TableConfig(str(path), task="task", x=(("x", "none"),), y=("y",), target=target, kinds=(kind,))
+    rows = read_rows(asked, seed=0, model_inputs=None)
+    note = "'y' holds 0 and 1 alone, taken as two classes; --target numbers takes numbers"
+    assert rows.target == taken
+    assert (note in rows.notes) is (taken == "classes")
+    assert rows.labels == ((0, 1) if taken == "classes" else ())

@@ -120,7 +120,7 @@ class TableConfig:
         x: input columns, each with its transform; text and truth values become one column per value.
         y: output columns.
         target: numbers, classes (2 to 50 that mean the same in every task), or ordered classes; auto takes
-            texts and truth values for classes, and numbers for numbers.
+            texts, truth values, and 0 and 1 alone for classes, and other numbers for numbers.
         levels: the labels of classes in their order, from lowest to highest.
         new_classes: every task has classes of its own, drawn from those of the file; tasks of other classes
             are answered, too.

@@ -58,8 +58,19 @@ def target_kind(config: TableConfig, columns: Columns) -> TargetKind:
         return config.target
     if config.levels:
         return "classes"
-    named = len(config.y) == 1 and columns.kind(config.y[0]) in ("names", "truth values")
-    return "classes" if named else "numbers"
+    if len(config.y) > 1:
+        return "numbers"
+    named = columns.kind(config.y[0]) in ("names", "truth values")
+    told = set(config.kinds) - {"real"}  # a kind of numbers
+    return "classes" if named or (not told and is_yes_or_no(columns, config.y[0])) else "numbers"
+
+
+def is_yes_or_no(columns: Columns, name: str) -> bool:
+    """Whether a column of numbers holds 0 and 1, both of them and nothing else."""
+    if columns.kind(name) != "numbers":
+        return False
+    numbers = columns.numbers(name, "a target")
+    return np.unique(numbers[np.isfinite(numbers)]).tolist() == [0, 1]
 
 
 def class_column(columns: Columns, name: str, ordered: bool) -> ClassColumn:

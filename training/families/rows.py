@@ -94,6 +94,7 @@ def read_rows(
     cells = Cells(columns)
 
     target = target_kind(config, columns)
+    by_itself = config.target == "auto" and not config.levels
     config = replace(config, target=target)
     task = cells.names(task_column)
     inputs = [
@@ -107,6 +108,10 @@ def read_rows(
         targets = [_labels(cells, name, word) for name, word in config.outputs]
     elif not config.new_classes:
         classes = class_column(columns, config.y[0], target == "ordered")
+        if by_itself and classes.found == (0, 1) and columns.kind(config.y[0]) == "numbers":
+            notes.append(
+                f"{config.y[0]!r} holds 0 and 1 alone, taken as two classes; --target numbers takes numbers"
+            )
         cells.without(config.y[0], classes.missing)
     roles_named = None if split is None else cells.names(split)
     rank = np.zeros(len(columns), dtype=np.int64)

@@ -30,6 +30,8 @@ from training.families.rows import Rows, read_rows
 from training.families.splits import Indices
 from training.families.targets import candidates, dequantised, described, half_step, repeated_share, target_of
 
+FEW_LEVELS = 15
+"""Different values of a target, up to which a hint names ordered classes."""
 MAX_STD = 1e15
 """The largest standard deviation of an output, in its units; its inverse is the smallest."""
 TASKS_PER_BATCH = 200
@@ -136,6 +138,12 @@ class Table:
             others = [kind for kind in candidates(self.rows.y[:, place]) if kind != "real"]
             if word == "real" and others:
                 found.append(f"{name!r} also fits {' and '.join(others)}: see --y {name}:auto")
+            levels = np.unique(self.rows.y[:, place])
+            if word == "real" and len(self.config.outputs) == 1 and len(levels) <= FEW_LEVELS:
+                found.append(
+                    f"{name!r} takes {len(levels)} different values: --target ordered answers with a "
+                    "probability of each"
+                )
         return tuple(found)
 
     @property

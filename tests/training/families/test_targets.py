@@ -93,6 +93,13 @@ def test_plain_targets_that_fit_another_kind_are_hinted_at(tmp_path):
     assert _table(tmp_path, ":count", np.floor(_uniform(0, 30))).hints == ()
 
 
+@pytest.mark.parametrize(("values", "told"), [(15, True), (16, False)])
+def test_a_target_of_few_values_is_told_of_ordered_classes(tmp_path, values, told):
+    found = _table(tmp_path, "", np.arange(200) % values - 3.0).hints
+    sentence = f"'y' takes {values} different values: --target ordered answers with a probability of each"
+    assert (sentence in found) is told
+
+
 def test_a_given_resolution_is_half_the_step():
     assert target_of("real", _uniform(0, 1), 0.01)[1].step == 0.02
     assert target_of("logit", _uniform(0, 1), 0.01)[1].step == 0.02
