@@ -36,6 +36,7 @@ from bmaml_client.errors import (
     Unreachable,
 )
 from bmaml_client.model_info import Limits, ModelList, ModelSummary, VersionCard
+from bmaml_client.photographs import scaled_down
 from bmaml_client.policies import Action, Episode, PolicyPosterior, PolicyState
 from bmaml_client.policy_weights import PolicyWeights
 from bmaml_client.retries import Retries
@@ -83,4 +84,5 @@ __all__ = [
     "Unreachable",
     "VersionCard",
     "__version__",
+    "scaled_down",
 ]

@@ -38,11 +38,16 @@ class Column:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The images that a model takes: channels, pixels along a side, and whether they are drawings."""
+    """The images that a model takes: channels, pixels along a side, and whether they are drawings.
+
+    Attributes:
+        crop: part of the shorter side that the central square keeps; None squeezes the whole image.
+    """
 
     channels: int
     size: int
     drawing: bool
+    crop: float | None = None
 
 
 @dataclass(frozen=True)

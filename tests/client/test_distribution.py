@@ -29,6 +29,7 @@ EXTRAS = {
     "base_estimator.py": {"sklearn"},
     "estimators.py": {"sklearn"},
     "activeml.py": {"sklearn", "skactiveml"},
+    "photographs.py": {"PIL"},
     "label_studio": {"fastapi", "PIL", "pydantic", "pydantic_settings", "starlette", "uvicorn"},
 }
 """Files and folders that may import the libraries of an extra."""
