@@ -27,8 +27,15 @@ SOFTENED_SHARES = (0.001, 0.003, 0.01)
 SHARE_ROUNDS = 5
 """Rounds of expectation maximisation for the prior weights of the groups of hypotheses."""
 
+SHARE_PRIOR_TASKS = 2
+"""Tasks without need of a surprising hypothesis that are counted beside the validation tasks."""
+
 MAX_POOLED_LOGIT = 5.0
 """Log odds of pooled processes against particles, at most: neither is ever ruled out."""
+
+START_POOLED_LOGIT = 3.5
+"""The same where validation tasks do not tell. Few tasks are learned by heart, and particles of other tasks
+explain a single label by chance."""
 
 TOLERANCE = 0.01
 """Width of the last bracket: one percent of a scalar whose logarithm is searched."""
@@ -62,7 +69,7 @@ def calibrated(
     tasks = _EmbeddedValidation(family, learned, embedding)
     looks = Looks(learner.known, learned, tasks)
     if "pooled" in _groups(learned):
-        found["log_shares"] = with_pooled_share(found, looks)
+        found["log_shares"] = with_pooled_share(found, looks, tasks.validation_tasks)
     names = [name for name in learner.calibrated if name in learned]
     for name in names * (ROUNDS if len(names) > 1 else 1):
         trained = learned[name]
@@ -90,7 +97,7 @@ def calibrated(
         all_looks = Looks(learner, found, tasks)
         found["log_shares"] = with_surprising_share(found, all_looks, tasks.validation_tasks)
     if "pooled" in _groups(learned):
-        found["log_shares"] = with_pooled_share(found, looks)
+        found["log_shares"] = with_pooled_share(found, looks, tasks.validation_tasks)
     if "log_softened" in found:
         found["log_softened"] = calibrated_softening(found, all_looks)
     return found
@@ -99,12 +106,17 @@ def calibrated(
 def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family: ValidationTasks) -> Tensor:
     """Log prior weights of the groups of hypotheses: how many of the validation tasks each explains.
 
-    Expectation maximisation on the evidence of all rows of a task, less a standard error for the surprising
-    groups: a few tasks that happen to look unlike the others are no reason for wider answers. No group has
-    less than its share in `LEAST_SHARES`: that no validation task needed it does not rule it out.
+    Expectation maximisation on the evidence of all rows of a task, with a Dirichlet prior:
+    `SHARE_PRIOR_TASKS` more tasks in which the surprising groups have their least shares. A standard error is
+    taken off the shares of these groups: a few tasks that happen to look unlike the others are no reason for
+    wider answers. No group has less than its share in `LEAST_SHARES`: that no validation task needed it does
+    not rule it out.
     """
     shares = learned["log_shares"].double().exp()
     surprising = torch.tensor([group in SURPRISING for group in _groups(learned)])
+    prior = torch.where(surprising, torch.tensor(LEAST_SHARES[: len(shares)]).to(shares), shares)
+    tasks = family.validation_tasks + SHARE_PRIOR_TASKS
+    seen = family.validation_tasks / tasks
     with torch.no_grad():
         explained = torch.cat(
             [learner.adapt(learned, part.all_examples()).group_weights for part in validation_parts(family)]
@@ -112,8 +124,9 @@ def calibrated_shares(learner: Learner[Any], learned: dict[str, Tensor], family:
     evidence = explained.double() / shares  # of the groups, each task's up to a factor
     for _ in range(SHARE_ROUNDS):
         explained = evidence * shares
-        shares = _with_least_shares((explained / explained.sum(-1, keepdim=True)).mean(0))
-    error = (shares * (1 - shares) / family.validation_tasks).sqrt()
+        counted = (explained / explained.sum(-1, keepdim=True)).mean(0)
+        shares = _with_least_shares(seen * counted + (1 - seen) * prior / prior.sum())
+    error = (shares * (1 - shares) / tasks).sqrt()
     lower = torch.where(surprising, shares - error, shares)
     rest = 1 - lower[surprising].sum()
     shares = torch.where(surprising, lower, shares * (rest / shares[~surprising].sum()))
@@ -167,11 +180,15 @@ def _with_least_shares(shares: Tensor) -> Tensor:
     return torch.where(raised, least, lowered)
 
 
-def with_pooled_share(learned: dict[str, Tensor], looks: "Looks") -> Tensor:
+def with_pooled_share(learned: dict[str, Tensor], looks: "Looks", tasks: int) -> Tensor:
     """Log prior weights of the groups, particles against pooled processes as the validation tasks prefer.
 
     The evidence of whole tasks says which group explains them; what counts is how a few rows are answered.
-    The score is the NLL of the answered mean and variance.
+    The score is the NLL of the answered mean and variance. The odds stay at `START_POOLED_LOGIT` unless the
+    gain exceeds its standard error.
+
+    Args:
+        tasks: how many different tasks the looks hold, each with as many draws of its support set.
     """
     shares = learned["log_shares"].exp()
     known, pooled = GROUPS.index("known"), GROUPS.index("pooled")
@@ -184,9 +201,12 @@ def with_pooled_share(learned: dict[str, Tensor], looks: "Looks") -> Tensor:
         return logs
 
     def nlls(logit: float) -> Tensor:
-        return looks.answered_nlls({**learned, "log_shares": divided(logit)})
+        each = looks.answered_nlls({**learned, "log_shares": divided(logit)})
+        return each.view(-1, tasks).mean(0)
 
-    return divided(golden_section_search(nlls, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT))
+    best = golden_section_search(nlls, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT)
+    gains = nlls(START_POOLED_LOGIT) - nlls(best)
+    return divided(best if float(gains.mean()) > _standard_error(gains) else START_POOLED_LOGIT)
 
 
 def calibrated_softening(learned: dict[str, Tensor], looks: "Looks") -> Tensor:

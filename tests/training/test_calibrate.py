@@ -13,7 +13,15 @@ from bmaml.learners.surprise import GROUPS, LEAST_SHARES, Surprise
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
-from training.calibrate import Looks, calibrated, calibrated_shares, with_surprising_share
+from training.calibrate import (
+    SHARE_PRIOR_TASKS,
+    START_POOLED_LOGIT,
+    Looks,
+    calibrated,
+    calibrated_shares,
+    with_pooled_share,
+    with_surprising_share,
+)
 from training.config import Shots, SinusoidConfig
 from training.families import Sinusoid
 from training.loop import validation_nll
@@ -138,8 +146,8 @@ def test_the_shares_of_the_groups_count_the_tasks_that_each_explains():
     learner, learned = sine_learner()
     made = Made(sines(30, 20), sines(12, 20, size=10.0, seed=1), steps(18, 20))
     found = dict(zip(GROUPS[:4], calibrated_shares(learner, learned, made).exp().tolist(), strict=True))
-    assert found["wide"] == pytest.approx(less_an_error(12 / 60, 60), abs=0.02)
-    assert found["noisy"] + found["broad"] == pytest.approx(less_an_error(18 / 60, 60), abs=0.03)
+    assert found["wide"] == pytest.approx(less_an_error(12, 60), abs=0.02)
+    assert found["noisy"] + found["broad"] == pytest.approx(less_an_error(18, 60), abs=0.03)
 
 
 def test_a_task_that_may_be_chance_raises_no_share():
@@ -149,9 +157,52 @@ def test_a_task_that_may_be_chance_raises_no_share():
     assert found["wide"] == pytest.approx(LEAST_SHARES[1], rel=1e-4)
 
 
-def less_an_error(share, tasks):
-    """The share, less its standard error."""
+def less_an_error(explained, tasks):
+    """The share of a group that explains so many of the tasks, less its standard error.
+
+    `SHARE_PRIOR_TASKS` others count as tasks that it does not explain.
+    """
+    tasks += SHARE_PRIOR_TASKS
+    share = explained / tasks
     return share - math.sqrt(share * (1 - share) / tasks)
+
+
+def test_two_validation_tasks_raise_no_share_though_both_are_unlike_the_family():
+    learner, learned = sine_learner()
+    few, many = (calibrated_shares(learner, learned, Made(steps(tasks, 20))).exp() for tasks in (2, 40))
+    assert float(few[1:4].sum()) < 0.35
+    assert float(many[1:4].sum()) > 0.6
+
+
+class Given:
+    """Looks whose NLL of each task is a given function of the log odds of pooled processes."""
+
+    def __init__(self, *nlls):
+        self.nlls = nlls
+
+    def answered_nlls(self, learned):
+        pooled, known = (learned["log_shares"][GROUPS.index(name)] for name in ("pooled", "known"))
+        return torch.stack([nll(float(pooled - known)) for nll in self.nlls]).double()
+
+
+def best_at(logit):
+    return lambda odds: torch.tensor(0.1 * (odds - logit) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("optima", "expected"),
+    [
+        ((-2.0,), START_POOLED_LOGIT),  # one task has no standard error
+        ((-2.0, -2.0, -2.1, -1.9), -2.0),  # they agree
+        ((5.0, -4.0, 5.0, -4.0), START_POOLED_LOGIT),  # they do not
+    ],
+)
+def test_pooled_processes_have_the_prior_unless_validation_tasks_agree_on_less(optima, expected):
+    learned = {"log_shares": torch.tensor([0.3, 0.1, 0.1, 0.1, 0.4]).log()}
+    found = with_pooled_share(learned, Given(*map(best_at, optima)), len(optima))
+    assert float(found[-1] - found[0]) == pytest.approx(expected, abs=0.02)
+    torch.testing.assert_close(found[1:4], learned["log_shares"][1:4])
+    torch.testing.assert_close(found.exp().sum(), torch.ones(()))
 
 
 @pytest.mark.parametrize("tasks", [sines(20, 20), sines(20, 20, size=10.0), steps(20, 20)])
