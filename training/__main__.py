@@ -1,24 +1,23 @@
-"""`bmaml-train sinusoid | table FILE | images PATH | world WORLD | evaluate NAME DATA | plot NAME DATA`."""
+"""`bmaml-train sinusoid | table FILE | images PATH | world WORLD | tune … | evaluate NAME DATA | plot …`."""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 from tyro.conf import DisallowNone, OmitArgPrefixes, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from bmaml.conv_classifier import ConvClassifier
 from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
-from bmaml.learners import Policy, learner_from
+from bmaml.learners import Policy
 from bmaml.learners.conjugate import Conjugate
-from model_store import SHIPPED, Model, Store, UnknownModel
+from model_store import Model
 from model_store.backbone import Backbone
 from training.backbones import backbone_for
-from training.calibrate import calibrated
 from training.config import (
     ImagesConfig,
     InvalidConfig,
@@ -31,14 +30,13 @@ from training.config import (
     WorldConfig,
 )
 from training.errors import UnusableTable
-from training.evaluate import Evaluation
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.resolved import resolved
 from training.families.world_tasks import WorldTasks
 from training.kind_choice import with_chosen_kinds
-from training.loop import Interrupted, train
+from training.loop import Interrupted
 from training.options import (
     EmbeddingOptions,
     ProjectionOptions,
@@ -49,16 +47,14 @@ from training.options import (
     learner_name,
     settings_options,
 )
-from training.policies import evaluate_policy, policy_configuration, train_policy
-from training.processes import process_group
-from training.publish import PublishableFamily, publish
+from training.policies import evaluate_policy, policy_configuration
 from training.reading import column_names
-from training.starting import starting_parameters
+from training.run import Run, complete, device_of, print_figures, published_version
+from training.tune import SearchOptions, separated
+from training.tune import tune as search_options
 
 DEFAULT_DIMENSIONS = 64
 """Outputs of each projection of `conjugate` on an embedding that is learned with it."""
-FEW_VALIDATION_TASKS = 2
-"""Validation tasks, at most, about which a run warns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,13 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Options and tables that cannot be read exit with 2.
     """
     try:
-        subcommand_cli_from_dict(
-            {command.__name__: command for command in COMMANDS},
-            prog="bmaml-train",
-            description="Train on tasks and publish versions; evaluate and draw published versions.",
-            args=arguments,
-            config=(OmitArgPrefixes, DisallowNone),
-        )
+        run = parsed(separated(sys.argv[1:] if arguments is None else arguments))()
+        if isinstance(run, Run):
+            complete(run)
     except Interrupted as error:
         print(f"bmaml-train: {error}", file=sys.stderr)
         return 130
@@ -83,13 +75,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def parsed(arguments: Sequence[str]) -> Callable[[], Any]:
+    """The command of a command line with its options, ready to be called; nothing is read yet.
+
+    Raises:
+        SystemExit: the help was asked for, or the line cannot be read.
+    """
+
+    def ready(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+        return wraps(command)(lambda *given, **options: partial(command, *given, **options))
+
+    found: Callable[[], Any] = subcommand_cli_from_dict(
+        {command.__name__: ready(command) for command in COMMANDS},
+        prog="bmaml-train",
+        description="Train on tasks and publish versions; search options; evaluate and draw versions.",
+        args=arguments,
+        config=(OmitArgPrefixes, DisallowNone),
+    )
+    return found
+
+
 def sinusoid(
     family: SinusoidConfig,
     run: RunOptions,
     settings: Annotated[Settings, arg(name="", constructor=settings_options("sinusoid"))],
-) -> None:
+) -> Run:
     """Train on sine curves, as in the paper."""
-    _train(run, configuration(run, family, settings, (1, 1)), Sinusoid(family, run.seed))
+    return Run(run, configuration(run, family, settings, (1, 1)), Sinusoid(family, run.seed))
 
 
 def table(
@@ -99,12 +111,11 @@ def table(
     settings: Annotated[
         Settings, arg(name="", constructor=settings_options("table", "classes", "new classes"))
     ],
-) -> None:
+) -> Run:
     """Train on a Parquet or CSV file with a task column, or with a column of classes."""
     family = resolved(family)
     if family.new_classes:
-        _train_on_vectors(family, run, projection, settings)
-        return
+        return _run_on_vectors(family, run, projection, settings)
 
     def configured(family: TableConfig, tasks: Table) -> TrainingConfig:
         if family.support_until is not None:
@@ -119,7 +130,7 @@ def table(
             training_tasks=tasks.training_tasks,
         )
 
-    family, choices = with_chosen_kinds(family, configured, run.seed, _device(run.device))
+    family, choices = with_chosen_kinds(family, configured, run.seed, device_of(run.device))
     for choice in choices:
         print(choice, file=sys.stderr)
     note = " ".join([*([run.note] if run.note else []), *(f"{choice}." for choice in choices)])
@@ -130,19 +141,19 @@ def table(
         raise InvalidConfig("--resolution is of numbers, and the target holds classes")
     for hint in tasks.hints:
         print(hint, file=sys.stderr)
-    _train(replace(run, note=note), configured(tasks.config, tasks), tasks)
+    return Run(replace(run, note=note), configured(tasks.config, tasks), tasks)
 
 
-def _train_on_vectors(
+def _run_on_vectors(
     family: TableConfig, run: RunOptions, projection: ProjectionOptions, settings: Settings
-) -> None:
-    """Train on the classes of a table."""
+) -> Run:
+    """The run on the classes of a table."""
     tasks = Vectors(family, run.seed)
     _print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
     conjugate = learner_name(settings, "new classes") == Conjugate.name
     columns = (len(tasks.inputs), projection.dimensions if conjugate else tasks.size.ways)
-    _train(run, configuration(run, tasks.config, settings, columns), tasks)
+    return Run(run, configuration(run, tasks.config, settings, columns), tasks)
 
 
 def images(
@@ -150,13 +161,12 @@ def images(
     embedding: EmbeddingOptions,
     run: RunOptions,
     settings: Annotated[Settings, arg(name="", constructor=settings_options("images"))],
-) -> None:
+) -> Run:
     """Train on images by class."""
     if family.backbone is not None:
         if embedding.adapt == "network":
             raise InvalidConfig("a --backbone stays as it is: --adapt network is for networks of our own")
-        _train_on_backbone(family, embedding, run, settings)
-        return
+        return _run_on_backbone(family, embedding, run, settings)
     collection = Images(family, run.seed)
     tasks: Images | ImageFeatures = collection
     _print_notes(collection)
@@ -177,15 +187,14 @@ def images(
             strided,
             embedding.normalise,
         )
-        _train(run, configuration(run, family, settings, columns, network), tasks)
-        return
+        return Run(run, configuration(run, family, settings, columns, network), tasks)
     if family.features_of is None:
         light = not embedding.standard
         network = ConvNet(
             family.channels, family.size, embedding.width, light, embedding.bfloat16, embedding.views
         )
     else:
-        source = _published(run.store, family.features_of)[0]
+        source = published_version(run.store, family.features_of)[0]
         if not isinstance(source.embedding, ConvNet):
             raise InvalidConfig(
                 f"{family.features_of} has no features to use: it is no model of images, or one on a "
@@ -198,13 +207,13 @@ def images(
     conjugate = learner_name(settings, "images") == Conjugate.name
     dimensions = embedding.dimensions or DEFAULT_DIMENSIONS
     columns = (network.features, dimensions if conjugate else family.ways)
-    _train(run, configuration(run, family, settings, columns, network), tasks)
+    return Run(run, configuration(run, family, settings, columns, network), tasks)
 
 
-def _train_on_backbone(
+def _run_on_backbone(
     family: ImagesConfig, embedding: EmbeddingOptions, run: RunOptions, settings: Settings
-) -> None:
-    """Train a head on the features of a pretrained network."""
+) -> Run:
+    """The run of a head on the features of a pretrained network."""
     backbone = backbone_for(family)
     family = replace(family, size=backbone.size, crop=backbone.info.crop, channels=backbone.channels)
     tasks = BackboneImages(family, run.seed, backbone)
@@ -212,20 +221,21 @@ def _train_on_backbone(
     conjugate = learner_name(settings, "images") == Conjugate.name
     dimensions = embedding.dimensions or backbone.features
     columns = (backbone.features, dimensions if conjugate else family.ways)
-    _train(run, configuration(run, family, settings, columns), tasks)
+    return Run(run, configuration(run, family, settings, columns), tasks)
 
 
 def world(
     family: WorldConfig,
     run: RunOptions,
     settings: Annotated[Settings, arg(name="", constructor=settings_options("world"))],
-) -> None:
+) -> Run:
     """Train policies on tasks of a world: navigation, ring, or an environment gym:ID of Gymnasium."""
-    config = policy_configuration(run, family, settings)
-    source = _published(run.store, config.start_from)[0] if config.start_from else None
-    evaluation = train_policy(run, config, source, _device(run.device))
-    if evaluation is not None:
-        _print(evaluation)
+    return Run(run, policy_configuration(run, family, settings), WorldTasks(family, run.seed))
+
+
+def tune(search: SearchOptions) -> None:
+    """Repeat a training with other options, and publish the version that predicts validation tasks best."""
+    search_options(search, parsed)
 
 
 def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
@@ -234,30 +244,30 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
     Args:
         steps: inner steps; None takes the learner's.
     """
-    model, _ = _published(published.store, published.name, published.version)
+    model, _ = published_version(published.store, published.name, published.version)
     if isinstance(model.learner, Policy):
-        _print(evaluate_policy(model.learner, model.learned, _world_tasks(model, published.data)))
+        print_figures(evaluate_policy(model.learner, model.learned, _world_tasks(model, published.data)))
     elif model.manifest.target is not None:
-        _print(evaluate_table_of_classes(model, _table_of_classes(model, published), steps))
+        print_figures(evaluate_table_of_classes(model, _table_of_classes(model, published), steps))
     elif model.manifest.kind == "classification":
         config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
         config = replace(config, split=published.split or config.split)
         seed = model.manifest.seed
         if isinstance(model.embedding, Backbone):
-            _print(evaluate_classes(model, BackboneImages(config, seed, model.embedding)))
+            print_figures(evaluate_classes(model, BackboneImages(config, seed, model.embedding)))
         else:
-            _print(evaluate_classes(model, Images(config, seed)))
+            print_figures(evaluate_classes(model, Images(config, seed)))
     else:
         tasks = _regression_tasks(model, published)
         groups = tasks.rows.groups[tasks.held_out_tasks()] if isinstance(tasks, Table) else None
-        _print(evaluate_numbers(model, tasks.held_out(), steps, groups))
+        print_figures(evaluate_numbers(model, tasks.held_out(), steps, groups))
 
 
 def plot(published: PublishedVersion) -> None:
     """Draw a published version: beside its card, or in ./plots for a shipped version."""
     from training import plots, policy_plots  # matplotlib takes a second to load, and only this needs it
 
-    model, store = _published(published.store, published.name, published.version)
+    model, store = published_version(published.store, published.name, published.version)
     if model.manifest.kind == "classification":
         raise InvalidConfig(f"{published.name} tells classes apart; plots are of numbers")
     place = store if store == published.store else Path("plots")
@@ -269,48 +279,6 @@ def plot(published: PublishedVersion) -> None:
         drawn = plots.draw(model, _regression_tasks(model, published).held_out(), folder)
     for path in drawn:
         print(path)
-
-
-def _train(run: RunOptions, config: TrainingConfig, tasks: PublishableFamily) -> None:
-    learner = learner_from(config.learner, config.settings)
-    start = None
-    if config.start_from:
-        source = _published(run.store, config.start_from)[0]
-        start = starting_parameters(
-            source, learner, tasks, frozen=isinstance(tasks, ImageFeatures | BackboneImages)
-        )
-    with process_group(_device(run.device)) as (processes, device):
-        folder = run.runs / config.name
-        trained = train(config, tasks, learner, folder, run.resume, device, processes, run.compile, start)
-    if not processes.leads:
-        return
-    print(f"kept the parameters of step {trained.kept}; {trained.ending}", file=sys.stderr)
-    if tasks.validation_tasks <= FEW_VALIDATION_TASKS:
-        print(
-            f"warning: the step that is kept and the widths of predictions rest on {tasks.validation_tasks} "
-            "validation task(s): give more tasks, and look at the coverage of the held-out ones",
-            file=sys.stderr,
-        )
-    learned = calibrated(learner, trained.learned, tasks, config.trained_embedding)
-    trained = replace(trained, learned=learned)
-    model, evaluation = publish(Store(run.store), config, tasks, learner, trained, run.description, run.note)
-    _print(evaluation)
-    print(f"published {model.manifest.name} version {model.manifest.version} in {run.store}")
-    print(f"to serve it: BMAML_STORE={run.store} bmaml-serve", file=sys.stderr)
-
-
-def _published(folder: Path, name: str, version: int | None = None) -> tuple[Model, Path]:
-    """A published version, and the store that has it: `folder`, or the shipped versions.
-
-    Raises:
-        UnknownModel, CorruptModel: neither has it, or it is not what its manifest says.
-    """
-    try:
-        return Store(folder).load(name, version), folder
-    except UnknownModel:
-        if name in Store(folder).names() or name not in Store(SHIPPED).names():
-            raise
-    return Store(SHIPPED).load(name, version), SHIPPED
 
 
 def _regression_tasks(model: Model, published: PublishedVersion) -> Sinusoid | Table:
@@ -384,24 +352,20 @@ def _world_tasks(model: Model, world: str) -> WorldTasks:
     return WorldTasks(config, model.manifest.seed)
 
 
-def _device(choice: str) -> str:
-    if choice == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return choice
-
-
 def _print_notes(tasks: Table | Vectors | Images | BackboneImages) -> None:
     for note in tasks.notes:
         print(note, file=sys.stderr)
 
 
-def _print(evaluation: Evaluation) -> None:
-    print(f"{evaluation.tasks} held-out tasks")
-    for name, value in evaluation.metrics.items():
-        print(f"  {name:<20} {value: .5g}")
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (sinusoid, table, images, world, evaluate, plot)
+COMMANDS: tuple[Callable[..., Run | None], ...] = (
+    sinusoid,
+    table,
+    images,
+    world,
+    tune,
+    evaluate,
+    plot,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

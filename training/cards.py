@@ -108,9 +108,8 @@ def _surprise_sentence(threshold: float | None) -> str:
     )
 
 
-def conformal_section(described: dict[str, Any], evaluation: Evaluation) -> str:
+def conformal_section(described: dict[str, Any], evaluation: Evaluation, choices: int) -> str:
     conformal: Conformal = described["conformal"]
-    choices = max(1, len(described["history"]))
     held = evaluation.metrics.get("conformal_coverage_90")
     counted = f"{conformal.tasks} validation tasks"
     if conformal.units < conformal.tasks:

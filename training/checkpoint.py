@@ -49,8 +49,11 @@ class TrainingState:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold the folder's lock, so that no other run uses it.
+
+    Args:
+        wait: until another run lets go.
 
     Raises:
         FolderInUse: another run holds the lock.
@@ -58,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise FolderInUse(f"another run is at work in {folder}: give one of them another name") from None
         yield

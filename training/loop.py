@@ -5,14 +5,12 @@ takes exactly the steps of an uninterrupted one.
 """
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 import numpy as np
@@ -35,6 +33,7 @@ from training.families.world_tasks import WorldBatch, WorldTasks
 from training.fitted_start import fitted_start
 from training.muon import Muon
 from training.processes import LostProcess, Processes
+from training.stopping import stop_signals
 
 CHECKPOINT_INTERVAL_S = 30.0
 TASKS_PER_BLOCK = 20
@@ -44,6 +43,8 @@ EARLY_LOOKS = (10, 25, 50, 100)
 EARLY_STOP = 5
 """Training stops where so many times the steps of the best look brought nothing better."""
 SINGLE_PROCESS = Processes()
+OnLook = Callable[[int, float, float], None]
+"""Called with step, meta-objective and validation NLL."""
 
 
 class Interrupted(BmamlError):
@@ -70,6 +71,11 @@ class TrainingResult:
     kept: int
     ending: str
 
+    @property
+    def nll(self) -> float:
+        """The validation NLL of the parameters."""
+        return next(nll for step, _, nll in reversed(self.history) if step == self.kept)
+
 
 def train(
     config: TrainingConfig,
@@ -81,6 +87,8 @@ def train(
     processes: Processes = SINGLE_PROCESS,
     compile_it: bool = False,
     start: Mapping[str, Tensor] | None = None,
+    on_look: OnLook | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """A whole run; every process calls it alike.
 
@@ -89,6 +97,8 @@ def train(
         resume: go on from the checkpoint in `folder`.
         compile_it: compile the meta-objective first (see `training.compiled`).
         start: the first parameters; those that are absent are drawn at random.
+        on_look: called by the leading process after each evaluation of the validation tasks.
+        stopped: whether the run is to stop, asked after every step; None stops at SIGINT and SIGTERM.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
@@ -108,11 +118,12 @@ def train(
     plan, goal = config.optimisation, _goal(family, learner, compile_it, device, embedding)
     saved = time.monotonic()
     lock = locked(folder) if processes.leads else nullcontext()
-    with lock, _stop_signals() as stop, _ProgressLog(config, folder, state.step, processes.leads) as log:
+    signals = stop_signals() if stopped is None else nullcontext(stopped)
+    with lock, signals as is_stopped, _ProgressLog(config, folder, state.step, processes.leads) as log:
         try:
             while state.step < plan.meta_steps:
                 batch = _training_batch(config, family, state.step)
-                loss, stopping = meta_step(state, goal.loss, batch, plan, processes, stop.is_set)
+                loss, stopping = meta_step(state, goal.loss, batch, plan, processes, is_stopped())
                 state.step += 1
                 log.progress.update()
                 if _is_look(plan, state.step):
@@ -125,6 +136,8 @@ def train(
                     _keep_best(state, nll)
                     state.history.append((state.step, value, nll))
                     log.evaluation(state.step, value, nll, learning_rate(plan, state.step))
+                    if on_look is not None and processes.leads:
+                        on_look(state.step, value, nll)
                     if _is_over(plan, state):
                         break
                 due = stopping or time.monotonic() - saved > CHECKPOINT_INTERVAL_S
@@ -343,24 +356,3 @@ class _ProgressLog:
         self.progress.close()
         if self._board is not None:
             self._board.close()
-
-
-@dataclass
-class _StopFlag:
-    is_set: bool = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopFlag]:
-    """Turn SIGINT and SIGTERM into a flag while the loop runs."""
-    stop = _StopFlag()
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.is_set = True
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,10 +12,9 @@ from training.cards import CARD
 from training.config import InvalidConfig, TrainingConfig, WorldConfig
 from training.evaluate import Evaluation
 from training.families.world_tasks import HELD_OUT_TASKS, WorldTasks
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult
 from training.options import RunOptions, Settings, learner_name
 from training.policy_returns import FRESH_EPISODES
-from training.processes import process_group
 from training.recipes import recipe_for
 
 METRICS = """`return_n` is the mean return of all particles after n rounds of {episodes} episodes of each.
@@ -62,28 +61,6 @@ def policy_configuration(run: RunOptions, family: WorldConfig, settings: Setting
     )
 
 
-def train_policy(
-    run: RunOptions, config: TrainingConfig, source: Model | None, device: str
-) -> Evaluation | None:
-    """Train and publish a policy; None in processes that do not lead.
-
-    Args:
-        source: the published policy whose parameters are the first ones.
-    """
-    assert isinstance(config.family, WorldConfig)
-    tasks = WorldTasks(config.family, run.seed)
-    policy = policy_from(config.learner, config.settings)
-    start = None if source is None else source.learned
-    with process_group(device) as (processes, where):
-        trained = train(
-            config, tasks, policy, run.runs / config.name, run.resume, where, processes, start=start
-        )
-    if not processes.leads:
-        return None
-    print(f"kept the parameters of step {trained.kept}; {trained.ending}", file=sys.stderr)
-    return publish_policy(run.store, config, tasks, policy, trained, run.description, run.note)
-
-
 def evaluate_policy(policy: Policy, learned: Any, tasks: WorldTasks) -> Evaluation:
     """Returns on the held-out tasks of a world."""
     found = tasks.held_out_returns(policy, learned)
@@ -98,7 +75,7 @@ def publish_policy(
     trained: TrainingResult,
     description: str = "",
     note: str = "",
-) -> Evaluation:
+) -> tuple[Model, Evaluation]:
     """Evaluate on the held-out tasks, then publish with those metrics and a card."""
     evaluation = evaluate_policy(policy, trained.learned, tasks)
     description = description or f"Policies for tasks of the world `{tasks.config.world}`."
@@ -132,8 +109,7 @@ def publish_policy(
         code_version=__version__,
         metrics=evaluation.metrics,
     )
-    print(f"published {model.manifest.name} version {model.manifest.version} in {folder}")
-    return evaluation
+    return model, evaluation
 
 
 def _names(columns: Any) -> str:

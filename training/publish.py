@@ -39,12 +39,15 @@ def publish(
     trained: TrainingResult,
     description: str = "",
     note: str = "",
+    choices: int = 0,
 ) -> tuple[Model, Evaluation]:
     """Evaluate on the held-out tasks, then publish with those metrics and a card.
 
     Args:
         description: a sentence for the head of the card.
         note: a sentence for the card's limits.
+        choices: recorded steps, of all trials, among which the validation tasks chose these parameters; 0
+            takes those of this run alone.
     """
     described: dict[str, Any] = {
         "name": config.name,
@@ -84,7 +87,7 @@ def publish(
         groups = tasks.rows.groups[tasks.held_out_tasks()] if isinstance(tasks, Table) else None
         evaluation = evaluate(unpublished(described, learner, learned), tasks.held_out(), groups=groups)
         card = regression_card(described, tasks, evaluation, prior, note) + conformal_section(
-            described, evaluation
+            described, evaluation, choices or max(1, len(trained.history))
         )
     model = store.publish(
         config.name,

@@ -35,6 +35,7 @@ OPTIONS = {
     "own-scatter no-own-scatter adapt normalise",
     "world": f"{RUN} {OUTER_LOOP} episodes shaped vary horizon learner hidden activation particles steps "
     "step-size learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",
+    "tune": "vary trials storage prune no-prune",
     "evaluate": "store version shots support-until task split order steps",
     "plot": "store version shots support-until task split order",
 }
@@ -58,8 +59,7 @@ def shown(capsys):
 def described(monkeypatch):
     """The configuration that a command line describes; neither data nor training."""
     found = []
-    monkeypatch.setattr(command, "_train", lambda run, config, tasks: found.append(config))
-    monkeypatch.setattr(command, "train_policy", lambda run, config, source, device: found.append(config))
+    monkeypatch.setattr(command, "complete", lambda run: found.append(run.config))
     for name in ("Table", "Vectors", "Images"):
         monkeypatch.setattr(command, name, columns_of)
 
@@ -188,7 +188,7 @@ def test_whole_networks_are_normalised_unless_told_otherwise(described, learner,
         ("sinusoid --name n --bands 1", 2, "argument '--bands'. Expected 2 values"),
         ("sinusoid", 2, "Missing from bmaml-train sinusoid: --name"),
         ("sinusoid --name n --nothing", 2, "Unrecognized options: --nothing"),
-        ("nothing", 2, "nothing.* sinusoid, table, images, world, evaluate, plot"),
+        ("nothing", 2, "nothing.* sinusoid, table, images, world, tune, evaluate, plot"),
         ("", 2, "Missing subcommand .*Expected one of {sinusoid, ?tab.*plot}"),  # shortened where it is long
         ("images --name n", 2, "Missing from bmaml-train images: PATH"),
         ("evaluate n", 2, "Missing from bmaml-train evaluate: DATA"),

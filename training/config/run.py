@@ -1,6 +1,7 @@
 """The outer loop's options, and the configuration of a whole run."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,3 +99,15 @@ class TrainingConfig:
             data["family"]["shots"] = dataclasses.asdict(support_rows(self.family))
         data["family"]["kind"] = family_kind(self.family)
         return data
+
+    def as_flat_data(self) -> dict[str, Any]:
+        """The plain data without nesting, by names such as `family.path` and `settings.network.hidden`."""
+        return dict(_leaves(self.as_data()))
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
