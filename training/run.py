@@ -22,6 +22,7 @@ from training.policies import publish_policy
 from training.processes import Processes, process_group
 from training.publish import PublishableFamily, publish
 from training.starting import starting_parameters
+from training.tracking import tracked
 
 FEW_VALIDATION_TASKS = 2
 """Validation tasks, at most, about which a run warns."""
@@ -54,11 +55,15 @@ class Run:
 
 
 def complete(run: Run) -> None:
-    """Train and publish; of several processes the leading one publishes."""
-    with process_group(device_of(run.options.device)) as (processes, device):
-        trained = train_run(run, run.folder, device, processes)
-    if processes.leads:
-        publish_run(run, trained)
+    """Train and publish; of several processes the leading one publishes, and records the run in MLflow."""
+    with tracked(run.config.name, run.config) as tracking:
+        on_look = None if tracking is None else tracking.look
+        with process_group(device_of(run.options.device)) as (processes, device):
+            trained = train_run(run, run.folder, device, processes, on_look)
+        if processes.leads:
+            model = publish_run(run, trained)
+            if tracking is not None:
+                tracking.published(model, version_folder(run.options.store, model))
 
 
 def train_run(
@@ -137,6 +142,11 @@ def published_version(folder: Path, name: str, version: int | None = None) -> tu
         if name in Store(folder).names() or name not in Store(SHIPPED).names():
             raise
     return Store(SHIPPED).load(name, version), SHIPPED
+
+
+def version_folder(store: Path, model: Model) -> Path:
+    """The folder of a published version."""
+    return store / model.manifest.name / str(model.manifest.version)
 
 
 def device_of(choice: str) -> str:

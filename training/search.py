@@ -29,7 +29,7 @@ from bmaml.errors import BmamlError
 from training.checkpoint import CHECKPOINT, locked
 from training.families.world_tasks import WorldTasks
 from training.loop import Interrupted, TrainingResult
-from training.run import Run, device_of, publish_run, train_run
+from training.run import Run, device_of, publish_run, train_run, version_folder
 from training.stopping import counted_signals
 from training.study import (
     INTERRUPTED,
@@ -42,6 +42,7 @@ from training.study import (
     opened,
     suggested,
 )
+from training.tracking import tracked
 from training.tune import SearchOptions
 from training.varied import Varied
 
@@ -134,15 +135,19 @@ class Search:
         trial.set_user_attr("options", words)
         run = self._prepared_again(words)
         self._check_same_tasks(run)
-        folder = self._folder(trial.number)
+        folder, device = self._folder(trial.number), device_of(run.options.device)
+        with tracked(f"{run.config.name}, trial {trial.number}", run.config) as tracking:
 
-        def on_look(step: int, loss: float, nll: float) -> None:
-            trial.report(nll, step)
-            if trial.should_prune():
-                raise TrialPruned
+            def on_look(step: int, loss: float, nll: float) -> None:
+                if tracking is not None:
+                    tracking.look(step, loss, nll)
+                trial.report(nll, step)
+                if trial.should_prune():
+                    raise TrialPruned
 
-        device = device_of(run.options.device)
-        trained = train_run(run, folder, device, on_look=on_look, stopped=lambda: self._asked_to_stop() > 1)
+            trained = train_run(
+                run, folder, device, on_look=on_look, stopped=lambda: self._asked_to_stop() > 1
+            )
         (folder / CHECKPOINT).unlink(missing_ok=True)
         if not math.isfinite(trained.nll):
             raise NothingFound(f"the validation NLL at step {trained.kept} is {trained.nll}")
@@ -201,7 +206,13 @@ class Search:
         note = f"Chosen among {len(ended)} trials by the validation tasks: {told}."
         options = replace(run.options, note=" ".join(filter(None, (run.options.note, note))))
         choices = sum(len(trial.intermediate_values) for trial in ended)
-        model = publish_run(replace(run, options=options), _saved(path), choices)
+        trained = _saved(path)
+        with tracked(run.config.name, run.config) as tracking:
+            model = publish_run(replace(run, options=options), trained, choices)
+            if tracking is not None:
+                for look in trained.history:
+                    tracking.look(*look)
+                tracking.published(model, version_folder(run.options.store, model))
         self._study.set_user_attr("published", {"trial": best.number, "version": model.manifest.version})
 
     def _check_same_search(self) -> None:

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from bmaml.errors import BmamlError
 from training.config import InvalidConfig, MissingOption
 from training.run import Run
-from training.varied import KINDS, Varied, default_varied, is_given, varied
+from training.varied import KINDS, default_varied, is_given, varied
 
 
 class TuneUnavailable(BmamlError):
@@ -59,55 +59,53 @@ def separated(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def search_of(
-    options: SearchOptions, parsed: Callable[[Sequence[str]], Callable[[], Run]]
-) -> "tuple[Run, tuple[Varied, ...]]":
-    """The training as it stands, and what varies, with every bound and word tried on the command line.
+def tune(options: SearchOptions, parsed: Callable[[Sequence[str]], Callable[[], Run]]) -> None:
+    """Search, or go on with a search, and publish the best.
 
     Args:
         parsed: the command of a command line, ready to be called; it exits where an option cannot be read.
 
     Raises:
         InvalidConfig, MissingOption: options that make no search.
-    """
-    words = options.training
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidConfig(
-            "tune takes one process for each trial: instead of torchrun, start it several times with one "
-            "--storage"
-        )
-    if is_given("resume", words):
-        raise InvalidConfig("a search goes on where it was: leave --resume out")
-    if any(word.endswith(":auto") for word in words):
-        raise InvalidConfig(
-            "a kind of target that each trial chooses anew makes validation NLLs incomparable: name the kind "
-            "instead of auto"
-        )
-    chosen = varied(options.vary, words[0], words)
-    for each in chosen:
-        for value in each.examples:
-            parsed([*words, *each.words(value)])
-    run = parsed(words)()
-    return run, chosen or default_varied(run, words[0], words)
-
-
-def tune(options: SearchOptions, parsed: Callable[[Sequence[str]], Callable[[], Run]]) -> None:
-    """Search, or go on with a search, and publish the best.
-
-    Raises:
         TuneUnavailable: Optuna is not installed.
         StudyUnavailable, OtherStudy: the storage cannot be used, or its study has other options.
         NothingFound: every trial failed.
         Interrupted: a signal came; the same command goes on.
     """
+    words = options.training
+    _check(options)
+    chosen = varied(options.vary, words[0], words)
+    for line in ([], *(each.words(value) for each in chosen for value in each.examples)):
+        parsed([*words, *line])
     try:
         from training.search import Search
     except ImportError as error:
         raise TuneUnavailable(
             f"tune needs the extra tune: pip install 'bmaml-service[tune]' ({error})"
         ) from None
-    run, chosen = search_of(options, parsed)
+    run = parsed(words)()
+    chosen = chosen or default_varied(run, words[0], words)
     Search(options, run, chosen, lambda words: parsed(words)()).complete()
+
+
+def _check(options: SearchOptions) -> None:
+    """Refuse options of the training that do not go together with a search.
+
+    Raises:
+        InvalidConfig: there is one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidConfig(
+            "tune takes one process for each trial: instead of torchrun, start it several times with one "
+            "--storage"
+        )
+    if is_given("resume", options.training):
+        raise InvalidConfig("a search goes on where it was: leave --resume out")
+    if any(word.endswith(":auto") for word in options.training):
+        raise InvalidConfig(
+            "a kind of target that each trial chooses anew makes validation NLLs incomparable: name the kind "
+            "instead of auto"
+        )
 
 
 def default_storage(folder: Path) -> str:
