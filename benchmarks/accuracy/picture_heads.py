@@ -6,9 +6,10 @@
     python -m benchmarks.accuracy.picture_heads grocery96.zip --store STORE \\
         grocery-lite0 grocery-lite0-plain [--page docs/classification.md]
 
-The first version says which backbone embeds the images. Scaling, C and sharpness of the rivals are chosen by
-NLL (of the support vector machine by accuracy) on some training classes, which probabilistic linear
-discriminant analysis does not see at that time. Test classes are scored once, with nothing chosen on them.
+With `--without-rivals` the versions alone are scored, on the same tasks. The first version says which
+backbone embeds the images. Scaling, C and sharpness of the rivals are chosen by NLL (of the support vector
+machine by accuracy) on some training classes, which probabilistic linear discriminant analysis does not see
+at that time. Test classes are scored once, with nothing chosen on them.
 """
 
 import argparse
@@ -265,11 +266,11 @@ def analysed(features: Array, labels: Indices, classes: Indices) -> Discriminant
 
 
 def heads(collection: LabelledImages, models: Sequence[Model], tasks: int) -> tuple[list[Rival], Indices]:
-    """All heads, and the label of every image."""
+    """All heads, and the label of every image; no rivals where there are no tasks to choose them on."""
     features, labels = collection.pixels.astype(np.float64), collection.labels.astype(np.int64)
     training = np.flatnonzero(collection.roles != "test").tolist()
     ours = [Rival(model.manifest.name, "", version(model), features) for model in models]
-    return ours + rivals(features, labels, training, tasks), labels
+    return ours + (rivals(features, labels, training, tasks) if tasks else []), labels
 
 
 def table(
@@ -315,11 +316,13 @@ def main() -> None:
     arguments.add_argument("--store", type=Path, required=True)
     arguments.add_argument("--episodes", type=int, default=150)
     arguments.add_argument("--choice", type=int, default=30, help="tasks that settings are chosen on")
+    arguments.add_argument("--without-rivals", action="store_true", help="score the versions alone")
     command_line.add_page(arguments)
     options = arguments.parse_args()
     torch.set_num_threads(1)
+    block = "picture-heads-versions" if options.without_rivals else "picture-heads"
     if options.page:
-        pages.check(options.page, "picture-heads")
+        pages.check(options.page, block)
     store = Store(options.store)
     models = [store.load(name) for name in options.versions]
     try:
@@ -327,21 +330,21 @@ def main() -> None:
     except MissingBackbone as error:
         print(f"not measured: {error}")
         return
-    every, labels = heads(collection, models, options.choice)
+    every, labels = heads(collection, models, 0 if options.without_rivals else options.choice)
     classes = np.flatnonzero(collection.roles == "test").tolist()
     chosen = [f"{one.name}: {one.chosen}" for one in every if one.chosen]
     lines = [
         f"Measured on {options.machine}: {options.episodes} tasks of {len(classes)} test classes, "
-        f"± the standard error over tasks; settings chosen on {HELD_APART} training classes.",
-        "",
-        f"Chosen: {'; '.join(chosen)}.",
+        "± the standard error over tasks.",
     ]
+    if chosen:
+        lines += ["", f"Chosen on {HELD_APART} training classes: {'; '.join(chosen)}."]
     print("\n".join(lines), flush=True)
     for name, rows in table(every, labels, classes, options.episodes):
         lines += ["", f"| {name} | accuracy, % | NLL | calibration error, % |", "|---|---|---|---|", *rows]
         print("\n".join(lines[-len(rows) - 3 :]), flush=True)
     if options.page:
-        pages.write(options.page, lines, "picture-heads")
+        pages.write(options.page, lines, block)
 
 
 if __name__ == "__main__":

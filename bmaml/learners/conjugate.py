@@ -27,7 +27,9 @@ r = n − C residuals of n rows in C classes is shrunk towards σ² as by ν row
     W = (ν I + Rᵀ R) / (ν + r)          z ← W^(−½) z
 
 with rows of R the residuals over σ. It is I where every class has one row. The rows of a class may vary in
-other directions than those of the training classes do. Gradients do not pass through W.
+other directions than those of the training classes do. Gradients do not pass through W. Σ log(v + σ²) then
+counts with a calibrated part, the volume. It alone differs between classes of few and of many rows wherever
+the query is. Over many dimensions it outgrows the distances, and answers to uneven shots are too sure.
 
 With τ, k → ∞ and one σ, each particle is a prototypical network (Snell et al. 2017). A finite τ shrinks
 classes of few rows towards the middle, and v is the uncertainty of their means. Neither the number of classes
@@ -35,7 +37,7 @@ nor that of rows is bounded, and nothing iterates. Absent classes have no rows, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -72,6 +74,7 @@ class ConjugatePosterior(Posterior):
         scatter: σ².
         present: classes that have rows.
         sharpness, knee: s and k.
+        volume: the part of Σ log(v + σ²) that counts.
         directions: W^(−½) = stretch · (I − Pᵀ P), with these rows of P; none without an own scatter.
         stretch: the other part of it.
     """
@@ -83,6 +86,7 @@ class ConjugatePosterior(Posterior):
     present: Bool[Tensor, "task class"]
     sharpness: Scalar
     knee: Scalar
+    volume: Scalar
     directions: Float[Tensor, "#task #particle row dimension"]
     stretch: Float[Tensor, "#task 1 1 1"]
 
@@ -99,7 +103,8 @@ class Conjugate(Learner[ConjugatePosterior]):
         steps: always 0, since the posterior is exact.
         ways: numbers of classes that the meta-objective also asks about, beside all of a task.
         evidence_weights: weigh the particles by the evidence of the support set, to a learned power.
-        own_scatter: whiten a task by the scatter of its own rows, shrunk towards the learned one.
+        own_scatter: whiten a task by the scatter of its own rows, shrunk towards the learned one, and
+            calibrate the volume's part.
 
     Raises:
         InvalidLearner: inner steps, ways below two, or evidence weights beside an own scatter.
@@ -111,6 +116,7 @@ class Conjugate(Learner[ConjugatePosterior]):
         "log_knee": CalibratedScalar(-3.0, 3.0),
         "log_sharpness": CalibratedScalar(-1.5, 1.5),
         "log_rows": CalibratedScalar(-3.0, 3.0, trained=False),
+        "volume": CalibratedScalar(-1.0, 0.5, trained=False),
     }
 
     network: MLP
@@ -148,20 +154,37 @@ class Conjugate(Learner[ConjugatePosterior]):
         }
         if self.own_scatter:
             learned["log_rows"] = torch.tensor(math.log(INITIAL_ROWS))
+            learned["volume"] = torch.ones(())
         temperature = {"log_temperature": torch.tensor(math.log(INITIAL_TEMPERATURE))}
         return {**learned, **temperature} if self.evidence_weights else learned
 
     def adapt(self, learned: Learned, support: Examples, steps: int | None = None) -> ConjugatePosterior:
         """The posterior of every class in every particle, and the particles' weights."""
         del steps
-        posterior, own, evidence = self._condition(learned, support)
-        weights = self._votes(learned, evidence).sum(-1).log_softmax(-1)
-        return ConjugatePosterior(weights, *posterior, *self._tails(learned), *own)
+        return self._posterior(learned, support, self._projected(learned, support.x))
 
     def predict(self, posterior: ConjugatePosterior, x: Inputs, joint: bool = False) -> ConjugateBelief:
         """Bayes' rule in every particle, over the classes of the task."""
         del joint
-        z = _whitened(self.network(posterior.projections, x), posterior)
+        return self._belief(posterior, self.network(posterior.projections, x))
+
+    def looks(self, learned: Learned, support: Examples, x: Inputs) -> Callable[[Learned], ConjugateBelief]:
+        """The belief as a function of the calibrated scalars; rows are projected once."""
+        shown, asked = self._projected(learned, support.x), self._projected(learned, x)
+        return lambda trial: self._belief(self._posterior(trial, support, shown), asked)
+
+    def _projected(self, learned: Learned, x: Inputs) -> Tensor:
+        return self.network(learned["initial"].unsqueeze(0), x)
+
+    def _posterior(self, learned: Learned, support: Examples, z: Tensor) -> ConjugatePosterior:
+        """The posterior from the projected support rows."""
+        posterior, own, evidence = self._condition(learned, support, z)
+        weights = self._votes(learned, evidence).sum(-1).log_softmax(-1)
+        return ConjugatePosterior(weights, *posterior, *self._tails(learned), *own)
+
+    def _belief(self, posterior: ConjugatePosterior, z: Tensor) -> ConjugateBelief:
+        """The belief about projected rows."""
+        z = _whitened(z, posterior)
         return ConjugateBelief(
             normalised(_log_densities(posterior, z), posterior.present),
             posterior.log_weights,
@@ -176,7 +199,8 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def loss(self, learned: Learned, batch: TaskBatch) -> Scalar:
         """−log probability of the true class, a mean over rows, tasks and numbers of classes."""
-        conditioned, scatter, evidence = self._condition(learned, batch.support)
+        shown = self._projected(learned, batch.support.x)
+        conditioned, scatter, evidence = self._condition(learned, batch.support, shown)
         votes = self._votes(learned, evidence)
         whole = votes.sum(-1).log_softmax(-1)
         posterior = ConjugatePosterior(whole, *conditioned, *self._tails(learned), *scatter)
@@ -201,16 +225,15 @@ class Conjugate(Learner[ConjugatePosterior]):
 
     def evidence(self, learned: Learned, support: Examples) -> Float[Tensor, "task particle class"]:
         """log p(z of a class's rows) of every particle; zero for a class without rows."""
-        return self._condition(learned, support)[2]
+        return self._condition(learned, support, self._projected(learned, support.x))[2]
 
     def _condition(
-        self, learned: Learned, support: Examples
+        self, learned: Learned, support: Examples, z: Tensor
     ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
         """The posterior's tensors from the projections on, those of the own scatter, and the evidence."""
         projections = learned["initial"].unsqueeze(0)
         between = (2 * learned["log_between"]).exp()[None, :, None]  # τ², [1, particle, 1, dimension]
         within = (2 * learned["log_within"]).exp()[None, :, None]
-        z = self.network(projections, support.x)
         labels = (support.y * support.mask.unsqueeze(-1)).unsqueeze(1)  # [task, 1, row, class]
         counts = labels.sum(2).unsqueeze(-1)
         own = self._own_scatter(learned, z, labels, counts, within)
@@ -248,8 +271,11 @@ class Conjugate(Learner[ConjugatePosterior]):
             return torch.zeros_like(evidence)
         return learned["log_temperature"].exp() * evidence
 
-    def _tails(self, learned: Learned) -> tuple[Scalar, Scalar]:
-        return learned["log_sharpness"].exp(), learned["log_knee"].exp()
+    def _tails(self, learned: Learned) -> tuple[Scalar, Scalar, Scalar]:
+        """s, k and the volume's part, which training does not move."""
+        sharpness = learned["log_sharpness"].exp()
+        volume = learned["volume"].detach() if self.own_scatter else torch.ones_like(sharpness)
+        return sharpness, learned["log_knee"].exp(), volume
 
 
 def _whitened(z: Tensor, posterior: ConjugatePosterior) -> Tensor:
@@ -274,4 +300,5 @@ def _log_densities(posterior: ConjugatePosterior, z: Tensor) -> Tensor:
     square = z.square() @ precision.mT - 2 * (z @ weighted.mT)
     square = (square + (posterior.means * weighted).sum(-1).unsqueeze(2)).clamp_min(0)
     bent = posterior.knee * torch.log1p(square / posterior.knee)
-    return -0.5 * posterior.sharpness * (spread.log().sum(-1).unsqueeze(2) + bent)
+    volume = posterior.volume * spread.log().sum(-1).unsqueeze(2)
+    return -0.5 * posterior.sharpness * (volume + bent)

@@ -1,5 +1,7 @@
 """Discriminants in closed form, and the scatter of a task's own rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from bmaml.learners import InvalidLearner
 from bmaml.learners.conjugate import Conjugate, ConjugatePosterior
 from bmaml.networks import MLP
 from bmaml.plda import BETWEEN_SHRINKAGE, WITHIN_SHRINKAGE, discriminants
-from bmaml.task import Examples
+from bmaml.task import Examples, TaskBatch
 from tests.closed_form import generator
 
 WAYS, SHOTS, WIDTH = 3, 4, 5
@@ -83,6 +85,43 @@ def test_padding_and_neighbours_change_no_answer(rows):
     torch.testing.assert_close(built.predict(padded, query).log_probabilities, expected)
     both = built.predict(joined, query.expand(2, -1, -1)).log_probabilities
     torch.testing.assert_close(both[:1], expected)
+
+
+def test_the_volume_counts_with_its_part_alone(rows):
+    kept = torch.arange(len(rows)) % SHOTS <= LABELS  # one row of the first class, two of the second, …
+    built = learner()
+    learned, posterior = adapted(built, rows[kept], LABELS[kept])
+    densities = [
+        built.predict(replace(posterior, volume=torch.tensor(part).double()), rows.unsqueeze(0))
+        for part in (1.0, 0.25)
+    ]
+    whole, part = (each.log_probabilities for each in densities)
+    log_volume = (posterior.variances + posterior.scatter).log().sum(-1).unsqueeze(2)
+    moved = whole + 0.5 * 0.75 * learned["log_sharpness"].exp() * log_volume
+    torch.testing.assert_close(part, moved.log_softmax(-1))
+
+
+def test_looks_at_a_task_are_its_predictions(rows):
+    built = learner()
+    learned, _ = adapted(built, rows)
+    hot = torch.nn.functional.one_hot(LABELS, WAYS).double().unsqueeze(0)
+    support = Examples.full(rows.unsqueeze(0), hot)
+    look = built.looks(learned, support, rows.unsqueeze(0) + 0.1)
+    for name in built.calibrated:
+        trial = {**learned, name: learned[name] - 0.3}
+        expected = built.predict(built.adapt(trial, support), rows.unsqueeze(0) + 0.1).log_probabilities
+        torch.testing.assert_close(look(trial).log_probabilities, expected)
+
+
+def test_training_leaves_the_volume_to_calibration(rows):
+    built = learner()
+    learned, _ = adapted(built, rows)
+    hot = torch.nn.functional.one_hot(LABELS, WAYS).double().unsqueeze(0)
+    examples = Examples.full(rows.unsqueeze(0), hot)
+    traced = {name: tensor.requires_grad_() for name, tensor in learned.items()}
+    built.loss(traced, TaskBatch(examples, examples)).backward()
+    assert traced["volume"].grad is None
+    assert traced["log_sharpness"].grad is not None
 
 
 def test_evidence_and_an_own_scatter_exclude_each_other():

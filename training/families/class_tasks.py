@@ -10,12 +10,15 @@ from bmaml.task import Examples, TaskBatch
 from training.config import Shots
 from training.families.class_index import ClassIndex, Draw
 
-VALIDATION_TASKS = 200
+VALIDATION_TASKS = 240
 TASKS_PER_BATCH = 10
 """Tasks in one batch of validation."""
-MAX_VALIDATION_WAYS, MAX_VALIDATION_QUERIES = 5, 5
+FEW_WAYS, MANY_WAYS = 5, 20
+"""Classes of a validation task, at most, in turn."""
+FEW_WAYS_QUERIES, MANY_WAYS_QUERIES = 5, 2
+"""Query rows of each of so many classes, at most."""
 UNEVEN_SHARE = 0.5
-"""The share of batches, of training and of validation, whose classes differ in their numbers of shots."""
+"""The share of training batches whose classes differ in their numbers of shots."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,28 @@ def training_tasks(draw: Draw, x: Tensor, generator: torch.Generator) -> TaskBat
     return with_uneven_shots(tasks, draw, generator) if uneven else tasks
 
 
-def validation_tasks(rows: Tensor, index: ClassIndex, shots: Shots, seed: int) -> Iterator[TaskBatch]:
-    """Tasks of up to five classes: one-shot, and of uneven shots; the same every time.
+def validation_tasks(rows: Tensor, index: ClassIndex, size: TaskSize, seed: int) -> Iterator[TaskBatch]:
+    """Tasks of few and of many classes, one-shot, of uneven shots and of the most; the same every time.
+
+    Calibration sees what a request may be: probabilities that suit five classes of equal shots alone are too
+    sure about many classes, or uneven shots. Many are at most `size.ways`.
 
     Args:
         rows: of the validation classes, `[row, input]`; bytes are pixels of images.
     """
     generator = torch.Generator().manual_seed(seed)
-    ways = min(MAX_VALIDATION_WAYS, len(index))
     least = int(index.counts.min())
-    highest = max(1, min(shots.highest, least - 1))
+    highest = max(1, min(size.shots.highest, least - 1))
+    sizes = ((FEW_WAYS, FEW_WAYS_QUERIES), (min(MANY_WAYS, size.ways), MANY_WAYS_QUERIES))
+    cases = [
+        (*ways, shown, uneven)
+        for ways in sizes
+        for shown, uneven in ((1, False), (highest, True), (highest, False))
+    ]
     for number in range(VALIDATION_TASKS // TASKS_PER_BATCH):
-        uneven = number % 2 == 1
-        shown = highest if uneven else 1
-        queries = min(MAX_VALIDATION_QUERIES, least - shown)
-        draw = index.draw(TASKS_PER_BATCH, ways, shown, queries, generator)
+        ways, most, shown, uneven = cases[number % len(cases)]
+        queries = min(most, least - shown)
+        draw = index.draw(TASKS_PER_BATCH, min(ways, len(index)), shown, queries, generator)
         x = rows[draw.images]
         tasks = task_batch(draw, x.float() / 255 if x.dtype == torch.uint8 else x)
         yield with_uneven_shots(tasks, draw, generator) if uneven else tasks

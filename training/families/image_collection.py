@@ -47,9 +47,9 @@ class ImageCollection(ABC):
         """Training tasks of `ways` classes."""
 
     def validation(self) -> Iterator[TaskBatch]:
-        """Tasks of up to five validation classes: one-shot, and of uneven shots; the same every time."""
+        """Tasks of validation classes, few and many; the same every time (`validation_tasks`)."""
         rows, index = self.of_role("validation")
-        return validation_tasks(rows, index, self.config.shots, self._seed + VALIDATION_SEED_OFFSET)
+        return validation_tasks(rows, index, self.size, self._seed + VALIDATION_SEED_OFFSET)
 
     @property
     def validation_tasks(self) -> int:

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from training.errors import UnusableData, UnusableTable
 
 VALIDATION_FRACTION, TEST_FRACTION = 0.1, 0.2
+VALIDATION_CLASSES = 12
+"""Classes of images that validate, where there are four times as many to train on."""
 
 Indices = NDArray[np.int64]
 
@@ -45,17 +47,20 @@ def _random_groups(groups: Indices, fraction: float, seed: int, least: int = 1) 
     return np.asarray(np.isin(groups, chosen), dtype=bool)
 
 
-def seeded_roles(groups: Indices, seed: int, least: int = 1) -> NDArray[np.str_]:
+def seeded_roles(groups: Indices, seed: int, least: int = 1, validating: int = 1) -> NDArray[np.str_]:
     """Random roles: one fifth of the groups for the test, one tenth for validation.
 
     Args:
         least: groups of either, at least, where there are enough.
+        validating: groups of validation, at least.
     """
     roles = np.full(len(groups), "train", dtype="<U10")
     roles[_random_groups(groups, TEST_FRACTION, seed, least)] = "test"
     rest = roles == "train"
     fraction = VALIDATION_FRACTION / (1 - TEST_FRACTION)
-    roles[np.flatnonzero(rest)[_random_groups(groups[rest], fraction, seed, least)]] = "validation"
+    roles[np.flatnonzero(rest)[_random_groups(groups[rest], fraction, seed, max(least, validating))]] = (
+        "validation"
+    )
     return roles
 
 
@@ -90,23 +95,33 @@ def roles_of_classes(declared: list[str] | None, classes: int, seed: int) -> NDA
     """
     own = np.arange(classes)
     if declared is None:
-        return seeded_roles(own, seed)
+        tested = max(1, round(TEST_FRACTION * classes))
+        return seeded_roles(own, seed, validating=_validation_classes(classes - tested))
     if unknown := sorted({word for word in declared if word.lower() not in ROLES}):
         raise UnusableData(f"the split says {unknown[0]!r}; it may say train, validation or test")
-    return _with_all_roles([ROLES[word.lower()] for word in declared], own, seed)
+    roles = [ROLES[word.lower()] for word in declared]
+    return _with_all_roles(roles, own, seed, _validation_classes(roles.count("train")))
 
 
-def _with_all_roles(roles: list[str], groups: Indices, seed: int) -> NDArray[np.str_]:
+def _validation_classes(training: int) -> int:
+    """Validation classes to take from so many training classes, at least.
+
+    Calibration on tasks of few classes says little about tasks of many.
+    """
+    return max(1, min(VALIDATION_CLASSES, training // 4))
+
+
+def _with_all_roles(roles: list[str], groups: Indices, seed: int, least: int = 1) -> NDArray[np.str_]:
     result = np.array(roles, dtype="<U10")
     if "test" not in roles:
         result[result == "validation"] = "test"
     if "test" not in result:
         raise UnusableData("the split keeps no task for validation or test")
-    return with_validation(result, groups, seed)
+    return with_validation(result, groups, seed, least)
 
 
-def with_validation(roles: NDArray[np.str_], groups: Indices, seed: int) -> NDArray[np.str_]:
-    """The roles; where none is for validation, a random tenth of the training groups is.
+def with_validation(roles: NDArray[np.str_], groups: Indices, seed: int, least: int = 1) -> NDArray[np.str_]:
+    """The roles; where none is for validation, a random tenth of the training groups is, `least` at least.
 
     Raises:
         UnusableTable: all training tasks lie in one group.
@@ -114,5 +129,5 @@ def with_validation(roles: NDArray[np.str_], groups: Indices, seed: int) -> NDAr
     if "validation" in roles or "train" not in roles:
         return roles
     result, trained = roles.copy(), np.flatnonzero(roles == "train")
-    result[trained[_random_groups(groups[trained], VALIDATION_FRACTION, seed)]] = "validation"
+    result[trained[_random_groups(groups[trained], VALIDATION_FRACTION, seed, least)]] = "validation"
     return result

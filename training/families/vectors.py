@@ -104,9 +104,9 @@ class Vectors:
         return training_tasks(draw, x[draw.images], generator)
 
     def validation(self) -> Iterator[TaskBatch]:
-        """Tasks of up to five validation classes; the same every time (`validation_tasks`)."""
+        """Tasks of validation classes, few and many; the same every time (`validation_tasks`)."""
         x, index = self.of_role("validation")
-        return validation_tasks(x, index, self.config.support_rows, self._seed + VALIDATION_SEED_OFFSET)
+        return validation_tasks(x, index, self.size, self._seed + VALIDATION_SEED_OFFSET)
 
     @property
     def validation_tasks(self) -> int:

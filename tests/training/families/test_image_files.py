@@ -11,6 +11,7 @@ from tests.closed_form import generator
 from tests.images import SIZE
 from tests.training.families.test_images import family
 from training.families import UnusableData
+from training.families.splits import roles_of_classes
 
 
 def test_folders_zips_and_arrays_of_the_same_images_are_the_same_tasks(folder, archive, arrays):
@@ -39,8 +40,8 @@ def test_a_csv_may_tell_the_roles(folder, tmp_path):
 def test_without_a_split_the_seed_decides(folder):
     roles = family(folder).collection.roles
     assert {role: int((roles == role).sum()) for role in set(roles)} == {
-        "train": 9,
-        "validation": 1,
+        "train": 8,
+        "validation": 2,
         "test": 2,
     }
 
@@ -102,3 +103,10 @@ def test_an_animated_file_is_its_first_frame_and_counted(folder):
     after = family(folder, split="folder")
     np.testing.assert_array_equal(after.collection.pixels, before)
     assert after.notes[1] == "took the first frame of 1 animated files"
+
+
+@pytest.mark.parametrize(("trained", "validating"), [(100, 12), (48, 12), (40, 10), (6, 1)])
+def test_classes_enough_to_calibrate_many_are_kept_apart(trained, validating):
+    roles = roles_of_classes(["train"] * trained + ["validation"] * 4, trained + 4, seed=0)
+    assert (roles[-4:] == "test").all()
+    assert int((roles == "validation").sum()) == validating

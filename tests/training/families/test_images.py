@@ -6,7 +6,7 @@ import torch
 
 from model_store.images import ImageInput
 from tests.closed_form import generator
-from tests.images import SIZE
+from tests.images import DIGITS, SIZE, random_images
 from training.config import ImagesConfig, Shots
 from training.families import Images, UnusableData
 
@@ -56,12 +56,18 @@ def test_some_tasks_show_unequal_numbers_of_each_class_and_no_class_goes_without
     assert {int(n) for each in counts for n in each.flatten()} == {1, 2, 3}
 
 
-def test_validation_tasks_are_one_shot_and_uneven_in_turn_and_the_same_every_time(arrays):
-    whole = family(arrays, split="split", shots=Shots(1, 3))
+def test_validation_tasks_are_of_few_and_many_classes_even_and_uneven_and_the_same_every_time(tmp_path):
+    file = tmp_path / "many.npz"
+    images = random_images(40)
+    roles = np.array(["train"] * 24 + ["validation"] * 12 + ["test"] * 4)
+    np.savez(file, images=images.reshape(-1, SIZE, SIZE), labels=np.arange(40).repeat(DIGITS), split=roles)
+    whole = family(file, split="split", shots=Shots(1, 3), ways=8, queries=1)
     first, again = list(whole.validation()), list(whole.validation())
     for number, batch in enumerate(first):
         counts = (batch.support.y * batch.support.mask.unsqueeze(-1)).sum(1)
-        assert bool((counts == 1).all()) == (number % 2 == 0)
+        assert counts.shape == (10, 5 if number % 6 < 3 else 8)
+        found = {int(each) for each in counts.flatten()}
+        assert found == ({1}, {1, 2, 3}, {3})[number % 3]
         assert torch.equal(batch.support.x, again[number].support.x)
         assert torch.equal(batch.support.mask, again[number].support.mask)
     assert sum(len(batch.support) for batch in first) == whole.validation_tasks
