@@ -136,6 +136,11 @@ class Runtime:
             return why or f"{self.settings.store} holds no version that can be served"
         return self.why_not_serving
 
+    @property
+    def mirror_age_s(self) -> float | None:
+        """Seconds since the store elsewhere last answered; None where the store is a folder."""
+        return None if self._mirroring is None else self._mirroring.age_s
+
     def check_ready(self) -> None:
         """Refuse where the process is not ready: a load balancer should send requests elsewhere.
 

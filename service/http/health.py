@@ -89,6 +89,9 @@ class Gauges(Collector):
             refused.add_metric([each.name, str(each.version)], 1)
         yield refused
 
+        if (age := runtime.mirror_age_s) is not None:
+            yield _gauge("mirror_age_seconds", "Seconds since the store elsewhere last answered", age)
+
         held = GaugeMetricFamily(
             "bmaml_device_memory_bytes", "Bytes of the GPU's memory, by what holds them", labels=["kind"]
         )

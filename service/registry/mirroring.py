@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from model_store import Mirror, RemoteStore
@@ -31,8 +32,14 @@ class Mirroring:
     def __init__(self, address: str, folder: Path, interval_s: float) -> None:
         self._mirror, self._interval_s = Mirror(RemoteStore(address), folder), interval_s
         self.failure: str | None = None
+        self._looked = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirroring", daemon=True)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the store elsewhere last answered a round; before the first, since the start."""
+        return time.monotonic() - self._looked
 
     def start(self) -> None:
         """Start the thread; the first round begins at once."""
@@ -54,7 +61,7 @@ class Mirroring:
             else:
                 if self.failure is not None:
                     log.info("the store elsewhere answers again")
-                self.failure = None
+                self.failure, self._looked = None, time.monotonic()
             if self._stopping.wait(self._interval_s):
                 return
 

@@ -36,8 +36,8 @@ class Exported:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     """All metrics of a service that has answered, warned, refused, and found a bad version in its store.
 
-    It has no GPU and computes in a thread: what a GPU, or a process that computes, would say is put into
-    its mouth.
+    It has no GPU, computes in a thread and serves a folder: what a GPU, a process that computes, or a store
+    elsewhere would say is put into its mouth.
     """
     store = tmp_path_factory.mktemp("store")
     publish(store, "tiny")
@@ -46,6 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     (store / "bad" / "1" / "particles.safetensors").write_bytes(b"half of it")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.http.health.memory", lambda device: {"allocated": 1, "total": 2})
+        patch.setattr("service.runtime.Runtime.mirror_age_s", 1.0)
         for served in serve(Settings(store=store, device="cpu")):
             served.app.state.runtime.metrics.watch_workers([os.getpid()])
             served.client.post("/adapt-predict", json=BODY).raise_for_status()

@@ -18,6 +18,7 @@ from tests.service.conftest import listening
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
+BALANCER = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text()
 WATCHING = ["prometheus", "grafana"]
 
 
@@ -63,6 +64,31 @@ def test_prometheus_asks_by_the_name_and_port_that_the_service_has():
     for name in ("api", "api-gpu"):
         assert SERVICES[name]["networks"]["default"]["aliases"] == ["bmaml"]
         assert SERVICES[name]["ports"] == ["${BMAML_BIND:-127.0.0.1}:${BMAML_PORT:-8000}:8000"]
+
+
+def test_each_replica_is_a_target_of_its_own_under_the_same_rules():
+    alone, many = (
+        yaml.safe_load((ROOT / "monitoring" / name).read_text())
+        for name in ("prometheus.yml", "replicas.yml")
+    )
+    (one,), (job,) = alone.pop("scrape_configs"), many.pop("scrape_configs")
+    assert many == alone
+    assert job["job_name"] == one["job_name"]
+    (targets,) = job["static_configs"]
+    replicas = [
+        name for name, each in SERVICES.items() if each.get("profiles") == ["replicas"] and name != "balancer"
+    ]
+    assert targets == {"targets": [f"{name}:8000" for name in replicas]}
+    balanced = re.findall(r'^    server \S+ "\$\{\w+-(.+)\}"$', BALANCER, re.MULTILINE)
+    assert balanced == targets["targets"]
+
+
+def test_every_configuration_that_can_be_chosen_is_mounted_beside_the_rules():
+    prometheus = SERVICES["prometheus"]
+    assert "--config.file=/etc/prometheus/${PROMETHEUS_CONFIG:-prometheus.yml}" in prometheus["command"]
+    mounted = dict(volume.split(":")[:2] for volume in prometheus["volumes"])
+    for name in ("prometheus.yml", "replicas.yml", "rules.yml"):
+        assert mounted[f"./monitoring/{name}"] == f"/etc/prometheus/{name}"
 
 
 def checked(port: str, **environment: str) -> int:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -95,6 +96,28 @@ def test_without_a_cache_and_without_an_endpoint_the_service_waits_and_says_why(
         monkeypatch.setattr(RemoteStore, "versions", found)
         wait_for(lambda: ready(served.client))
         assert ask(served.client).status_code == 200
+
+
+def test_the_age_of_the_mirror_counts_from_the_last_answer(elsewhere, tmp_path, monkeypatch):
+    _, settings = elsewhere
+    now, rounds, found = [0.0], [], RemoteStore.versions
+    monkeypatch.setattr("service.registry.mirroring.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def fail(self):
+        rounds.append(now[0])
+        raise Unreachable("no route to it")
+
+    with serving(settings, ready) as served:
+        assert "bmaml_mirror_age_seconds 0.0" in served.client.get("/metrics").text
+        monkeypatch.setattr(RemoteStore, "versions", fail)
+        wait_for(lambda: len(rounds) > 1)  # the round before has ended
+        now[0] = 1000.0
+        wait_for(lambda: rounds.count(1000.0) > 1)
+        assert "bmaml_mirror_age_seconds 1000.0" in served.client.get("/metrics").text
+        monkeypatch.setattr(RemoteStore, "versions", found)
+        wait_for(lambda: "bmaml_mirror_age_seconds 0.0" in served.client.get("/metrics").text)
+    with serving(Settings(store=tmp_path / "here", device="cpu"), ready) as served:
+        assert "bmaml_mirror_age" not in served.client.get("/metrics").text
 
 
 def test_an_address_needs_a_cache_and_a_folder_needs_none(tmp_path, monkeypatch):
