@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmaml.device_constants import constant
@@ -24,6 +25,8 @@ Few are summed within another integral.
 """
 NODES, FEW_NODES = 16, 8
 """Nodes of Gauss-Hermite quadrature; few where each stands for a sum."""
+DEGREES = 8
+"""Hermite polynomials that split a narrow variable's variance into its parts."""
 MAX_QUADRATURE_VARIANCE = 1.0
 """The largest variance of a logit for which quadrature alone is precise: its error is below 1e-6 of a std."""
 MAX_EXPONENT = 87.0
@@ -61,7 +64,18 @@ def _hermite(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(nodes.tolist()), tuple((weights / weights.sum()).tolist())
 
 
+def weighted_polynomials(count: int, degrees: int) -> NDArray[np.float64]:
+    """Normalised Hermite polynomials from degree 1 on at the nodes, times their weights, `[degree, node]`."""
+    nodes, weights = _hermite(count)
+    basis = np.polynomial.hermite_e.HermiteE.basis
+    values = [
+        basis(degree)(np.array(nodes)) / math.factorial(degree) ** 0.5 for degree in range(1, degrees + 1)
+    ]
+    return np.array(values) * np.array(weights)
+
+
 HERMITE, FEW_HERMITE = _hermite(NODES), _hermite(FEW_NODES)
+POLYNOMIALS = tuple(weighted_polynomials(NODES, DEGREES).T.ravel().tolist())
 
 
 @dataclass(frozen=True)
@@ -169,10 +183,14 @@ class Link:
         if self.scale == "log":
             mean = (location + 0.5 * (noise + within)).exp()
             return mean, mean.square() * within.exp() * noise.expm1(), mean.square() * within.expm1()
-        whole = (noise + within).clamp_min(LEAST_VARIANCE)
-        mean, total = self._of_whole(location, whole) if self.whole else self._of_logistic(location, whole)
-        given = noise.clamp_min(LEAST_VARIANCE)
-        spread = (self._spread_of_whole if self.whole else self._spread_of_logistic)(location, given, within)
+        whole, given = ((noise + within).clamp_min(LEAST_VARIANCE), noise.clamp_min(LEAST_VARIANCE))
+        if self.whole:
+            mean, total = self._of_whole(location, whole)
+            spread = self._spread_of_whole(location, given, within)
+        else:
+            mean, total, spread = self._of_logistic(location, whole, within)
+            wide = self._spread_of_logistic(location, given, within)
+            spread = torch.where(whole > MAX_QUADRATURE_VARIANCE, wide, spread)
         epistemic = torch.minimum(spread, total)
         return mean, total - epistemic, epistemic
 
@@ -198,9 +216,16 @@ class Link:
         offset = given - mean.unsqueeze(-1)
         return (self.high - self.low) ** 2 * (offset.square() @ weights).to(location)
 
-    def _of_logistic(self, location: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a logistic-normal variable: E σ² = E σ − E σ′, by the scale mixture; by quadrature if narrow."""
-        span = self.high - self.low
+    def _of_logistic(
+        self, location: Tensor, variance: Tensor, within: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a logistic-normal variable: mean, variance and, where it is narrow, that of E(value | f).
+
+        A wide variable's variance is E σ − E σ′ − (E σ)², by the scale mixture. All of a narrow one is by
+        quadrature: with c_k the coefficients of σ in normalised Hermite polynomials, its variance is Σ c_k²,
+        and that of E(σ | f) is Σ ρ^k c_k², where ρ is the share of f in the variance (Mehler).
+        """
+        span, is_wide = self.high - self.low, variance > MAX_QUADRATURE_VARIANCE
         mean = (self._logistic_mean(location, variance) - self.low) / span
         slope = torch.zeros_like(location)
         for weight, each in zip(PROBIT_WEIGHTS, PROBIT_SLOPES, strict=True):
@@ -212,9 +237,17 @@ class Link:
         z = torch.addcmul(location.unsqueeze(-1), root.unsqueeze(-1), nodes)
         difference = z.sigmoid_().sub_(mean.unsqueeze(-1))
         offset = difference @ weights
-        narrow = difference.square_() @ weights - offset.square()
-        spread = torch.where(variance > MAX_QUADRATURE_VARIANCE, wide, narrow).clamp_min(0)
-        return self.low + span * mean, span**2 * spread
+        difference = difference.sub_(offset.unsqueeze(-1))
+        squares = (difference @ constant(POLYNOMIALS, location).view(NODES, DEGREES)).square_()
+        narrow = difference.square_() @ weights
+        rest, part = (narrow - squares.sum(-1)).clamp_min(0), (within / variance).clamp_max(1)
+        spread = rest
+        for square in reversed(squares.unbind(-1)):
+            spread = torch.addcmul(square, spread, part)
+        spread = spread * part
+        mean = torch.where(is_wide, mean, mean + offset)
+        total = torch.where(is_wide, wide, narrow).clamp_min(0)
+        return self.low + span * mean, span**2 * total, span**2 * spread
 
     def _logistic_mean(self, location: Tensor, variance: Tensor) -> Tensor:
         mean = torch.zeros_like(location)

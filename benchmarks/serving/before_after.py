@@ -8,7 +8,7 @@ alternate, so that a drift of the machine meets both. Answers per second depend 
 processor time per answer depends on it less. Settings of the environment (BMAML_…) apply to both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -36,9 +36,11 @@ class Measurement:
         """Processor milliseconds per good answer."""
         return 1000 * self.cpu_s / len(self.result.latencies)
 
-    def add(self, server: Server, load: Load, seconds: float) -> None:
+    def add(
+        self, server: Server, load: Load, seconds: float, messages: Sequence[bytes] | None = None
+    ) -> None:
         """Measure one slice more, after a warm-up of a fifth of its time."""
-        messages = requests(load.model)
+        messages = messages or requests(load.model)
         closed_loop(server.port, messages, load.clients, seconds / 5)
         used = cpu_seconds(server.pid)
         self.result += closed_loop(server.port, messages, load.clients, seconds)

@@ -5,7 +5,7 @@
 The two paths take turns, so that a change of the machine's pace meets both. Times are CPU times of one
 thread, medians over the turns. A task has five support rows and twenty query rows, or ten and fifty. It asks
 for three quantiles and an interval. Labels are like those of the model's family: they decide how many
-hypotheses keep weight, and so the time.
+hypotheses keep weight, and so the time. The floor is that of `native_floor.py`.
 """
 
 import statistics
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import command_line, pages
+from benchmarks.speed.native_floor import Rates, floor_ms
 from model_store import SHIPPED, Model, Store
 from service.compute import native_path
 from service.compute.regression import predict_batch
@@ -70,11 +71,14 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     native_path.begin("require")
+    rates = Rates.measured()
     lines = [
-        f"Measured on {options.machine}.",
+        f"Measured on {options.machine}: {rates.flops / 1e9:.0f} GFLOP/s in small products, "
+        f"{rates.functions / 1e6:.0f} million exponentials a second.",
         "",
-        "| model | support, query | tasks | tensor code, ms | native, ms | times |",
-        "|---|---|---|---|---|---|",
+        "| model | support, query | tasks | tensor code, ms | native, ms | times | floor, ms "
+        "| times the floor |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     with torch.inference_mode():
         for name in MODELS:
@@ -91,9 +95,10 @@ def main() -> None:
 
                     repeats = options.repeats * (4 if tasks == 1 else 1)
                     tensors, native = (each / tasks for each in in_turn((by_tensors, natively), repeats))
+                    floor = floor_ms(jobs, rates) / tasks
                     lines.append(
                         f"| `{name}` | {support}, {query} | {tasks} | {tensors:.2f} | {native:.2f} | "
-                        f"{tensors / native:.1f} |"
+                        f"{tensors / native:.1f} | {floor:.2f} | {native / floor:.1f} |"
                     )
     print("\n".join(lines))
     if options.page:

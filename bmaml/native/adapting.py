@@ -5,9 +5,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from bmaml.native.arithmetic import exp
 from bmaml.native.compiling import kernel
-from bmaml.native.conditioning import condition, posterior
-from bmaml.native.features import hidden_layer, particle_noise, prior_mean, process_features, process_noise
+from bmaml.native.conditioning import condition, posterior, standardise
+from bmaml.native.features import (
+    by_column,
+    hidden_layer,
+    padded,
+    particle_log_noise,
+    process_features,
+    process_log_noise,
+)
 from bmaml.native.linear_algebra import dot
 from bmaml.native.tables import Hypotheses, Particles, ProcessLayers, TaskPosterior
 from bmaml.native.weighting import kept, log_weights, weight
@@ -18,17 +26,17 @@ Indices = NDArray[np.int64]
 
 @kernel
 def shown_features(particles: Particles, processes: ProcessLayers, x: Array) -> tuple[Array, Array]:
-    """Features at rows x: of all particles `[particle, row, feature + 1]`, of maps `[map, row, feature]`."""
-    rows, width = len(x), particles.widths[len(particles.widths) - 2]
+    """Features at rows x `[input, row]`: of particles `[particle, feature + 1, row]`, of maps `[map, …]`."""
+    rows, width = x.shape[1], particles.widths[len(particles.widths) - 2]
     count = particles.feature_of.max() + 1
-    hidden = np.empty((count, rows, width + 1))
-    scratch = np.empty((2, rows, particles.widths.max()))
+    hidden = np.empty((count, width + 1, rows))
+    scratch = np.empty((2, particles.widths.max(), rows))
     for layer in range(count):  # the first layers are the particles
-        hidden_layer(particles, layer, x, rows, hidden[layer], scratch)
+        hidden_layer(particles, layer, x, hidden[layer], scratch)
     maps = len(processes.widths)
-    waves = np.empty((maps, rows, processes.means.shape[2]))
+    waves = np.empty((maps, processes.means.shape[2], rows))
     for one in range(maps):
-        process_features(processes, one, x, rows, waves[one])
+        process_features(processes, one, x, waves[one])
     return hidden, waves
 
 
@@ -51,91 +59,54 @@ def adapt(
     """
     rows, outputs = y.shape
     own, others = len(particles.thetas), len(processes.maps)
-    width, widest = hidden.shape[2], processes.means.shape[2]
-    misfit, log_volume = np.empty(own + others), np.empty(own + others)
-    rank, process_rank = min(rows, width), min(rows, widest)
-    scaled = np.empty((own, rows if rows <= width else 0, width))
-    lower, projected = np.empty((own, rank, rank)), np.empty((own, outputs, rank))
-    process_scaled = np.empty((others, rows if rows <= widest else 0, widest))
-    process_lower = np.empty((others, process_rank, process_rank))
-    process_projected = np.empty((others, outputs, process_rank))
-    scratch, residual = np.empty((rows, max(width, widest))), np.empty((outputs, rows))
-    units = math.sqrt(width)
+    width, whole = hidden.shape[1], padded(rows)
+    columns, labels = by_column(x), by_column(y)
+    log_noise, inverse_stds = np.empty((own + others, whole)), np.empty((own + others, 1, whole))
     for layer in range(own):
-        features = hidden[particles.feature_of[layer]]
-        factor = weight_width(particles, layer) / units
-        target = scaled[layer] if rows <= width else scratch
-        log_noise = 0.0
-        for row in range(rows):
-            noise = particle_noise(particles, layer, features[row])
-            log_noise += math.log(noise)
-            scale = 1 / math.sqrt(noise)
-            for j in range(width):
-                target[row, j] = features[row, j] * (scale * factor)
-            for output in range(outputs):
-                expected = prior_mean(particles, layer, features[row], output)
-                residual[output, row] = (y[row, output] - expected) * scale
-        misfit[layer], volume = condition(target, residual, rows, width, lower[layer], projected[layer])
-        log_volume[layer] = volume + log_noise
+        particle_log_noise(particles, layer, hidden[particles.feature_of[layer]], log_noise[layer])
     for layer in range(others):
-        one = processes.maps[layer]
-        own_width, features = processes.widths[one], waves[one]
-        target = process_scaled[layer] if rows <= own_width else scratch
-        log_noise = 0.0
+        process_log_noise(processes, layer, columns, log_noise[own + layer])
+    misfit, log_volume = np.empty(own + others), np.zeros(own + others)
+    every, inverse = log_noise.reshape(-1), inverse_stds.reshape(-1)
+    for i in range(len(every)):
+        inverse[i] = exp(-0.5 * every[i])
+    inverse_stds[:, 0, rows:] = 0.0
+    for layer in range(own + others):
         for row in range(rows):
-            noise = process_noise(processes, layer, x[row])
-            log_noise += math.log(noise)
-            scale = 1 / math.sqrt(noise)
-            for j in range(own_width):
-                target[row, j] = features[row, j] * scale
-            for output in range(outputs):
-                expected = dot(features[row], processes.means[layer, output], own_width)
-                residual[output, row] = (y[row, output] - expected) * scale
-        misfit[own + layer], volume = condition(
-            target, residual, rows, own_width, process_lower[layer], process_projected[layer]
-        )
-        log_volume[own + layer] = volume + log_noise
+            log_volume[layer] += log_noise[layer, row]
+    factors, ones = np.exp(-0.5 * particles.log_precision) / math.sqrt(width), np.ones(others)
+    conditioned = _conditioned(
+        hidden,
+        particles.feature_of,
+        np.full(len(hidden), width),
+        particles.heads,
+        factors,
+        inverse_stds[:own],
+        labels,
+        rows,
+        misfit[:own],
+        log_volume[:own],
+    )
+    processes_conditioned = _conditioned(
+        waves,
+        processes.maps,
+        processes.widths,
+        processes.means,
+        ones,
+        inverse_stds[own:],
+        labels,
+        rows,
+        misfit[own:],
+        log_volume[own:],
+    )
     logs, group_weights = log_weights(hypotheses, misfit, log_volume, rows, outputs)
     owner, scales, kept_logs = kept(hypotheses, logs, negligible)
     layers, kept_processes = _places(owner, own, others)
-    heads = np.zeros((len(layers), outputs, width))
-    seen, spent = np.zeros((len(layers), rank, width)), np.zeros((len(layers), rank, width))
-    for place in range(len(layers)):
-        layer = layers[place]
-        posterior(
-            scaled[layer],
-            lower[layer],
-            projected[layer],
-            rows,
-            width,
-            weight_width(particles, layer) / units,
-            heads[place],
-            seen[place],
-            spent[place],
-        )
-        theta = particles.thetas[layer]
-        first = len(theta) - 2 - width * outputs
-        for output in range(outputs):
-            for j in range(width):
-                heads[place, output, j] += theta[first + j * outputs + output]
-    count = len(kept_processes)
-    process_heads = np.zeros((count, outputs, widest))
-    process_seen = np.zeros((count, process_rank, widest))
-    process_spent = np.zeros((count, process_rank, widest))
-    for place in range(count):
-        layer = kept_processes[place]
-        process_heads[place] = processes.means[layer]
-        posterior(
-            process_scaled[layer],
-            process_lower[layer],
-            process_projected[layer],
-            rows,
-            processes.widths[processes.maps[layer]],
-            1.0,
-            process_heads[place],
-            process_seen[place],
-            process_spent[place],
-        )
+    full = np.full(own, width)
+    heads, seen, spent = _posteriors(layers, conditioned, particles.heads, factors, full, rows)
+    process_heads, process_seen, process_spent = _posteriors(
+        kept_processes, processes_conditioned, processes.means, ones, processes.widths[processes.maps], rows
+    )
     finite = np.isfinite(heads).all() and np.isfinite(process_heads).all()
     for each in logs:
         finite = finite and each == each
@@ -152,16 +123,86 @@ def adapt(
         process_seen,
         process_spent,
         group_weights,
-        _effective(owner, kept_logs, len(layers) + count),
+        _effective(owner, kept_logs, len(layers) + len(kept_processes)),
         finite,  # type: ignore[arg-type]
     )
 
 
 @kernel
-def weight_width(particles: Particles, layer: int) -> float:
-    """λ^(−½) of a layer."""
-    theta = particles.thetas[layer]
-    return math.exp(-0.5 * theta[len(theta) - 1])
+def _conditioned(
+    features: Array,
+    feature_of: Indices,
+    widths: Indices,
+    means: Array,
+    factors: Array,
+    inverse_stds: Array,
+    y: Array,
+    rows: int,
+    misfit: Array,
+    log_volume: Array,
+) -> tuple[Array, Array, Array]:
+    """G, Cholesky factors and projected residuals of layers of one kind (see `conditioning`), `[layer, …]`.
+
+    Args:
+        features: `[map, feature, row]`.
+        feature_of: the map of each layer.
+        widths: features of each map.
+        means: weights without data, `[layer, output, feature]`.
+        factors: λ^(−½) per feature, `[layer]`.
+        inverse_stds: `[layer, 1, row]`.
+        y: `[output, row]`.
+        misfit, log_volume: of each layer; the first is written, the second added to.
+    """
+    layers, outputs, widest = means.shape
+    rank, whole = min(rows, widest), y.shape[1]
+    scaled = np.empty((layers if rows <= widest else 1, widest, whole))  # all in feature form need no G later
+    lower, projected = np.empty((layers, rank, padded(rank))), np.empty((layers, outputs, rank))
+    residual = np.empty((outputs, whole))
+    for layer in range(layers):
+        one = feature_of[layer]
+        width, target = widths[one], scaled[layer % len(scaled)]
+        standardise(
+            features[one], width, means[layer], factors[layer], inverse_stds[layer], y, target, residual
+        )
+        misfit[layer], volume = condition(target, residual, rows, width, lower[layer], projected[layer])
+        log_volume[layer] += volume
+    return scaled, lower, projected
+
+
+@kernel
+def _posteriors(
+    chosen: Indices,
+    conditioned: tuple[Array, Array, Array],
+    means: Array,
+    factors: Array,
+    widths: Indices,
+    rows: int,
+) -> tuple[Array, Array, Array]:
+    """Means of the chosen layers and their covariances' roots (see `conditioning.posterior`).
+
+    Args:
+        conditioned: `_conditioned` of all layers.
+        widths: of each layer.
+    """
+    scaled, lower, projected = conditioned
+    count, outputs, widest = len(chosen), means.shape[1], means.shape[2]
+    heads, rank = np.empty((count, outputs, widest)), lower.shape[1]
+    seen, spent = np.zeros((count, rank, widest)), np.zeros((count, rank, widest))
+    for place in range(count):
+        layer = chosen[place]
+        heads[place] = means[layer]
+        posterior(
+            scaled[layer % len(scaled)],
+            lower[layer],
+            projected[layer],
+            rows,
+            widths[layer],
+            factors[layer],
+            heads[place],
+            seen[place],
+            spent[place],
+        )
+    return heads, seen, spent
 
 
 @kernel

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from bmaml.native.adapting import adapt, shown_features
 from bmaml.native.compiling import entry, kernel
+from bmaml.native.features import by_column
 from bmaml.native.link_moments import (
     label_at,
     log_cell_probability,
@@ -33,7 +34,7 @@ from bmaml.transformed import MAX_DEVIATIONS
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-BLOCK_ROWS = 16
+BLOCK_ROWS = 32
 """Rows that are predicted together: their numbers stay in the cache."""
 
 
@@ -47,14 +48,14 @@ def adapted(
     negligible: float,
 ) -> TaskPosterior:
     """The posterior of a task given rows x `[row, input]` and labels y `[row, output]`."""
-    hidden, waves = shown_features(particles, processes, x)
+    hidden, waves = shown_features(particles, processes, by_column(x))
     return adapt(particles, processes, hypotheses, hidden, waves, x, y, negligible)
 
 
 @entry
 def nll_before(model: Model, x: Array, y: Array) -> float:
     """Mean NLL of labels under the prior, nats per value; zero without rows."""
-    shown = shown_features(model.particles, model.processes, x)
+    shown = shown_features(model.particles, model.processes, by_column(x))
     return _nll(model, model.prior, x, y, shown)
 
 
@@ -94,7 +95,7 @@ def adapted_and_answered(
     for place in range(first, last):
         rows = support_rows[place]
         x, y = support_x[place, :rows], support_y[place, :rows]
-        shown = shown_features(model.particles, model.processes, x)
+        shown = shown_features(model.particles, model.processes, by_column(x))
         posterior = adapt(model.particles, model.processes, hypotheses, shown[0], shown[1], x, y, negligible)
         results.finite[place] = posterior.finite
         results.effective[place] = posterior.effective
@@ -160,6 +161,12 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
                     inverse_stds[i] = half_root / heavy_stds[i]
                 link = model.units.links[output]
                 for j in range(len(task.levels)):
+                    same = 0
+                    while same < j and task.levels[same] != task.levels[j]:
+                        same += 1
+                    if same < j:  # the ends of an interval are often asked for as quantiles, too
+                        results.quantiles[place, j, at, output] = results.quantiles[place, same, at, output]
+                        continue
                     z = quantile(heavy_weights, heavy_means, heavy_stds, inverse_stds, task.levels[j])
                     results.quantiles[place, j, at, output] = quantile_value(link, z)
                 if at < len(task.targets):

@@ -1,17 +1,48 @@
 """Last layers conditioned on rows in closed form (see `bmaml.last_layer`), one layer at a time.
 
-G are the rows' features `[row, feature]` over √λ, and r their residuals `[output, row]`, both divided by the
-standard deviation of the noise. With as many features as rows, or more, the factor is that of I + GGᵀ (the
-*row form*), else of I + GᵀG (the *feature form*).
+G are the rows' features `[feature, row]` over √λ, and r their residuals `[output, row]`, both divided by the
+standard deviation of the noise; padded rows are zeros. With as many features as rows, or more, the factor is
+that of I + GᵀG over rows (the *row form*), else that of I + GGᵀ over features (the *feature form*).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmaml.native.compiling import kernel
+from bmaml.native.lanes import LANES, fused, lane_sum, load, spread, store
 from bmaml.native.linear_algebra import add_multiple, dot, factorise, solve_lower
 
 Array = NDArray[np.float64]
+
+
+@kernel
+def standardise(
+    features: Array,
+    width: int,
+    head: Array,
+    factor: float,
+    inverse_stds: Array,
+    y: Array,
+    scaled: Array,
+    residual: Array,
+) -> None:
+    """Write G and r of rows with these features and labels y `[output, row]`.
+
+    Args:
+        head: the layer's weights without data, `[output, feature]`.
+        factor: λ^(−½) per feature.
+        inverse_stds: of the rows' noise; zero of padded rows, `[1, row]`.
+    """
+    nothing = spread(0.0)
+    for first in range(0, features.shape[1], LANES):
+        inverse = load(inverse_stds, 0, first)
+        for j in range(width):
+            store(scaled, j, first, fused(inverse, fused(factor, load(features, j, first), nothing), nothing))
+        for output in range(len(y)):
+            rest = load(y, output, first)
+            for j in range(width):
+                rest = fused(-head[output, j], load(features, j, first), rest)
+            store(residual, output, first, fused(inverse, rest, nothing))
 
 
 @kernel
@@ -23,43 +54,42 @@ def condition(
     Args:
         scaled: G.
         residual: r.
-        lower: becomes the Cholesky factor, `[rank, rank]`.
-        projected: becomes L⁻¹r or L⁻¹Gᵀr, `[output, rank]`.
+        lower: becomes the Cholesky factor, `[rank, rank]`, its columns padded.
+        projected: becomes L⁻¹r or L⁻¹Gr, `[output, rank]`.
     """
-    outputs, misfit = len(residual), 0.0
-    by_row = rows <= width
+    misfit, by_row = 0.0, rows <= width
     size = rows if by_row else width
     if by_row:
         for i in range(rows):
-            for j in range(i + 1):
-                lower[i, j] = dot(scaled[i], scaled[j], width)
+            for first in range(0, i + 1, LANES):
+                total = spread(0.0)
+                for j in range(width):
+                    total = fused(scaled[j, i], load(scaled, j, first), total)
+                store(lower, i, first, total)
     else:
         for i in range(width):
             for j in range(i + 1):
-                lower[i, j] = 0.0
-        for row in range(rows):
-            own = scaled[row]
-            for i in range(width):
-                add_multiple(lower[i], own[i], own, i + 1)
+                lower[i, j] = _inner(scaled, i, scaled, j)
     for i in range(size):
         lower[i, i] += 1.0
     log_determinant = factorise(lower, size)
-    for output in range(outputs):
-        target, own = projected[output], residual[output]
-        if by_row:
-            for i in range(size):
-                target[i] = own[i]
-        else:
-            for i in range(size):
-                target[i] = 0.0
-            for row in range(rows):
-                add_multiple(target, own[row], scaled[row], size)
-                misfit += own[row] * own[row]
+    for output in range(len(residual)):
+        target = projected[output]
         for i in range(size):
-            target[i] = (target[i] - dot(lower[i], target, i)) / lower[i, i]
+            known = residual[output, i] if by_row else _inner(scaled, i, residual, output)
+            target[i] = (known - dot(lower[i], target, i)) / lower[i, i]
         squares = dot(target, target, size)
-        misfit += squares if by_row else -squares
+        misfit += squares if by_row else _inner(residual, output, residual, output) - squares
     return (0.0 if misfit < 0 else misfit), log_determinant
+
+
+@kernel
+def _inner(left: Array, i: int, right: Array, j: int) -> float:
+    """The inner product of two features over all rows."""
+    total = spread(0.0)
+    for first in range(0, left.shape[1], LANES):
+        total = fused(load(left, i, first), load(right, j, first), total)
+    return lane_sum(total)
 
 
 @kernel
@@ -84,7 +114,7 @@ def posterior(
     size = rows if by_row else width
     for i in range(size):
         for j in range(width):
-            seen[i, j] = spent[i, j] = scaled[i, j] if by_row else (1.0 if i == j else 0.0)
+            seen[i, j] = spent[i, j] = scaled[j, i] if by_row else (1.0 if i == j else 0.0)
     if by_row:
         solve_lower(lower, size, 0.0, seen, width)
         solve_lower(lower, size, 1.0, spent, width)

@@ -1,45 +1,74 @@
-"""The features of rows: hidden layers of particles, and those of processes."""
+"""The features of rows, `[feature, row]`: hidden layers of particles, and those of processes.
+
+Rows are padded to whole blocks of `lanes.LANES`, with zeros.
+"""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml.native.arithmetic import exp, hyperbolic_tangent, sines
+from bmaml.native.arithmetic import hyperbolic_tangent, sines
 from bmaml.native.compiling import kernel
-from bmaml.native.linear_algebra import add_multiple, affine
+from bmaml.native.lanes import LANES, fused, load, spread, store
 from bmaml.native.tables import Particles, ProcessLayers
 
 Array = NDArray[np.float64]
 
 
 @kernel
-def hidden_layer(
-    particles: Particles, layer: int, x: Array, count: int, result: Array, scratch: Array
-) -> None:
-    """The last hidden layer of a particle at rows x `[row, input]`, and a constant 1, `[row, feature + 1]`.
+def padded(rows: int) -> int:
+    """The number of rows in whole blocks that hold so many."""
+    return (rows + LANES - 1) // LANES * LANES
+
+
+@kernel
+def by_column(rows: Array) -> Array:
+    """Rows `[row, column]` as `[column, row]`, padded."""
+    count, columns = rows.shape
+    result = np.zeros((columns, padded(count)))
+    for i in range(columns):
+        for row in range(count):
+            result[i, row] = rows[row, i]
+    return result
+
+
+@kernel
+def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scratch: Array) -> None:
+    """The last hidden layer of a particle at rows x `[input, row]`, and a constant 1, `[feature + 1, row]`.
 
     Args:
-        scratch: `[2, row, width]`.
+        scratch: `[2, width, row]`.
     """
-    theta, widths = particles.thetas[layer], particles.widths
+    theta, widths, rows = particles.thetas[layer], particles.widths, x.shape[1]
     depth, offset = len(widths) - 2, 0
-    if depth == 0:
-        for row in range(count):
-            for i in range(widths[0]):
-                result[row, i] = x[row, i]
     signal = x
     for each in range(depth):
         inputs, outputs = widths[each], widths[each + 1]
         sums = scratch[0]
         values = result if each == depth - 1 else scratch[1]
-        affine(signal, count, theta[offset:], inputs, outputs, sums)
-        for row in range(count):
-            _activate(particles.activation, sums[row], outputs, values[row])
+        bias = offset + inputs * outputs
+        for first in range(0, rows, LANES):
+            for j in range(0, outputs - 1, 2):  # two at a time: the inputs are read less often
+                one, two = spread(theta[bias + j]), spread(theta[bias + j + 1])
+                for i in range(inputs):
+                    own, weight = load(signal, i, first), offset + i * outputs + j
+                    one, two = fused(theta[weight], own, one), fused(theta[weight + 1], own, two)
+                store(sums, j, first, one)
+                store(sums, j + 1, first, two)
+            if outputs % 2 == 1:
+                one = spread(theta[bias + outputs - 1])
+                for i in range(inputs):
+                    one = fused(theta[offset + (i + 1) * outputs - 1], load(signal, i, first), one)
+                store(sums, outputs - 1, first, one)
+        _activate(particles.activation, sums.reshape(-1), outputs * rows, values.reshape(-1))
         signal = values
-        offset += (inputs + 1) * outputs
-    for row in range(count):
-        result[row, widths[depth]] = 1.0
+        offset = bias + outputs
+    for row in range(rows):
+        if depth == 0:
+            for i in range(widths[0]):
+                result[i, row] = x[i, row]
+        result[widths[depth], row] = 1.0
 
 
 @kernel
@@ -56,73 +85,70 @@ def _activate(activation: int, sums: Array, count: int, result: Array) -> None:
 
 
 @kernel
-def process_features(processes: ProcessLayers, one: int, x: Array, count: int, result: Array) -> None:
-    """χ of one map at rows x `[row, input]`, `[row, feature]`."""
-    inputs, pooled = x.shape[1], len(processes.roots)
+def process_features(processes: ProcessLayers, one: int, x: Array, result: Array) -> None:
+    """χ of one map at rows x `[input, row]`, `[feature, row]`."""
+    inputs, rows = x.shape
+    pooled = len(processes.roots)
     if one < pooled:
         frequencies, linear, first = processes.pooled_frequencies[one], 1.0, 1 + 2 * inputs
     else:
         frequencies, linear = processes.broad_frequencies[one - pooled], processes.linear
         first = 1 + inputs
     half, width = frequencies.shape[1], processes.widths[one]
-    angles, raw = np.empty(2 * half), np.empty(first + 2 * half)
-    norm = 1 / math.sqrt(max(1, half))
-    for row in range(count):
-        own = x[row]
-        raw[0] = 1.0
+    has_waves = one >= pooled or width > first
+    raw = np.empty((first + 2 * half if has_waves else first, rows))
+    for row in range(rows):
+        raw[0, row] = 1.0
         for i in range(inputs):
-            raw[1 + i] = linear * own[i]
+            raw[1 + i, row] = linear * x[i, row]
             if one < pooled:
-                raw[1 + inputs + i] = own[i] * own[i]
-        if one >= pooled or width > first:
+                raw[1 + inputs + i, row] = x[i, row] * x[i, row]
+    if has_waves:
+        angles = np.empty((2 * half, rows))
+        for block in range(0, rows, LANES):
             for j in range(half):
-                angles[half + j] = 0.0
-            for i in range(inputs):
-                add_multiple(angles[half:], own[i], frequencies[i], half)
-            for j in range(half):
-                angles[j] = angles[half + j] + 0.5 * math.pi
-            sines(angles, 2 * half, raw[first:])
-            for j in range(first, first + 2 * half):
-                raw[j] *= norm
-        target = result[row]
-        if one >= pooled:
-            for j in range(width):
-                target[j] = raw[j]
-            continue
+                angle = spread(0.0)
+                for i in range(inputs):
+                    angle = fused(frequencies[i, j], load(x, i, block), angle)
+                store(angles, half + j, block, angle)
+                store(angles, j, block, fused(1.0, angle, spread(0.5 * math.pi)))
+        waves, norm = raw[first:].reshape(-1), 1 / math.sqrt(max(1, half))
+        sines(angles.reshape(-1), 2 * half * rows, waves)
+        for i in range(2 * half * rows):
+            waves[i] *= norm
+    if one >= pooled:
+        result[:width] = raw[:width]
+        return
+    for block in range(0, rows, LANES):
         for j in range(width):
-            target[j] = 0.0
-        for i in range(len(raw)):
-            start, end = processes.root_ends[one, 0, i], processes.root_ends[one, 1, i]
-            if end > start:
-                add_multiple(target[start:end], raw[i], processes.roots[one, i, start:end], end - start)
+            total = spread(0.0)
+            for i in range(processes.root_ends[one, 0, j], min(processes.root_ends[one, 1, j], len(raw))):
+                total = fused(processes.roots[one, i, j], load(raw, i, block), total)
+            store(result, j, block, total)
 
 
 @kernel
-def process_noise(processes: ProcessLayers, layer: int, x: Array) -> float:
-    """Variance of a process layer's noise at a row x `[input]`, at scale 1."""
-    coefficients, change = processes.noise[layer], 0.0
-    for i in range(len(x)):
-        change += coefficients[1 + i] * x[i]
-    change = min(max(change, -processes.max_change), processes.max_change)
-    return max(math.exp(coefficients[0] + change), processes.min_noise)
+def particle_log_noise(particles: Particles, layer: int, features: Array, result: Array) -> None:
+    """Log variance of a particle's noise at rows with features `[feature + 1, row]`, at scale 1."""
+    rows, slopes = features.shape[1], particles.slopes[layer]
+    least = math.log(particles.min_noise)
+    for row in range(rows):
+        result[row] = particles.log_noise[layer]
+    for i in range(len(slopes)):
+        for row in range(rows):
+            result[row] += slopes[i] * features[i, row]
+    for row in range(rows):
+        result[row] = least if result[row] < least else result[row]
 
 
 @kernel
-def particle_noise(particles: Particles, layer: int, features: Array) -> float:
-    """Variance of a particle's noise at a row with these features `[feature + 1]`, at scale 1."""
-    theta, exponent = particles.thetas[layer], 0.0
-    for i in range(particles.slopes.shape[1]):
-        exponent += particles.slopes[layer, i] * features[i]
-    return max(exp(exponent - theta[len(theta) - 2]), particles.min_noise)
-
-
-@kernel
-def prior_mean(particles: Particles, layer: int, features: Array, output: int) -> float:
-    """A particle's prediction without data at a row with these features."""
-    theta, width = particles.thetas[layer], len(features)
-    outputs = particles.widths[len(particles.widths) - 1]
-    first = len(theta) - 2 - width * outputs
-    total = 0.0
-    for i in range(width):
-        total += theta[first + i * outputs + output] * features[i]
-    return total
+def process_log_noise(processes: ProcessLayers, layer: int, x: Array, result: Array) -> None:
+    """Log variance of a process layer's noise at rows x `[input, row]`, at scale 1."""
+    coefficients, most = processes.noise[layer], processes.max_change
+    least = math.log(processes.min_noise)
+    for row in range(x.shape[1]):
+        change = 0.0
+        for i in range(len(x)):
+            change += coefficients[1 + i] * x[i, row]
+        each = coefficients[0] + min(max(change, -most), most)
+        result[row] = least if each < least else each

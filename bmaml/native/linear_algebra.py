@@ -27,35 +27,6 @@ def add_multiple(target: Array, factor: float, values: Array, count: int) -> Non
 
 
 @kernel
-def affine(rows: Array, count: int, weights: Array, inputs: int, outputs: int, result: Array) -> None:
-    """`rows` `[row, input]` times a layer's weights, plus its bias, `[row, output]`.
-
-    Args:
-        weights: `[input × output + output]`, weights and then bias.
-    """
-    bias = weights[inputs * outputs : (inputs + 1) * outputs]
-    for row in range(count):
-        values, target = rows[row], result[row]
-        for j in range(outputs):
-            target[j] = bias[j]
-        i = 0
-        while i + 4 <= inputs:  # four at a time: the result is loaded and stored less often
-            one, two = (
-                weights[i * outputs : (i + 1) * outputs],
-                weights[(i + 1) * outputs : (i + 2) * outputs],
-            )
-            three = weights[(i + 2) * outputs : (i + 3) * outputs]
-            four = weights[(i + 3) * outputs : (i + 4) * outputs]
-            a, b, c, d = values[i], values[i + 1], values[i + 2], values[i + 3]
-            for j in range(outputs):
-                target[j] += a * one[j] + b * two[j] + c * three[j] + d * four[j]
-            i += 4
-        while i < inputs:
-            add_multiple(target, values[i], weights[i * outputs : (i + 1) * outputs], outputs)
-            i += 1
-
-
-@kernel
 def factorise(matrix: Array, size: int) -> float:
     """Replace the lower triangle of a symmetric matrix by its Cholesky factor; return the log determinant.
 

@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmaml.links import (
+    DEGREES,
     FEW_CELLS,
     FEW_HERMITE,
-    HERMITE,
     LEAST_VARIANCE,
     MARGIN_ROUNDING,
     MAX_EXPONENT,
     MAX_QUADRATURE_VARIANCE,
     NARROW_CELL,
+    NODES,
     PROBIT_SLOPES,
     PROBIT_WEIGHTS,
     SUMMED_CELLS,
+    weighted_polynomials,
 )
 from bmaml.native.arithmetic import (
     LOG_ROOT_2PI,
@@ -35,12 +37,25 @@ from bmaml.native.arithmetic import (
 from bmaml.native.compiling import kernel
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
-NODES, NODE_WEIGHTS = np.array(HERMITE)
+
+def _with_polynomials(count: int, degrees: int) -> tuple[Array, Array, Array]:
+    """Nodes and weights of a standard normal variable, and polynomials as `_by_nodes` takes them."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return nodes, weights / weights.sum(), weighted_polynomials(count, degrees)
+
+
 FEW_NODES, FEW_NODE_WEIGHTS = np.array(FEW_HERMITE)
 SLOPES, SLOPE_WEIGHTS = np.array(PROBIT_SLOPES), np.array(PROBIT_WEIGHTS)
 NONE, LOG, LOGIT, LOG1P = 0, 1, 2, 3
-NEGLIGIBLE_SHARE = 3e-7
+FEWEST, MORE, MOST = _with_polynomials(5, 4), _with_polynomials(8, 4), _with_polynomials(NODES, DEGREES)
+FEWEST_ERROR, MORE_ERROR, MOST_ERROR = 3e-2, 3.2e-4, 4e-7
+"""Relative errors of variances by so many nodes at variance v: at most these times v⁴, v⁵ and v⁶."""
+MEAN_ERROR = 0.1
+"""Errors of means by the same nodes, in standard deviations, over the relative errors of variances."""
+TOLERANCE = 5e-6
+"""Relative error of the mixture's variance that is left to quadrature by few nodes."""
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -151,8 +166,7 @@ def transform(
         _of_whole(link, location, noise, within, mean, total)
         _spread_of_whole(link, location, noise, within, spread)
     else:
-        _of_logistic(link, location, noise, within, mean, total)
-        _spread_of_logistic(link, weights, location, noise, within, mean, total, spread)
+        _of_logistic(link, weights, location, noise, within, mean, total, spread)
     for i in range(count):
         epistemic = spread[i] if spread[i] < total[i] else total[i]
         location[i], noise[i], within[i] = mean[i], total[i] - epistemic, epistemic
@@ -160,40 +174,6 @@ def transform(
 
 @kernel
 def _of_logistic(
-    link: Array, location: Array, noise: Array, within: Array, means: Array, total: Array
-) -> None:
-    """Mean and variance of logistic-normal variables."""
-    low, span, count = link[1], link[2] - link[1], len(location)
-    variance, narrow, offsets, root = np.empty(count), np.zeros(count), np.zeros(count), np.empty(count)
-    mean, slope = np.zeros(count), np.zeros(count)
-    for i in range(count):
-        each = noise[i] + within[i]
-        variance[i] = each if each > LEAST_VARIANCE else LEAST_VARIANCE
-        root[i] = math.sqrt(variance[i] if variance[i] < MAX_QUADRATURE_VARIANCE else MAX_QUADRATURE_VARIANCE)
-    for term in range(len(SLOPES)):
-        each, share = SLOPES[term], SLOPE_WEIGHTS[term]
-        for i in range(count):
-            scale = each / math.sqrt(1 + each * each * variance[i])
-            standard = scale * location[i] * ROOT_HALF
-            peak = exp(-standard * standard)
-            below = tail(abs(standard), peak)
-            mean[i] += share * (below if standard < 0 else 1 - below)
-            slope[i] += share * scale * (1 / ROOT_2PI) * peak
-    for node in range(len(NODES)):
-        place, share = NODES[node], NODE_WEIGHTS[node]
-        for i in range(count):
-            difference = logistic(location[i] + root[i] * place) - mean[i]
-            offsets[i] += share * difference
-            narrow[i] += share * difference * difference
-    for i in range(count):
-        spread = narrow[i] - offsets[i] * offsets[i]
-        if variance[i] > MAX_QUADRATURE_VARIANCE:
-            spread = mean[i] * (1 - mean[i]) - slope[i]
-        means[i], total[i] = low + span * mean[i], span * span * (0.0 if spread < 0 else spread)
-
-
-@kernel
-def _spread_of_logistic(
     link: Array,
     weights: Array,
     location: Array,
@@ -203,44 +183,144 @@ def _spread_of_logistic(
     total: Array,
     spread: Array,
 ) -> None:
-    """The variance of E(value | f) of each component.
+    """Mean and variance of logistic-normal variables, and the variance of E(value | f), of components.
 
-    Components whose variances together are below `NEGLIGIBLE_SHARE` of the mixture's have it in proportion to
-    the variances on the scale instead.
+    All are computed by few nodes; a component whose error could matter in the mixture then by more, or as
+    tensor code does.
     """
-    span, count, nodes = link[2] - link[1], len(location), len(FEW_NODES)
-    middle, variance = 0.0, 0.0
+    low, span, count = link[1], link[2] - link[1], len(location)
+    variance = np.empty(count)
+    for i in range(count):
+        variance[i] = max(noise[i] + within[i], LEAST_VARIANCE)
+    _by_nodes(*FEWEST, np.arange(count), location, variance, within, means, total, spread)
+    middle, both = 0.0, 0.0
     for i in range(count):
         middle += weights[i] * means[i]
     for i in range(count):
-        variance += weights[i] * (total[i] + (means[i] - middle) * (means[i] - middle))
-    least, chosen, length = NEGLIGIBLE_SHARE * variance / count, np.empty(count, np.int64), 0
+        both += weights[i] * (total[i] + (means[i] - middle) * (means[i] - middle))
+    lists, lengths = np.empty((3, count), np.int64), np.zeros(3, np.int64)
+    most, inverse = TOLERANCE / count, 1 / max(both, SMALLEST)
     for i in range(count):
-        spread[i] = total[i] * within[i] / max(noise[i] + within[i], LEAST_VARIANCE)
-        if weights[i] * total[i] > least:
-            chosen[length] = i
-            length += 1
-    place, root, variances = np.empty(length), np.empty(length), np.empty(length)
-    for i in range(length):
-        place[i], root[i] = location[chosen[i]], math.sqrt(within[chosen[i]])
-        variances[i] = max(noise[chosen[i]], LEAST_VARIANCE)
-    given, scale = np.zeros((nodes, length)), np.empty(length)
+        share = total[i] * inverse
+        share = weights[i] * (share + MEAN_ERROR * math.sqrt(share))
+        each, known = variance[i], within[i]
+        square = each * each
+        if share * FEWEST_ERROR * square * square <= most:
+            continue
+        of_more = MORE_ERROR * square * square * each
+        of_most = MOST_ERROR * square * square * square + MORE_ERROR * known * known * known * known * known
+        place = 0 if share * of_more <= most else 1
+        if each > MAX_QUADRATURE_VARIANCE and share * of_most > most:
+            place = 2
+        lists[place, lengths[place]] = i
+        lengths[place] += 1
+    _by_nodes(*MORE, lists[0, : lengths[0]], location, variance, within, means, total, spread)
+    _by_nodes(*MOST, lists[1, : lengths[1]], location, variance, within, means, total, spread)
+    _by_scale_mixture(lists[2, : lengths[2]], location, variance, noise, within, means, total, spread)
+    for i in range(count):
+        means[i], total[i], spread[i] = low + span * means[i], span * span * total[i], span * span * spread[i]
+
+
+@kernel
+def _by_nodes(
+    nodes: Array,
+    node_weights: Array,
+    polynomials: Array,
+    chosen: Indices,
+    location: Array,
+    variance: Array,
+    within: Array,
+    means: Array,
+    total: Array,
+    spread: Array,
+) -> None:
+    """Moments of σ(z) of the chosen components, by quadrature.
+
+    With c_k the coefficients of σ(z) in normalised Hermite polynomials of the standardised z, the variance is
+    Σ c_k², and that of E(σ(z) | f) is Σ ρ^k c_k², where ρ is the share of f in the variance of z (Mehler).
+
+    Args:
+        polynomials: of degrees 1, 2, …, times the nodes' weights, `[degree, node]`.
+    """
+    count = len(chosen)
+    place, root, part = np.empty(count), np.empty(count), np.empty(count)
+    values, mean, whole = np.empty((len(nodes), count)), np.zeros(count), np.zeros(count)
+    known, power = np.zeros(count), np.ones(count)
+    for i in range(count):
+        each = chosen[i]
+        place[i], root[i], part[i] = location[each], math.sqrt(variance[each]), within[each] / variance[each]
+    for node in range(len(nodes)):
+        offset, share, own = nodes[node], node_weights[node], values[node]
+        for i in range(count):
+            own[i] = logistic(place[i] + root[i] * offset)
+            mean[i] += share * own[i]
+    for node in range(len(nodes)):
+        share, own = node_weights[node], values[node]
+        for i in range(count):
+            own[i] -= mean[i]
+            whole[i] += share * own[i] * own[i]
+    rest = whole.copy()
+    for degree in range(len(polynomials)):
+        coefficient = np.zeros(count)
+        for node in range(len(nodes)):
+            factor, own = polynomials[degree, node], values[node]
+            for i in range(count):
+                coefficient[i] += factor * own[i]
+        for i in range(count):
+            square = coefficient[i] * coefficient[i]
+            power[i] *= part[i]
+            known[i] += power[i] * square
+            rest[i] -= square
+    for i in range(count):
+        each = chosen[i]
+        further = rest[i] if rest[i] > 0 else 0.0
+        means[each], total[each] = mean[i], whole[i]
+        spread[each] = known[i] + power[i] * part[i] * further
+
+
+@kernel
+def _by_scale_mixture(
+    chosen: Indices,
+    location: Array,
+    variance: Array,
+    noise: Array,
+    within: Array,
+    means: Array,
+    total: Array,
+    spread: Array,
+) -> None:
+    """Moments of σ(z) of the chosen components, which are wide, as `bmaml.links` has them."""
+    count, nodes = len(chosen), len(FEW_NODES)
+    place, both, root, given = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
+    mean, slope, scale, expected = np.zeros(count), np.zeros(count), np.empty(count), np.zeros((nodes, count))
+    for i in range(count):
+        each = chosen[i]
+        place[i], both[i], root[i] = location[each], variance[each], math.sqrt(within[each])
+        given[i] = max(noise[each], LEAST_VARIANCE)
     for term in range(len(SLOPES)):
         each, share = SLOPES[term], SLOPE_WEIGHTS[term]
-        for i in range(length):
-            scale[i] = each / math.sqrt(1 + each * each * variances[i])
+        for i in range(count):
+            own = each / math.sqrt(1 + each * each * both[i])
+            standard = own * place[i] * ROOT_HALF
+            peak = exp(-standard * standard)
+            below = tail(abs(standard), peak)
+            mean[i] += share * (below if standard < 0 else 1 - below)
+            slope[i] += share * own * (1 / ROOT_2PI) * peak
+        for i in range(count):
+            scale[i] = each / math.sqrt(1 + each * each * given[i])
         for node in range(nodes):
-            offset, target = FEW_NODES[node], given[node]
-            for i in range(length):
+            offset, target = FEW_NODES[node], expected[node]
+            for i in range(count):
                 target[i] += share * ndtr((place[i] + root[i] * offset) * scale[i])
-    for i in range(length):
-        mean, squares = 0.0, 0.0
+    for i in range(count):
+        whole = mean[i] * (1 - mean[i]) - slope[i]
+        middle, squares = 0.0, 0.0
         for node in range(nodes):
-            mean += FEW_NODE_WEIGHTS[node] * given[node, i]
+            middle += FEW_NODE_WEIGHTS[node] * expected[node, i]
         for node in range(nodes):
-            difference = given[node, i] - mean
+            difference = expected[node, i] - middle
             squares += FEW_NODE_WEIGHTS[node] * difference * difference
-        spread[chosen[i]] = span * span * squares
+        means[chosen[i]], total[chosen[i]], spread[chosen[i]] = mean[i], max(whole, 0.0), squares
 
 
 @kernel

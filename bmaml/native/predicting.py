@@ -8,8 +8,14 @@ from numpy.typing import NDArray
 from bmaml.extrapolation import FAR_DISTANCE, MIN_GAP
 from bmaml.native.arithmetic import exp
 from bmaml.native.compiling import kernel
-from bmaml.native.features import hidden_layer, particle_noise, process_features, process_noise
-from bmaml.native.linear_algebra import add_multiple, dot
+from bmaml.native.features import (
+    by_column,
+    hidden_layer,
+    particle_log_noise,
+    process_features,
+    process_log_noise,
+)
+from bmaml.native.lanes import LANES, fused, load, spread, store
 from bmaml.native.tables import Particles, ProcessLayers, TaskPosterior, Units
 from bmaml.native.weighting import weight
 
@@ -34,127 +40,127 @@ def components(
         shown: `adapting.shown_features` of these rows; without rows where they are still to be computed.
     """
     hidden, waves = shown
-    rows, outputs = len(x), means.shape[1]
+    outputs = means.shape[1]
     own, others = len(posterior.layers), len(posterior.processes)
-    is_shown = hidden.shape[1] > 0
-    width = particles.widths[len(particles.widths) - 2] + 1
-    layer_means = np.empty((own + others, rows, outputs))
-    layer_noise, layer_within = np.empty((own + others, rows)), np.empty((own + others, rows))
-    scratch = np.empty((2, rows, 1 if is_shown else particles.widths.max()))
-    computed = np.empty((rows, 1 if is_shown else width))
+    is_shown = hidden.shape[2] > 0
+    columns = by_column(x)
+    whole, width = columns.shape[1], posterior.heads.shape[2]
+    layer_means = np.empty((own + others, outputs, whole))
+    log_noise, squares = np.empty((own + others, whole)), np.empty((own + others, whole))
+    unknown, scratch = np.empty((own + others, whole)), np.empty((2, particles.widths.max(), whole))
+    known = np.empty((max(posterior.seen.shape[1], posterior.process_seen.shape[1]), LANES))
+    features = np.empty((1 if is_shown else width, whole))
     for place in range(own):
         layer = posterior.layers[place]
-        features = computed
         if is_shown:
             features = hidden[particles.feature_of[layer]]
         else:
-            hidden_layer(particles, layer, x, rows, computed, scratch)
-        _particle_at(
-            particles,
-            layer,
+            hidden_layer(particles, layer, columns, features, scratch)
+        particle_log_noise(particles, layer, features, log_noise[place])
+        _moments(
             features,
+            width,
             posterior.heads[place],
             posterior.seen[place],
             posterior.spent[place],
+            known,
             layer_means[place],
-            layer_noise[place],
-            layer_within[place],
+            squares[place : place + 1],
+            unknown[place : place + 1],
         )
-    last, chi = -1, np.empty((1 if is_shown else rows, processes.means.shape[2]))
+    last, chi = -1, np.empty((1 if is_shown else processes.means.shape[2], whole))
     for place in range(others):
         layer = posterior.processes[place]
         one = processes.maps[layer]
-        features = chi
         if is_shown:
-            features = waves[one]
+            chi = waves[one]
         elif one != last:
-            process_features(processes, one, x, rows, chi)
+            process_features(processes, one, columns, chi)
             last = one
-        _process_at(
-            processes,
-            layer,
-            x,
-            features,
+        process_log_noise(processes, layer, columns, log_noise[own + place])
+        _moments(
+            chi,
+            processes.widths[one],
             posterior.process_heads[place],
             posterior.process_seen[place],
             posterior.process_spent[place],
+            known,
             layer_means[own + place],
-            layer_noise[own + place],
-            layer_within[own + place],
+            squares[own + place : own + place + 1],
+            unknown[own + place : own + place + 1],
         )
-    for row in range(rows):
+    wider, prior_wider = 2 * particles.log_widening, 2 * particles.log_prior_widening
+    log_share = np.empty((own + others, whole))
+    for place in range(own):
+        precision = particles.log_precision[posterior.layers[place]] + math.log(width)
+        for row in range(whole):
+            remaining = unknown[place, row] / squares[place, row]
+            log_share[place, row] = (1 - remaining) * wider + remaining * prior_wider - precision
+            log_noise[place, row] += (1 - remaining) * wider
+    for place in range(others):
+        log_share[own + place] = 2 * processes.log_widening[posterior.processes[place]]
+        log_noise[own + place] += 2 * processes.log_widening[posterior.processes[place]]
+    _exponentiate(unknown.reshape(-1), log_share.reshape(-1), log_noise.reshape(-1))
+    for row in range(len(x)):
         for output in range(outputs):
             ceiling = max_noise[output]
             for i in range(len(posterior.owner)):
                 layer, scale = posterior.owner[i], posterior.scales[i]
-                variance = layer_noise[layer, row] * (scale * scale)
-                means[row, output, i] = layer_means[layer, row, output]
+                variance = log_noise[layer, row] * (scale * scale)
+                means[row, output, i] = layer_means[layer, output, row]
                 noise[row, output, i] = ceiling if variance > ceiling else variance
-                within[row, output, i] = layer_within[layer, row] * (scale * scale)
+                within[row, output, i] = unknown[layer, row] * (scale * scale)
 
 
 @kernel
-def _particle_at(
-    particles: Particles,
-    layer: int,
+def _exponentiate(factors: Array, logs: Array, others: Array) -> None:
+    """Multiply the factors by the exponentials of their logs, and replace the others by their own."""
+    for i in range(len(factors)):
+        factors[i] *= exp(logs[i])
+        others[i] = exp(others[i])
+
+
+@kernel
+def _moments(
     features: Array,
+    width: int,
     heads: Array,
     seen: Array,
     spent: Array,
+    known: Array,
     means: Array,
-    noise: Array,
-    within: Array,
+    squares: Array,
+    unknown: Array,
 ) -> None:
-    """A particle's moments at rows with these features `[row, feature + 1]`, at scale 1."""
-    theta, width, rank = particles.thetas[layer], heads.shape[1], len(seen)
-    precision = math.exp(theta[len(theta) - 1]) * width
-    left = np.empty(width)
-    for row in range(len(means)):
-        own = features[row]
+    """A layer's means at rows with these features `[feature, row]`, and what its posterior leaves unknown.
+
+    Args:
+        heads: `[output, feature]`.
+        seen, spent: `[rank, feature]`; u − spent seenᵀu is left of features u.
+        known: scratch, `[rank, lane]`.
+        means: `[output, row]`.
+        squares, unknown: squared lengths of the features, and of what is left, `[1, row]`.
+    """
+    for first in range(0, features.shape[1], LANES):
         for output in range(len(heads)):
-            means[row, output] = dot(own, heads[output], width)
-        prior = dot(own, own, width)
-        _remaining(own, seen, spent, rank, width, left)
-        squares = dot(left, left, width)
-        remaining = squares / prior
-        log_widening = (1 - remaining) * particles.log_widening
-        within[row] = squares / precision * exp(2 * (log_widening + remaining * particles.log_prior_widening))
-        noise[row] = particle_noise(particles, layer, own) * exp(2 * log_widening)
-
-
-@kernel
-def _process_at(
-    processes: ProcessLayers,
-    layer: int,
-    x: Array,
-    features: Array,
-    heads: Array,
-    seen: Array,
-    spent: Array,
-    means: Array,
-    noise: Array,
-    within: Array,
-) -> None:
-    """A process's moments at rows x with these features `[row, feature]`, at scale 1."""
-    width, rank = processes.widths[processes.maps[layer]], len(seen)
-    square = math.exp(2 * processes.log_widening[layer])
-    left = np.empty(width)
-    for row in range(len(means)):
-        own = features[row]
-        for output in range(len(heads)):
-            means[row, output] = dot(own, heads[output], width)
-        _remaining(own, seen, spent, rank, width, left)
-        within[row] = dot(left, left, width) * square
-        noise[row] = process_noise(processes, layer, x[row]) * square
-
-
-@kernel
-def _remaining(own: Array, seen: Array, spent: Array, rank: int, width: int, left: Array) -> None:
-    """u − spent seenᵀu, what the rows leave unknown."""
-    for j in range(width):
-        left[j] = own[j]
-    for i in range(rank):
-        add_multiple(left, -dot(own, seen[i], width), spent[i], width)
+            mean = spread(0.0)
+            for j in range(width):
+                mean = fused(heads[output, j], load(features, j, first), mean)
+            store(means, output, first, mean)
+        for i in range(len(seen)):
+            product = spread(0.0)
+            for j in range(width):
+                product = fused(seen[i, j], load(features, j, first), product)
+            store(known, i, 0, product)
+        square, rest = spread(0.0), spread(0.0)
+        for j in range(width):
+            own = load(features, j, first)
+            left = own
+            for i in range(len(seen)):
+                left = fused(-spent[i, j], load(known, i, 0), left)
+            square, rest = fused(own, own, square), fused(left, left, rest)
+        store(squares, 0, first, square)
+        store(unknown, 0, first, rest)
 
 
 @kernel

@@ -33,6 +33,9 @@ class Particles(NamedTuple):
         widths: of the network's layers, inputs and outputs included, `[depth]`.
         activation: see `ACTIVATION_CODES`.
         thetas: parameters of each layer, its precisions included, `[layer, param]`.
+        heads: weights of the last layers without data, `[layer, output, feature + 1]`.
+        log_noise: log variance of the noise without slopes, `[layer]`.
+        log_precision: log λ, `[layer]`.
         feature_of: the features that a layer uses, of those that are shown, `[layer]`.
         slopes: of the noise, `[layer, feature + 1]`; without columns where the noise does not vary.
         min_noise: variance of the noise, at least.
@@ -42,6 +45,9 @@ class Particles(NamedTuple):
     widths: Indices
     activation: int
     thetas: Array
+    heads: Array
+    log_noise: Array
+    log_precision: Array
     feature_of: Indices
     slopes: Array
     min_noise: float
@@ -55,7 +61,7 @@ class ProcessLayers(NamedTuple):
     Attributes:
         pooled_frequencies: `[pooled, input, frequency]`.
         roots: of pooled layers, `[pooled, feature, feature]`.
-        root_ends: first and last column (plus one) of each row that are not zero, `[pooled, 2, feature]`.
+        root_ends: first and last row (plus one) of each column that are not zero, `[pooled, 2, feature]`.
         broad_frequencies: divided by their lengths, `[length, input, frequency]`.
         linear: factor of the inputs in broad maps.
         widths: features of each map, `[map]`; pooled maps come first.
@@ -85,7 +91,7 @@ class Hypotheses(NamedTuple):
     """The hypotheses and their weights before any row.
 
     Attributes:
-        layer, scale, log_prior, group: `[hypothesis]`.
+        layer, scale, log_scale, log_prior, group: `[hypothesis]`.
         layers, groups: their numbers.
         weighted: whether evidence counts.
         temperature: τ.
@@ -97,6 +103,7 @@ class Hypotheses(NamedTuple):
 
     layer: Indices
     scale: Array
+    log_scale: Array
     log_prior: Array
     group: Indices
     layers: int
@@ -258,16 +265,45 @@ def particle_layers(learner: Collapsed, learned: Learned) -> Particles:
     slopes = np.zeros((len(own), 0))
     if learner.varying_noise:
         slopes = array(learned["noise_slopes"])[own]
+    thetas = array(particles)
+    heads, log_noise, log_precision = _last_parts(
+        thetas, (network.inputs, *network.hidden)[-1], network.outputs
+    )
     return Particles(
         widths=np.array((network.inputs, *network.hidden, network.outputs)),
         activation=ACTIVATION_CODES[network.activation],
-        thetas=array(particles),
+        thetas=thetas,
+        heads=heads,
+        log_noise=log_noise,
+        log_precision=log_precision,
         feature_of=np.array(own),
         slopes=np.ascontiguousarray(slopes),
         min_noise=learner.min_noise,
         log_widening=float(learned["log_widening"]),
         log_prior_widening=float(learned.get("log_prior_widening", 0.0)),
     )
+
+
+def with_layers(particles: Particles, thetas: Array, slopes: Array) -> Particles:
+    """The particles with these layers, each with features of its own, in place of theirs."""
+    *_, hidden, outputs = particles.widths.tolist()
+    heads, log_noise, log_precision = _last_parts(thetas, hidden, outputs)
+    return particles._replace(
+        thetas=thetas,
+        heads=heads,
+        log_noise=log_noise,
+        log_precision=log_precision,
+        feature_of=np.arange(len(thetas)),
+        slopes=slopes,
+    )
+
+
+def _last_parts(thetas: Array, hidden: int, outputs: int) -> tuple[Array, Array, Array]:
+    """Weights of last layers, log variances of noise and log λ, of parameters `[layer, param]`."""
+    layers, params = thetas.shape
+    last = (hidden + 1) * outputs
+    heads = thetas[:, params - 2 - last : params - 2].reshape(layers, hidden + 1, outputs)
+    return np.ascontiguousarray(heads.transpose(0, 2, 1)), -thetas[:, -2], thetas[:, -1].copy()
 
 
 def process_layers(learner: Collapsed, learned: Learned) -> ProcessLayers:
@@ -299,7 +335,7 @@ def process_layers(learner: Collapsed, learned: Learned) -> ProcessLayers:
     return ProcessLayers(
         pooled_frequencies=pooled_frequencies,
         roots=roots,
-        root_ends=_row_ends(roots),
+        root_ends=_column_ends(roots),
         broad_frequencies=broad_frequencies,
         linear=linear,
         widths=np.array(widths, np.int64),
@@ -324,6 +360,7 @@ def hypotheses(learner: Collapsed, learned: Learned) -> Hypotheses:
     return Hypotheses(
         layer=table.layer.numpy(),
         scale=array(table.scale),
+        log_scale=np.log(array(table.scale)),
         log_prior=log_prior,
         group=table.group.numpy(),
         layers=layout.own_layers + layout.process_layers,
@@ -358,13 +395,13 @@ def link_rows(links: Sequence[Link]) -> Array:
     )
 
 
-def _row_ends(roots: Array) -> Indices:
-    """First column of each row that is not zero, and the last plus one, `[pooled, 2, feature]`."""
+def _column_ends(roots: Array) -> Indices:
+    """First row of each column that is not zero, and the last plus one, `[pooled, 2, feature]`."""
     ends = np.zeros((len(roots), 2, roots.shape[1]), np.int64)
     for layer, root in enumerate(roots):
-        for row, values in enumerate(root):
+        for column, values in enumerate(root.T):
             if values.any():
-                ends[layer, :, row] = int(np.flatnonzero(values)[0]), _last(values != 0)
+                ends[layer, :, column] = int(np.flatnonzero(values)[0]), _last(values != 0)
     return ends
 
 

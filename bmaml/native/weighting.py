@@ -17,6 +17,8 @@ LOG_2PI = math.log(2 * math.pi)
 TINY = float(np.finfo(np.float64).tiny)
 NOTHING = 80.0
 """Weights below e^−80 count as zero."""
+ROUNDED = 40.0
+"""Difference of logarithms from which on the sum of two numbers is the larger one."""
 
 
 @kernel
@@ -41,6 +43,15 @@ def weight(log_weight: float) -> float:
 
 
 @kernel
+def weights(logs: Array) -> Array:
+    """`weight` of each."""
+    result = np.empty(len(logs))
+    for i in range(len(logs)):
+        result[i] = 0.0 if logs[i] < -NOTHING else exp(logs[i])
+    return result
+
+
+@kernel
 def log_weights(
     hypotheses: Hypotheses, misfit: Array, log_volume: Array, rows: int, outputs: int
 ) -> tuple[Array, Array]:
@@ -58,12 +69,13 @@ def log_weights(
         exponent /= 1 + (counted - 1) * hypotheses.correlation
     for i in range(count):
         layer, scale = hypotheses.layer[i], hypotheses.scale[i]
-        volume = log_volume[layer] + rows * (LOG_2PI + 2 * math.log(scale))
+        volume = log_volume[layer] + rows * (LOG_2PI + 2 * hypotheses.log_scale[i])
         evidence = -0.5 * (misfit[layer] / (scale * scale) + outputs * volume)
         logs[i] = (exponent * evidence if hypotheses.weighted else 0.0) + hypotheses.log_prior[i]
     logs -= log_normaliser(logs)
+    values = weights(logs)
     for i in range(count):
-        group_weights[hypotheses.group[i]] += weight(logs[i])
+        group_weights[hypotheses.group[i]] += values[i]
     if hypotheses.softening > 0:
         soft = hypotheses.softening * (logs - hypotheses.log_prior) + hypotheses.log_prior
         soft -= log_normaliser(soft)
@@ -73,7 +85,9 @@ def log_weights(
             high, low = logs[i] + rest, soft[i] + share
             if low > high:
                 high, low = low, high
-            logs[i] = high + math.log1p(math.exp(low - high)) if low > -math.inf else high
+            if low > high - ROUNDED:
+                high += math.log1p(math.exp(low - high))
+            logs[i] = high
     return logs, group_weights
 
 
@@ -91,8 +105,9 @@ def kept(hypotheses: Hypotheses, logs: Array, negligible: float) -> tuple[Indice
         np.empty(count + layers),
     )
     merged, squares = np.full(layers, TINY), np.full(layers, TINY)
+    values = weights(logs)
     for i in range(count):
-        own, size, value = hypotheses.layer[i], hypotheses.scale[i], weight(logs[i])
+        own, size, value = hypotheses.layer[i], hypotheses.scale[i], values[i]
         layer[i], scale[i], every[i] = own, size, logs[i]
         if value < LIGHT:
             every[i] = -math.inf
@@ -101,19 +116,21 @@ def kept(hypotheses: Hypotheses, logs: Array, negligible: float) -> tuple[Indice
     for own in range(layers):
         layer[count + own], scale[count + own] = own, math.sqrt(squares[own] / merged[own])
         every[count + own] = math.log(merged[own])
-    order = np.argsort(-every, kind="mergesort")
-    return _heaviest(order, layer, scale, every, negligible)
+    return _heaviest(layer, scale, every, negligible)
 
 
 @kernel
-def _heaviest(
-    order: Indices, layer: Indices, scale: Array, logs: Array, negligible: float
-) -> tuple[Indices, Array, Array]:
-    """The hypotheses in this order without the last ones, which together weigh no more than `negligible`."""
+def _heaviest(layer: Indices, scale: Array, logs: Array, negligible: float) -> tuple[Indices, Array, Array]:
+    """The hypotheses, heaviest first, without the last ones, which together weigh `negligible` at most."""
+    values = weights(logs)
+    each, lighter = negligible / len(logs), 0.0
+    for value in values:
+        lighter += value if value <= each else 0.0
+    candidates = np.flatnonzero(~(values <= each))  # the rest are the lightest, and few enough
+    order = candidates[np.argsort(-logs[candidates], kind="mergesort")]
     length = len(order)
-    lighter = 0.0
     while length > 1:
-        lighter += weight(logs[order[length - 1]])
+        lighter += values[order[length - 1]]
         if not lighter <= negligible:
             break
         length -= 1

@@ -111,10 +111,10 @@ class NativeModel:
             return np.zeros((0, 0, 0)) if values is None else array(values[0].mT)
 
         layers, slopes = posterior.particles.shape[1], posterior.noise_slopes
-        particles = self.tables.particles._replace(
-            thetas=array(posterior.particles[0]),
-            feature_of=np.arange(layers),
-            slopes=np.zeros((layers, 0)) if slopes is None else array(slopes[0]),
+        particles = tables.with_layers(
+            self.tables.particles,
+            array(posterior.particles[0]),
+            np.zeros((layers, 0)) if slopes is None else array(slopes[0]),
         )
         processes = posterior.process_layers
         native = TaskPosterior(
