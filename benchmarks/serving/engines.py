@@ -60,8 +60,10 @@ def comparison(models: Sequence[str], seconds: float, rounds: int) -> list[str]:
     measured: dict[tuple[Load, str], list[Measurement]] = {}
     for _ in range(rounds):
         ports = {engine: free_port() for engine in ENGINES}
-        settings = {"DEVICE": "cpu", "NATIVE": "require", "LOG_LEVEL": "warning"}
-        processes, threads = (service(ports[each], ENGINE=each, **settings) for each in ENGINES)
+        processes, threads = (
+            service(ports[each], ENGINE=each, DEVICE="cpu", NATIVE="require", LOG_LEVEL="warning")
+            for each in ENGINES
+        )
         with processes as process, threads as thread:
             servers = {
                 each: Server(ports[each], own.pid)

@@ -52,6 +52,8 @@ def input_warnings(model: Model, support: SupportSet, rows: Mapping[str, InputRo
         inputs = model.manifest.inputs, model.input_range
         for part, own in rows.items():
             distances = _distances(*inputs, own.raw)
+            if not len(distances):
+                continue
             rows_far = distances.max(1, initial=0) > FAR_DISTANCE
             to_the_prior = np.zeros(len(distances), bool)
             if rows_far.any() and model.returns_to_prior:
@@ -104,6 +106,8 @@ def _copies(model: Model, support: SupportSet) -> list[str]:
     if model.manifest.labels is not None or any(target and target.kind == "integer" for target in targets):
         return []
     rows, labels = support.x.raw, support.y
+    if _all_differ(rows):
+        return []
     inputs: dict[bytes, int] = {}
     labelled: dict[tuple[int, bytes], int] = {}
     copies, contradictions = [], []
@@ -126,6 +130,12 @@ def _copies(model: Model, support: SupportSet) -> list[str]:
         row, first = contradictions[0]
         warnings.append(f"support rows {first} and {row} hold the same input under two labels; one is wrong")
     return warnings
+
+
+def _all_differ(rows: NDArray[Any]) -> bool:
+    """Whether no row is like another; False where rows hold nothing."""
+    content, size = rows.tobytes(), rows[:1].nbytes
+    return size > 0 and len({content[at : at + size] for at in range(0, len(content), size)}) == len(rows)
 
 
 def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
@@ -165,6 +175,8 @@ def _far(
     Args:
         distances: of the values, in widths of the range.
     """
+    if not len(distances):
+        return []
     far = distances > FAR_DISTANCE
     rows = int(np.count_nonzero(far.any(1)))
     if not rows:

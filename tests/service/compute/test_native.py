@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.speed.native_floor import Rates, floor_ms
 from bmaml.learners import Diverged
 from bmaml.learners.pooled import Pooled
 from bmaml.learners.surprise import Surprise
@@ -238,3 +239,12 @@ def test_steps_and_joint_selections_are_tensor_code(native, tmp_path):
     assert not native_path.is_native([replace(job, steps=2)])
     assert not native_path.is_native([replace(job, spec=joint)])
     assert not native_path.is_native([replace(job, model=publish(tmp_path, "bare", "bmaml", step_size=1e-3))])
+
+
+def test_the_floor_of_an_answer_adds_up_over_tasks_and_grows_with_what_is_asked(native, tmp_path):
+    model, rates = random_model(tmp_path, "kinds"), Rates(flops=2e10, functions=5e8)
+    one, other, longer = (job_of(model, *rows, 1) for rows in ((3, 4), (9, 4), (3, 8)))
+    alone = [floor_ms([each], rates) for each in (one, other, longer)]
+    assert floor_ms([one, other, longer], rates) == pytest.approx(sum(alone))
+    assert 0 < alone[0] < min(alone[1:])
+    assert floor_ms([one], Rates(4e10, 1e9)) == pytest.approx(alone[0] / 2)
