@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmaml.native import answering
 from model_store.model import NEGLIGIBLE_WEIGHT
-from service.compute.native_model import NativeModel
 from service.job import Job, PredictionSpec
 
 QUADRATURE_NODES = 5
@@ -65,6 +63,10 @@ def floor_ms(jobs: Sequence[Job], rates: Rates) -> float:
 
 def _work(job: Job) -> tuple[float, float]:
     """Floating-point operations, and elementary functions, of one answer."""
+    # Here, because `native_path` says first for which processor these are compiled, and where they are kept.
+    from bmaml.native import answering
+    from service.compute.native_model import NativeModel
+
     native = NativeModel.of(job.model)
     particles, processes = native.tables.particles, native.tables.processes
     x, y = (np.array(each, np.float64) for each in (job.support_x, job.support_y))
