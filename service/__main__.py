@@ -1,11 +1,8 @@
 """`bmaml-serve`: serve the published versions; every setting is an environment variable."""
 
 import argparse
-import json
-import logging
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
@@ -15,13 +12,12 @@ from service.compute.device import device_for
 from service.engine.worker_pool import MIN_WORK_PER_SHARE, WorkerPool
 from service.http.server import serve
 from service.keys import BadKeys
-from service.ops.cpus import usable_cores
+from service.ops.cpus import SWITCH_INTERVAL_S, usable_cores
+from service.ops.logs import log_json_lines
 from service.ops.memory import freeze_imported_objects
 from service.ops.tracing import TracingUnavailable
 from service.settings import Settings
 
-SWITCH_INTERVAL_S = 0.001
-"""Seconds that a Python thread may run while others wait: the event loop and the engine share the process."""
 MAX_DEFAULT_WORKERS = 8
 """Worker processes where the settings name no number: one event loop has no work for more."""
 
@@ -48,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         app = create_app(settings, worker_pool)
-        _log_json_lines(settings.log_level)
+        log_json_lines(settings.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         return serve(app, settings)
     except (BadKeys, BadAddress, NotAMirror, TracingUnavailable) as error:
@@ -73,25 +69,6 @@ def _worker_pool(settings: Settings) -> WorkerPool | None:
         return None
     count = settings.workers or min(MAX_DEFAULT_WORKERS, max(1, usable_cores() - 1))
     return WorkerPool.start(count, min_share_work=min(MIN_WORK_PER_SHARE, settings.max_batch_work))
-
-
-def _log_json_lines(level: str) -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-class JsonLines(logging.Formatter):
-    """Formats a log record as one line of JSON; `extra={"fields": {…}}` adds fields to it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname.lower(), "logger": record.name}
-        line |= {"message": record.getMessage(), **getattr(record, "fields", {})}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,10 @@ class Runtime:
         """Load and warm up every model, and start the engine; block until this is done or has failed.
 
         Where the store holds no version that can be served, housekeeping makes the service ready later.
+        A second call does nothing: who starts it before the server does may leave the server's call in place.
         """
+        if self._loaded or self._failure is not None:
+            return
         began = time.monotonic()
         try:
             self.registry.device = device_for(self.settings.device)

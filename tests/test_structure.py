@@ -63,6 +63,7 @@ def test_fastapi_stays_in_the_service_and_files_and_clocks_out_of_the_method():
 
 ROOMS = {
     "__main__": {"app", "http", "engine", "compute", "keys", "ops", "settings"},
+    "ray": {"app", "http", "runtime", "ops", "settings"},
     "app": {"http", "runtime", "engine", "settings"},
     "http": {
         "runtime",

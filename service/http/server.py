@@ -67,6 +67,21 @@ class Server(uvicorn.Server):
 class ProbeServer(uvicorn.Server):
     """The server of the probe port; it leaves signals to the process's other server."""
 
+    def __init__(self, runtime: Runtime) -> None:
+        settings = runtime.settings
+        super().__init__(
+            uvicorn.Config(
+                create_probe_app(runtime),
+                host=settings.probe_host or settings.host,
+                port=settings.probe_port or 0,
+                lifespan="off",
+                access_log=False,
+                server_header=False,
+                log_config=None,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Capture no signal."""
@@ -97,17 +112,7 @@ async def _serve(app: FastAPI, settings: Settings) -> int:
     if settings.probe_port is None:
         await server.serve(sockets)
     else:
-        probes = uvicorn.Config(
-            create_probe_app(runtime),
-            host=probe_host,
-            port=settings.probe_port,
-            lifespan="off",
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        probe_server = ProbeServer(probes)
+        probe_server = ProbeServer(runtime)
         task = asyncio.create_task(probe_server.serve(probe_sockets))
         try:
             await server.serve(sockets)

@@ -1,10 +1,12 @@
-"""The number of CPU cores that this process may use."""
+"""The number of CPU cores that this process may use, and how its Python threads share one."""
 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+SWITCH_INTERVAL_S = 0.001
+"""Seconds that a Python thread may run while others wait: the event loop and the engine share the process."""
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 """Where control groups, which bound containers, are mounted (cgroups(7))."""
 CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")

@@ -26,6 +26,7 @@ REASONS = {
     "docker": re.compile(r"docker "),
     "elsewhere": re.compile(r"file:///tmp/elsewhere"),
     "cluster": re.compile(r"kubectl |helm |bmaml-key "),
+    "ray": re.compile(r"ray start |serve (?:run|deploy) |export RAY_"),
     "gpu": re.compile(r"cuda|gpu"),
     "installation": re.compile(
         r"(?:make [a-z]+|(?:npm|pip) install .*|\.venv/bin/pip install .*|source \S+/activate)$"

@@ -8,10 +8,10 @@ import logging
 import pytest
 
 from service import keys as keys_module
-from service.__main__ import JsonLines
 from service.__main__ import main as serve_command
 from service.errors import RequestError
 from service.keys import BadKeys, Keys, RateLimit, main, read_keys
+from service.ops.logs import JsonLines
 from service.settings import Settings
 from tests.service.conftest import serve
 

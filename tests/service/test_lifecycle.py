@@ -23,7 +23,7 @@ from service.ops.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
-from tests.service.conftest import serve
+from tests.service.conftest import listening, serve
 
 BODY = {"model": "tiny", "support": {"x": [[-2.0], [0.5]], "y": [8.0, 11.5]}, "query": {"x": [[0.0]]}}
 
@@ -216,6 +216,16 @@ def test_no_request_is_answered_before_the_service_says_that_it_is_ready(store):
     runtime.check_serving()
     assert (seen, runtime.why_not_ready) == (["loading models"], None)
     runtime.stop()
+
+
+def test_a_runtime_that_was_started_before_its_server_is_not_started_again(store, caplog):
+    caplog.set_level("INFO", logger="service.runtime")
+    settings = Settings(store=store, device="cpu")
+    app = create_app(settings)
+    app.state.runtime.start()
+    for served in listening(app, settings):
+        assert served.client.post("/adapt-predict", json=BODY).status_code == 200
+    assert len([each for each in caplog.records if each.message.startswith("ready on")]) == 1
 
 
 def test_a_version_with_more_particles_than_allowed_is_refused(tmp_path):

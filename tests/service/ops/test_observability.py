@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service.__main__ import JsonLines
 from service.ops import tracing
+from service.ops.logs import JsonLines
 from service.settings import Settings
 from tests.service.conftest import serve
 
