@@ -175,11 +175,15 @@ class Runtime:
             self._check_device()
             if self._mirroring is not None:
                 self._mirroring.start()
-            self._begin_native()
+            required = self.settings.native == "require"
+            if required:
+                self._begin_native()
             self.housekeeping.refresh()
             self.engine.start()
             self.housekeeping.start()
             self._loaded = True
+            if not required:  # after the warm-up, which the compiler would slow down
+                self._begin_native()
         except Exception as error:
             self._failure = str(error) if isinstance(error, BmamlError) else "the service could not start"
             log.exception("cannot start")

@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -34,7 +35,9 @@ State = Literal["off", "compiling", "ready", "failed"]
 
 NOWHERE = Path("/nonexistent/bmaml")
 """The cache of a process without a home: nothing is read from it, nothing written."""
-
+SWITCH_S = 1e-4
+"""Seconds between switches of threads while the compiler runs: tensor code asks for Python's lock after each
+operation, and would wait for the compiler five milliseconds each time."""
 
 CONSTANTS = re.compile(r"^from (bmaml\.[\w.]+) import", re.MULTILINE)
 PYTHON = {"tables.py", "example.py"}
@@ -143,12 +146,16 @@ def _sources_digest() -> str:
 def _prepare() -> None:
     """Compile or load every native function."""
     began, folder = time.monotonic(), cache_folder()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     try:
         _native.module = _compiled(folder)
     except Exception as error:
         _native.fault, _native.state = error, "failed"
         log.exception("native functions cannot be compiled; tensor code answers")
         return
+    finally:
+        sys.setswitchinterval(interval)
     _native.state = "ready"
     log.info("native functions ready after %.1f s", time.monotonic() - began)
 

@@ -39,6 +39,28 @@ def broken(monkeypatch):
     monkeypatch.setattr(native_path, "_compiled", fail)
 
 
+@pytest.mark.parametrize(("mode", "ready"), [("auto", True), ("require", False)])
+def test_native_functions_wait_for_the_warm_up_unless_they_are_required(tmp_path, monkeypatch, mode, ready):
+    """Their compiler would slow it down."""
+    publish(tmp_path)
+    runtime = Runtime(Settings(store=tmp_path, device="cpu", engine="thread", native=mode))
+    begun: list[bool] = []
+    monkeypatch.setattr(native_path, "begin", lambda mode: begun.append(runtime.why_not_ready is None))
+    runtime.start()
+    runtime.stop()
+    assert begun == [ready]
+
+
+def test_the_interpreter_switches_threads_often_while_the_compiler_runs(tmp_path, monkeypatch):
+    seen: list[float] = []
+    monkeypatch.setattr(native_path, "_native", native_path._Native())
+    monkeypatch.setattr(native_path, "_compiled", lambda folder: seen.append(sys.getswitchinterval()))
+    before = sys.getswitchinterval()
+    native_path._prepare()
+    assert seen == [pytest.approx(native_path.SWITCH_S)]
+    assert sys.getswitchinterval() == before
+
+
 def test_where_nothing_can_be_compiled_tensor_code_answers_and_the_log_says_so(broken, tmp_path, caplog):
     publish(tmp_path)
     with caplog.at_level(logging.INFO):
