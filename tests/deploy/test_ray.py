@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +107,17 @@ def metric(port: int, name: str) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 
+def reach_all(ray: Cluster) -> None:
+    """Ask until every replica has answered: a proxy hears of one a moment after it is ready."""
+    deadline = time.monotonic() + HEALTHY_S
+    while min(metric(port, 'bmaml_requests_total{route="/models"') for port in ray.ready()) == 0:
+        assert time.monotonic() < deadline, "a replica is ready, and the proxy does not ask it"
+        httpx.get(f"{ray.url}/models", headers={"X-Session-ID": uuid.uuid4().hex}, timeout=60)
+
+
 def asks_found(ray: Cluster) -> int:
     """Asks by id that found their posterior, of `ASKS` for each task; both replicas hold some."""
+    reach_all(ray)
     with Client(ray.url) as client:
         kept = [client.keep("tiny", *each) for each in tasks(TASKS, 0)]
         found = answered(client, [each.id for each in kept])
