@@ -51,6 +51,7 @@ def store(tmp_path_factory):
     publish_classifier(root, "bars")
     patch = pytest.MonkeyPatch()
     patch.setenv(STORE, str(root))
+    disconnect(None, None, None, 30.0)  # another module's service has another store
     yield root
     disconnect(None, None, None, 30.0)
     patch.undo()
