@@ -29,6 +29,12 @@ const offers = Promise.all([models(), limits()]).then(async ([listed, bounds]) =
 });
 const started = new Set();
 
+/** Until its panel has started, the page leaves a tab inert: a click could not be answered and would be lost. */
+function answers(panel) {
+  panel.inert = false;
+  panel.removeAttribute("aria-busy");
+}
+
 tabs(document.querySelector("[role=tablist]"), async (id) => {
   if (started.has(id)) return;
   started.add(id);
@@ -37,5 +43,7 @@ tabs(document.querySelector("[role=tablist]"), async (id) => {
   } catch (error) {
     say(byId(`${id}-problem`), `This panel could not start: ${error.message}`);
     throw error;
+  } finally {
+    answers(byId(id));
   }
 });

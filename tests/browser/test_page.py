@@ -1,11 +1,12 @@
 """The page around its tabs: keyboard, themes, narrow screens, lost servers, keys; for everyone."""
 
 import json
+import re
 import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 
 from model_store import SHIPPED
 from service.settings import Settings
@@ -114,6 +115,25 @@ def test_a_lost_server_is_said_and_the_page_goes_on_when_it_is_back(visit, tmp_p
         expect(page.locator("#server")).to_be_empty(timeout=15_000)
         expect(page.locator("#belief .mean")).not_to_have_attribute("d", before)
         page.close()
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_no_click_is_lost_while_a_tab_starts(visit, tab):
+    page, held = visit.blank(), []
+    page.route("**/models", lambda route: held.append(route))
+    with page.expect_request("**/models"):
+        page.goto(f"{visit.url}/#{tab}")
+    panel, first = page.locator(f"#{tab}"), page.locator(f"#{tab}-model")
+    expect(panel).to_have_attribute("aria-busy", "true")
+    first.focus()
+    expect(first).not_to_be_focused()
+    with pytest.raises(TimeoutError, match="element is inert"):
+        first.click(timeout=1_000)
+    held.pop().continue_()
+    first.click()
+    expect(first).to_be_focused()
+    expect(panel).not_to_have_attribute("aria-busy", re.compile(""))
+    answered(page, tab)
 
 
 def test_a_key_is_asked_for_once_and_sent_with_every_request(visit):
