@@ -85,7 +85,7 @@ def tables(cells: Cells, seconds: Mapping[str, float]) -> list[str]:
     """NLL, errors and coverage of every cell, and a summary of our own.
 
     Args:
-        seconds: mean wall time of our trainings, by data set.
+        seconds: mean CPU time of our trainings, by data set.
     """
     methods = list(next(iter(cells.values())))
     parts = [
@@ -104,7 +104,7 @@ def tables(cells: Cells, seconds: Mapping[str, float]) -> list[str]:
             values = [form(cell) for cell in row.values()] + [row[methods[0]].sure for _ in more]
             lines.append(f"| {name} | {shots} | {' | '.join(values)} |")
         lines.append("")
-    lines += ["| data | seconds to train |", "|---|---|"]
+    lines += ["| data | CPU seconds to train |", "|---|---|"]
     return [*lines, *(f"| {name} | {value:.0f} |" for name, value in seconds.items())]
 
 
