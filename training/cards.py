@@ -12,7 +12,7 @@ from training.families import BackboneImages, Sinusoid, Table, Vectors
 from training.families.image_collection import ImageCollection
 from training.families.targets import described as described_target
 from training.prior_check import PriorCheck
-from training.surprise_threshold import FALSE_WARNINGS
+from training.surprise_threshold import FALSE_WARNINGS, MOST
 
 CARD = """# {name}
 
@@ -89,7 +89,7 @@ def regression_card(
         limits=_sentences(
             *(f"{described}." for described in map(described_target, family.outputs) if described),
             f"Inputs seen in training: {ranges}. Queries far outside are answered with a warning.",
-            _surprise_sentence(described["surprise_threshold"]),
+            surprise_sentence(described["surprise_threshold"]),
             _sampling(family),
             prior.sentence,
             note,
@@ -97,14 +97,18 @@ def regression_card(
     )
 
 
-def _surprise_sentence(threshold: float | None) -> str:
+def surprise_sentence(threshold: float | None) -> str:
     """The sentence on when a task is warned of; empty where the model has no surprising hypotheses."""
     if threshold is None:
         return ""
+    reached = (
+        f"At most about {FALSE_WARNINGS:.0%} of tasks like those of training reach that."
+        if threshold < MOST
+        else f"More than {FALSE_WARNINGS:.0%} of the validation tasks may reach that: expect false warnings."
+    )
     return (
         "Answers warn of a task unlike those of training where hypotheses about such tasks gain "
-        f"{threshold:.0%} of the others' weight. At most about {FALSE_WARNINGS:.0%} of tasks like those of "
-        "training reach that."
+        f"{threshold:.0%} of the others' weight. {reached}"
     )
 
 

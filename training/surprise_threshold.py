@@ -20,8 +20,9 @@ MOST = 0.5
 def surprise_threshold(model: Model, family: ValidationTasks) -> float | None:
     """The part of the known hypotheses' prior weight that surprising ones gain in a warned task.
 
-    It is the least at which at most `FALSE_WARNINGS` of the validation tasks with support rows are warned of,
-    between `DEFAULT_THRESHOLD` and `MOST`; None where the model has no such hypotheses.
+    It is the least from `DEFAULT_THRESHOLD` on at which at most `FALSE_WARNINGS` of the validation tasks with
+    support rows are warned of, and never above `MOST`, where more of them may be warned of. None where the
+    model has no such hypotheses.
     """
     prior = model.surprising_prior
     if prior is None:

@@ -10,6 +10,7 @@ from bmaml.learners.surprise import DEFAULT_THRESHOLD, GROUPS, SURPRISING
 from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
+from training.cards import surprise_sentence
 from training.publish import unpublished
 from training.surprise_threshold import FALSE_WARNINGS, MOST, surprise_threshold
 
@@ -91,3 +92,9 @@ def test_unlike_tasks_among_the_validation_tasks_raise_it(like_training):
     model = _model(*sine_learner())
     family, others = sines(int(100 * like_training), 10), steps(int(100 * (1 - like_training)), 10)
     assert surprise_threshold(model, _Tasks(_joined(family, others))) > DEFAULT_THRESHOLD
+
+
+def test_the_card_promises_few_false_warnings_only_where_the_threshold_keeps_them_few():
+    assert "14% of the others' weight. At most about 2%" in surprise_sentence(0.14)
+    assert "expect false warnings" in surprise_sentence(MOST)
+    assert surprise_sentence(None) == ""
