@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import command_line, pages
 from benchmarks.speed.native import in_turn, job
-from bmaml.learners import Collapsed
+from bmaml.learners.collapsed import Collapsed
 from model_store import SHIPPED, Model, Store
 from service.compute import native_path
 from service.job import Job
