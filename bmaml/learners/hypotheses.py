@@ -98,7 +98,8 @@ class Layout:
             broad = range(pooled.stop, self.own_layers + self.process_layers)
             found += _group("wide", known, self.surprise.wide_scales, _falling)
             found += _group("noisy", noisy, self.surprise.noisy_scales, _falling)
-            found += _group("broad", broad, self.surprise.broad_scales, _falling)
+            near, far = self.surprise.broad_scales, self.surprise.far_scales
+            found += _group("broad", broad, (*near, *far), lambda s: _falling(s) if s in near else _far(s))
         return tuple(sorted(found))
 
     def of_own(self, values: Tensor) -> Tensor:
@@ -225,6 +226,11 @@ def _even(scale: float) -> float:
 def _falling(scale: float) -> float:
     """The largest scales do not rule the prior variance."""
     return 1 / scale
+
+
+def _far(scale: float) -> float:
+    """Scales without bound add a bounded variance to the prior, and less to that after a row."""
+    return scale**-3
 
 
 def _near_one(scale: float) -> float:

@@ -23,6 +23,8 @@ ends of the longest length), and noise of variance r s²:
 
 with d inputs and ℓ₀ the longest of the lengths ℓ. Its RBF part is approximated by random Fourier features
 (Rahimi & Recht 2007), which makes it one more Bayesian linear last layer, on features that nobody trained.
+Labels in a wrong unit are a thousand times too large. Therefore broad processes also have *far* scales, with
+a prior of 1/s³ that hardly adds to the variance before any row.
 """
 
 import math
@@ -52,6 +54,8 @@ DEFAULT_THRESHOLD = 0.07
 Of 200 sine curves like those of training, with 1, 2, 5, 10 or 20 rows each, it warns of none; of those with
 ten times the noise of more than nine tenths, from ten rows on.
 """
+FAR_SCALES = tuple(32.0 * 8**power for power in range(6))
+"""Up to a million times the size of training's targets: millimetres or micrometres posted for metres."""
 LEAST_SHARES = (0.05, *START_SHARES[1:], 0.05)
 """The least that calibration leaves to each group."""
 
@@ -60,7 +64,8 @@ LEAST_SHARES = (0.05, *START_SHARES[1:], 0.05)
 class Surprise:
     """The surprising hypotheses of a learner.
 
-    Within a group the prior falls as 1/s, so that the largest scales do not rule the prior variance.
+    Within a group the prior falls as 1/s, so that the largest scales do not rule the prior variance; that of
+    far scales falls as 1/s³.
 
     Raises:
         InvalidLearner: no number, or one that is not positive.
@@ -73,6 +78,7 @@ class Surprise:
         lengths: ℓ of the broad processes, in units of the network's inputs.
         broad_noises: r of the broad processes.
         broad_scales: s of the broad processes, in units of the network's outputs.
+        far_scales: s of the broad processes for labels far beyond those of training, with a prior of 1/s³.
         frequencies: number of random frequencies; each is a cosine and a sine.
         softening: the power of the evidence that the softened share of the weights follows.
     """
@@ -84,6 +90,7 @@ class Surprise:
     lengths: tuple[float, ...] = (4.0, 1.0, 0.25)
     broad_noises: tuple[float, ...] = (1e-4, 1e-2, 1.0)
     broad_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    far_scales: tuple[float, ...] = FAR_SCALES
     frequencies: int = 32
     softening: float = 0.1
 

@@ -12,7 +12,7 @@ from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.collapsed import Collapsed
 from bmaml.learners.hypotheses import Layout
 from bmaml.learners.pruning import LIGHT, KeptHypotheses
-from bmaml.learners.surprise import GROUPS, START_SHARES, Surprise
+from bmaml.learners.surprise import FAR_SCALES, GROUPS, START_SHARES, Surprise
 from bmaml.random_features import broad_features
 from bmaml.task import Examples
 from tests.closed_form import full_batch, generator, learner_of, ragged
@@ -26,6 +26,7 @@ SURPRISE = Surprise(
     lengths=(2.0, 0.7),
     broad_noises=(0.01, 0.5),
     broad_scales=(0.5, 2.0),
+    far_scales=(8.0, 40.0),
     frequencies=6,
 )
 SCALES = (0.5, 2.0)
@@ -95,9 +96,11 @@ class Dense:
 
 
 def prior_of(learner):
-    """Prior weights of the hypotheses, in their order: within a group equal, or falling as 1/scale."""
+    """Prior weights of the hypotheses: within a group equal, as 1/scale, or as 1/scale³ where it is far."""
     hypotheses = learner.layout.hypotheses
-    tilted = torch.tensor([1.0 if each.group == 0 else 1 / each.scale for each in hypotheses])
+    broad, far = GROUPS.index("broad"), learner.surprise.far_scales
+    powers = [(each.group > 0) + 2 * (each.group == broad and each.scale in far) for each in hypotheses]
+    tilted = torch.tensor([each.scale**-power for each, power in zip(hypotheses, powers, strict=True)])
     group = torch.tensor([each.group for each in hypotheses])
     totals = torch.zeros(len(START_SHARES)).index_add(0, group, tilted)
     return torch.tensor(START_SHARES)[group] * tilted / totals[group]
@@ -116,7 +119,7 @@ def test_every_hypothesis_has_the_weight_of_its_dense_multivariate_normal(rows, 
         residuals = (support.y[0] - dense.mean(x)).T
         expected.append(MultivariateNormal(torch.zeros(rows), covariance).log_prob(residuals).sum())
     found = learner.adapt(learned, support).log_weights[0]
-    assert len(found) == learner.hypotheses == 4 * 4 + 2 * 2 * 2 + 4 * 2
+    assert len(found) == learner.hypotheses == 4 * 4 + 2 * 2 * 2 + 4 * 4
     torch.testing.assert_close(found, (prior_of(learner).log() + torch.stack(expected)).log_softmax(-1))
 
 
@@ -211,6 +214,33 @@ def test_without_rows_each_group_has_its_share_and_the_prior_within():
     for shares in (torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.4, 0.3, 0.2, 0.1])):
         found = learner.adapt({**learned, "log_shares": shares.log()}, nothing).group_weights[0]
         torch.testing.assert_close(found, shares)
+
+
+def test_far_scales_hardly_add_to_the_variance_before_any_row():
+    learner, learned = small(surprise=dataclasses.replace(SURPRISE, far_scales=FAR_SCALES))
+    nothing = Examples.padded([(torch.zeros(0, 2), torch.zeros(0, 2))])
+    posterior = learner.adapt(learned, nothing)
+    far = torch.tensor([each.scale >= min(FAR_SCALES) for each in learner.layout.hypotheses])
+    without = dataclasses.replace(
+        posterior, log_weights=torch.where(far, -math.inf, posterior.log_weights).log_softmax(-1)
+    )
+    x = rows_of(20, seed=1).x
+    whole, near = (learner.predict(each, x).variance() for each in (posterior, without))
+    assert (whole > near).all()
+    torch.testing.assert_close(whole, near, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e6])
+def test_labels_in_a_wrong_unit_are_answered_widely(size):
+    learner, learned = sine_learner()
+    whole = sines(100, 30, size=size)
+    support = Examples.full(whole.x[:, :10], whole.y[:, :10])
+    posterior = learner.adapt(learned, support)
+    assert (posterior.group_weights[:, GROUPS.index("broad")] > 0.99).all()
+    belief = learner.predict(posterior, whole.x[:, 10:])
+    error = (whole.y[:, 10:] - belief.mean()).abs()
+    assert (error <= 1.645 * belief.variance().sqrt()).double().mean() > 0.8
+    assert error.square().mean().sqrt() < 0.7 * size
 
 
 @pytest.mark.parametrize("negligible", [0.0, 1e-9])

@@ -146,6 +146,15 @@ def test_shipped_models_answer_as_tensor_code_in_double_precision(native, name):
         assert_as_in_double(model, [job_of(model, *rows, seed, far=far) for seed, rows in enumerate(ROWS)])
 
 
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_labels_in_a_wrong_unit_are_answered_as_by_tensor_code(native, size):
+    model = Store(SHIPPED).load("sinusoid", None)
+    jobs = [job_of(model, *rows, seed) for seed, rows in enumerate(ROWS)]
+    assert_as_in_double(
+        model, [replace(job, support_y=job.support_y * size, query_y=job.query_y * size) for job in jobs]
+    )
+
+
 def test_every_shipped_exact_learner_of_numbers_is_held_to_it():
     store = Store(SHIPPED)
     manifests = [store.load(name, None).manifest for name in store.names()]
