@@ -6,6 +6,7 @@ an answer never depends on the rest of its batch.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,8 +40,36 @@ class InvalidEmbedding(BmamlError, ValueError):
     """An embedding that cannot be built."""
 
 
+class Embedding(ABC):
+    """An embedding of images whose parameters are learned beside the learner's."""
+
+    @abstractmethod
+    def initialise(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The first parameters by name; the names begin with `PREFIX`."""
+
+    @abstractmethod
+    def __call__(
+        self, learned: Mapping[str, Tensor], images: Inputs, training: bool = False
+    ) -> Float[Tensor, "task row feature"]:
+        """Features of images, given as rows.
+
+        Args:
+            training: whether this is part of a meta-step.
+        """
+
+    def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
+        """The batch with features in the place of images, from one pass."""
+        shown = batch.support.x.shape[1]
+        features = self(learned, torch.cat([batch.support.x, batch.query.x], 1), training)
+        support, query = features[:, :shown], features[:, shown:]
+        return TaskBatch(
+            Examples(support, batch.support.y, batch.support.mask),
+            Examples(query, batch.query.y, batch.query.mask),
+        )
+
+
 @dataclass(frozen=True)
-class ConvNet:
+class ConvNet(Embedding):
     """Four blocks of convolution, batch normalisation, ReLU and 2 × 2 pooling.
 
     The standard network of few-shot learning (Vinyals et al. 2016) has `width` channels in each
@@ -133,16 +162,6 @@ class ConvNet:
             parts = blocks(len(signal), most, self.size**2)
             features = torch.cat([self._average(learned, signal[part]) for part in parts])
         return features.to(images.dtype).unflatten(0, (tasks, rows))
-
-    def embedded(self, learned: Mapping[str, Tensor], batch: TaskBatch, training: bool) -> TaskBatch:
-        """The batch with features in the place of images, from one pass."""
-        shown = batch.support.x.shape[1]
-        features = self(learned, torch.cat([batch.support.x, batch.query.x], 1), training)
-        support, query = features[:, :shown], features[:, shown:]
-        return TaskBatch(
-            Examples(support, batch.support.y, batch.support.mask),
-            Examples(query, batch.query.y, batch.query.mask),
-        )
 
     def _average(self, learned: Mapping[str, Tensor], signal: Tensor) -> Tensor:
         """Features averaged over the views of each image."""

@@ -32,11 +32,20 @@ from training.config import (
 from training.errors import UnusableTable
 from training.evaluate import evaluate as evaluate_numbers
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
-from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
+from training.families import (
+    BackboneImages,
+    FinetunedImages,
+    ImageFeatures,
+    Images,
+    Sinusoid,
+    Table,
+    Vectors,
+)
 from training.families.resolved import resolved
 from training.families.world_tasks import WorldTasks
 from training.kind_choice import with_chosen_kinds
 from training.loop import Interrupted
+from training.opened_backbone import opened_backbone
 from training.options import (
     EmbeddingOptions,
     ProjectionOptions,
@@ -213,14 +222,21 @@ def images(
 def _run_on_backbone(
     family: ImagesConfig, embedding: EmbeddingOptions, run: RunOptions, settings: Settings
 ) -> Run:
-    """The run of a head on the features of a pretrained network."""
-    backbone = backbone_for(family)
+    """The run of a head on the features of a pretrained network, or of a head and its last blocks."""
+    if family.finetune and run.start_from is not None:
+        raise InvalidConfig("--finetune begins with the pretrained blocks, and knows no --start-from")
+    opened = opened_backbone(family) if family.finetune else None
+    backbone = backbone_for(family) if opened is None else opened.trunk
     family = replace(family, size=backbone.size, crop=backbone.info.crop, channels=backbone.channels)
-    tasks = BackboneImages(family, run.seed, backbone)
+    tasks = (
+        BackboneImages(family, run.seed, backbone)
+        if opened is None
+        else FinetunedImages(family, run.seed, opened)
+    )
     _print_notes(tasks)
     conjugate = learner_name(settings, "images") == Conjugate.name
-    dimensions = embedding.dimensions or backbone.features
-    columns = (backbone.features, dimensions if conjugate else family.ways)
+    features = backbone.features if opened is None else opened.features
+    columns = (features, (embedding.dimensions or features) if conjugate else family.ways)
     return Run(run, configuration(run, family, settings, columns), tasks)
 
 

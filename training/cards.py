@@ -206,7 +206,7 @@ def classification_card(
         maps=f"{colour} images of {image.size} × {image.size} → any classes, up to {described['classes']}",
         reading=CLASSIFICATION_METRICS,
         limits=_sentences(
-            _backbone_sentences(family.backbone.info, trained)
+            _backbone_sentences(family.backbone.info, trained, family.config.finetune)
             if isinstance(family, BackboneImages)
             else f"Features come from {trained} training classes. An image of no class in the support set is "
             "assigned to one of them, with more uncertainty than an image that belongs to it.",
@@ -215,11 +215,12 @@ def classification_card(
     )
 
 
-def _backbone_sentences(info: BackboneInfo, classes: int) -> str:
+def _backbone_sentences(info: BackboneInfo, classes: int, finetuned: int) -> str:
     """The backbone of a card, and where its file is."""
     place = "is part of this version" if info.inside else "is referenced, and must be in BMAML_BACKBONES"
+    origin = "pretrained and then finetuned on these classes" if finetuned else "pretrained and unchanged"
     return (
-        f"Features are those of `{info.name}`, pretrained and unchanged; its file of {info.bytes:,} bytes "
+        f"Features are those of `{info.name}`, {origin}; its file of {info.bytes:,} bytes "
         f"(sha256 {info.digest[:12]}) {place}. Its licence is its authors'. The head learned from {classes} "
         "training classes. An image of no class in the support set is assigned to one of them."
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmaml.embedding import ConvNet
+from bmaml.embedding import Embedding
 from bmaml.learners import Learned, Learner
 from bmaml.task import TaskBatch
 
@@ -18,7 +18,7 @@ def objective(
     learner: Learner[Any],
     compile_it: bool = False,
     device: str = "cpu",
-    embedding: ConvNet | None = None,
+    embedding: Embedding | None = None,
 ) -> Objective:
     """The learner's loss as a function of meta-parameters and tasks, after the embedding of images.
 

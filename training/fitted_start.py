@@ -13,7 +13,7 @@ from bmaml.learners.laplace import Laplace
 from bmaml.plda import discriminants
 from training.config import InvalidConfig
 from training.evaluate_fixed_classes import class_frequencies
-from training.families import BackboneImages, Family, Table
+from training.families import BackboneImages, Family, FinetunedImages, Table
 
 START_SHARPNESS = 0.2
 """Sharpness of discriminants before calibration: many features of a backbone err together."""
@@ -49,6 +49,8 @@ def _discriminant_particle(learner: Conjugate, family: BackboneImages) -> dict[s
     if learner.particles > 1 or network.hidden or network.outputs > network.inputs:
         return {}
     rows, index = family.of_role("train")
+    if isinstance(family, FinetunedImages):
+        rows = family.opened.features_of(rows)
     found = discriminants(rows, index.labels, network.outputs)
     bias = -(found.middle @ found.axes)
     sharpness = math.log(START_SHARPNESS)

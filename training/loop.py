@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from bmaml.blocks import blocks
-from bmaml.embedding import ConvNet
+from bmaml.embedding import Embedding
 from bmaml.errors import BmamlError
 from bmaml.learners import Learned, Learner, Policy
 from bmaml.learners.interface import Belief
@@ -28,7 +28,7 @@ from bmaml.task import Examples, TaskBatch
 from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
 from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
-from training.families import BackboneImages, Family
+from training.families import BackboneImages, Family, FinetunedImages
 from training.families.world_tasks import WorldBatch, WorldTasks
 from training.fitted_start import fitted_start
 from training.muon import Muon
@@ -108,7 +108,9 @@ def train(
         TrainingDiverged: the loss is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
-    embedding = config.trained_embedding
+    embedding: Embedding | None = config.trained_embedding
+    if isinstance(family, FinetunedImages):
+        embedding = family.opened.tail
     given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
     if not (isinstance(family, WorldTasks) or resume or (given and isinstance(family, BackboneImages))):
         given |= fitted_start(learner, family)
@@ -219,7 +221,7 @@ def validation_nll(
     learned: Mapping[str, Tensor],
     family: Family,
     device: str = "cpu",
-    embedding: ConvNet | None = None,
+    embedding: Embedding | None = None,
 ) -> float:
     """The mean NLL of the mixture on the validation tasks, in nats per value in standardised units."""
     return float(validation_nlls(learner, learned, family, device, embedding).mean())
@@ -230,7 +232,7 @@ def validation_nlls(
     learned: Mapping[str, Tensor],
     family: Family,
     device: str = "cpu",
-    embedding: ConvNet | None = None,
+    embedding: Embedding | None = None,
 ) -> Tensor:
     """The NLL of each validation task, `[task]`, in the order of `family.validation`."""
     totals: list[Tensor] = []
@@ -253,7 +255,7 @@ def task_nlls(belief: Belief, query: Examples) -> Tensor:
 
 def _initial_state(
     learner: Learner[Any],
-    embedding: ConvNet | None,
+    embedding: Embedding | None,
     config: TrainingConfig,
     device: str,
     start: Mapping[str, Tensor],
@@ -286,7 +288,7 @@ def _goal(
     learner: Learner[Any],
     compile_it: bool,
     device: str,
-    embedding: ConvNet | None,
+    embedding: Embedding | None,
 ) -> _Goal:
     if isinstance(family, WorldTasks):
         assert isinstance(learner, Policy)

@@ -14,7 +14,7 @@ from model_store import SHIPPED, Model, Store, UnknownModel
 from training.calibrate import calibrated
 from training.config import TrainingConfig
 from training.evaluate import Evaluation
-from training.families import BackboneImages, ImageFeatures
+from training.families import BackboneImages, FinetunedImages, ImageFeatures
 from training.families.world_tasks import WorldTasks
 from training.loop import SINGLE_PROCESS, OnLook, TrainingResult, train
 from training.options import RunOptions
@@ -113,7 +113,10 @@ def publish_run(run: Run, trained: TrainingResult, choices: int = 0) -> Model:
                 "the held-out ones",
                 file=sys.stderr,
             )
-        learned = calibrated(learner, trained.learned, tasks, config.trained_embedding)
+        learned = trained.learned
+        if isinstance(tasks, FinetunedImages):
+            tasks, learned = tasks.closed(learned)
+        learned = calibrated(learner, learned, tasks, config.trained_embedding)
         model, evaluation = publish(
             Store(options.store),
             config,

@@ -31,7 +31,7 @@ OPTIONS = {
     "support-until missing categorical resolution target levels new-classes classes ways dimensions "
     "effects factors shrinkage own-scatter no-own-scatter",
     "images": f"{RUN} {LEARNER} {OUTER_LOOP} size rgb drawing split least strict classes shots queries ways "
-    "rotations augment width standard views bfloat16 dimensions backbone crop mean std features-of "
+    "rotations augment width standard views bfloat16 dimensions backbone finetune crop mean std features-of "
     "own-scatter no-own-scatter adapt normalise",
     "world": f"{RUN} {OUTER_LOOP} episodes shaped vary horizon learner hidden activation particles steps "
     "step-size learn-step-size later-rate initial-std discount objective temperature alpha bandwidth",

@@ -66,6 +66,7 @@ class ImagesConfig:
             one squeezes the whole image to a square.
         backbone: embed images by a pretrained network, unchanged: torchvision:NAME, timm:NAME,
             efficientnet-lite0, or file:PATH of torch.export or TorchScript.
+        finetune: blocks at the end of the backbone that are learned with the head; 0 leaves all unchanged.
         mean: of each channel in [0, 1], which is subtracted before the backbone; None takes the weights' own.
         std: of each channel, by which it is divided; None takes the weights' own.
 
@@ -88,6 +89,7 @@ class ImagesConfig:
     features_of: str | None = None
     crop: float | None = None
     backbone: str | None = None
+    finetune: int = 0
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
@@ -112,6 +114,15 @@ class ImagesConfig:
             )
         if self.backbone is None and (self.mean or self.std):
             raise InvalidConfig("--mean and --std are of a backbone: name one")
+        if self.finetune < 0:
+            raise InvalidConfig(f"--finetune opens a number of blocks; found {self.finetune}")
+        if self.finetune and self.backbone is None:
+            raise InvalidConfig("--finetune opens the last blocks of a backbone: name one")
+        if self.finetune and (self.backbone or "").startswith("file:"):
+            raise InvalidConfig(
+                f"{self.backbone} cannot be finetuned: a program of torch.export or TorchScript has no "
+                "blocks that could be opened. Name the network by its library, such as timm:NAME"
+            )
         if self.std is not None and min(self.std) <= 0:
             raise InvalidConfig(f"standard deviations are positive; found {self.std}")
         if self.ways < 2 or self.queries < 1 or self.shots.lowest < 1 or self.least < 2:

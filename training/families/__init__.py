@@ -1,7 +1,7 @@
 """Families of related tasks: sine curves, tables and images."""
 
 from training.errors import UnusableData, UnusableTable
-from training.families.backbone_images import BackboneImages
+from training.families.backbone_images import BackboneImages, FinetunedImages
 from training.families.family import Family, RegressionFamily
 from training.families.image_features import ImageFeatures
 from training.families.images import Images
@@ -12,6 +12,7 @@ from training.families.vectors import Vectors
 __all__ = [
     "BackboneImages",
     "Family",
+    "FinetunedImages",
     "ImageFeatures",
     "Images",
     "RegressionFamily",

@@ -1,11 +1,13 @@
 """Tasks of images whose rows are the features of a pretrained backbone; every image is embedded once, ever.
 
+Where the last blocks of the backbone are learned, rows are what the blocks before them give.
+
 Features are kept on disk by the digest of the backbone and of the pixels that it sees. A second run, another
 split or a longer collection embeds what is new alone.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from bmaml.embedding import PREFIX
 from bmaml.task import TaskBatch
 from model_store.backbone import IMAGES_PER_BLOCK, Backbone, backbone_folder
 from model_store.images import Pixels
@@ -24,6 +27,7 @@ from training.families.class_index import ClassIndex
 from training.families.class_tasks import training_draw, training_tasks
 from training.families.image_collection import ImageCollection
 from training.families.image_files import read_images
+from training.opened_backbone import OpenedBackbone
 
 BLOCKS_PER_SAVE = 100
 """Blocks of images after which new features are written: an interrupted run loses no more."""
@@ -50,6 +54,24 @@ class BackboneImages(ImageCollection):
         features, index = self._training
         draw = training_draw(self.size, index, tasks, generator)
         return training_tasks(draw, features[draw.images], generator)
+
+
+class FinetunedImages(BackboneImages):
+    """The tasks of a collection of images, as what the frozen blocks of a backbone give.
+
+    Raises:
+        UnusableData: as `BackboneImages`.
+    """
+
+    def __init__(self, config: ImagesConfig, seed: int, opened: OpenedBackbone) -> None:
+        self.opened = opened
+        super().__init__(config, seed, opened.trunk)
+
+    def closed(self, learned: Mapping[str, Tensor]) -> tuple[BackboneImages, dict[str, Tensor]]:
+        """The same tasks on features of the whole network after training, and the tensors of the head."""
+        backbone = self.opened.closed(learned)
+        head = {name: tensor for name, tensor in learned.items() if not name.startswith(PREFIX)}
+        return BackboneImages(self.config, self._seed, backbone), head
 
 
 class KeptFeatures:
