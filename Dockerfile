@@ -3,6 +3,8 @@ FROM python:3.11-slim-bookworm AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
+# Further extras of the service, with commas between them: docker build --build-arg EXTRAS=s3
+ARG EXTRAS=""
 # Dependencies first, in a folder of their own: they change less often than the code, and a package
 # without code is enough for pip to find them.
 WORKDIR /dependencies
@@ -11,7 +13,7 @@ COPY client/pyproject.toml client/README.md client/LICENSE client/
 RUN mkdir -p bmaml model_store training service client/bmaml_client \
     && echo '__version__ = "0"' > bmaml/__init__.py \
     && cp bmaml/__init__.py client/bmaml_client/__init__.py \
-    && pip install --constraint constraints.txt '.[train,tracing]' './client[label-studio]' \
+    && pip install --constraint constraints.txt ".[train,tracing${EXTRAS:+,$EXTRAS}]" './client[label-studio]' \
     && pip uninstall --yes bmaml-service bmaml-client
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -33,7 +35,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MPLCONFIGDIR=/tmp
 RUN groupadd --system --gid 10001 bmaml \
     && useradd --system --uid 10001 --gid bmaml --home-dir /nonexistent --shell /usr/sbin/nologin bmaml \
-    && mkdir /runs && chown bmaml:bmaml /runs
+    && mkdir /runs /cache && chown bmaml:bmaml /runs /cache
 COPY --from=builder /opt/venv /opt/venv
 # Native functions are compiled here, for any machine with AVX2, and read from this folder at every start.
 ENV NUMBA_CACHE_DIR=/opt/native

@@ -5,11 +5,13 @@ import json
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
 
 from bmaml import __version__
+from bmaml_client.sessions import HEADER
 from service.settings import Settings
 from tests.deploy.conftest import ROOT
 
@@ -42,6 +44,12 @@ def rendered(*arguments: object) -> str:
     done = helm("template", "bmaml", CHART, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def documents(example: str) -> dict[str, dict[str, Any]]:
+    """What an example renders, by kind."""
+    text = rendered("--values", CHART / "examples" / f"{example}.yaml")
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
 
 
 def test_every_variable_is_a_setting_and_has_a_value_that_the_service_takes(monkeypatch):
@@ -160,8 +168,9 @@ def test_the_rendered_form_is_that_of_the_chart():
     )
 
 
-def test_the_chart_passes_its_linter():
-    done = helm("lint", "--strict", CHART, *(f"--values={each}" for each in EXAMPLES[:1]))
+@pytest.mark.parametrize("example", [CHART / "values.yaml", *EXAMPLES], ids=lambda path: path.stem)
+def test_the_chart_passes_its_linter(example):
+    done = helm("lint", "--strict", CHART, "--values", example)
     assert done.returncode == 0, done.stdout
 
 
@@ -173,6 +182,40 @@ def test_every_example_renders_settings_of_the_service_alone(example):
             (container,) = document["spec"]["template"]["spec"]["containers"]
             assert {each["name"] for each in container["env"]} <= settings()
     assert text != RENDERED.read_text()
+
+
+def test_replicas_are_scaled_by_the_cpu_or_by_a_metric_that_the_service_exports():
+    (metric,) = DOCUMENTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert metric["resource"]["name"] == "cpu"
+    scaled = documents("keda")
+    (trigger,) = scaled["ScaledObject"]["spec"]["triggers"]
+    (name,) = re.findall(r"bmaml_\w+", trigger["metadata"]["query"])
+    assert f"| `{name}` | gauge |" in (ROOT / "docs" / "monitoring.md").read_text()
+    assert "HorizontalPodAutoscaler" not in scaled
+    (endpoint,) = scaled["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["port"] in {each["name"] for each in scaled["Service"]["spec"]["ports"]}
+
+
+def test_the_ingress_hashes_the_header_that_the_client_sends():
+    annotations = documents("ingress")["Ingress"]["metadata"]["annotations"]
+    variable = annotations["nginx.ingress.kubernetes.io/upstream-hash-by"]
+    assert variable == "$http_" + HEADER.replace("-", "_")
+
+
+def test_a_pod_with_a_gpu_asks_for_it_and_uses_it():
+    (container,) = documents("gpu")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert {"name": "BMAML_DEVICE", "value": "cuda"} in container["env"]
+
+
+def test_a_store_in_a_bucket_has_a_cache_that_the_pod_may_write():
+    pod = documents("bucket")["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    said = {each["name"]: each.get("value", "") for each in container["env"]}
+    writable = [each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")]
+    assert said["BMAML_STORE"] == "s3://bucket/models"
+    assert any(said["BMAML_STORE_CACHE"].startswith(f"{each}/") for each in writable)
+    assert container["envFrom"] == [{"secretRef": {"name": "bmaml-bucket"}}]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.checks.replicas import ASKS, TASKS, answered, tasks
 from benchmarks.serving.ray_cluster import HAPROXY_MODE, Cluster, cluster
 from bmaml_client import Client
 from service.settings import Settings
-from tests.deploy.test_haproxy import ASKS, TASKS, answered, tasks
 from tests.faults.conftest import ROOT
 from tests.published import publish
 
@@ -120,7 +120,7 @@ def asks_found(ray: Cluster) -> int:
     reach_all(ray)
     with Client(ray.url) as client:
         kept = [client.keep("tiny", *each) for each in tasks(TASKS, 0)]
-        found = answered(client, [each.id for each in kept])
+        found = answered(client, "tiny", [each.id for each in kept])
     assert len(httpx.get(f"{ray.url}/models", timeout=60).headers.get_list("x-request-id")) == 1
     held = [metric(port, "bmaml_posterior_count ") for port in ray.ready()]
     assert sum(held) == TASKS
