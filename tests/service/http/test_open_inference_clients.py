@@ -1,7 +1,7 @@
-"""Clients of other servers ask /v2: Triton's and MLServer's, each where it is installed.
+"""Clients of other servers ask /v2: those of Triton, KServe and MLServer, each where it is installed.
 
-`BMAML_TRITON_PYTHON` and `BMAML_MLSERVER_PYTHON` name Pythons that have `tritonclient[http]` and `mlserver`:
-neither is a dependency.
+`BMAML_TRITON_PYTHON`, `BMAML_KSERVE_PYTHON` and `BMAML_MLSERVER_PYTHON` name Pythons that have
+`tritonclient[http]`, `kserve` and `mlserver`: none is a dependency.
 """
 
 import json
@@ -14,6 +14,25 @@ from tests.docs.blocks import ROOT, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+KSERVE = """
+import asyncio, json
+import numpy as np
+from kserve import InferInput, InferRequest, InferenceRESTClient, RESTConfig
+from kserve.protocol.infer_type import RequestedOutput
+rows = {{"support.x": [[-2.0], [0.5]], "support.y": [8.0, 11.5], "query.x": [[0.0], [1.0]]}}
+async def ask(binary):
+    client = InferenceRESTClient(RESTConfig(protocol="v2", retries=0))
+    ready = [client.is_server_live, client.is_server_ready]
+    assert all([await each("{url}") for each in ready]) and await client.is_model_ready("{url}", "tiny")
+    inputs = [InferInput(name, list(np.shape(each)), "FP64") for name, each in rows.items()]
+    for tensor in inputs:
+        tensor.set_data_from_numpy(np.array(rows[tensor.name]), binary_data=binary)
+    outputs = [RequestedOutput("mean", parameters={{"binary_data": binary}})]
+    answer = await client.infer("{url}", InferRequest("tiny", inputs, request_outputs=outputs), "tiny")
+    (mean,) = answer.outputs
+    return mean.as_numpy().ravel().tolist()
+print(json.dumps([asyncio.run(ask(binary)) for binary in (False, True)]))
+"""
 MLSERVER = """
 import json, urllib.request
 import numpy as np
@@ -52,6 +71,12 @@ def test_tritonclient_asks_as_the_page_says(served, client):
     program += 'print("means", answer.as_numpy("mean").tolist())\n'
     said = run("BMAML_TRITON_PYTHON", program).splitlines()[-1]
     assert json.loads(said.removeprefix("means ")) == pytest.approx(means(client), rel=1e-6)
+
+
+def test_kserve_asks_in_json_and_in_bytes(served, client):
+    said = json.loads(run("BMAML_KSERVE_PYTHON", KSERVE.format(url=served.url)))
+    for each in said:
+        assert each == pytest.approx(means(client), rel=1e-6)
 
 
 def test_mlserver_reads_answers_and_metadata(served, client):

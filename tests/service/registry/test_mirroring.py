@@ -1,9 +1,11 @@
 """A service whose store is elsewhere: callers notice neither its end nor its beginning."""
 
+import hashlib
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import fsspec
 import pytest
 from pydantic import ValidationError
 
@@ -12,7 +14,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.published import publish
 from tests.service.conftest import serve
-from tests.service.registry.test_reload import ask, versions, wait_for
+from tests.service.registry.test_reload import BODY, ask, versions, wait_for
 
 serving = contextmanager(serve)
 
@@ -81,6 +83,53 @@ def test_an_endpoint_that_never_answers_holds_up_neither_callers_nor_the_end(els
             wait_for(lambda: len(served.client.get("/models").json()["models"]) == 2)
     finally:
         over.set()
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_bucket_whose_server_goes_away_holds_up_no_caller_no_key_and_no_start(tmp_path, monkeypatch):
+    """The S3 client takes seconds to say that nobody answers; a revoked key ends meanwhile."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    bucket = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    bucket.start()
+    host, port = bucket.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "known")
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    publish(tmp_path / "here", "tiny", seed=1)
+    remote = RemoteStore("s3://bucket/models")
+    remote.publish(Store(tmp_path / "here"), "tiny")
+    ada, ben = (f"{name}:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("ada", "ben"))
+    keys = tmp_path / "keys"
+    keys.write_text(f"{ada}\n{ben}\n")
+    settings = Settings(
+        store=remote.address,
+        store_cache=tmp_path / "cache",
+        keys_file=keys,
+        device="cpu",
+        reload_s=0.02,
+        mirror_s=0.02,
+    )
+    try:
+        with serving(settings, ready) as served:
+
+            def status(name):
+                return served.client.post("/adapt-predict", json=BODY, headers=bearer(name)).status_code
+
+            assert (status("ada"), status("ben")) == (200, 200)
+            bucket.stop()
+            keys.write_text(f"{ada}\n")
+            wait_for(lambda: status("ben") == 401)
+            assert (status("ada"), ready(served.client)) == (200, True)
+        with serving(settings, ready) as served:
+            assert (status("ada"), status("ben")) == (200, 401)
+    finally:
+        bucket.stop()
 
 
 def test_without_a_cache_and_without_an_endpoint_the_service_waits_and_says_why(elsewhere, monkeypatch):
