@@ -37,6 +37,8 @@ from training.publish import unpublished
 WAYS, META_BATCH, STEP_SIZE = 5, 4, 0.4
 LEARNING_RATE = 2e-3
 VALIDATION_TASKS, TEST_TASKS = 40, 200
+MAX_LOOKS = 12
+"""Looks on the page; of more, evenly spaced ones and the last."""
 SEED_OF_VALIDATION, SEED_OF_TASKS = 76, 77
 
 
@@ -206,7 +208,8 @@ def table(options: argparse.Namespace, found: Any) -> list[str]:
         f"| meta-steps | CPU-minutes | validation, {options.shots}-shot: as published, % | as served, % |",
         "|---|---|---|---|",
     ]
-    for step, minutes, published, served in found["curve"]:
+    every = -(-len(found["curve"]) // MAX_LOOKS)
+    for step, minutes, published, served in found["curve"][::-1][::every][::-1]:
         lines.append(
             f"| {step} | {minutes:.1f} | {100 * published['accuracy']:.1f} | {100 * served['accuracy']:.1f} |"
         )

@@ -35,6 +35,8 @@ from training.publish import unpublished
 
 LEARNERS = (("maml", 1), ("emaml", 5), ("bfa", 5), ("bmaml", 5))
 """Learners with their numbers of particles."""
+ENSEMBLES = ("emaml", "bfa", "bmaml")
+"""Learners of several particles."""
 WAYS, QUERIES, INNER_STEPS, META_BATCH = 5, 5, 5, 4
 RATE = 0.05
 """The inner rate where it is not learned, for each particle, and its start where it is learned."""
@@ -205,6 +207,9 @@ def main() -> None:
     arguments.add_argument("--rotations", action="store_true", help="turned classes are further classes")
     arguments.add_argument("--width", type=int, default=32, help="channels of the network")
     arguments.add_argument("--classes", type=int, nargs="+", required=True, help="training classes")
+    arguments.add_argument(
+        "--particles", type=int, nargs="*", default=[], help="further numbers of particles of the ensembles"
+    )
     arguments.add_argument("--meta-steps", type=int, default=400)
     arguments.add_argument("--episodes", type=int, default=400)
     arguments.add_argument("--seeds", type=int, default=1)
@@ -215,9 +220,10 @@ def main() -> None:
     block = f"paper-{options.name}"
     if options.page:
         pages.check(options.page, block)
+    learners = [*LEARNERS, *((name, particles) for particles in options.particles for name in ENSEMBLES)]
     rows = []
     for classes in options.classes:
-        for learner, particles in LEARNERS:
+        for learner, particles in learners:
             runs = [measured(options, classes, learner, particles, seed) for seed in range(options.seeds)]
             rows.append(row(learner, particles, classes, runs))
             print(rows[-1], flush=True)
