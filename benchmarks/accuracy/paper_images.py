@@ -208,7 +208,11 @@ def main() -> None:
     arguments.add_argument("--width", type=int, default=32, help="channels of the network")
     arguments.add_argument("--classes", type=int, nargs="+", required=True, help="training classes")
     arguments.add_argument(
-        "--particles", type=int, nargs="*", default=[], help="further numbers of particles of the ensembles"
+        "--particles",
+        type=int,
+        nargs="*",
+        default=[],
+        help="further ones of ensembles, on the fewest classes",
     )
     arguments.add_argument("--meta-steps", type=int, default=400)
     arguments.add_argument("--episodes", type=int, default=400)
@@ -220,10 +224,10 @@ def main() -> None:
     block = f"paper-{options.name}"
     if options.page:
         pages.check(options.page, block)
-    learners = [*LEARNERS, *((name, particles) for particles in options.particles for name in ENSEMBLES)]
+    further = [(name, particles) for particles in options.particles for name in ENSEMBLES]
     rows = []
     for classes in options.classes:
-        for learner, particles in learners:
+        for learner, particles in [*LEARNERS, *(further if classes == min(options.classes) else ())]:
             runs = [measured(options, classes, learner, particles, seed) for seed in range(options.seeds)]
             rows.append(row(learner, particles, classes, runs))
             print(rows[-1], flush=True)

@@ -15,6 +15,7 @@ from training import backbones
 from training.__main__ import main
 from training.backbones import Source, backbone_for
 from training.config import ImagesConfig, InvalidConfig
+from training.families import backbone_images
 from training.opened_backbone import block_names, opened_backbone
 
 SIDE, WIDTH, BLOCKS = 16, 4, 4
@@ -186,6 +187,12 @@ def test_options_that_open_nothing_are_refused(config, match):
 def test_networks_that_cannot_be_opened_are_refused(name, blocks, match):
     with pytest.raises(InvalidConfig, match=match):
         opened(blocks, name)
+
+
+def test_maps_that_take_too_much_memory_are_refused(colours, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backbone_images, "MAX_BYTES", 1000)
+    assert trained(colours, tmp_path) == 1
+    assert "open fewer blocks with --finetune" in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_starts_are_refused(colours, tmp_path, capsys):

@@ -23,6 +23,7 @@ from bmaml.task import TaskBatch
 from model_store.backbone import IMAGES_PER_BLOCK, Backbone, backbone_folder
 from model_store.images import Pixels
 from training.config import ImagesConfig
+from training.errors import UnusableData
 from training.families.class_index import ClassIndex
 from training.families.class_tasks import training_draw, training_tasks
 from training.families.image_collection import ImageCollection
@@ -31,6 +32,8 @@ from training.opened_backbone import OpenedBackbone
 
 BLOCKS_PER_SAVE = 100
 """Blocks of images after which new features are written: an interrupted run loses no more."""
+MAX_BYTES = 4 << 30
+"""Size of the features of a collection, at most. They are held in memory, twice while they are computed."""
 
 
 class BackboneImages(ImageCollection):
@@ -93,7 +96,16 @@ class KeptFeatures:
             pass  # absent or damaged: what is not known is embedded
 
     def of(self, images: Iterator[Pixels], count: int) -> NDArray[np.float32]:
-        """Features `[image, feature]` of `count` images; the ones that are not known are computed."""
+        """Features `[image, feature]` of `count` images; the ones that are not known are computed.
+
+        Raises:
+            UnusableData: they take more than `MAX_BYTES`.
+        """
+        if (size := 4 * count * self._backbone.features) > MAX_BYTES:
+            raise UnusableData(
+                f"the features of {count:,} images take {size / 2**30:,.1f} GiB, and at most "
+                f"{MAX_BYTES >> 30} GiB are held: take a smaller --size, or open fewer blocks with --finetune"
+            )
         order: list[bytes] = []
         waiting: dict[bytes, Pixels] = {}
         unsaved = 0
