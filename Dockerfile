@@ -46,6 +46,6 @@ USER 10001:10001
 WORKDIR /runs
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=3s --start-period=180s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('BMAML_PROBE_PORT') or os.environ['BMAML_PORT']; u.urlopen(f'http://127.0.0.1:{port}/readyz', timeout=2)"]
 CMD ["bmaml-serve"]

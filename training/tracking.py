@@ -121,10 +121,8 @@ class Tracking:
         except Exception as error:
             if not self._silent:
                 line = (str(error).splitlines() or [type(error).__name__])[0]
-                print(
-                    f"warning: {ADDRESS} does not take this run; training goes on without it: {line[:200]}",
-                    file=sys.stderr,
-                )
+                told = f"{ADDRESS} does not take this run; training goes on without it"
+                print(f"warning: {told}: {line[:MAX_LENGTH]}", file=sys.stderr)
             self._silent = True
 
 

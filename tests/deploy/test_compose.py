@@ -44,3 +44,12 @@ def test_the_balancer_runs_the_recipe_and_leaves_a_replica_before_it_stops():
     assert noticed < float(SERVICES["replica-1"]["environment"]["BMAML_LINGER_S"])
     idle = re.search(r"timeout http-keep-alive (\w+)", BALANCER)[1]
     assert seconds(idle) < Settings.model_fields["keep_alive_s"].default
+
+
+def test_the_image_and_compose_give_the_service_the_same_time_to_start():
+    (image,) = re.findall(r"--start-period=(\w+)", (ROOT / "Dockerfile").read_text())
+    assert {
+        each["healthcheck"]["start_period"]
+        for each in SERVICES.values()
+        if "start_period" in each.get("healthcheck", {})
+    } == {image}
