@@ -41,7 +41,7 @@ class BackboneInfo(BaseModel):
     """The backbone of a version, and what it is done to images before it.
 
     Attributes:
-        name: as it was asked for in training, such as `timm:NAME`.
+        name: as it was asked for in training, such as `timm:NAME`, with the number of finetuned blocks.
         digest: sha256 of its file.
         size, crop: as in `ImageInput`.
         mean, std: of each channel of images in [0, 1], which are standardised by them.
