@@ -204,10 +204,9 @@ def standardised(columns: Sequence[Column], values: Array) -> Array:
         OutsideDomain: a value outside its column's domain.
     """
     result = np.empty_like(values)
-    for index, column in enumerate(columns):
-        scaled = transformed(column, values[:, index])
-        with np.errstate(over="ignore"):
-            result[:, index] = (scaled - column.mean) / column.std
+    with np.errstate(over="ignore"):
+        for index, column in enumerate(columns):
+            result[:, index] = (transformed(column, values[:, index]) - column.mean) / column.std
     return result
 
 

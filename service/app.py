@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from bmaml import __version__
 from service.engine.worker_pool import WorkerPool
@@ -12,7 +13,7 @@ from service.http import health, open_inference, pages, problems
 from service.http.health import Gauges
 from service.http.middleware import layers
 from service.http.openapi import openapi_schema
-from service.http.routes import PLAIN_ROUTES, router
+from service.http.routes import DirectRoutes, router
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -49,7 +50,8 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=layers(runtime),
+        middleware=[*layers(runtime), Middleware(DirectRoutes)],
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own
         docs_url=None,  # they would fetch scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
@@ -57,7 +59,6 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
     )
     app.state.runtime = runtime
     runtime.metrics.registry.register(Gauges(runtime))
-    app.router.routes[:0] = PLAIN_ROUTES
     app.include_router(router)
     app.include_router(open_inference.router)
     pages.install(app)

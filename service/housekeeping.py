@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from service.compute import native_path
 from service.compute.device import DeviceFailed
 from service.compute.native_path import State
 from service.engine.posterior_cache import PosteriorCache
@@ -24,34 +25,21 @@ log = logging.getLogger("service.housekeeping")
 
 
 class NativeWatch:
-    """The state of native functions, which is logged when it changes.
+    """The state of native functions, which is logged when it changes."""
 
-    Args:
-        sources: the state in each process that computes; None where it is busy.
-    """
-
-    def __init__(self, sources: Sequence[Callable[[], State | None]]) -> None:
-        self._sources = tuple(sources)
-        self._states: list[State] = ["off"] * len(self._sources)
+    def __init__(self) -> None:
+        self._state: State = "off"
 
     @property
     def serves(self) -> bool:
-        """Whether native functions answer for the exact learner in every process."""
-        return all(state == "ready" for state in self._states)
+        """Whether native functions answer for the exact learner."""
+        return self._state == "ready"
 
     def look(self) -> None:
-        """Look at every process.
-
-        Raises:
-            DeviceFailed: one has ended.
-        """
-        before = self._states.copy()
-        for index, source in enumerate(self._sources):
-            state = source()
-            if state is not None:
-                self._states[index] = state
-        if self._states != before and len(set(self._states)) == 1:
-            log.info("path of the exact learner on the CPU: %s", PATHS[self._states[0]])
+        """Look at the present state."""
+        before, self._state = self._state, native_path.state()
+        if self._state != before:
+            log.info("path of the exact learner on the CPU: %s", PATHS[self._state])
 
 
 class Housekeeping:

@@ -76,12 +76,9 @@ class Runtime:
         if worker_pool is not None:
             self.metrics.watch_workers([worker.pid for worker in worker_pool.workers])
             trimmers += [HeapTrimmer(worker.pid, worker.trim_heap) for worker in worker_pool.workers]
-            warm = partial(worker_pool.broadcast, threads=threads)
+            warm = partial(worker_pool.warm_up, threads=threads)
         self.registry = Registry(settings, self.posteriors, self.metrics, warm)
-        sources: list[Callable[[], native_path.State | None]] = [native_path.state]
-        if worker_pool is not None:
-            sources = [worker.native_state for worker in worker_pool.workers]
-        self.native = NativeWatch(sources)
+        self.native = NativeWatch()
         self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
         self.housekeeping = Housekeeping(
             settings.reload_s, self.posteriors, self.registry, self.keys, trimmers, self.native
@@ -175,15 +172,15 @@ class Runtime:
             self._check_device()
             if self._mirroring is not None:
                 self._mirroring.start()
-            required = self.settings.native == "require"
-            if required:
-                self._begin_native()
+            native = self.settings.native if self.device.type == "cpu" else "off"
+            if native == "require":
+                native_path.begin(native)
             self.housekeeping.refresh()
             self.engine.start()
             self.housekeeping.start()
             self._loaded = True
-            if not required:  # after the warm-up, which the compiler would slow down
-                self._begin_native()
+            if native != "require":  # after the warm-up, which the compiler would slow down
+                native_path.begin(native)
         except Exception as error:
             self._failure = str(error) if isinstance(error, BmamlError) else "the service could not start"
             log.exception("cannot start")
@@ -208,19 +205,6 @@ class Runtime:
         self.decoding_threads.stop()
         if self.tracing is not None:
             self.tracing.stop()
-
-    def _begin_native(self) -> None:
-        """Prepare native functions where models are on the CPU.
-
-        Raises:
-            NativeUnavailable: they are required and cannot be compiled.
-        """
-        mode = self.settings.native if self.device.type == "cpu" else "off"
-        if self._worker_pool is None:
-            native_path.begin(mode)
-            return
-        for worker in self._worker_pool.workers:
-            worker.begin_native(mode)
 
     def _check_device(self) -> None:
         if self._worker_pool is None:

@@ -5,7 +5,6 @@ learners scores them too.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -69,17 +68,6 @@ def exponential(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
         return last_value(x, y, query)
     std = (curve(x[:, 0], *best) - y).std(ddof=min(3, len(y) - 1))
     return curve(query[:, 0], *best), np.full(len(query), std)
-
-
-def gp_per_task(x: Array, y: Array, query: Array) -> tuple[Array, Array]:
-    """A GP whose hyperparameters are fitted to the one task (scikit-learn)."""
-    kernel = ConstantKernel(1.0) * RBF(1.0, (0.05, 50)) + WhiteKernel(1e-2, (1e-6, 1))
-    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # hyperparameters at their bounds: few points determine little
-        process.fit(x, y)
-    mean, std = process.predict(query, return_std=True)
-    return mean, std
 
 
 def gp_with_learned_kernel(tasks: Iterable[tuple[Array, Array]]) -> TaskForecaster:

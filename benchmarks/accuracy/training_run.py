@@ -17,7 +17,6 @@ from benchmarks.accuracy.baselines import (
     Forecaster,
     Schedule,
     exponential,
-    gp_per_task,
     gp_with_learned_kernel,
     last_value,
     neural_process,
@@ -27,6 +26,7 @@ from benchmarks.accuracy.gradient_boosting import gradient_boosting
 from benchmarks.accuracy.methods import Method
 from benchmarks.accuracy.problems import Problem, learning_curves, sine_curves
 from benchmarks.accuracy.scoring import learner_forecaster, score, validation_crps
+from benchmarks.gp_per_task import gp_per_task
 from bmaml.learners import Learner, learner_from, settings_of
 from training.calibrate import calibrated
 from training.config import Optimisation, Shots, SinusoidConfig, TrainingConfig

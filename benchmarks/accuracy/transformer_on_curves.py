@@ -22,7 +22,12 @@ import torch
 
 from benchmarks import command_line, pages
 from benchmarks.accuracy.baselines import Array
-from benchmarks.accuracy.context_transformer import (
+from benchmarks.accuracy.curve_shifts import DATASET, curve_tasks
+from benchmarks.accuracy.number_scores import HALF_CELL, LEVEL, log_cell_density, score_numbers
+from benchmarks.accuracy.number_tasks import NumberTask
+from benchmarks.accuracy.problems import MIN_ANCHORS, Half, validation_curves
+from benchmarks.accuracy.scoring import served_forecaster
+from benchmarks.context_transformer import (
     Architecture,
     ContextTransformer,
     Look,
@@ -32,11 +37,6 @@ from benchmarks.accuracy.context_transformer import (
     save,
     train,
 )
-from benchmarks.accuracy.curve_shifts import DATASET, curve_tasks
-from benchmarks.accuracy.number_scores import HALF_CELL, LEVEL, log_cell_density, score_numbers
-from benchmarks.accuracy.number_tasks import NumberTask
-from benchmarks.accuracy.problems import MIN_ANCHORS, Half, validation_curves
-from benchmarks.accuracy.scoring import served_forecaster
 from bmaml.blocks import blocks
 from bmaml.predictive import Predictive
 from bmaml.task import Examples

@@ -8,43 +8,15 @@ alternate, so that a drift of the machine meets both. Answers per second depend 
 processor time per answer depends on it less. Settings of the environment (BMAML_…) apply to both.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 from benchmarks import command_line
-from benchmarks.processes import cpu_seconds
-from benchmarks.serving.load_generator import LoadResult, closed_loop
-from benchmarks.serving.throughput import CLOSED_LOOPS, OURS, Load, Server, row, serving
-from benchmarks.serving.workload import requests
+from benchmarks.serving.measurement import Load, Measurement, in_turns
+from benchmarks.serving.throughput import CLOSED_LOOPS, OURS, row, serving
 
 BEFORE, AFTER = "before", "after"
-SLICES = 4
-"""Parts that a load is measured in, alternating between the two services."""
-
-
-@dataclass
-class Measurement:
-    """One load of one service in one round: all its slices, and processor seconds of the service."""
-
-    result: LoadResult = field(default_factory=LoadResult)
-    cpu_s: float = 0.0
-
-    @property
-    def cpu_ms(self) -> float:
-        """Processor milliseconds per good answer."""
-        return 1000 * self.cpu_s / len(self.result.latencies)
-
-    def add(
-        self, server: Server, load: Load, seconds: float, messages: Sequence[bytes] | None = None
-    ) -> None:
-        """Measure one slice more, after a warm-up of a fifth of its time."""
-        messages = messages or requests(load.model)
-        closed_loop(server.port, messages, load.clients, seconds / 5)
-        used = cpu_seconds(server.pid)
-        self.result += closed_loop(server.port, messages, load.clients, seconds)
-        self.cpu_s += cpu_seconds(server.pid) - used
 
 
 def comparison(checkout: Path, seconds: float, rounds: int) -> list[str]:
@@ -53,12 +25,7 @@ def comparison(checkout: Path, seconds: float, rounds: int) -> list[str]:
     for _ in range(rounds):
         with serving(OURS, checkout) as theirs, serving(OURS) as ours:
             for load in CLOSED_LOOPS:
-                pair = {BEFORE: (theirs, Measurement()), AFTER: (ours, Measurement())}
-                for number in range(SLICES):
-                    for kind in (BEFORE, AFTER)[:: -1 if number % 2 else 1]:
-                        server, measurement = pair[kind]
-                        measurement.add(server, load, seconds / SLICES)
-                for kind, (_, measurement) in pair.items():
+                for kind, measurement in in_turns({BEFORE: theirs, AFTER: ours}, load, seconds).items():
                     measured.setdefault((load, kind), []).append(measurement)
                     print(row(f"{load.model}, {kind}", load.clients, measurement.result), flush=True)
     columns: dict[str, Callable[[Measurement], float]] = {

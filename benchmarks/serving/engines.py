@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks import command_line, pages
 from benchmarks.processes import free_port, service
-from benchmarks.serving.before_after import SLICES, Measurement
 from benchmarks.serving.load_generator import post
-from benchmarks.serving.throughput import CLIENTS, Load, Server, row
+from benchmarks.serving.measurement import Load, Measurement, Server, in_turns
+from benchmarks.serving.throughput import CLIENTS, row
 from benchmarks.serving.workload import bodies, requests
 
 ENGINES = ("process", "thread")
@@ -72,11 +72,7 @@ def comparison(models: Sequence[str], seconds: float, rounds: int) -> list[str]:
             for server in servers.values():
                 assert httpx.get(f"http://127.0.0.1:{server.port}/readyz").status_code == 200
             for load in loads:
-                pair = {engine: Measurement() for engine in ENGINES}
-                for number in range(SLICES):
-                    for engine in ENGINES[:: -1 if number % 2 else 1]:
-                        pair[engine].add(servers[engine], load, seconds / SLICES, sent[load.model])
-                for engine, measurement in pair.items():
+                for engine, measurement in in_turns(servers, load, seconds, sent[load.model]).items():
                     measured.setdefault((load, engine), []).append(measurement)
                     print(row(f"{load.model}, {engine}", load.clients, measurement.result), flush=True)
     lines = [

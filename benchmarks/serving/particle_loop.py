@@ -1,13 +1,10 @@
-"""The straightforward way to serve: a FastAPI handler that goes through particles one by one."""
+"""The shipped models without batching: particles are computed one by one."""
 
 import math
-from typing import Any
 
 import torch
-from fastapi import FastAPI
 from torch import Tensor
 
-from benchmarks.serving import reference_models
 from bmaml.densities import weights_of
 from bmaml.learners.collapsed import MIN_NOISE, Collapsed
 from bmaml.learners.hypothesis_weights import REFERENCE_ROWS
@@ -16,23 +13,13 @@ from model_store import Model
 from model_store.columns import standardised
 
 
-def app() -> FastAPI:
-    """An application with `/adapt-predict` alone, for the models of `reference_models`."""
-    application, models = FastAPI(), reference_models.shipped_models()
-
-    @application.post("/adapt-predict")
-    def adapt_predict(body: dict[str, Any]) -> dict[str, list[float]]:
-        with torch.no_grad():
-            model = models[body["model"]]
-            rows = reference_models.standardised_rows(model, body)
-            parts = [one_particle(model, number, *rows) for number in range(collapsed(model).particles)]
-            evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
-            weights = (evidence_exponent(model, len(rows[0])) * evidence).log_softmax(0)
-            no_noise = torch.zeros(1, 1, 1, 1, dtype=torch.float64)  # the variances hold it
-            belief = Predictive(means[None], variances[None], no_noise, weights[None])
-            return reference_models.answer(model, belief)
-
-    return application
+def belief(model: Model, x: Tensor, y: Tensor, query: Tensor) -> Predictive:
+    """The mixture of all particles, one after the other."""
+    parts = [one_particle(model, number, x, y, query) for number in range(collapsed(model).particles)]
+    evidence, means, variances = (torch.cat(each) for each in zip(*parts, strict=True))
+    weights = (evidence_exponent(model, len(x)) * evidence).log_softmax(0)
+    no_noise = torch.zeros(1, 1, 1, 1, dtype=torch.float64)  # the variances hold it
+    return Predictive(means[None], variances[None], no_noise, weights[None])
 
 
 def one_particle(model: Model, number: int, x: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, ...]:

@@ -1,10 +1,12 @@
 """The shipped models for servers other than ours: tensors of a JSON body, and the numbers of an answer."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from fastapi import FastAPI
 from torch import Tensor
 
 from bmaml.predictive import Predictive
@@ -12,6 +14,21 @@ from model_store import SHIPPED, Model, Store
 
 LEVEL = 0.9
 """Of the central interval in an answer."""
+Belief = Callable[[Model, Tensor, Tensor, Tensor], Predictive]
+"""A belief about query rows, from the model that a body names and what `standardised_rows` gives."""
+
+
+def application(belief: Belief) -> FastAPI:
+    """The straightforward way to serve: a FastAPI handler that answers one request after the other."""
+    app, models = FastAPI(), shipped_models()
+
+    @app.post("/adapt-predict")
+    def adapt_predict(body: dict[str, Any]) -> dict[str, list[float]]:
+        model = models[body["model"]]
+        with torch.no_grad():
+            return answer(model, belief(model, *standardised_rows(model, body)))
+
+    return app
 
 
 def shipped_models() -> dict[str, Model]:
@@ -45,4 +62,4 @@ def answer(model: Model, belief: Predictive) -> dict[str, list[float]]:
     answered = model.in_callers_units(belief)
     lower, upper = answered.interval(LEVEL)
     named = {"mean": answered.mean(), "std": answered.variance().sqrt(), "lower": lower, "upper": upper}
-    return {name: values[0, :, 0].tolist() for name, values in named.items()}
+    return {name: values.flatten().tolist() for name, values in named.items()}

@@ -1,11 +1,12 @@
 """The servers that the throughput benchmark compares with the service, each on a port of its own.
 
-    python -m benchmarks.serving.servers echo|replay|loop|litserve PORT
+    python -m benchmarks.serving.servers echo|replay|loop|litserve|gp|transformer PORT
 
 *echo* is the ceiling of the stack: the same framework, middleware, validated body and encoder, without a
-tensor. *replay* is the service with free computation: its workers repeat the first answer for a shape, so
-that HTTP, queue and worker pool remain. *loop* is a FastAPI handler that goes through particles one by one
-(`particle_loop.py`). *litserve* serves the same models behind LitServe (`litserve_server.py`).
+tensor. *replay* is the service with free computation: its engine repeats the first answer for a shape, so
+that HTTP, queue and engine remain. *loop* is a FastAPI handler that goes through particles one by one
+(`particle_loop.py`). *litserve* serves the same models behind LitServe (`litserve_server.py`). *gp* and
+*transformer* are FastAPI handlers around what a user might take in place of these models (`peers.py`).
 """
 
 import os
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 import service.__main__
 from benchmarks.serving import particle_loop
+from benchmarks.serving.reference_models import application
 from bmaml.learners import Diverged
 from service.codec import bodies
 from service.compute.batch import compute
@@ -49,8 +51,8 @@ def echo() -> FastAPI:
     @app.post("/adapt-predict")
     async def answer(request: Request) -> Response:
         body = bodies.parsed(await request.body(), bodies.JSON, AdaptPredictRequest)
-        assert isinstance(body.query.x, list)
-        rows = np.array(body.query.x, np.float32)[:, 0]
+        assert isinstance(body.query.x, np.ndarray)
+        rows = body.query.x[:, 0].astype(np.float32)
         reply = EchoReply(body.model, dict.fromkeys(("mean", "std", "lower", "upper"), rows))
         return Response(bodies.encoded(reply, bodies.JSON), media_type=bodies.JSON)
 
@@ -74,9 +76,20 @@ def replayed(compute: Compute) -> Compute:
 def serve_replay(port: int) -> int:
     """Run the service on this port with `replayed` computation; its exit status."""
     os.environ |= {"BMAML_PORT": str(port), "BMAML_LOG_LEVEL": "warning"}
-    os.environ |= {"BMAML_DEVICE": "cpu", "BMAML_ENGINE": "process"}
-    with patch("service.engine.worker.compute", replayed(compute)):  # workers are forks and inherit it
+    os.environ |= {"BMAML_DEVICE": "cpu", "BMAML_ENGINE": "process", "BMAML_NATIVE": "require"}
+    with patch("service.engine.worker_pool.compute", replayed(compute)):
         return service.__main__.main([])
+
+
+def application_of(kind: str) -> FastAPI:
+    """The application of a server that uvicorn runs."""
+    if kind == "echo":
+        return echo()
+    if kind == "loop":
+        return application(particle_loop.belief)
+    from benchmarks.serving import peers  # here, because no other server needs scikit-learn
+
+    return application({"gp": lambda: peers.gp_belief, "transformer": peers.in_context}[kind]())
 
 
 def main() -> None:
@@ -90,8 +103,7 @@ def main() -> None:
 
         litserve_server.serve(port)
         return
-    app = {"echo": echo, "loop": particle_loop.app}[kind]()
-    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_config=None)
+    uvicorn.run(application_of(kind), host="127.0.0.1", port=port, access_log=False, log_config=None)
 
 
 if __name__ == "__main__":

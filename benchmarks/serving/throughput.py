@@ -1,17 +1,17 @@
-"""Answers per second and latency over HTTP: the service beside the ceiling of its stack and two alternatives.
+"""Answers per second and latency over HTTP: the service beside the ceiling of its stack and its peers.
 
     python -m benchmarks.serving.throughput [--seconds 5] [--page docs/performance.md]
 
-The servers (see `servers.py`) run one after the other, alone on the loopback interface, and get the same
-bodies in a closed loop of 1, 8 and 64 clients. Ours then runs in an open loop: Poisson arrivals at parts of
-the capacity that the closed loop found. The load generator takes its share of the same machine. Settings of
+The servers (see `servers.py`) get the same bodies in a closed loop of 1, 8 and 64 clients, in short slices
+that alternate, so that a drift of the machine meets all. Ours then runs in an open loop: Poisson arrivals at
+parts of the capacity that the closed loop found. The load generator takes its share of the same machine.
+Native functions are required, so that none of our answers is from before they are compiled. Other settings of
 the environment (BMAML_…) apply to all servers.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,31 +19,20 @@ import httpx
 from benchmarks import command_line, pages
 from benchmarks.processes import ROOT, free_port, running, service
 from benchmarks.serving.load_generator import LoadResult, closed_loop, open_loop
+from benchmarks.serving.measurement import Load, Measurement, Server, in_turns
 from benchmarks.serving.workload import MODELS, bodies, mixed_requests, requests
 
 OURS = "ours"
+KINDS = "echo,replay,ours,litserve,transformer,loop,gp"
+"""The servers that are compared by default."""
+MAX_CLIENTS = {"loop": 8, "gp": 8}
+"""Clients of servers that are so slow that more would only wait."""
 CLIENTS = (1, 8, 64)
 LOADS = (0.3, 0.7, 0.95, 1.5, 2.0)
 """Arrival rates of the open loop, as parts of the capacity."""
 BATCH_COUNTERS = ("bmaml_batch_tasks_sum", "bmaml_batch_tasks_count")
 DEADLINE_MS = 1000
 """Time in the queue that a request of the open loop may take."""
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where a server listens, and its process."""
-
-    port: int
-    pid: int
-
-
-@dataclass(frozen=True)
-class Load:
-    """One closed loop: `clients` that ask `model`."""
-
-    model: str
-    clients: int
 
 
 CLOSED_LOOPS = [Load(model, clients) for model in MODELS for clients in CLIENTS]
@@ -59,7 +48,7 @@ def serving(kind: str, checkout: Path = ROOT) -> Iterator[Server]:
         return httpx.post(url, content=bodies("sinusoid", 1)[0], headers=headers, timeout=30)
 
     if kind == OURS:
-        server = service(port, checkout, ready, LOG_LEVEL="warning")
+        server = service(port, checkout, ready, LOG_LEVEL="warning", NATIVE="require")
     else:
         server = running([sys.executable, "-m", "benchmarks.serving.servers", kind, str(port)], ready)
     with server as process:
@@ -73,19 +62,15 @@ def counters(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def closed_loops(kind: str, port: int, seconds: float) -> tuple[dict[Load, LoadResult], list[str]]:
-    """Every closed loop, and of ours the rows of a table of mean batch sizes."""
-    results, batches = {}, []
+def mean_batches(port: int, seconds: float) -> Iterator[str]:
+    """A table of the mean batch of each closed loop at the service."""
+    yield from ("| model | clients | mean batch of ours |", "|---|---|---|")
     for load in CLOSED_LOOPS:
-        closed_loop(port, requests(load.model), load.clients, seconds / 5)
-        before = counters(port) if kind == OURS else {}
-        results[load] = closed_loop(port, requests(load.model), load.clients, seconds)
-        print(row(kind, load.clients, results[load]), flush=True)
-        if kind == OURS:
-            after = counters(port)
-            tasks, count = (after[name] - before[name] for name in BATCH_COUNTERS)
-            batches.append(f"| {load.model} | {load.clients} | {tasks / count:.1f} |")
-    return results, batches
+        before = counters(port)
+        closed_loop(port, requests(load.model), load.clients, seconds)
+        after = counters(port)
+        tasks, count = (after[name] - before[name] for name in BATCH_COUNTERS)
+        yield f"| {load.model} | {load.clients} | {tasks / count:.1f} |"
 
 
 def ragged_load(port: int, seconds: float) -> str:
@@ -131,28 +116,31 @@ def row(name: str, clients: object, result: LoadResult, more: str = "") -> str:
 
 def comparison(kinds: Sequence[str], seconds: float) -> list[str]:
     """The tables of the page."""
-    results: dict[str, dict[Load, LoadResult]] = {}
-    of_ours: list[str] = []
-    for kind in kinds:
-        with serving(kind) as server:
-            results[kind], batches = closed_loops(kind, server.port, seconds)
-            if kind == OURS:
-                ragged = ragged_load(server.port, seconds)
-                print(ragged, flush=True)
-                of_ours = ["| model | clients | mean batch of ours |", "|---|---|---|", *batches, "", ragged]
-                of_ours += ["", *open_loops(server.port, seconds)]
+    results: dict[Load, dict[str, Measurement]] = {}
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(serving(kind)) for kind in kinds}
+        for load in CLOSED_LOOPS:
+            able = {kind: each for kind, each in servers.items() if load.clients <= MAX_CLIENTS.get(kind, 64)}
+            results[load] = in_turns(able, load, seconds)
+            for kind, measured in results[load].items():
+                print(row(f"{load.model}, {kind}", load.clients, measured.result), flush=True)
+    with serving(OURS) as server:
+        of_ours = [*mean_batches(server.port, seconds), "", ragged_load(server.port, seconds), ""]
+        of_ours += open_loops(server.port, seconds)
     lines = []
     for model in MODELS:
         lines += [
             f"#### {model}",
             "",
-            "| server | clients | answers a second | p50, ms | p99, ms | other answers | times ours |",
-            "|---|---|---|---|---|---|---|",
+            "| server | clients | answers a second | p50, ms | p99, ms | other answers "
+            "| processor ms an answer | times ours |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for load in (load for load in CLOSED_LOOPS if load.model == model):
-            for kind in kinds:
-                ratio = results[kind][load].rate / results[OURS][load].rate
-                lines.append(row(kind, load.clients, results[kind][load], f" {ratio:.2f} |"))
+            for kind, measured in results[load].items():
+                ratio = measured.result.rate / results[load][OURS].result.rate
+                more = f" {measured.cpu_ms:.2f} | {ratio:.3g} |"
+                lines.append(row(kind, load.clients, measured.result, more))
         lines.append("")
     return [*lines, *of_ours]
 
@@ -161,7 +149,7 @@ def main() -> None:
     """Print the tables; write them into a page."""
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=5, help="of every closed loop")
-    arguments.add_argument("--servers", default="echo,ours,loop,litserve", help="ours must be among them")
+    arguments.add_argument("--servers", default=KINDS, help="ours must be among them")
     command_line.add_page(arguments)
     options = arguments.parse_args()
     kinds = options.servers.split(",")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import zlib
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -40,6 +41,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
+@lru_cache(maxsize=64)
 def reply_type(accept: str) -> str:
     """The media type of the reply to this Accept header: safetensors where it is named, else JSON.
 
@@ -167,13 +169,15 @@ class BodyReader:
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:18]) > self._max_bytes:
             raise _too_large(self._max_bytes)
-        content = bytearray()
+        chunks: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for chunk in request.stream():
-                    content += chunk
+                    chunks.append(chunk)
+                    size += len(chunk)
                     self._total_bytes += len(chunk)
-                    if len(content) > self._max_bytes:
+                    if size > self._max_bytes:
                         raise _too_large(self._max_bytes)
                     if self._total_bytes > self._max_total_bytes:
                         detail = "too many bodies are on their way in"
@@ -182,13 +186,14 @@ class BodyReader:
             detail = f"the body did not arrive within {self._timeout_s:g} s"
             raise RequestError("too-slow", detail, headers={"Connection": "close"}) from None
         finally:
-            self._total_bytes -= len(content)
+            self._total_bytes -= size
+        content = b"".join(chunks)  # of one chunk: the chunk itself
         if compression in WBITS:
             return _decompressed(content, compression, self._max_bytes), media_type
-        return bytes(content), media_type
+        return content, media_type
 
 
-def _decompressed(content: bytearray, compression: str, max_bytes: int) -> bytes:
+def _decompressed(content: bytes, compression: str, max_bytes: int) -> bytes:
     """The content of a packed body; at most one byte beyond the limit is decompressed."""
     decompressor = zlib.decompressobj(WBITS[compression])
     try:

@@ -74,13 +74,13 @@ def number_rows(values: InputValues, columns: int, pointer: str, max_rows: int, 
             raise invalid_at(f"{pointer}/shape", f"[rows, {columns}] is wanted")
         _check_finite(array, pointer)
         return array
-    rows: list[Any] = list(values)
+    rows: Sequence[Any] | Array = values
     _check_row_count(len(rows), pointer, max_rows, min_rows)
     with suppress(ValueError):  # the rows differ in length or depth: below, the first such row is named
-        array = np.array(rows, dtype=np.float64)
+        array = np.asarray(rows, dtype=np.float64)
         if array.shape == (len(rows), columns):
             return array
-    if nested := [i for i, row in enumerate(rows) if row and isinstance(row[0], list)]:
+    if nested := [i for i, row in enumerate(rows) if len(row) and isinstance(row[0], list)]:
         raise invalid_at(f"{pointer}/{nested[0]}/0", "a list where a number is wanted")
     if ragged := [i for i, row in enumerate(rows) if len(row) != columns]:
         raise invalid(
@@ -179,8 +179,8 @@ def check_precision(values: Single, pointer: str) -> None:
     Raises:
         RequestError: 422 that points at the first such row.
     """
-    if (overflowed := np.flatnonzero(~np.isfinite(values).all(-1))).size:
-        raise invalid_at(f"{pointer}/{overflowed[0]}", "too large for this model's precision")
+    if not (finite := np.isfinite(values)).all():
+        raise invalid_at(f"{pointer}/{finite.all(-1).argmin()}", "too large for this model's precision")
 
 
 def _decoded_tensor(values: EncodedTensor, pointer: str) -> NDArray[Any]:

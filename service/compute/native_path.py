@@ -99,9 +99,14 @@ def begin(mode: Mode) -> None:
             )
 
 
+def serves(jobs: Sequence[Job]) -> bool:
+    """Whether native functions of this process answer jobs of one group."""
+    return _native.state == "ready" and jobs[0].model.manifest.kind == "regression" and is_native(jobs)
+
+
 def predict_numbers(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTimes]:
     """The answers to regression jobs of one group, in order, by the path that serves them."""
-    if _native.state == "ready" and is_native(jobs):
+    if serves(jobs):
         answers: tuple[list[Answer | Diverged], BatchTimes] = _native.module.predict_natively(jobs)
         return answers
     return predict_batch(jobs)

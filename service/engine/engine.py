@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
+from service.compute import native_path
 from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
 from service.compute.surprise import surprising_group
@@ -228,9 +229,12 @@ class Engine:
         return [*self._computed(jobs[:middle]), *self._computed(jobs[middle:])]
 
     def _threads_for(self, jobs: Sequence[Job]) -> int:
-        """Threads for a batch: all for images and much work, else one, as waking others takes longer."""
-        heavy = jobs[0].model.manifest.image is not None or sum(job.cost for job in jobs) > MIN_PARALLEL_WORK
-        return self._threads if heavy else 1
+        """Threads for a batch: all for images, much work and native functions, which give each its tasks.
+
+        Else one, as waking others for parts of an operation takes longer.
+        """
+        apart = jobs[0].model.manifest.image is not None or native_path.serves(jobs)
+        return self._threads if apart or sum(job.cost for job in jobs) > MIN_PARALLEL_WORK else 1
 
     def _update_metrics(
         self, batch: Sequence[QueuedJob], outcomes: Sequence[Outcome], started: float, elapsed: float

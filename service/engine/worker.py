@@ -24,7 +24,6 @@ import torch
 
 from bmaml.learners import Diverged
 from model_store import Model
-from service.compute import native_path
 from service.compute.batch import compute
 from service.compute.device import DeviceFailed, check
 from service.engine.ipc import ModelTable
@@ -113,29 +112,6 @@ class Worker:
             replace(answer, kept=job.kept) if isinstance(answer, Answer) and job.kept else answer
             for job, answer in zip(jobs, answers, strict=True)
         ]
-
-    def begin_native(self, mode: native_path.Mode) -> None:
-        """Let the process prepare its native functions (see `native_path.begin`).
-
-        Raises:
-            As `native_path.begin`.
-        """
-        with self._lock:
-            self._call(native_path.begin, mode)
-
-    def native_state(self) -> native_path.State | None:
-        """The state of the process's native functions; None where it was busy.
-
-        Raises:
-            DeviceFailed: the process has ended.
-        """
-        if not self._lock.acquire(blocking=False):
-            return None
-        try:
-            found: native_path.State = self._call(native_path.state)
-            return found
-        finally:
-            self._lock.release()
 
     def check(self) -> None:
         """Check that the process computes.

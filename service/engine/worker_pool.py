@@ -1,7 +1,8 @@
 """The pool of worker processes, each on a core of its own, among which a batch is divided.
 
 One engine sends the batches and receives the answers. Its promises (fairness, single flight, a task that
-fails alone) therefore do not depend on the number of workers.
+fails alone) therefore do not depend on the number of workers. Native functions hold no lock and have threads
+of their own: what they answer is computed where the engine is.
 """
 
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import Self
 
 from bmaml.learners import Diverged
+from service.compute import native_path
+from service.compute.batch import compute
 from service.compute.device import DeviceFailed
 from service.engine.worker import Worker
 from service.job import Answer, Job, row_counts
@@ -61,15 +64,17 @@ class WorkerPool:
         return any(worker.failed for worker in self.workers)
 
     def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
-        """Compute the batch, divided among the workers (see `service.compute.batch.compute`).
+        """Compute the batch here, where native functions answer it, else divided among the workers.
 
         Args:
-            threads: of all workers together; each has at least one.
+            threads: for native functions, or for all workers together; each has at least one.
 
         Raises:
             DeviceFailed: a process has ended.
             Exception: any error of the computation.
         """
+        if native_path.serves(jobs):
+            return compute(jobs, threads)
         shares = split_into_shares(jobs, len(self.workers), self._min_share_work)
         job_shares = [[jobs[position] for position in share] for share in shares]
         results = self._answer_shares(job_shares, max(1, threads // len(shares)))
@@ -78,12 +83,15 @@ class WorkerPool:
             answers |= zip(share, share_answers, strict=True)
         return [answers[position] for position in range(len(jobs))]
 
-    def broadcast(self, jobs: Sequence[Job], threads: int) -> None:
-        """Let every worker compute the whole batch, as when a model is warmed up.
+    def warm_up(self, jobs: Sequence[Job], threads: int) -> None:
+        """Compute the whole batch wherever one like it will be computed: here, or in every worker.
 
         Raises:
             As `answer`.
         """
+        if native_path.serves(jobs):
+            compute(jobs, threads)
+            return
         self._answer_shares([jobs] * len(self.workers), max(1, threads // len(self.workers)))
 
     def check(self) -> None:

@@ -20,6 +20,9 @@ from service.schemas.policies import EpisodeSupport
 from service.schemas.requests import AdaptationRequest
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
+WATCH_AFTER_S = 0.02
+"""Seconds for which a request waits before its connection is watched; most are answered earlier."""
+
 BodyT = TypeVar("BodyT", bound=AdaptationRequest)
 ResponseBody = AdaptPredictResponse | UncertaintyResponse | PosteriorResponse
 
@@ -129,19 +132,41 @@ async def _answer(request: Request, runtime: Runtime, job: Job) -> Answer:
     Raises:
         CallerLeft: the connection was closed.
     """
-    answering = asyncio.current_task()
-    assert answering is not None
-
-    async def watch() -> None:
-        await request.receive()  # after the body, the only message is the end of the connection
-        answering.cancel()
-
-    watching = asyncio.create_task(watch())
+    watch = _ConnectionWatch(request)
     try:
         return await runtime.engine.submit(job)
     except asyncio.CancelledError:
-        if watching.done():
+        if watch.caller_left:
             raise CallerLeft from None
         raise
     finally:
-        watching.cancel()
+        watch.end()
+
+
+class _ConnectionWatch:
+    """Cancels the current task when the caller closes the connection.
+
+    It begins after `WATCH_AFTER_S`: a task for it would cost more than all the rest of a short wait.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request, self._answering = request, asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(WATCH_AFTER_S, self._begin)
+        self.caller_left = False
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _begin(self) -> None:
+        self._watching = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await self._request.receive()  # after the body, the only message is the end of the connection
+        self.caller_left = True
+        assert self._answering is not None
+        self._answering.cancel()

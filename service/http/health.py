@@ -64,7 +64,7 @@ class Gauges(Collector):
         """Every gauge with its present value."""
         runtime, queue = self._runtime, self._runtime.queue
         yield _gauge("ready", "Whether requests can be answered", runtime.why_not_ready is None)
-        native = "Whether native functions answer for the exact learner in every process"
+        native = "Whether native functions answer for the exact learner"
         yield _gauge("native", native, runtime.native.serves)
         yield _gauge("queue_tasks", "Tasks that wait for the device", queue.tasks)
         yield _gauge("queue_work", "Work that waits: particles × rows × (steps + 1)", queue.work)

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,11 @@ CALLER_LEFT = 499
 """Status, in the log and the metrics, of a request whose caller left before the reply."""
 
 
+def new_request_id() -> str:
+    """An id that no other request has; it is no secret."""
+    return f"{random.getrandbits(128):032x}"
+
+
 @dataclass
 class RequestContext:
     """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
@@ -89,7 +94,7 @@ class RequestContext:
         started, began_ns, headers = time.perf_counter(), time.time_ns(), dict(scope["headers"])
         state: dict[str, Any] = scope.setdefault("state", {})
         sent_id = headers.get(b"x-request-id", b"")
-        state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else new_request_id()
         state["caller"] = ""
         head, routed, app = scope["method"] == "HEAD", self._routed(scope), self.app
         if routed["path"] == "":  # the pages' relative links need the slash

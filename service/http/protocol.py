@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.codec.open_inference.decode import error_body
 from service.errors import RequestError
 from service.http import problems
+from service.http.middleware import new_request_id
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
@@ -185,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Send the problem without the application, and close."""
         if self.transport.is_closing():
             return
-        name = uuid.uuid4().hex
+        name = new_request_id()
         body, media_type = problems.document(error, name), problems.MEDIA_TYPE
         path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
         if problems.open_inference(path.removeprefix(self.settings.root_path)):

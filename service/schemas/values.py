@@ -1,7 +1,10 @@
 """The forms of inputs and labels in a request: nested lists, encoded tensors, encoded images."""
 
+from itertools import chain
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -9,10 +12,12 @@ from pydantic import (
     Discriminator,
     FailFast,
     Field,
+    GetPydanticSchema,
     Tag,
     ValidationError,
+    ValidatorFunctionWrapHandler,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import TypeAliasType
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -117,13 +122,41 @@ def _check_one_type(value: Any) -> Any:
     )
 
 
-X = Annotated[
+def _array_of_rows(value: Any) -> NDArray[np.float64] | None:
+    """The array of a list of rows of one length, which hold finite numbers alone; None for all else."""
+    if not isinstance(value, list) or set(map(type, value)) != {list} or len(set(map(len, value))) > 1:
+        return None
+    if not {*map(type, chain.from_iterable(value))} <= {float, int}:
+        return None
+    try:
+        array = np.array(value, dtype=np.float64)
+    except OverflowError:  # an integer beyond the largest double
+        return None
+    return array if np.isfinite(array).all() else None
+
+
+def _array_or_form(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """The array of regular rows. For other forms, and to name a fault, the schema looks at every number."""
+    array = _array_of_rows(value)
+    return validate(value) if array is None else array
+
+
+_INPUT_FORMS = Annotated[
     Annotated[Rows, Tag("2-D")]
     | Annotated[GreyImages, Tag("3-D")]
     | Annotated[ColourImages, Tag("4-D")]
     | Annotated[EncodedTensor, Tag("encoded-tensor")]
     | Annotated[EncodedImages, Tag("encoded-images")],
     Discriminator(_input_form),
+]
+NestedNumbers = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]
+InputValues = NDArray[np.float64] | NestedNumbers | EncodedTensor | EncodedImages
+"""A parsed `X`: an array, where it was sent as a list of rows of one length."""
+X = Annotated[
+    InputValues,
+    GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_wrap_validator_function(_array_or_form, handler(_INPUT_FORMS))
+    ),
 ]
 """Rows of features, or images."""
 
@@ -157,10 +190,6 @@ UNION_TAGS = frozenset(
     }
 )
 """Parts of pydantic's error locations that are tags of unions, not keys of the caller's body."""
-
-NestedNumbers = list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]]
-InputValues = NestedNumbers | EncodedTensor | EncodedImages
-"""A parsed `X`."""
 
 LabelValues = list[float] | list[list[float]] | list[str] | list[bool] | EncodedTensor
 """Parsed `Labels`."""

@@ -31,7 +31,8 @@ def commands(text: str) -> list[tuple[str, set[str]]]:
     found = []
     for match in COMMAND.finditer(text):
         assert match[1], f"{match[0]}: benchmarks are run with -m"
-        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", match[3].partition("#")[0]))
+        arguments = re.sub(r'"[^"]*"', "", match[3].partition("#")[0])  # commands within it have their own
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", arguments))
         found.append((match[2], options))
     return found
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.serving import particle_loop
-from benchmarks.serving.reference_models import answer, shipped_models, standardised_rows
+from benchmarks.serving.reference_models import answer, application, shipped_models, standardised_rows
 from bmaml.task import Examples
 
 
@@ -19,7 +19,7 @@ async def test_the_loop_that_the_service_is_measured_against_gives_its_answers(n
     x, query = rng.uniform(low, high, (rows, 1)), rng.uniform(low, high, (7, 1))
     y = model.labels(torch.from_numpy(rng.standard_normal((rows, 1))))[:, 0]
     body = {"model": name, "support": {"x": x.tolist(), "y": y.tolist()}, "query": {"x": query.tolist()}}
-    transport = httpx.ASGITransport(particle_loop.app())
+    transport = httpx.ASGITransport(application(particle_loop.belief))
     async with httpx.AsyncClient(transport=transport, base_url="http://loop") as client:
         response = await client.post("/adapt-predict", json=body)
     support_x, support_y, query_x = standardised_rows(model, body)

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
-import service.engine.worker
+import service.engine.worker_pool
+from benchmarks.serving import peers
 from benchmarks.serving.load_generator import closed_loop, open_loop
+from benchmarks.serving.reference_models import answer, shipped_models, standardised_rows
 from benchmarks.serving.servers import replayed
 from benchmarks.serving.throughput import row, serving
 from benchmarks.serving.workload import bodies, mixed_requests, requests
@@ -32,7 +35,7 @@ class _Job:
         self.model, self.shape = _Model(sha256), shape
 
 
-def test_replay_computes_a_model_and_shape_once_and_stands_in_for_what_a_worker_calls():
+def test_replay_computes_a_model_and_shape_once_and_stands_in_for_what_the_engine_calls():
     computed = []
 
     def compute(jobs, threads):
@@ -44,7 +47,22 @@ def test_replay_computes_a_model_and_shape_once_and_stands_in_for_what_a_worker_
     answers = replay([small, large, small, other], 1) + replay([_Job("b", (5, 10))], 1)
     assert [str(answer) for answer in answers] == [f"answer {n}" for n in (1, 2, 1, 3, 3)]
     assert computed == [small, large, other]
-    assert callable(service.engine.worker.compute)
+    assert callable(service.engine.worker_pool.compute)
+
+
+@pytest.mark.parametrize("kind", ["gp", "transformer"])
+def test_peers_answer_what_the_service_is_asked(kind):
+    model = shipped_models()["learning-curves"]
+    rows = standardised_rows(model, json.loads(bodies("learning-curves", 1)[0]))
+    belief = {"gp": lambda: peers.gp_belief, "transformer": peers.in_context}[kind]()
+    with torch.no_grad():
+        answered = answer(model, belief(model, *rows))
+    assert set(answered) == {"mean", "std", "lower", "upper"}
+    low, high = model.manifest.outputs[0].target.low, model.manifest.outputs[0].target.high
+    for mean, lower, upper in zip(answered["mean"], answered["lower"], answered["upper"], strict=True):
+        assert low <= lower <= upper <= high
+        assert low <= mean <= high
+    assert len(answered["mean"]) == len(rows[2])
 
 
 @pytest.mark.parametrize("model", ["sinusoid", "learning-curves"])

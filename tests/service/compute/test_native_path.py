@@ -88,20 +88,13 @@ def test_a_service_that_requires_them_does_not_start_without_them(broken, tmp_pa
     runtime.stop()
 
 
-def test_a_change_is_logged_once_when_all_processes_have_made_it(caplog):
-    states = ["compiling", "compiling"]
-    watch = NativeWatch([lambda: states[0], lambda: states[1]])
+def test_a_change_is_logged_once(caplog, monkeypatch):
+    watch = NativeWatch()
     with caplog.at_level(logging.INFO):
-        watch.look()
-        states[0] = "ready"
-        watch.look()
-        assert not watch.serves
-        states[1] = None  # busy: as it was
-        watch.look()
-        states[1] = "ready"
-        watch.look()
-        watch.look()
-    assert watch.serves
+        for state in ("compiling", "compiling", "ready", "ready"):
+            monkeypatch.setattr(native_path._native, "state", state)
+            watch.look()
+            assert watch.serves == (state == "ready")
     paths = [record.message.rpartition(": ")[2] for record in caplog.records]
     assert paths == ["tensors, while native functions are compiled", "native functions"]
 

@@ -6,6 +6,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -173,8 +174,18 @@ def test_an_error_in_one_process_leaves_nothing_behind_in_the_others(worker_pool
 
 def test_what_warms_a_model_up_reaches_every_process(worker_pool, tmp_path):
     model = publish(tmp_path)
-    worker_pool.broadcast([job(model)], 1)
+    worker_pool.warm_up([job(model)], 1)
     assert all(worker._models.number(model) is not None for worker in worker_pool.workers)
+
+
+def test_what_native_functions_answer_is_computed_where_the_engine_is(worker_pool, tmp_path, monkeypatch):
+    model = publish(tmp_path)
+    native = SimpleNamespace(serves=lambda jobs: jobs[0].model is model)
+    monkeypatch.setattr(service.engine.worker_pool, "native_path", native)
+    worker_pool.warm_up([job(model)], 1)
+    (answer,) = worker_pool.answer([job(model)], 1)
+    assert said(answer) == said(compute([job(model)], 1)[0])
+    assert all(worker._models.number(model) is None for worker in worker_pool.workers)
 
 
 def test_when_one_process_is_gone_the_pool_has_failed(jobs):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.accuracy.context_transformer import (
+from benchmarks.context_transformer import (
     Architecture,
     ContextTransformer,
     Recipe,
