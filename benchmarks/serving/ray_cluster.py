@@ -34,6 +34,11 @@ HAPROXY_MODE = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
 }
 """Variables of a Ray with HAProxy in the place of its Python proxy."""
+PATIENT = {
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",
+    "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",
+}
+"""Variables by which the Python proxy waits for a busy replica before it takes another one."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ def cluster(**more: str) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then takes 127.0.0.1 for its own address
         "RAY_raylet_start_wait_time_s": f"{START_TIMEOUT_S:.0f}",
+        **PATIENT,
         **more,
     }
     command = [

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from benchmarks.checks.replicas import ASKS, TASKS, answered, tasks
-from benchmarks.serving.ray_cluster import HAPROXY_MODE, Cluster, cluster
+from benchmarks.serving.ray_cluster import HAPROXY_MODE, PATIENT, Cluster, cluster
 from bmaml_client import Client
 from service.settings import Settings
 from tests.faults.conftest import ROOT
@@ -219,6 +219,11 @@ def test_the_config_file_of_the_manual_is_one_for_ray():
     Options.model_validate(application.args)
     assert {each[6:].lower() for each in application.runtime_env["env_vars"]} < set(Settings.model_fields)
     assert [each.name for each in application.deployments] == ["Replica"]
+
+
+def test_the_manual_tells_the_variables_by_which_the_proxy_waits_for_a_busy_replica():
+    said = " ".join(f"{name}={value}" for name, value in PATIENT.items())
+    assert f"export {said}\n" in PAGE.read_text()
 
 
 def test_the_manual_tells_the_options_and_their_defaults():
