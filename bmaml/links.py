@@ -123,6 +123,17 @@ class Link:
             return ((inside - self.low) / (self.high - inside)).log()
         return y
 
+    def array_to_scale(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`to_scale` of an array: for the few labels of a request, tensors would take ten times as long."""
+        if self.scale == "log":
+            return np.log(np.maximum(y, np.finfo(y.dtype).tiny))
+        if self.scale == "log1p":
+            return np.log1p(np.maximum(y - self.low, -1 + 1e-9))
+        if self.scale == "logit":
+            inside = np.clip(y, self.low + self.margin, self.high - self.margin)
+            return np.log((inside - self.low) / (self.high - inside))
+        return y
+
     def to_values(self, z: Tensor) -> Tensor:
         """The inverse of `to_scale`, not rounded to whole numbers."""
         if self.scale == "log":

@@ -189,7 +189,7 @@ def transformed(column: Column, values: Array) -> Array:
     if column.target is not None:
         if (bad := np.flatnonzero(column.target.outside(values))).size:
             raise OutsideDomain(column.name, column.target.values, int(bad[0]))
-        return np.asarray(column.link.to_scale(torch.from_numpy(np.ascontiguousarray(values))).numpy())
+        return column.link.array_to_scale(values)
     if column.transform == "none":
         return values
     if (bad := np.flatnonzero(values <= 0)).size:

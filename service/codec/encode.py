@@ -38,7 +38,8 @@ class AnsweredJob:
 
     Attributes:
         entry: the kept posterior, if any.
-        accepted: the time on the engine's clock at which the request was accepted.
+        accepted: the time on the engine's clock at which the request arrived.
+        unread_s: seconds from then until the event loop read it.
     """
 
     job: Job
@@ -46,6 +47,7 @@ class AnsweredJob:
     entry: Entry | None
     request_id: str
     accepted: float
+    unread_s: float = 0.0
 
     def prediction_response(self) -> AdaptPredictResponse:
         """The response to POST /adapt-predict."""
@@ -108,8 +110,8 @@ class AnsweredJob:
             model=_model_ref(job),
             diagnostics=diagnostics,
             timing_ms=Timing(
-                decode=1000 * (job.decoded_at - self.accepted),
-                queue=1000 * answer.queue_s,
+                decode=1000 * (job.decoded_at - self.accepted - self.unread_s),
+                queue=1000 * (self.unread_s + answer.queue_s),
                 embed=1000 * answer.times.embed_s,
                 adapt=1000 * answer.times.adapt_s,
                 predict=1000 * answer.times.predict_s,

@@ -70,9 +70,10 @@ class Exchange(Generic[BodyT]):
         make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
     ) -> "Exchange[BodyT]":
         """As `run`, for a body that `parse` makes of its bytes and their media type."""
-        accepted, runtime = time.monotonic(), ready_runtime(request)
+        waited_s: float = request.state.unread_s
+        accepted, runtime = time.monotonic() - waited_s, ready_runtime(request)
         content, caller = await runtime.body_reader.read(request), request.state.caller
-        received = time.monotonic()
+        received = time.monotonic() - waited_s
         body = parse(*content)
         version = await runtime.registry.model(body.model, body.version, body.posterior)
         if version.manifest.image is None and not isinstance(body.support, EpisodeSupport):
@@ -83,9 +84,8 @@ class Exchange(Generic[BodyT]):
             )
         answer = await _answer(request, runtime, job)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
-        return cls(
-            request, media_type, body, AnsweredJob(job, answer, entry, request.state.request_id, accepted)
-        )
+        answered = AnsweredJob(job, answer, entry, request.state.request_id, accepted, waited_s)
+        return cls(request, media_type, body, answered)
 
     def reply(self, response: ResponseBody) -> Response:
         """The reply with this body."""

@@ -16,12 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.engine.queue import Queue
 from service.errors import CallerLeft, RequestError
-from service.http import problems
+from service.http import paths, problems
+from service.http.shedding import LoadShedding
 from service.keys import KeyRing, RateLimit
-from service.ops.metrics import Metrics
-from service.registry.registry import Registry
 from service.runtime import Runtime
 from service.schemas.requests import REQUESTS
 
@@ -43,15 +41,12 @@ def layers(runtime: Runtime) -> list[Middleware]:
             LoadShedding,
             queue=runtime.queue,
             registry=runtime.registry,
-            metrics=runtime.metrics,
             deadline_ms=settings.deadline_ms,
             read_s=settings.read_s,
         ),
     ]
 
 
-STABLE_PREFIX = "/v1"
-"""The prefix under which every path is promised; the same path without it is an alias."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A request id that is taken over from the caller; any other is replaced."""
 COMMON_HEADERS = (
@@ -69,18 +64,16 @@ CALLER_LEFT = 499
 """Status, in the log and the metrics, of a request whose caller left before the reply."""
 
 
-def new_request_id() -> str:
-    """An id that no other request has; it is no secret."""
-    return f"{random.getrandbits(128):032x}"
+def request_id(sent: bytes = b"") -> str:
+    """The id that the caller sent; else one that no other request has, which is no secret."""
+    return sent.decode() if REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(128):032x}"
 
 
 @dataclass
 class RequestContext:
     """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
 
-    HEAD is routed as GET, and its reply loses the body. A path that begins with the settings' root path is
-    routed without it, so that a proxy may strip the root path or pass it on. Nor do the routes see
-    `STABLE_PREFIX`: both forms of a path have the same handler, the same metrics and the same log.
+    HEAD is routed as GET, and its reply loses the body. The time that a request waited unread counts as its own.
     """
 
     app: ASGIApp
@@ -91,15 +84,15 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, began_ns, headers = time.perf_counter(), time.time_ns(), dict(scope["headers"])
-        state: dict[str, Any] = scope.setdefault("state", {})
-        sent_id = headers.get(b"x-request-id", b"")
-        state["request_id"] = sent_id.decode() if REQUEST_ID.fullmatch(sent_id) else new_request_id()
+        state, headers = scope.setdefault("state", {}), dict(scope["headers"])
+        waited_s = state.setdefault("unread_s", 0.0)
+        started, began_ns = time.perf_counter() - waited_s, time.time_ns() - round(1e9 * waited_s)
+        state["request_id"] = request_id(headers.get(b"x-request-id", b""))
         state["caller"] = ""
         head, routed, app = scope["method"] == "HEAD", self._routed(scope), self.app
         if routed["path"] == "":  # the pages' relative links need the slash
             app, routed["path"] = RedirectResponse(f"{self.runtime.settings.root_path}/", 308), "/"
-        state["open_inference"] = problems.open_inference(routed["path"])
+        state["open_inference"] = paths.open_inference(routed["path"])
         status = 0
 
         async def with_headers(message: Message) -> None:
@@ -138,11 +131,7 @@ class RequestContext:
 
     def _routed(self, scope: Scope) -> Scope:
         """A copy of the scope for the routes; the server reads the method from its own scope."""
-        path, root_path = scope["path"], self.runtime.settings.root_path
-        if root_path and (path == root_path or path.startswith(f"{root_path}/")):
-            path = path.removeprefix(root_path)
-        if path.startswith(f"{STABLE_PREFIX}/") and not problems.open_inference(path[len(STABLE_PREFIX) :]):
-            path = path.removeprefix(STABLE_PREFIX)
+        path = paths.routed(scope["path"], self.runtime.settings.root_path)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         return {**scope, "method": method, "path": path}
 
@@ -261,93 +250,3 @@ class Authentication:
                 await problems.response(error, scope["state"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
-
-
-PRESSURE_S = 0.1
-"""Seconds of queued work from which requests may be refused before they are parsed."""
-SEARCHED_BYTES = 2048
-"""Bytes at each end of a body that are searched."""
-MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
-"""The model's name in a body, as JSON or as JSON within safetensors' metadata."""
-NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
-"""A version or posterior that a body names, other than null."""
-DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
-"""The deadline that a body names, in milliseconds."""
-INFER = re.compile(r"/v2/models/([a-z0-9._-]{1,200})/infer")
-"""The path of an inference by the newest version, with the model's name."""
-TIMEOUT = re.compile(rb'"timeout"\s*:\s*([1-9][0-9]{0,8})')
-"""The deadline of an inference, in microseconds."""
-
-
-@dataclass
-class LoadShedding:
-    """Refuses requests that cannot start before their deadline while the queue is long, without parsing them.
-
-    Parsing and checking take a good part of a request's time. A service that did both before refusing
-    would answer fewer requests the more it received. So the bytes are searched for the model's name and
-    the deadline alone. A request in which they are not found goes on, and the queue decides.
-    The overload benchmark fails without this layer: at twice its capacity the service keeps three
-    quarters of its rate and misses deadlines, where it keeps all of it with the layer.
-    """
-
-    app: ASGIApp
-    queue: Queue
-    registry: Registry
-    metrics: Metrics
-    deadline_ms: int
-    read_s: float
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; 429 where it could not start before its deadline."""
-        posts = scope["type"] == "http" and scope["method"] == "POST"
-        infers = INFER.fullmatch(scope["path"]) if posts else None
-        adapts = posts and scope["path"] in REQUESTS
-        if not (adapts or infers) or self.queue.drain_s < PRESSURE_S:
-            await self.app(scope, receive, send)
-            return
-        try:
-            first: Message | None = await self._first(receive, infers and infers[1])
-        except RequestError as error:
-            await problems.response(error, scope["state"])(scope, receive, send)
-            return
-
-        async def replayed() -> Message:
-            nonlocal first
-            message, first = first, None
-            return await receive() if message is None else message
-
-        await self.app(scope, replayed, send)
-
-    async def _first(self, receive: Receive, model: str | None) -> Message:
-        """The message with the beginning of the body, unless the request cannot start in time.
-
-        Args:
-            model: of an inference, whose path names it.
-
-        Raises:
-            RequestError: 408 where it does not arrive, 429 where the request has to be refused.
-        """
-        try:
-            async with asyncio.timeout(self.read_s):
-                message = await receive()
-        except TimeoutError:
-            raise RequestError("too-slow", "the body did not arrive in time") from None
-        self._check(message.get("body", b""), model)
-        return message
-
-    def _check(self, body: bytes, model: str | None) -> None:
-        short = len(body) <= 2 * SEARCHED_BYTES
-        searched = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
-        if NAMED.search(searched):
-            return  # perhaps of a version with a lane of its own
-        within_ms: float = self.deadline_ms
-        if model is None:
-            named, wanted = MODEL.search(searched), DEADLINE.search(searched)
-            model = named[1].decode() if named else ""
-            within_ms = int(wanted[1]) if wanted else within_ms
-        elif wanted := TIMEOUT.search(searched):
-            within_ms = int(wanted[1]) / 1000
-        if versions := self.registry.catalogue.models.get(model):
-            # The request has already waited, unseen, for as long as the event loop is late.
-            within_s = within_ms / 1000 - self.metrics.lag_s
-            self.queue.check_admission(versions[max(versions)].sha256, within_s)

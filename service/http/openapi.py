@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from service.http import health
-from service.http.middleware import STABLE_PREFIX
+from service.http.paths import STABLE_PREFIX
 from service.http.problems import Problem
 from service.http.routes import router
 from service.schemas.requests import REQUESTS

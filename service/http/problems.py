@@ -78,11 +78,6 @@ def install(app: FastAPI) -> None:
         return _reply(request, problem, error.status_code)
 
 
-def open_inference(path: str) -> bool:
-    """Whether a path is one of the Open Inference Protocol, which has its own form of failures."""
-    return path == "/v2" or path.startswith("/v2/")
-
-
 def request_error(error: BmamlError) -> RequestError:
     """The problem that an error of the method, the store or the service is for the caller."""
     if isinstance(error, RequestError):

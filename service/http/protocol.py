@@ -10,9 +10,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.codec.open_inference.decode import error_body
 from service.errors import RequestError
-from service.http import problems
-from service.http.middleware import new_request_id
+from service.http import paths, problems, shedding
+from service.http.middleware import request_id
 from service.ops.metrics import Metrics
+from service.schemas.requests import REQUESTS
 from service.settings import Settings
 
 access_log = logging.getLogger("service.access")
@@ -28,12 +29,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A head must be small and arrive in time, a refused body must end in time, and the caller must take its
     reply. Where a bound is exceeded, the protocol replies with a problem if it still can, and closes the
-    connection. A request to upgrade to another protocol is answered in this one. uvicorn's own protocol has
-    none of these bounds: with it, most of `tests/service/http/test_protocol.py` fails.
+    connection. Under overload it refuses what has waited unread for too long, and keeps the connection. A
+    request to upgrade to another protocol is answered in this one. uvicorn's own protocol has none of these
+    bounds: with it, most of `tests/service/http/test_protocol.py` fails.
     """
 
     settings: Settings
     metrics: Metrics
+    backlog: shedding.Backlog
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -42,6 +45,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._delivered = False  # whether the present bytes held part of a body, or the end of a head or body
         self._upgrading = False
         self._verdict: RequestError | None = None  # sent once all earlier requests are answered
+        self._unread_s = 0.0  # seconds for which the newest bytes waited before they were read
+        self._held: bytearray | None = None  # the body so far of a request that is perhaps refused unparsed
         self._timer: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
 
@@ -71,7 +76,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._delivered = False
+        waited_s = shedding.unread_s(self.transport.get_extra_info("socket"))
+        self._unread_s = self.metrics.lag_s if waited_s is None else waited_s
         self._feed(data)
+        self._release()
         if self._verdict is not None or self.transport.is_closing():
             return
         if not self._delivered:
@@ -81,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
         # An idle connection, and a head that has begun, must become a request in time.
         idle = self.cycle is None or self.cycle.response_complete
-        if (self._in_head or idle) and self._timer is None:
+        if (self._in_head or idle) and self._timer is None and self.timeout_keep_alive_task is None:
             self._wait(self.settings.read_s, self._head_is_late)
 
     def _feed(self, data: bytes) -> None:
@@ -126,12 +134,18 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.settings.max_header_bytes:
             self._refuse_head()
         elif self._verdict is None:
-            super().on_headers_complete()
+            self.scope["state"]["unread_s"] = self._unread_s
+            if self._may_be_refused:
+                self._held = bytearray()
+            else:
+                self._start()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body; that of a refused request is discarded."""
         self._delivered = True
-        if self.cycle is not None and self._verdict is None and not self.transport.is_closing():
+        if self._held is not None:
+            self._held += body
+        elif self.cycle is not None and self._verdict is None and not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -139,6 +153,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._upgrading:
             return
         self._between, self._delivered = 0, True
+        if self._held is not None and self._refused_unparsed(bytes(self._held)):
+            self._held = None
+            return
+        self._release()
+        self.scope["state"]["unread_s"] = self._unread_s
         if self.cycle is None or self._verdict is not None:
             return
         if self.cycle.response_complete:
@@ -160,6 +179,53 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait(LINGER_S, self.transport.close)
         else:
             super().shutdown()
+
+    @property
+    def _may_be_refused(self) -> bool:
+        """Whether the present request, whose head is complete, has waited unread and can be refused at once.
+
+        Replies to pages of other hosts need headers that the application adds.
+        """
+        return (
+            self._unread_s + self.backlog.wait_s > shedding.PRESSURE_S
+            and len(self.tasks) >= shedding.CROWD
+            and (self.cycle is None or self.cycle.response_complete)
+            and shedding.adapts(self.parser.get_method().decode(), self._path)
+            and not any(name == b"origin" for name, _ in self.headers)
+        )
+
+    def _refused_unparsed(self, body: bytes) -> bool:
+        """Whether the request is late; then it is replied to, and the connection stays open."""
+        try:
+            waits_s = self._unread_s + self.backlog.wait_s
+            shedding.check_wait(waits_s, body, self._path, self.settings.deadline_ms)
+        except RequestError as error:
+            route = self._path
+            keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+            self._reply(error, route if route in REQUESTS else "unmatched", keep)
+            super().on_response_complete()
+            return True
+        return False
+
+    def _start(self) -> None:
+        """Give the present request, whose head is complete, to the application."""
+        self.backlog.add(self.loop)
+        super().on_headers_complete()
+
+    def _release(self) -> None:
+        """Start the request that is held, if any."""
+        if self._held is None:
+            return
+        body, self._held = bytes(self._held), None
+        self._start()
+        if body:
+            super().on_body(body)
+
+    @property
+    def _path(self) -> str:
+        """The path of the present request, as the routes see it."""
+        path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
+        return paths.routed(path, self.settings.root_path)
 
     def _head_is_late(self) -> None:
         self._timer = None
@@ -183,28 +249,38 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _tell(self, error: RequestError) -> None:
         """Send the problem without the application, and close."""
-        if self.transport.is_closing():
-            return
-        name = new_request_id()
+        if not self.transport.is_closing():
+            self._reply(error, "unread", keep=False)
+
+    def _reply(self, error: RequestError, route: str, keep: bool) -> None:
+        """Send the problem.
+
+        Args:
+            route: its label in log and metrics.
+            keep: whether the connection stays open.
+        """
+        sent = (value for name, value in getattr(self, "headers", None) or () if name == b"x-request-id")
+        name = request_id(next(sent, b""))
         body, media_type = problems.document(error, name), problems.MEDIA_TYPE
-        path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
-        if problems.open_inference(path.removeprefix(self.settings.root_path)):
+        if paths.open_inference(self._path):
             body, media_type = error_body(error), "application/json"
         headers = [
             (b"content-type", media_type.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", name.encode()),
-            (b"connection", b"close"),
         ]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", str(error.retry_after_s).encode()))
+        if not keep:
+            headers.append((b"connection", b"close"))
         lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
-        self.transport.close()
+        if not keep:
+            self.transport.close()
         self._watch_the_reply()
-        self.metrics.requests.labels("unread", str(error.status)).inc()
+        self.metrics.requests.labels(route, str(error.status)).inc()
         self.metrics.problems.labels(error.kind).inc()
-        fields = {"request_id": name, "route": "unread", "status": error.status, "problem": error.kind}
+        fields = {"request_id": name, "route": route, "status": error.status, "problem": error.kind}
         access_log.info("request", extra={"fields": fields})
 
     def _watch_the_reply(self, before: float = float("inf")) -> None:
@@ -229,4 +305,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def protocol(settings: Settings, metrics: Metrics) -> type[BoundedProtocol]:
     """The protocol class with the bounds of these settings, for uvicorn."""
-    return type("Protocol", (BoundedProtocol,), {"settings": settings, "metrics": metrics})
+    own = {"settings": settings, "metrics": metrics, "backlog": shedding.Backlog()}
+    return type("Protocol", (BoundedProtocol,), own)

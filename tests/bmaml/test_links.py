@@ -52,6 +52,14 @@ def test_the_scale_and_its_inverse_undo_each_other(name: str) -> None:
     torch.testing.assert_close(link.to_scale(link.to_values(z)), z, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", LINKS)
+def test_arrays_and_tensors_have_one_scale(name: str) -> None:
+    link = LINKS[name]
+    y = torch.tensor([-5.0, -1.0, -1e-3, 0.0, 1e-9, 0.5, 2.0, 2.9999, 3.0, 7.0, 1e9], dtype=torch.float64)
+    found = torch.from_numpy(link.array_to_scale(y.numpy()))
+    torch.testing.assert_close(found, link.to_scale(y), rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("name", ["log", "logit"])
 def test_quantiles_are_transformed_quantiles(name: str) -> None:
     link, levels = LINKS[name], torch.tensor([[0.05, 0.5, 0.95]], dtype=torch.float64)

@@ -1,0 +1,182 @@
+"""Refusals under overload, which cost a small part of an answer: without them each further request costs answers.
+
+A request waits in two places: unread, while the event loop is late, and in the queue, while the device is. In
+both it is refused once it has to wait for more than `MAX_WAIT_SHARE` of its deadline. Parsing and checking
+take a good part of a request's time, so that its bytes are searched for the deadline and the model's name
+alone. A request in which they are not found goes on, and the queue decides.
+"""
+
+import asyncio
+import math
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.engine.queue import MAX_WAIT_SHARE, Queue
+from service.errors import RequestError
+from service.http import problems
+from service.registry.registry import Registry
+from service.schemas.requests import REQUESTS
+
+PRESSURE_S = 0.1
+"""Seconds of waiting, queued or unread, from which requests may be refused before they are parsed."""
+CROWD = 32
+"""Requests in progress from which one that has waited unread may be refused. With fewer, the machine is slow
+rather than the service overloaded, and to come back later would help nobody."""
+FIRST_REQUEST_S = 1e-3
+"""Seconds of the event loop for a request, before the first crowded round."""
+WEIGHT_OF_A_ROUND = 0.2
+"""Weight of the newest round in the average time of a request."""
+SEARCHED_BYTES = 2048
+"""Bytes at each end of a body that are searched."""
+MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
+"""The model's name in a body, as JSON or as JSON within safetensors' metadata."""
+NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
+"""A version or posterior that a body names, other than null."""
+DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
+"""The deadline that a body names, in milliseconds."""
+INFER = re.compile(r"/v2/models/([a-z0-9._-]{1,200})(?:/versions/[0-9]{1,9})?/infer")
+"""The path of an inference, with the model's name."""
+TIMEOUT = re.compile(rb'"timeout"\s*:\s*([1-9][0-9]{0,8})')
+"""The deadline of an inference, in microseconds."""
+LAST_DATA_RECEIVED = struct.Struct("=52xI")
+"""The milliseconds since the newest data arrived, in Linux' `tcp_info`."""
+
+
+def unread_s(connection: Any) -> float | None:
+    """Seconds since the newest bytes of a connection arrived in the kernel, where it tells: TCP on Linux."""
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED.size)
+        (milliseconds,) = LAST_DATA_RECEIVED.unpack(told)
+    except (AttributeError, OSError, struct.error):
+        return None
+    return float(milliseconds) / 1000
+
+
+class Backlog:
+    """The requests that the event loop has read in its present round: they begin in the next, one by one.
+
+    Attributes:
+        count: their number.
+        request_s: seconds of the event loop for one request, all refusals included, in crowded rounds.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.request_s = FIRST_REQUEST_S
+
+    @property
+    def wait_s(self) -> float:
+        """Expected seconds until one more request has its turn."""
+        return self.count * self.request_s
+
+    def add(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Count one more."""
+        if not self.count:
+            loop.call_soon(self._begin, loop)
+        self.count += 1
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A round begins, in which the counted requests run before others are read."""
+        if self.count >= CROWD:
+            loop.call_soon(self._learn, self.count, loop.time())
+        self.count = 0
+
+    def _learn(self, count: int, began: float) -> None:
+        """The round has ended that began so many requests."""
+        recent = (asyncio.get_running_loop().time() - began) / count
+        self.request_s += WEIGHT_OF_A_ROUND * (recent - self.request_s)
+
+
+def adapts(method: str, path: str) -> bool:
+    """Whether a request asks for adaptation, which takes long enough to be refused."""
+    return method == "POST" and (path in REQUESTS or INFER.fullmatch(path) is not None)
+
+
+def check_wait(waits_s: float, body: bytes, path: str, default_ms: int) -> None:
+    """Check that a request does not wait for too much of its deadline before it begins.
+
+    Raises:
+        RequestError: 429.
+    """
+    if waits_s > MAX_WAIT_SHARE * _deadline_s(_ends(body), path, default_ms):
+        detail = "too many requests are waiting"
+        raise RequestError("queue-full", detail, retry_after_s=max(1, math.ceil(waits_s)))
+
+
+def _ends(body: bytes) -> bytes:
+    """The bytes that are searched: of a long body, its ends."""
+    short = len(body) <= 2 * SEARCHED_BYTES
+    return body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
+
+
+def _deadline_s(searched: bytes, path: str, default_ms: int) -> float:
+    if path in REQUESTS:
+        found = DEADLINE.search(searched)
+        return (int(found[1]) if found else default_ms) / 1000
+    found = TIMEOUT.search(searched)
+    return int(found[1]) / 1e6 if found else default_ms / 1000
+
+
+@dataclass
+class LoadShedding:
+    """Refuses requests that cannot start before their deadline while the queue is long, without parsing them.
+
+    A version or posterior that a request names may have a lane of its own in the queue, which then decides.
+    """
+
+    app: ASGIApp
+    queue: Queue
+    registry: Registry
+    deadline_ms: int
+    read_s: float
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; 429 where it could not start before its deadline."""
+        asks = scope["type"] == "http" and adapts(scope["method"], scope["path"])
+        if not asks or self.queue.drain_s < PRESSURE_S:
+            await self.app(scope, receive, send)
+            return
+        try:
+            first: Message | None = await self._first(receive, scope)
+        except RequestError as error:
+            await problems.response(error, scope["state"])(scope, receive, send)
+            return
+
+        async def replayed() -> Message:
+            nonlocal first
+            message, first = first, None
+            return await receive() if message is None else message
+
+        await self.app(scope, replayed, send)
+
+    async def _first(self, receive: Receive, scope: Scope) -> Message:
+        """The message with the beginning of the body, unless the request cannot start in time.
+
+        Raises:
+            RequestError: 408 where it does not arrive, 429 where the request has to be refused.
+        """
+        try:
+            async with asyncio.timeout(self.read_s):
+                message = await receive()
+        except TimeoutError:
+            raise RequestError("too-slow", "the body did not arrive in time") from None
+        self._check(message.get("body", b""), scope["path"], scope["state"].get("unread_s", 0.0))
+        return message
+
+    def _check(self, body: bytes, path: str, waited_s: float) -> None:
+        searched = _ends(body)
+        if "/versions/" in path or NAMED.search(searched):
+            return
+        if path in REQUESTS:
+            named = MODEL.search(searched)
+            model = named[1].decode() if named else ""
+        else:
+            model = path.split("/")[3]
+        if versions := self.registry.catalogue.models.get(model):
+            within_s = _deadline_s(searched, path, self.deadline_ms) - waited_s
+            self.queue.check_admission(versions[max(versions)].sha256, within_s)
