@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp
 
 from bmaml import __version__
 from service.engine.worker_pool import WorkerPool
@@ -20,6 +21,24 @@ from service.settings import Settings
 DESCRIPTION = """Few-shot prediction with honest uncertainty: post a few labelled rows and the rows you
 ask about; particles of a meta-learned network are adapted to them, and their weighted mixture answers."""
 """The description of the API in its OpenAPI."""
+
+
+class Application(FastAPI):
+    """The FastAPI application, within the service's own layers rather than around them.
+
+    A request for adaptation then passes none of FastAPI's, which have nothing to add to it.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The layers, the outermost first: ours, direct routes, FastAPI's."""
+        theirs = super().build_middleware_stack()
+        assert isinstance(
+            theirs, ServerErrorMiddleware
+        )  # replies to what nobody caught, as our outermost does
+        app: ASGIApp = DirectRoutes(theirs.app)
+        for layer in reversed(layers(self.state.runtime)):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        return app
 
 
 def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None = None) -> FastAPI:
@@ -45,12 +64,11 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
         await asyncio.to_thread(runtime.stop)
         measuring.cancel()
 
-    app = FastAPI(
+    app = Application(
         title="Few-shot prediction with honest uncertainty",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=[*layers(runtime), Middleware(DirectRoutes)],
         telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own
         docs_url=None,  # they would fetch scripts from other hosts
         redoc_url=None,

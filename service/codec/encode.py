@@ -38,16 +38,16 @@ class AnsweredJob:
 
     Attributes:
         entry: the kept posterior, if any.
-        accepted: the time on the engine's clock at which the request arrived.
-        unread_s: seconds from then until the event loop read it.
+        began: the time on the engine's clock at which the event loop began with the request.
+        waited_s: seconds from its arrival until then.
     """
 
     job: Job
     answer: Answer
     entry: Entry | None
     request_id: str
-    accepted: float
-    unread_s: float = 0.0
+    began: float
+    waited_s: float = 0.0
 
     def prediction_response(self) -> AdaptPredictResponse:
         """The response to POST /adapt-predict."""
@@ -110,12 +110,12 @@ class AnsweredJob:
             model=_model_ref(job),
             diagnostics=diagnostics,
             timing_ms=Timing(
-                decode=1000 * (job.decoded_at - self.accepted - self.unread_s),
-                queue=1000 * (self.unread_s + answer.queue_s),
+                decode=1000 * (job.decoded_at - self.began),
+                queue=1000 * (self.waited_s + answer.queue_s),
                 embed=1000 * answer.times.embed_s,
                 adapt=1000 * answer.times.adapt_s,
                 predict=1000 * answer.times.predict_s,
-                total=1000 * (time.monotonic() - self.accepted),
+                total=1000 * (time.monotonic() - self.began + self.waited_s),
                 batched_tasks=answer.batched_tasks,
             ),
         )

@@ -20,7 +20,7 @@ from service.compute.batch import Compute, compute
 from service.compute.device import DeviceFailed, free_memory, out_of_memory
 from service.compute.surprise import surprising_group
 from service.engine.posterior_cache import PosteriorCache
-from service.engine.queue import Outcome, Queue, QueuedJob
+from service.engine.queue import Outcome, Queue, QueuedJob, settle
 from service.errors import RequestError
 from service.job import Answer, Job, row_counts
 from service.ops.metrics import Metrics
@@ -88,15 +88,18 @@ class Engine:
         """Whether the thread has ended because of a fault; no job is answered any more."""
         return self._failed
 
-    async def submit(self, job: Job) -> Answer:
+    async def submit(self, job: Job, waited_s: float = 0.0) -> Answer:
         """Queue the job, and wait for its answer.
+
+        Args:
+            waited_s: seconds that its request has waited before.
 
         Raises:
             RequestError: 429 where the queue is full, 503 while the engine stops, 504 where the deadline
                 passes before the job starts, 413 where the task does not fit into memory.
             Diverged: adaptation left the finite numbers.
         """
-        queued, timer = self.queue.add(job), None
+        queued, timer = self.queue.add(job, waited_s), None
         if not math.isinf(job.deadline):
             timer = queued.loop.call_later(job.deadline - time.monotonic(), queued.expire)
         try:
@@ -135,10 +138,11 @@ class Engine:
         except Exception as error:
             log.exception("a batch of %d failed", len(jobs))
             outcomes = [error] * len(jobs)
-        for queued, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Answer):
-                outcome = replace(outcome, queue_s=started - queued.queued_at)
-            queued.settle(outcome)
+        timed = [
+            replace(outcome, queue_s=started - queued.queued_at) if isinstance(outcome, Answer) else outcome
+            for queued, outcome in zip(batch, outcomes, strict=True)
+        ]
+        settle(batch, timed)
         elapsed = time.monotonic() - started
         self.queue.record_batch(jobs, elapsed)
         self._update_metrics(batch, outcomes, started, elapsed)

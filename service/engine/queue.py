@@ -55,23 +55,37 @@ class QueuedJob:
     future: "asyncio.Future[Answer]"
     started: bool = False
 
-    def settle(self, outcome: Outcome) -> None:
-        """Give the caller the outcome, from any thread; nothing happens if the caller has left."""
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits
-            self.loop.call_soon_threadsafe(self._settle, outcome)
-
     def expire(self) -> None:
         """Give the caller a 504, unless the job has started. To be called on the event loop."""
         if not self.started:
-            self._settle(_expired())
+            self.settle_here(_expired())
 
-    def _settle(self, outcome: Outcome) -> None:
+    def settle_here(self, outcome: Outcome) -> None:
+        """Give the caller the outcome, on the event loop; nothing happens if the caller has left."""
         if self.future.done():
             return
         if isinstance(outcome, BaseException):
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
+
+
+def settle(jobs: Sequence[QueuedJob], outcomes: Sequence[Outcome]) -> None:
+    """Give callers their outcomes, from any thread; nothing happens for those who have left.
+
+    An event loop is woken once for all its jobs.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[QueuedJob, Outcome]]] = {}
+    for queued, outcome in zip(jobs, outcomes, strict=True):
+        by_loop.setdefault(queued.loop, []).append((queued, outcome))
+    for loop, settled in by_loop.items():
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits
+            loop.call_soon_threadsafe(_settle_each, settled)
+
+
+def _settle_each(settled: Sequence[tuple[QueuedJob, Outcome]]) -> None:
+    for queued, outcome in settled:
+        queued.settle_here(outcome)
 
 
 @dataclass
@@ -172,8 +186,11 @@ class Queue:
             self._closed = reason
             self._changed.notify_all()
 
-    def check_admission(self, model: str, within_s: float, work: int = 1) -> None:
+    def check_admission(self, model: str, within_s: float, work: int = 1, waited_s: float = 0.0) -> None:
         """Check that a new job of this model would probably be answered within this time.
+
+        Args:
+            waited_s: seconds that its request has waited before, of a time limit of both together.
 
         Raises:
             RequestError: 429 where it would not, or where the queue has no room for its work.
@@ -181,7 +198,8 @@ class Queue:
         queued_work, turn_s = self.work, self._wait_for_turn_s(model)
         if queued_work:
             wait_s = turn_s + self._wait_in_lane_s(model)
-            refused = queued_work + work > self._max_work or wait_s > MAX_WAIT_SHARE * within_s
+            late = waited_s + wait_s > MAX_WAIT_SHARE * (waited_s + within_s)
+            refused = late or queued_work + work > self._max_work
         else:  # a deadline that has passed already is a 504
             refused = turn_s > within_s > 0
         if refused:
@@ -189,8 +207,11 @@ class Queue:
             retry_after_s = max(1, math.ceil(turn_s + self.drain_s / 2))
             raise RequestError("queue-full", "too much work is waiting", retry_after_s=retry_after_s)
 
-    def add(self, job: Job) -> QueuedJob:
+    def add(self, job: Job, waited_s: float = 0.0) -> QueuedJob:
         """Append a job. To be called on the event loop that waits for the answer.
+
+        Args:
+            waited_s: seconds that its request has waited before.
 
         Raises:
             RequestError: 429 where it could not start in time, 503 while the queue is closed.
@@ -200,7 +221,7 @@ class Queue:
             if self._closed is not None:
                 raise RequestError("not-ready", self._closed, retry_after_s=1)
             model, now = job.model.sha256, time.monotonic()
-            self.check_admission(model, job.deadline - now, job.cost)
+            self.check_admission(model, job.deadline - now, job.cost, waited_s)
             lane = self._lanes.setdefault(model, _Lane())
             if not lane.waiting:  # an idle lane saves up no claim
                 lane.served_s = max(lane.served_s, self._virtual_time_s)
@@ -248,8 +269,7 @@ class Queue:
         """Settle all waiting jobs with this error, and drop them."""
         with self._changed:
             for lane in self._lanes.values():
-                for queued in lane.waiting:
-                    queued.settle(error)
+                settle(lane.waiting, [error] * len(lane.waiting))
             self._lanes.clear()
 
     def record_batch(self, jobs: Sequence[Job], seconds: float) -> None:
@@ -268,8 +288,7 @@ class Queue:
         now = time.monotonic()
         for lane in self._lanes.values():
             unwanted = [each for each in lane.waiting if each.future.done() or each.job.deadline <= now]
-            for queued in unwanted:
-                queued.settle(_expired())
+            settle(unwanted, [_expired() for _ in unwanted])
             lane.remove(unwanted)
 
 

@@ -70,8 +70,8 @@ class Exchange(Generic[BodyT]):
         make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
     ) -> "Exchange[BodyT]":
         """As `run`, for a body that `parse` makes of its bytes and their media type."""
-        waited_s: float = request.state.unread_s
-        accepted, runtime = time.monotonic() - waited_s, ready_runtime(request)
+        waited_s: float = request.state.waited_s
+        began, runtime = time.monotonic(), ready_runtime(request)
         content, caller = await runtime.body_reader.read(request), request.state.caller
         received = time.monotonic() - waited_s
         body = parse(*content)
@@ -82,9 +82,9 @@ class Exchange(Generic[BodyT]):
             job = await runtime.decoding_threads.run(
                 make_job, runtime.decoder, body, version, caller, received
             )
-        answer = await _answer(request, runtime, job)
+        answer = await _answer(request, runtime, job, waited_s)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
-        answered = AnsweredJob(job, answer, entry, request.state.request_id, accepted, waited_s)
+        answered = AnsweredJob(job, answer, entry, request.state.request_id, began, waited_s)
         return cls(request, media_type, body, answered)
 
     def reply(self, response: ResponseBody) -> Response:
@@ -126,15 +126,18 @@ def ready_runtime(request: Request, needs_model: bool = True) -> Runtime:
     return runtime
 
 
-async def _answer(request: Request, runtime: Runtime, job: Job) -> Answer:
+async def _answer(request: Request, runtime: Runtime, job: Job, waited_s: float) -> Answer:
     """The engine's answer; a job whose caller leaves before it comes is dropped.
+
+    Args:
+        waited_s: seconds that the request has waited so far.
 
     Raises:
         CallerLeft: the connection was closed.
     """
     watch = _ConnectionWatch(request)
     try:
-        return await runtime.engine.submit(job)
+        return await runtime.engine.submit(job, waited_s)
     except asyncio.CancelledError:
         if watch.caller_left:
             raise CallerLeft from None

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CallerLeft, RequestError
 from service.http import paths, problems
-from service.http.shedding import LoadShedding
+from service.http.shedding import Admission, LoadShedding
 from service.keys import KeyRing, RateLimit
 from service.runtime import Runtime
 from service.schemas.requests import REQUESTS
@@ -39,9 +39,7 @@ def layers(runtime: Runtime) -> list[Middleware]:
         *(keys if runtime.keys.configured else []),
         Middleware(
             LoadShedding,
-            queue=runtime.queue,
-            registry=runtime.registry,
-            deadline_ms=settings.deadline_ms,
+            admission=Admission(runtime.queue, runtime.registry, settings.deadline_ms),
             read_s=settings.read_s,
         ),
     ]
@@ -73,7 +71,8 @@ def request_id(sent: bytes = b"") -> str:
 class RequestContext:
     """The outermost layer: request id, common headers, metrics, log line, a problem for every failure.
 
-    HEAD is routed as GET, and its reply loses the body. The time that a request waited unread counts as its own.
+    HEAD is routed as GET, and its reply loses the body. A request's time counts from its arrival: it may have
+    waited for the event loop.
     """
 
     app: ASGIApp
@@ -85,7 +84,8 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         state, headers = scope.setdefault("state", {}), dict(scope["headers"])
-        waited_s = state.setdefault("unread_s", 0.0)
+        now = time.monotonic()
+        waited_s = state["waited_s"] = now - state.get("arrived", now)
         started, began_ns = time.perf_counter() - waited_s, time.time_ns() - round(1e9 * waited_s)
         state["request_id"] = request_id(headers.get(b"x-request-id", b""))
         state["caller"] = ""

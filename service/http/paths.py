@@ -10,7 +10,7 @@ def open_inference(path: str) -> bool:
 
 
 def routed(path: str, root_path: str) -> str:
-    """The path that the routes see: without the root path, which a proxy may strip or pass on, and the prefix.
+    """The path that the routes see: without the prefix and the root path, which a proxy may have stripped.
 
     Both forms of a path then have the same handler, the same metrics and the same log. Empty for the root
     path itself, without its slash.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from service.codec.open_inference.decode import error_body
 from service.errors import RequestError
 from service.http import paths, problems, shedding
 from service.http.middleware import request_id
+from service.http.reply_transport import ReplyTransport
 from service.ops.metrics import Metrics
+from service.runtime import Runtime
 from service.schemas.requests import REQUESTS
 from service.settings import Settings
 
@@ -36,6 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     settings: Settings
     metrics: Metrics
+    admission: shedding.Admission
     backlog: shedding.Backlog
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,7 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head; refuse the connection beyond `max_connections`."""
-        super().connection_made(transport)
+        super().connection_made(ReplyTransport(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.settings.max_connections:
             self._refuse(RequestError("too-many-connections", "too many connections", retry_after_s=1))
             return
@@ -134,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.settings.max_header_bytes:
             self._refuse_head()
         elif self._verdict is None:
-            self.scope["state"]["unread_s"] = self._unread_s
+            self._note_arrival()
             if self._may_be_refused:
                 self._held = bytearray()
             else:
@@ -157,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._held = None
             return
         self._release()
-        self.scope["state"]["unread_s"] = self._unread_s
+        self._note_arrival()
         if self.cycle is None or self._verdict is not None:
             return
         if self.cycle.response_complete:
@@ -181,28 +185,35 @@ class BoundedProtocol(HttpToolsProtocol):
             super().shutdown()
 
     @property
+    def _waits_s(self) -> float:
+        """Seconds that the present request waits before it begins."""
+        return self._unread_s + self.backlog.wait_s
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self.tasks) >= shedding.CROWD and self._waits_s > shedding.PRESSURE_S
+
+    @property
     def _may_be_refused(self) -> bool:
-        """Whether the present request, whose head is complete, has waited unread and can be refused at once.
+        """Whether the present request, whose head is complete, is perhaps refused unparsed.
 
         Replies to pages of other hosts need headers that the application adds.
         """
         return (
-            self._unread_s + self.backlog.wait_s > shedding.PRESSURE_S
-            and len(self.tasks) >= shedding.CROWD
+            (self._crowded or self.admission.queue_is_long)
             and (self.cycle is None or self.cycle.response_complete)
             and shedding.adapts(self.parser.get_method().decode(), self._path)
             and not any(name == b"origin" for name, _ in self.headers)
         )
 
     def _refused_unparsed(self, body: bytes) -> bool:
-        """Whether the request is late; then it is replied to, and the connection stays open."""
+        """Whether the request is refused; then it is replied to, and the connection stays open."""
+        path = self._path
         try:
-            waits_s = self._unread_s + self.backlog.wait_s
-            shedding.check_wait(waits_s, body, self._path, self.settings.deadline_ms)
+            self.admission.check(body, path, self._waits_s, self._crowded)
         except RequestError as error:
-            route = self._path
             keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-            self._reply(error, route if route in REQUESTS else "unmatched", keep)
+            self._reply(error, path if path in REQUESTS else "unmatched", keep)
             super().on_response_complete()
             return True
         return False
@@ -211,6 +222,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Give the present request, whose head is complete, to the application."""
         self.backlog.add(self.loop)
         super().on_headers_complete()
+
+    def _note_arrival(self) -> None:
+        self.scope["state"]["arrived"] = time.monotonic() - self._unread_s
 
     def _release(self) -> None:
         """Start the request that is held, if any."""
@@ -274,7 +288,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not keep:
             headers.append((b"connection", b"close"))
         lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        assert isinstance(self.transport, ReplyTransport)
+        self.transport.write_at_once(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
         if not keep:
             self.transport.close()
         self._watch_the_reply()
@@ -303,7 +318,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
 
-def protocol(settings: Settings, metrics: Metrics) -> type[BoundedProtocol]:
-    """The protocol class with the bounds of these settings, for uvicorn."""
-    own = {"settings": settings, "metrics": metrics, "backlog": shedding.Backlog()}
+def protocol(runtime: Runtime) -> type[BoundedProtocol]:
+    """The protocol class with the bounds of this runtime's settings, for uvicorn."""
+    settings = runtime.settings
+    own = {
+        "settings": settings,
+        "metrics": runtime.metrics,
+        "admission": shedding.Admission(runtime.queue, runtime.registry, settings.deadline_ms),
+        "backlog": shedding.Backlog(),
+    }
     return type("Protocol", (BoundedProtocol,), own)

@@ -134,10 +134,11 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         loop="asyncio",
         host=settings.host,
         port=settings.port,
-        http=protocol(settings, app.state.runtime.metrics),
+        http=protocol(app.state.runtime),
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # no reply depends on the caller's address or scheme
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,

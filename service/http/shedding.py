@@ -1,4 +1,4 @@
-"""Refusals under overload, which cost a small part of an answer: without them each further request costs answers.
+"""Refusals under overload, at a small part of an answer's cost: else each further request costs answers.
 
 A request waits in two places: unread, while the event loop is late, and in the queue, while the device is. In
 both it is refused once it has to wait for more than `MAX_WAIT_SHARE` of its deadline. Parsing and checking
@@ -24,6 +24,9 @@ from service.schemas.requests import REQUESTS
 
 PRESSURE_S = 0.1
 """Seconds of waiting, queued or unread, from which requests may be refused before they are parsed."""
+MAX_UNREAD_SHARE = MAX_WAIT_SHARE / 2
+"""Share of a request's deadline that it may wait for the event loop; the rest is left for the queue. Were it
+all of the queue's share, most requests would be parsed and then refused."""
 CROWD = 32
 """Requests in progress from which one that has waited unread may be refused. With fewer, the machine is slow
 rather than the service overloaded, and to come back later would help nobody."""
@@ -97,48 +100,74 @@ def adapts(method: str, path: str) -> bool:
     return method == "POST" and (path in REQUESTS or INFER.fullmatch(path) is not None)
 
 
-def check_wait(waits_s: float, body: bytes, path: str, default_ms: int) -> None:
-    """Check that a request does not wait for too much of its deadline before it begins.
-
-    Raises:
-        RequestError: 429.
-    """
-    if waits_s > MAX_WAIT_SHARE * _deadline_s(_ends(body), path, default_ms):
-        detail = "too many requests are waiting"
-        raise RequestError("queue-full", detail, retry_after_s=max(1, math.ceil(waits_s)))
-
-
-def _ends(body: bytes) -> bytes:
-    """The bytes that are searched: of a long body, its ends."""
-    short = len(body) <= 2 * SEARCHED_BYTES
-    return body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
-
-
-def _deadline_s(searched: bytes, path: str, default_ms: int) -> float:
-    if path in REQUESTS:
-        found = DEADLINE.search(searched)
-        return (int(found[1]) if found else default_ms) / 1000
-    found = TIMEOUT.search(searched)
-    return int(found[1]) / 1e6 if found else default_ms / 1000
-
-
-@dataclass
-class LoadShedding:
-    """Refuses requests that cannot start before their deadline while the queue is long, without parsing them.
+@dataclass(frozen=True)
+class Admission:
+    """Decides by a request's bytes whether it waits for too long.
 
     A version or posterior that a request names may have a lane of its own in the queue, which then decides.
     """
 
-    app: ASGIApp
     queue: Queue
     registry: Registry
     deadline_ms: int
+
+    @property
+    def queue_is_long(self) -> bool:
+        """Whether requests may have to be refused for the queue's sake."""
+        return self.queue.drain_s >= PRESSURE_S
+
+    def check(self, body: bytes, path: str, waited_s: float, crowded: bool = False) -> None:
+        """Check that a request would be answered in time.
+
+        Args:
+            body: the beginning of it, or all.
+            path: as the routes see it.
+            waited_s: seconds that the request waits before it begins.
+            crowded: whether it may be refused for these alone.
+
+        Raises:
+            RequestError: 429 where it would not.
+        """
+        short = len(body) <= 2 * SEARCHED_BYTES
+        searched = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
+        limit_s = self._deadline_s(searched, path)
+        if crowded and waited_s > MAX_UNREAD_SHARE * limit_s:
+            again_s = max(1, math.ceil(waited_s))
+            raise RequestError("queue-full", "too many requests are waiting", retry_after_s=again_s)
+        if not self.queue_is_long or "/versions/" in path or NAMED.search(searched):
+            return
+        if path in REQUESTS:
+            named = MODEL.search(searched)
+            model = named[1].decode() if named else ""
+        else:
+            model = path.split("/")[3]
+        if versions := self.registry.catalogue.models.get(model):
+            newest = versions[max(versions)].sha256
+            self.queue.check_admission(newest, limit_s - waited_s, waited_s=waited_s)
+
+    def _deadline_s(self, searched: bytes, path: str) -> float:
+        if path in REQUESTS:
+            found = DEADLINE.search(searched)
+            return (int(found[1]) if found else self.deadline_ms) / 1000
+        found = TIMEOUT.search(searched)
+        return int(found[1]) / 1e6 if found else self.deadline_ms / 1000
+
+
+@dataclass
+class LoadShedding:
+    """Refuses requests that would not be answered in time, where the server's protocol has not done so.
+
+    That is the case of bodies that arrive in parts, of pages of other hosts, and of other servers than ours.
+    """
+
+    app: ASGIApp
+    admission: Admission
     read_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; 429 where it could not start before its deadline."""
         asks = scope["type"] == "http" and adapts(scope["method"], scope["path"])
-        if not asks or self.queue.drain_s < PRESSURE_S:
+        if not asks or not self.admission.queue_is_long:
             await self.app(scope, receive, send)
             return
         try:
@@ -165,18 +194,5 @@ class LoadShedding:
                 message = await receive()
         except TimeoutError:
             raise RequestError("too-slow", "the body did not arrive in time") from None
-        self._check(message.get("body", b""), scope["path"], scope["state"].get("unread_s", 0.0))
+        self.admission.check(message.get("body", b""), scope["path"], scope["state"]["waited_s"])
         return message
-
-    def _check(self, body: bytes, path: str, waited_s: float) -> None:
-        searched = _ends(body)
-        if "/versions/" in path or NAMED.search(searched):
-            return
-        if path in REQUESTS:
-            named = MODEL.search(searched)
-            model = named[1].decode() if named else ""
-        else:
-            model = path.split("/")[3]
-        if versions := self.registry.catalogue.models.get(model):
-            within_s = _deadline_s(searched, path, self.deadline_ms) - waited_s
-            self.queue.check_admission(versions[max(versions)].sha256, within_s)

@@ -35,7 +35,7 @@ def test_one_line_of_log_says_what_became_of_a_request(client, caplog):
         client.post("/adapt-predict", json=BODY, headers={"X-Request-ID": "mine-1"})
         client.get("/posteriors/post_abc")
         client.get("/nowhere/at/all")
-    predicted, looked, lost = lines(caplog, 3)
+        predicted, looked, lost = lines(caplog, 3)
     assert predicted["request_id"] == "mine-1"
     assert (predicted["route"], predicted["status"], predicted["problem"]) == ("/adapt-predict", 200, None)
     assert (predicted["model"], predicted["version"], predicted["rows"]) == ("tiny", 2, [2, 1])
@@ -156,7 +156,7 @@ def test_a_request_is_a_span_of_the_caller_s_trace_with_its_parts_below(store, m
         with caplog.at_level(logging.INFO, "service.access"):
             served.client.post("/adapt-predict", json=BODY, headers={"traceparent": parent})
             served.client.post("/adapt-predict", json=BODY | {"model": "nobody"})
-        (line, _) = lines(caplog, 2)
+            (line, _) = lines(caplog, 2)
     found = {span.name: span for span in spans.get_finished_spans()}
     request = found["POST /adapt-predict"]
     assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
