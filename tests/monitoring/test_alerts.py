@@ -7,6 +7,8 @@ import subprocess
 import pytest
 import yaml
 
+from service.engine.queue import MAX_WAIT_SHARE
+from service.settings import Settings
 from tests.monitoring.conftest import ROOT, alerts
 from tests.monitoring.promql import labels_of
 
@@ -53,6 +55,14 @@ def test_a_section_says_what_it_means_how_to_look_what_to_do_and_what_not(alert)
     section, _, _ = rest.partition("\n## ")
     assert re.findall(r"^\*\*(.+)\.\*\*", section, re.MULTILINE) == PARTS
     assert section.startswith(f"\n{alert['labels']['severity'].capitalize()}. ")
+
+
+def test_a_long_queue_is_told_before_callers_are_refused():
+    (queue,) = (alert for alert in ALERTS if alert["alert"] == "BmamlQueueLong")
+    told_s = float(queue["expr"].rpartition(">")[2])
+    refused_s = MAX_WAIT_SHARE * Settings().deadline_ms / 1000
+    assert 0 < told_s < refused_s
+    assert f"Beyond {refused_s:g} seconds" in queue["annotations"]["description"]
 
 
 @pytest.mark.parametrize("name", NAMES)
