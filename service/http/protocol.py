@@ -23,6 +23,9 @@ access_log = logging.getLogger("service.access")
 
 LINGER_S = 2.0
 """Seconds for which the rest of a refused body is discarded: closing at once would lose the reply."""
+NEEDS_THE_APPLICATION = frozenset({b"origin", b"content-encoding"})
+"""Headers of requests that are never refused unparsed: pages of other hosts need headers in their reply, and
+compressed bodies do not show their deadline."""
 OTHER_PROTOCOL = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers that ask for another protocol."""
 
@@ -37,6 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
     bounds: with it, most of `tests/service/http/test_protocol.py` fails.
     """
 
+    runtime: Runtime
     settings: Settings
     metrics: Metrics
     admission: shedding.Admission
@@ -83,7 +87,6 @@ class BoundedProtocol(HttpToolsProtocol):
         waited_s = shedding.unread_s(self.transport.get_extra_info("socket"))
         self._unread_s = self.metrics.lag_s if waited_s is None else waited_s
         self._feed(data)
-        self._release()
         if self._verdict is not None or self.transport.is_closing():
             return
         if not self._delivered:
@@ -99,6 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
+            self._release()
         except httptools.HttpParserUpgrade as stopped:
             self._replay(data[stopped.args[0] :])
         except httptools.HttpParserError:
@@ -119,6 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note that a head has begun."""
+        self._unset_keepalive_if_required()  # a refusal in the same bytes may have set it
         self._in_head, self._between = True, 0
         super().on_message_begin()
 
@@ -197,23 +202,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def _may_be_refused(self) -> bool:
         """Whether the present request, whose head is complete, is perhaps refused unparsed.
 
-        Replies to pages of other hosts need headers that the application adds.
+        Where the caller has not taken the last reply, the application answers, which makes such callers wait.
         """
         return (
             (self._crowded or self.admission.queue_is_long)
             and (self.cycle is None or self.cycle.response_complete)
+            and not self.runtime.draining
+            and not self.transport.get_write_buffer_size()
             and shedding.adapts(self.parser.get_method().decode(), self._path)
-            and not any(name == b"origin" for name, _ in self.headers)
+            and not any(name in NEEDS_THE_APPLICATION for name, _ in self.headers)
         )
 
     def _refused_unparsed(self, body: bytes) -> bool:
         """Whether the request is refused; then it is replied to, and the connection stays open."""
         path = self._path
         try:
-            self.admission.check(body, path, self._waits_s, self._crowded)
+            self.admission.check(body, path, self._waits_s, crowded=self._crowded)
         except RequestError as error:
             keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
             self._reply(error, path if path in REQUESTS else "unmatched", keep)
+            self.metrics.request_seconds.labels(path if path in REQUESTS else "unmatched").observe(
+                self._unread_s
+            )
             super().on_response_complete()
             return True
         return False
@@ -292,10 +302,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write_at_once(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
         if not keep:
             self.transport.close()
-        self._watch_the_reply()
+        if self._untaken is None:
+            self._watch_the_reply()
         self.metrics.requests.labels(route, str(error.status)).inc()
         self.metrics.problems.labels(error.kind).inc()
-        fields = {"request_id": name, "route": route, "status": error.status, "problem": error.kind}
+        fields = {
+            "request_id": name,
+            "route": route,
+            "status": error.status,
+            "problem": error.kind,
+            "ms": round(1000 * self._unread_s, 3),
+        }
         access_log.info("request", extra={"fields": fields})
 
     def _watch_the_reply(self, before: float = float("inf")) -> None:
@@ -322,6 +339,7 @@ def protocol(runtime: Runtime) -> type[BoundedProtocol]:
     """The protocol class with the bounds of this runtime's settings, for uvicorn."""
     settings = runtime.settings
     own = {
+        "runtime": runtime,
         "settings": settings,
         "metrics": runtime.metrics,
         "admission": shedding.Admission(runtime.queue, runtime.registry, settings.deadline_ms),

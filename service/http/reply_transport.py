@@ -34,10 +34,6 @@ class ReplyTransport:
         head, self._head = self._head, b""
         self._transport.write(head + data)
 
-    def get_write_buffer_size(self) -> int:
-        """Bytes that are not sent yet."""
-        return len(self._head) + self._transport.get_write_buffer_size()
-
     def close(self) -> None:
         """Send what is kept, and close."""
         self._flush()

@@ -3,7 +3,7 @@
 A request waits in two places: unread, while the event loop is late, and in the queue, while the device is. In
 both it is refused once it has to wait for more than `MAX_WAIT_SHARE` of its deadline. Parsing and checking
 take a good part of a request's time, so that its bytes are searched for the deadline and the model's name
-alone. A request in which they are not found goes on, and the queue decides.
+alone. Where the deadline cannot be told, the request goes on, and the queue decides.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import math
 import re
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +35,21 @@ FIRST_REQUEST_S = 1e-3
 """Seconds of the event loop for a request, before the first crowded round."""
 WEIGHT_OF_A_ROUND = 0.2
 """Weight of the newest round in the average time of a request."""
+RECENT_S = 1.0
+"""Seconds in which what crowded rounds taught fades to e⁻¹ of it."""
 SEARCHED_BYTES = 2048
-"""Bytes at each end of a body that are searched."""
+"""Bytes at each end of a body that are searched for the model's name; the deadline is looked for in all."""
 MODEL = re.compile(rb'"model\\?"\s*:\s*\\?"([a-z0-9._-]{1,200})\\?"')
 """The model's name in a body, as JSON or as JSON within safetensors' metadata."""
 NAMED = re.compile(rb'"(?:version|posterior)\\?"\s*:\s*(?!null)')
 """A version or posterior that a body names, other than null."""
-DEADLINE = re.compile(rb'"deadline_ms\\?"\s*:\s*([0-9]{1,6})')
-"""The deadline that a body names, in milliseconds."""
 INFER = re.compile(r"/v2/models/([a-z0-9._-]{1,200})(?:/versions/[0-9]{1,9})?/infer")
 """The path of an inference, with the model's name."""
-TIMEOUT = re.compile(rb'"timeout"\s*:\s*([1-9][0-9]{0,8})')
-"""The deadline of an inference, in microseconds."""
+DEADLINES = {
+    True: (b"deadline_ms", re.compile(rb'deadline_ms\\?"\s*:\s*([0-9]{1,6})\b'), 1e-3),
+    False: (b'"timeout"', re.compile(rb'"timeout"\s*:\s*([1-9][0-9]{0,8})\b'), 1e-6),
+}
+"""The deadline in the body of one of `REQUESTS`, or of an inference: its name, form, and unit in seconds."""
 LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """The milliseconds since the newest data arrived, in Linux' `tcp_info`."""
 
@@ -65,12 +69,21 @@ class Backlog:
 
     Attributes:
         count: their number.
-        request_s: seconds of the event loop for one request, all refusals included, in crowded rounds.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.request_s = FIRST_REQUEST_S
+        self._request_s, self._learned_at = FIRST_REQUEST_S, 0.0
+
+    @property
+    def request_s(self) -> float:
+        """Seconds of the event loop for one request, all refusals included, in recent crowded rounds.
+
+        Without a crowded round for longer than `RECENT_S`, what was learned fades: after a stall it is too
+        long, and would refuse the crowd that could correct it.
+        """
+        age_s = time.monotonic() - self._learned_at
+        return FIRST_REQUEST_S + math.exp(-age_s / RECENT_S) * (self._request_s - FIRST_REQUEST_S)
 
     @property
     def wait_s(self) -> float:
@@ -83,16 +96,20 @@ class Backlog:
             loop.call_soon(self._begin, loop)
         self.count += 1
 
+    def learn(self, count: int, seconds: float) -> None:
+        """Learn from a round of so many seconds that began so many requests."""
+        before = self.request_s
+        self._request_s = before + WEIGHT_OF_A_ROUND * (seconds / count - before)
+        self._learned_at = time.monotonic()
+
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """A round begins, in which the counted requests run before others are read."""
         if self.count >= CROWD:
-            loop.call_soon(self._learn, self.count, loop.time())
+            loop.call_soon(self._end, self.count, time.monotonic())
         self.count = 0
 
-    def _learn(self, count: int, began: float) -> None:
-        """The round has ended that began so many requests."""
-        recent = (asyncio.get_running_loop().time() - began) / count
-        self.request_s += WEIGHT_OF_A_ROUND * (recent - self.request_s)
+    def _end(self, count: int, began: float) -> None:
+        self.learn(count, time.monotonic() - began)
 
 
 def adapts(method: str, path: str) -> bool:
@@ -102,10 +119,7 @@ def adapts(method: str, path: str) -> bool:
 
 @dataclass(frozen=True)
 class Admission:
-    """Decides by a request's bytes whether it waits for too long.
-
-    A version or posterior that a request names may have a lane of its own in the queue, which then decides.
-    """
+    """Decides by a request's bytes whether it waits for too long."""
 
     queue: Queue
     registry: Registry
@@ -116,11 +130,16 @@ class Admission:
         """Whether requests may have to be refused for the queue's sake."""
         return self.queue.drain_s >= PRESSURE_S
 
-    def check(self, body: bytes, path: str, waited_s: float, crowded: bool = False) -> None:
+    def check(
+        self, body: bytes, path: str, waited_s: float, whole: bool = True, crowded: bool = False
+    ) -> None:
         """Check that a request would be answered in time.
 
+        A version or posterior that it names may have a lane of its own in the queue, which then decides. So
+        it does where the bytes do not tell the deadline.
+
         Args:
-            body: the beginning of it, or all.
+            body: the beginning of it, or all where it is `whole`.
             path: as the routes see it.
             waited_s: seconds that the request waits before it begins.
             crowded: whether it may be refused for these alone.
@@ -128,16 +147,20 @@ class Admission:
         Raises:
             RequestError: 429 where it would not.
         """
-        short = len(body) <= 2 * SEARCHED_BYTES
-        searched = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
-        limit_s = self._deadline_s(searched, path)
+        limit_s = self._deadline_s(body, path, whole)
+        if limit_s is None:
+            return
         if crowded and waited_s > MAX_UNREAD_SHARE * limit_s:
             again_s = max(1, math.ceil(waited_s))
             raise RequestError("queue-full", "too many requests are waiting", retry_after_s=again_s)
-        if not self.queue_is_long or "/versions/" in path or NAMED.search(searched):
+        if not self.queue_is_long or "/versions/" in path:
+            return
+        short = len(body) <= 2 * SEARCHED_BYTES
+        ends = body if short else body[:SEARCHED_BYTES] + b"\n" + body[-SEARCHED_BYTES:]
+        if NAMED.search(ends):
             return
         if path in REQUESTS:
-            named = MODEL.search(searched)
+            named = MODEL.search(ends)
             model = named[1].decode() if named else ""
         else:
             model = path.split("/")[3]
@@ -145,12 +168,14 @@ class Admission:
             newest = versions[max(versions)].sha256
             self.queue.check_admission(newest, limit_s - waited_s, waited_s=waited_s)
 
-    def _deadline_s(self, searched: bytes, path: str) -> float:
-        if path in REQUESTS:
-            found = DEADLINE.search(searched)
-            return (int(found[1]) if found else self.deadline_ms) / 1000
-        found = TIMEOUT.search(searched)
-        return int(found[1]) / 1e6 if found else self.deadline_ms / 1000
+    def _deadline_s(self, body: bytes, path: str, whole: bool) -> float | None:
+        """The time limit that the body names, else the default; None where it may name one elsewhere."""
+        name, pattern, unit_s = DEADLINES[path in REQUESTS]
+        place = body.find(name)
+        if place < 0:
+            return self.deadline_ms / 1000 if whole else None
+        found = pattern.match(body, place)
+        return int(found[1]) * unit_s if found else None
 
 
 @dataclass
@@ -194,5 +219,7 @@ class LoadShedding:
                 message = await receive()
         except TimeoutError:
             raise RequestError("too-slow", "the body did not arrive in time") from None
-        self.admission.check(message.get("body", b""), scope["path"], scope["state"]["waited_s"])
+        body, whole = message.get("body", b""), not message.get("more_body", False)
+        whole = whole and not any(name == b"content-encoding" for name, _ in scope["headers"])
+        self.admission.check(body, scope["path"], scope["state"]["waited_s"], whole)
         return message
