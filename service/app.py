@@ -30,13 +30,13 @@ class Application(FastAPI):
     """
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The layers, the outermost first: ours, direct routes, FastAPI's."""
+        """The layers, the outermost first: those that were added, ours, direct routes, FastAPI's."""
+        added, self.user_middleware = self.user_middleware, []
         theirs = super().build_middleware_stack()
-        assert isinstance(
-            theirs, ServerErrorMiddleware
-        )  # replies to what nobody caught, as our outermost does
+        self.user_middleware = added
+        assert isinstance(theirs, ServerErrorMiddleware)  # replies to what nobody caught, as ours does
         app: ASGIApp = DirectRoutes(theirs.app)
-        for layer in reversed(layers(self.state.runtime)):
+        for layer in reversed([*added, *layers(self.state.runtime)]):
             app = layer.cls(app, *layer.args, **layer.kwargs)
         return app
 

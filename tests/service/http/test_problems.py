@@ -180,6 +180,40 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     assert served.client.post("/adapt-predict", json=BODY).status_code == 200
 
 
+def test_a_fault_of_a_route_that_fastapi_serves_is_such_a_500_too(store, monkeypatch, caplog):
+    async def fault(_):
+        raise ZeroDivisionError("a secret")
+
+    app = create_app(Settings(store=store, device="cpu"))
+    app.router.add_route("/fault", fault)
+    for served in listening(app, Settings(store=store, device="cpu")):
+        reply = served.client.get("/fault")
+        assert (reply.status_code, reply.json()["type"]) == (500, "urn:bmaml:problem:internal")
+        assert "secret" not in reply.text
+        assert len([each for each in caplog.records if "failed" in each.getMessage()]) == 1
+
+
+def test_a_layer_that_is_added_stands_around_all_others(store):
+    class Marked:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            async def marked(message):
+                if message["type"] == "http.response.start":
+                    named = b"x-request-id" in dict(message["headers"])
+                    message["headers"] = [*message["headers"], (b"x-saw-the-id", b"yes" if named else b"no")]
+                await send(message)
+
+            await self.app(scope, receive, marked)
+
+    app = create_app(Settings(store=store, device="cpu"))
+    app.add_middleware(Marked)
+    for served in listening(app, Settings(store=store, device="cpu")):
+        for reply in (served.client.post("/adapt-predict", json=BODY), served.client.get("/models")):
+            assert reply.headers["x-saw-the-id"] == "yes"
+
+
 def test_a_task_that_fails_on_the_device_fails_alone(store, monkeypatch):
     import service.compute.batch as batch_module
 
