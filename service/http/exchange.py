@@ -20,7 +20,7 @@ from service.schemas.policies import EpisodeSupport
 from service.schemas.requests import AdaptationRequest
 from service.schemas.responses import AdaptPredictResponse, PosteriorResponse, UncertaintyResponse
 
-WATCH_AFTER_S = 0.02
+WATCH_AFTER_S = 0.1
 """Seconds for which a request waits before its connection is watched; most are answered earlier."""
 
 BodyT = TypeVar("BodyT", bound=AdaptationRequest)

@@ -226,6 +226,7 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             super().on_response_complete()
             return True
+        self.scope["state"]["admitted"] = True
         return False
 
     def _start(self) -> None:

@@ -192,7 +192,7 @@ class LoadShedding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; 429 where it could not start before its deadline."""
         asks = scope["type"] == "http" and adapts(scope["method"], scope["path"])
-        if not asks or not self.admission.queue_is_long:
+        if not asks or scope["state"].get("admitted") or not self.admission.queue_is_long:
             await self.app(scope, receive, send)
             return
         try:
