@@ -55,6 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._verdict: RequestError | None = None  # sent once all earlier requests are answered
         self._unread_s = 0.0  # seconds for which the newest bytes waited before they were read
         self._held: bytearray | None = None  # the body so far of a request that is perhaps refused unparsed
+        self._has_refused = False  # whether one of the present bytes has been refused unparsed
         self._timer: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
 
@@ -83,7 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._verdict is not None or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        self._delivered = False
+        self._delivered = self._has_refused = False
         waited_s = shedding.unread_s(self.transport.get_extra_info("socket"))
         self._unread_s = self.metrics.lag_s if waited_s is None else waited_s
         self._feed(data)
@@ -202,11 +203,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _may_be_refused(self) -> bool:
         """Whether the present request, whose head is complete, is perhaps refused unparsed.
 
-        Where the caller has not taken the last reply, the application answers, which makes such callers wait.
+        Of pipelined requests one is, and none while the caller has not taken the last reply: the application
+        answers, which makes such callers wait.
         """
         return (
             (self._crowded or self.admission.queue_is_long)
             and (self.cycle is None or self.cycle.response_complete)
+            and not self._has_refused
             and not self.runtime.draining
             and not self.transport.get_write_buffer_size()
             and shedding.adapts(self.parser.get_method().decode(), self._path)
@@ -219,6 +222,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.admission.check(body, path, self._waits_s, crowded=self._crowded)
         except RequestError as error:
+            self._has_refused = True
             keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
             self._reply(error, path if path in REQUESTS else "unmatched", keep)
             self.metrics.request_seconds.labels(path if path in REQUESTS else "unmatched").observe(

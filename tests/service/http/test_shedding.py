@@ -157,6 +157,17 @@ async def test_a_refusal_leaves_the_next_request_of_the_same_bytes_its_time():
 
 
 @on_loop
+async def test_of_pipelined_requests_one_is_refused_and_the_others_wait_their_turn():
+    line = Line(waited_s=1.0)
+    sent = await line.send(request(deadline_ms=2000) * 4)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    sent = b"".join(line.transport.written)
+    assert (sent.count(b"HTTP/1.1 429 "), sent.count(b"HTTP/1.1 204 ")) == (1, 3)
+    assert len(line.seen) == 3
+
+
+@on_loop
 async def test_a_held_request_whose_address_is_no_address_is_bad_http():
     line = Line(waited_s=1.0, max_header_bytes=100_000)
     sent = await line.send(request(f"/adapt-predict?{'a' * 66_000}", deadline_ms=2000)[:-10])
