@@ -85,6 +85,23 @@ def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
             assert min(heights) >= low - 1
 
 
+def test_an_example_that_comes_late_does_not_replace_what_was_written_meanwhile(visit, kinds_url):
+    page = visit("own", url=kinds_url)
+    expect(page.locator("#own-reading")).to_contain_text("predicted")
+    page.evaluate(
+        """() => {
+            const model = document.getElementById("own-model");
+            model.value = "units";
+            model.dispatchEvent(new Event("change"));
+            const text = document.getElementById("csv");
+            text.value = "x,units\\n0.5,9\\n1.5,\\n";
+            text.dispatchEvent(new Event("input"));
+        }"""
+    )
+    expect(page.locator("#own-reading")).to_contain_text("1 row predicted from 1 labelled row.")
+    expect(page.locator("#csv")).to_have_value("x,units\n0.5,9\n1.5,\n")
+
+
 def test_the_page_names_the_values_of_a_target_beside_its_column(visit, kinds_url):
     page = visit("own", url=kinds_url)
     page.select_option("#own-model", "units")

@@ -74,10 +74,12 @@ export class OwnPanel {
     await this.#example();
   }
 
+  /** Show an example, unless the reader has chosen another model or written something meanwhile. */
   async #example() {
     const { card } = this;
+    const before = byId("csv").value;
     const text = await exampleFor(card);
-    if (card !== this.card) return;
+    if (card !== this.card || byId("csv").value !== before) return;
     byId("csv").value = text;
     this.#changed();
   }
