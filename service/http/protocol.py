@@ -224,10 +224,9 @@ class BoundedProtocol(HttpToolsProtocol):
         except RequestError as error:
             self._has_refused = True
             keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-            self._reply(error, path if path in REQUESTS else "unmatched", keep)
-            self.metrics.request_seconds.labels(path if path in REQUESTS else "unmatched").observe(
-                self._unread_s
-            )
+            route = path if path in REQUESTS else "unmatched"
+            self._reply(error, route, keep)
+            self.metrics.request_seconds.labels(route).observe(self._unread_s)
             super().on_response_complete()
             return True
         self.scope["state"]["admitted"] = True

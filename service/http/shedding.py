@@ -1,9 +1,9 @@
 """Refusals under overload, at a small part of an answer's cost: else each further request costs answers.
 
 A request waits in two places: unread, while the event loop is late, and in the queue, while the device is. In
-both it is refused once it has to wait for more than `MAX_WAIT_SHARE` of its deadline. Parsing and checking
-take a good part of a request's time, so that its bytes are searched for the deadline and the model's name
-alone. Where the deadline cannot be told, the request goes on, and the queue decides.
+both together it may wait for `MAX_WAIT_SHARE` of its deadline, and for half of that unread. Parsing and
+checking take a good part of a request's time, so that its bytes are searched for the deadline and the model's
+name alone. Where the deadline cannot be told, the request goes on, and the queue decides.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ CROWD = 32
 """Requests in progress from which one that has waited unread may be refused. With fewer, the machine is slow
 rather than the service overloaded, and to come back later would help nobody."""
 FIRST_REQUEST_S = 1e-3
-"""Seconds of the event loop for a request, before the first crowded round."""
+"""Seconds of the event loop for a request, where no crowded round has taught them lately."""
 WEIGHT_OF_A_ROUND = 0.2
 """Weight of the newest round in the average time of a request."""
 RECENT_S = 1.0
