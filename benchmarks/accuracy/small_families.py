@@ -184,7 +184,8 @@ def main() -> None:
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--shots", default="0:6", help="as the option of bmaml-train table")
-    arguments.add_argument("--only", nargs="+", default=[family.name for family in FAMILIES])
+    names = [family.name for family in FAMILIES]
+    arguments.add_argument("--only", nargs="+", default=names, choices=names)
     arguments.add_argument("--methods", nargs="+", default=[OURS, *RIVALS], help="ours first")
     arguments.add_argument("--results", type=Path, default=Path("runs/small_families"))
     command_line.add_page(arguments)
