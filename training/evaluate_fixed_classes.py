@@ -11,7 +11,7 @@ from bmaml.blocks import blocks
 from model_store.model import Model
 from training.calibration_error import CALIBRATION_BINS, expected_calibration_error
 from training.evaluate import Evaluation
-from training.families.table import Table, task_of_rows
+from training.families.table import Table
 from training.standard_errors import jackknifed_error
 
 SHOTS = (0, 1, 3, 8)
@@ -106,8 +106,7 @@ def evaluate_fixed_classes(model: Model, family: Table, steps: int | None = None
 def class_frequencies(family: Table) -> Tensor:
     """The frequency of each class in the rows of the training tasks, never zero, `[class]`."""
     counts = torch.full((len(family.labels),), SMOOTHING, dtype=torch.float64)
-    trained = np.isin(task_of_rows(family.rows), np.flatnonzero(family.rows.roles == "train"))
-    counts += torch.from_numpy(family.rows.y[trained].sum(0))
+    counts += torch.from_numpy(family.rows.y[family.rows.of_role("train")].sum(0))
     return counts / counts.sum()
 
 

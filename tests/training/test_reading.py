@@ -1,6 +1,7 @@
 """Files become typed columns: what was read is right, or a sentence names file, column and row."""
 
 import gzip
+import tracemalloc
 from decimal import Decimal
 
 import numpy as np
@@ -383,6 +384,46 @@ def test_decimals_are_numbers(tmp_path):
     reading = pa.array([Decimal(int(r)) for *_, r in rows_of()], pa.decimal128(20, 3))
     pyarrow.parquet.write_table(data.append_column("reading", reading), tmp_path / "t.parquet")
     expected(table(tmp_path / "t.parquet"))
+
+
+def test_whole_numbers_that_are_missing_are_no_zeros(tmp_path):
+    path = tmp_path / "t.parquet"
+    rows = rows_of()
+    unit, hours, reading = zip(*rows, strict=True)
+    whole = pa.array([None if row == 7 else int(each) for row, each in enumerate(reading)], pa.int32())
+    pa.parquet.write_table(pa.table({"unit": unit, "hours": hours, "reading": whole}), path)
+    found = table(path)
+    assert found.rows.counts.tolist() == [ROWS, ROWS - 1] + [ROWS] * (TASKS - 2)
+    assert found.rows.y[:, 0].tolist() == [each for row, each in enumerate(reading) if row != 7]
+    assert "left out 1 of 72 rows with no value in 'reading'" in found.notes
+
+
+def test_reading_takes_few_copies_of_the_columns(tmp_path):
+    tasks, rows = 2_000, 50
+    path, column = tmp_path / "t.parquet", 8 * tasks * rows
+    draw = np.random.default_rng(0)
+    columns = {name: draw.normal(size=tasks * rows) for name in ("hours", "reading", "unused")}
+    pa.parquet.write_table(pa.table({"unit": np.repeat(np.arange(tasks), rows), **columns}), path)
+    read_rows(config(path), 0, None)  # imports are no part of it
+    tracemalloc.start()
+    try:
+        read_rows(config(path), 0, None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 9.5 * column  # three of them are used: each as the file has it, and as rows
+
+
+def test_the_rows_of_a_role_are_those_of_its_tasks(tmp_path):
+    rows = rows_of()
+    few = [row for row in rows if row[0] not in ("u03", "u07")] + [row for row in rows if row[0] == "u03"][:2]
+    found = table(written(tmp_path, lines(("unit", "hours", "reading"), few))).rows
+    assert len(found.starts) == TASKS - 2  # u03 has too few rows, and keeps them in x
+    for role in ("train", "validation", "test"):
+        there = np.zeros(len(found.x), dtype=bool)
+        for start, count, each in zip(found.starts, found.counts, found.roles, strict=True):
+            there[start : start + count] = each == role
+        assert found.of_role(role).tolist() == there.tolist()
 
 
 @pytest.mark.parametrize("text", ["Jitter:RAP", r"Jitter\:RAP"])

@@ -70,7 +70,8 @@ def is_yes_or_no(columns: Columns, name: str) -> bool:
     if columns.kind(name) != "numbers":
         return False
     numbers = columns.numbers(name, "a target")
-    return np.unique(numbers[np.isfinite(numbers)]).tolist() == [0, 1]
+    no, yes = numbers == 0, numbers == 1
+    return bool(no.any() and yes.any() and not (np.isfinite(numbers) & ~(no | yes)).any())
 
 
 def class_column(columns: Columns, name: str, ordered: bool) -> ClassColumn:

@@ -63,6 +63,14 @@ class Rows:
     early: Mask | None
     notes: tuple[str, ...]
 
+    def of_role(self, role: str) -> Mask:
+        """The rows of the tasks of a role, `[row]`."""
+        taken = self.roles == role
+        steps = np.zeros(len(self.x) + 1, dtype=np.int8)
+        steps[self.starts[taken]] += 1
+        steps[(self.starts + self.counts)[taken]] -= 1
+        return np.asarray(steps[:-1].cumsum(dtype=np.int8), dtype=bool)
+
 
 def read_rows(
     config: TableConfig,
@@ -114,7 +122,7 @@ def read_rows(
             )
         cells.without(config.y[0], classes.missing)
     roles_named = None if split is None else cells.names(split)
-    rank = np.zeros(len(columns), dtype=np.int64)
+    rank: Indices | None = None
     if config.order is not None:
         rank, unordered = columns.order(config.order)
         cells.without(config.order, unordered)
@@ -126,9 +134,10 @@ def read_rows(
             notes += columns.notes(name)
 
     rows = _complete_rows(cells, wanted, notes)
-    codes = task.taken(rows).ordered().codes
-    rows = rows[np.lexsort((rank[rows], codes))]
     task = task.taken(rows).ordered()
+    order = np.argsort(task.codes, kind="stable") if rank is None else np.lexsort((rank[rows], task.codes))
+    rows, task = rows[order], task.taken(order)
+    del order, rank
     starts = np.flatnonzero(np.r_[True, task.codes[1:] != task.codes[:-1]])
     counts = np.diff(np.r_[starts, len(task.codes)])
 
@@ -147,12 +156,11 @@ def read_rows(
         _check_roles(columns, split, words, rows)
         roles = roles_from_column([words.at(row) for row in range(len(rows))], starts, counts, groups, seed)
 
-    owner = np.repeat(np.arange(len(starts)), counts)
     early = None
     if until is not None and early_values is not None:
         early = np.asarray(early_values[rows] <= bound, dtype=bool)
     enough = _enough(config, early, starts, counts)
-    trained = ((roles == "train") & enough)[owner]
+    trained = np.repeat((roles == "train") & enough, counts)
     unknown = np.zeros(len(rows), dtype=bool)
     for each in inputs:
         if each.names is not None:
@@ -168,7 +176,7 @@ def read_rows(
         unknown |= places[rows] < 0
     tasks_before = len(starts)
     if unknown.any():
-        left = np.bincount(owner[~unknown], minlength=len(starts))
+        left = np.add.reduceat(~unknown, starts, dtype=np.int64)
         rows, early = rows[~unknown], None if early is None else early[~unknown]
         there = left > 0
         roles, groups, counts = roles[there], groups[there], left[there]

@@ -79,10 +79,9 @@ class Table:
         if absent := [role for role in needed if role not in self.rows.roles]:
             raise UnusableTable(f"no task is left for {' and '.join(absent)}: {self.summary}")
         if columns is None:
-            trained = np.flatnonzero(self.rows.roles == "train")
-            if len(trained) < 2:
-                raise UnusableTable(f"{len(trained)} training tasks are left; at least 2 are needed")
-            taken = np.isin(task_of_rows(self.rows), trained)
+            if (trained := len(self._of_role("train"))) < 2:
+                raise UnusableTable(f"{trained} training tasks are left; at least 2 are needed")
+            taken = self.rows.of_role("train")
             self.inputs = fitted_inputs(self.rows, taken)
             self.outputs = () if self.labels else _fitted_outputs(config, self.rows, taken)
         else:
@@ -149,8 +148,7 @@ class Table:
     @property
     def resolution(self) -> float:
         """Half the distance of labels in standardised units, the smallest of all outputs; 0 without one."""
-        trained = np.isin(task_of_rows(self.rows), np.flatnonzero(self.rows.roles == "train"))
-        labels = self.rows.y[trained]
+        labels = self.rows.y[self.rows.of_role("train")]
         steps = (half_step(column, labels[:, place]) for place, column in enumerate(self.outputs))
         return min(steps, default=0.0)
 
@@ -349,12 +347,3 @@ def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -
                 "place in single precision: give it in another unit"
             )
     return tuple(outputs)
-
-
-def task_of_rows(rows: Rows) -> Indices:
-    """The task of every row of x; −1 in tasks that were left out."""
-    owner = np.full(len(rows.x), -1, dtype=np.int64)
-    tasks = np.repeat(np.arange(len(rows.starts)), rows.counts)
-    before = np.cumsum(rows.counts) - rows.counts
-    owner[(rows.starts - before)[tasks] + np.arange(len(tasks))] = tasks
-    return owner

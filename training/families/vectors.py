@@ -20,9 +20,9 @@ from training.families.class_tasks import (
     validation_tasks,
 )
 from training.families.family import VALIDATION_SEED_OFFSET
-from training.families.rows import read_rows
-from training.families.splits import ROLES
-from training.families.table import fitted_inputs, task_of_rows
+from training.families.rows import Rows, read_rows
+from training.families.splits import ROLES, Indices
+from training.families.table import fitted_inputs
 
 MAX_WAYS = 60
 """Classes of a training task where none are configured, at most."""
@@ -57,9 +57,8 @@ class Vectors:
                     f"{there} classes are left for {role}, and a task needs two: give more classes, or name "
                     f"roles with --split. {self.summary}"
                 )
-        self._owner = task_of_rows(self.rows)
-        taken = np.isin(self._owner, np.flatnonzero(self.rows.roles == "train"))
-        self.inputs = fitted_inputs(self.rows, taken) if inputs is None else inputs
+        self._owner = _class_of_rows(self.rows)
+        self.inputs = fitted_inputs(self.rows, self.rows.of_role("train")) if inputs is None else inputs
         try:
             self._x = torch.from_numpy(standardised(self.inputs, self.rows.x)).float()
         except OutsideDomain as error:
@@ -126,3 +125,12 @@ class Vectors:
             )
         queries = max(1, min(self.config.queries // ways, int(counts.min()) - shots.highest))
         return TaskSize(ways, shots, queries)
+
+
+def _class_of_rows(rows: Rows) -> Indices:
+    """The class of every row of x; −1 in classes that were left out."""
+    owner = np.full(len(rows.x), -1, dtype=np.int64)
+    classes = np.repeat(np.arange(len(rows.starts)), rows.counts)
+    before = np.cumsum(rows.counts) - rows.counts
+    owner[(rows.starts - before)[classes] + np.arange(len(classes))] = classes
+    return owner

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from training.reading.names import Names
 
 Mask = NDArray[np.bool_]
+WholeNumbers = NDArray[np.int64] | NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,26 @@ class NumberCells:
     """Numbers of a typed file.
 
     Attributes:
-        values: `[row]`, NaN where missing.
-        whole: the same as whole numbers, exact, 0 where missing; None where the file holds others.
+        held: `[row]`, as the file has them: whole numbers, exact, or others; 0 or NaN where missing.
+        missing: the rows without one, `[row]`; a NaN is missing, too.
         type: the file's own name for them.
     """
 
-    values: NDArray[np.float64]
-    whole: NDArray[np.int64] | NDArray[np.uint64] | None
+    held: WholeNumbers | NDArray[np.float64]
+    missing: Mask
     type: str
+
+    @property
+    def whole(self) -> WholeNumbers | None:
+        """Whole numbers; None where the file holds others."""
+        return None if self.held.dtype == np.float64 else cast(WholeNumbers, self.held)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The numbers, `[row]`, NaN where missing; those that are not whole are not copied."""
+        if self.whole is None:
+            return self.held.astype(np.float64, copy=False)
+        return np.where(self.missing, np.nan, self.whole)
 
 
 @dataclass(frozen=True)

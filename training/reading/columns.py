@@ -124,8 +124,8 @@ class Columns:
         else:
             self._check_exact_names(name, cells)
             values, codes = np.unique(cells.values, return_inverse=True)
-        names = Names(tuple(str(value) for value in values.tolist()), codes.astype(np.int64))
-        return Names(names.values, np.where(np.isnan(cells.values), -1, names.codes)).without(self.missing)
+        codes[cells.missing] = -1
+        return Names(tuple(str(value) for value in values.tolist()), codes).without(self.missing)
 
     @staticmethod
     def _are_truth_values(names: Names) -> bool:
@@ -145,13 +145,13 @@ class Columns:
         """
         cells = self.file.cells[name]
         if isinstance(cells, NumberCells):
+            values = cells.values
             if cells.whole is not None:
-                magnitude = np.abs(cells.whole.astype(np.float64))
-                exact = (magnitude < MAX_EXACT) | (cells.whole == MAX_EXACT)
+                exact = (np.abs(values) < MAX_EXACT) | (cells.whole == MAX_EXACT) | cells.missing
                 if not exact.all():
                     row = int(np.argmin(exact))
                     self._refuse_inexact(name, row, str(cells.whole[row]))
-            return np.where(self._is_sentinel(cells.values), np.nan, cells.values)
+            return self._without_sentinels(values)
         if not isinstance(cells, TextCells):
             self._refuse_no_numbers(name, self.kind(name), use)
         if (kind := self.kind(name)) != "numbers" and self._texts(cells).values:
@@ -161,8 +161,7 @@ class Columns:
             if is_inexact(value):
                 self._refuse_inexact(name, names.first_row(value), value.strip())
         values = np.array([self._number(value) for value in names.values] + [np.nan], dtype=np.float64)
-        found = values[names.codes]
-        return np.where(self._is_sentinel(found), np.nan, found)
+        return self._without_sentinels(values[names.codes])
 
     def is_of_vectors(self, name: str) -> bool:
         """Whether a column holds lists of as many numbers each."""
@@ -211,7 +210,7 @@ class Columns:
                 return ordered.codes, ordered.codes < 0
         kind = self.kind(name)
         if isinstance(cells, NumberCells) and cells.whole is not None:
-            missing = np.isnan(cells.values) | self._is_sentinel(cells.values)
+            missing = cells.missing | self._is_sentinel(cells.values)
             return np.unique(cells.whole, return_inverse=True)[1].astype(np.int64), missing
         if kind in ("dates", "times of day"):
             instants = self.instants(name)
@@ -247,6 +246,11 @@ class Columns:
         if self.decimal == "," and "," in text:
             text = text.replace(",", ".", 1)
         return parsed_number(text)
+
+    def _without_sentinels(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The numbers, NaN where they stand for missing values; the same array where none does."""
+        sentinel = self._is_sentinel(values)
+        return np.where(sentinel, np.nan, values) if sentinel.any() else values
 
     def _is_sentinel(self, values: NDArray[np.float64]) -> Mask:
         """The numbers that were named as standing for missing values."""

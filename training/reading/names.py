@@ -46,7 +46,7 @@ class Names:
 
     def ordered(self) -> "Names":
         """The same texts with codes in order: by value where all are numbers, else by text."""
-        used = sorted(set(self.codes[self.codes >= 0].tolist()))
+        used = np.flatnonzero(self.counts()).tolist()
         values = [self.values[code] for code in used]
         numbers = [parsed_number(value) for value in values]
         places = sorted(range(len(values)), key=_keys(values, numbers).__getitem__)

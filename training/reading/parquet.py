@@ -40,14 +40,20 @@ def read_cells(path: Path, wanted: Sequence[str], rows: bool) -> CellsOfFile:
             places_of(path, header, wanted)
             if not rows:
                 return CellsOfFile(path, header, {}, 0)
-            table = file.read(columns=list(wanted), use_pandas_metadata=False)
-            cells = {name: _cells(table[name]) for name in wanted}
-            return CellsOfFile(path, header, cells, len(table))
+            cells = {name: _read_column(file, name) for name in wanted}
+            return CellsOfFile(path, header, cells, file.metadata.num_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UnusableTable):
             raise
         told = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UnusableTable(f"{path} cannot be read as Parquet: {told}") from None
+
+
+def _read_column(file: parquet.ParquetFile, name: str) -> Cells:
+    """One column; what Arrow needed to decode it is given back before the next."""
+    cells = _cells(file.read(columns=[name], use_pandas_metadata=False)[name])
+    pa.default_memory_pool().release_unused()
+    return cells
 
 
 def _cells(column: pa.ChunkedArray) -> Cells:
@@ -66,10 +72,10 @@ def _cells(column: pa.ChunkedArray) -> Cells:
     if pa.types.is_integer(kind):
         whole = np.asarray(column.fill_null(0))
         whole = whole.astype(np.uint64 if kind == pa.uint64() else np.int64)
-        return NumberCells(np.where(missing, np.nan, whole.astype(np.float64)), whole, str(kind))
+        return NumberCells(whole, missing, str(kind))
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         floats = np.asarray(column.cast(pa.float64()).fill_null(np.nan), dtype=np.float64)
-        return NumberCells(floats, None, str(kind))
+        return NumberCells(floats, np.isnan(floats), str(kind))
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         moments = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).fill_null(0)
         return Instants(np.asarray(moments, dtype=np.int64), missing)
