@@ -50,7 +50,7 @@ def read_cells(path: Path, wanted: Sequence[str], rows: bool) -> CellsOfFile:
 
 
 def _read_column(file: parquet.ParquetFile, name: str) -> Cells:
-    """One column; what Arrow needed to decode it is given back before the next."""
+    """One column, copied out of Arrow's memory, which is given back before the next."""
     cells = _cells(file.read(columns=[name], use_pandas_metadata=False)[name])
     pa.default_memory_pool().release_unused()
     return cells
@@ -74,7 +74,7 @@ def _cells(column: pa.ChunkedArray) -> Cells:
         whole = whole.astype(np.uint64 if kind == pa.uint64() else np.int64)
         return NumberCells(whole, missing, str(kind))
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        floats = np.asarray(column.cast(pa.float64()).fill_null(np.nan), dtype=np.float64)
+        floats = np.asarray(column.cast(pa.float64()).fill_null(np.nan), dtype=np.float64).copy()
         return NumberCells(floats, np.isnan(floats), str(kind))
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         moments = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).fill_null(0)
