@@ -37,6 +37,9 @@ START_POOLED_LOGIT = 3.5
 """The same where validation tasks do not tell. Few tasks are learned by heart, and particles of other tasks
 explain a single label by chance."""
 
+POOLED_LOGIT_STD = 2.0
+"""Standard deviation of the prior of these odds, around `START_POOLED_LOGIT`."""
+
 TOLERANCE = 0.01
 """Width of the last bracket: one percent of a scalar whose logarithm is searched."""
 
@@ -184,8 +187,9 @@ def with_pooled_share(learned: dict[str, Tensor], looks: "Looks", tasks: int) ->
     """Log prior weights of the groups, particles against pooled processes as the validation tasks prefer.
 
     The evidence of whole tasks says which group explains them; what counts is how a few rows are answered.
-    The score is the NLL of the answered mean and variance. The odds stay at `START_POOLED_LOGIT` unless the
-    gain exceeds its standard error.
+    The score is the NLL of the answered mean and variance, with a prior of the odds that few tasks hardly
+    leave: the standard error of two gains says little. The odds stay at `START_POOLED_LOGIT` unless the gain
+    exceeds that error.
 
     Args:
         tasks: how many different tasks the looks hold, each with as many draws of its support set.
@@ -204,7 +208,11 @@ def with_pooled_share(learned: dict[str, Tensor], looks: "Looks", tasks: int) ->
         each = looks.answered_nlls({**learned, "log_shares": divided(logit)})
         return each.view(-1, tasks).mean(0)
 
-    best = golden_section_search(nlls, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT)
+    def penalised(logit: float) -> Tensor:
+        """The same, with each task's part of the prior."""
+        return nlls(logit) + 0.5 * ((logit - START_POOLED_LOGIT) / POOLED_LOGIT_STD) ** 2 / tasks
+
+    best = golden_section_search(penalised, -MAX_POOLED_LOGIT, MAX_POOLED_LOGIT)
     gains = nlls(START_POOLED_LOGIT) - nlls(best)
     return divided(best if float(gains.mean()) > _standard_error(gains) else START_POOLED_LOGIT)
 

@@ -6,7 +6,8 @@ not fitted to, in `FOLDS` parts: weight ∝ exp(Σ over tasks of the mean log de
 `MAX_CROSS_VALIDATED` tasks no version overfits. Each layer then has its largest one, and the weights are
 those of the Bayesian information criterion (Schwarz 1978): the marginal likelihood of the training tasks,
 less ½ log T for each hyperparameter. Each layer has a *far* one beside it, of tasks that deviate `FAR` times
-as much: the noise of a task is known even where its level was never seen.
+as much: the noise of a task is known even where its level was never seen. Few training tasks do not rule such
+a task out, and the far layers' part of the prior is that of Laplace's rule of succession.
 """
 
 import itertools
@@ -28,8 +29,8 @@ MIN_LOG_PRIOR = -5.0
 """The logarithm of a layer's prior weight relative to the best one's, at least: none is ever ruled out."""
 FOLDS = 4
 MAX_CROSS_VALIDATED = 64
-FAR, FAR_SHARE = 4.0, 0.01
-"""The factor of far layers, and their part of the prior weight."""
+FAR, LEAST_FAR_SHARE = 4.0, 0.01
+"""The factor of far layers, and the least part of the prior weight that they have."""
 POOLED_LAYERS = 2 * len(LAYERS)
 """The layers, then the far ones in the same order."""
 SHOWN = (1, 3, 6)
@@ -82,7 +83,8 @@ class Pooled:
             found = [layer for layer, _ in best]
             scores = torch.tensor([score for _, score in best])
         log_prior = (scores - scores.max()).clamp_min(MIN_LOG_PRIOR).log_softmax(-1)
-        log_prior = torch.cat([log_prior + math.log1p(-FAR_SHARE), log_prior + math.log(FAR_SHARE)])
+        far = far_share(len(tasks))
+        log_prior = torch.cat([log_prior + math.log1p(-far), log_prior + math.log(far)])
         found += [layer.far(FAR) for layer in found]
         return {
             "pooled_frequencies": torch.stack([each.frequencies for each in found]).float(),
@@ -92,6 +94,11 @@ class Pooled:
             "pooled_log_prior": log_prior.float(),
             "log_pooled_widening": torch.zeros(()),
         }
+
+
+def far_share(tasks: int) -> float:
+    """The prior probability of a task farther away than any of so many: 1/(T + 2) (Laplace 1814)."""
+    return max(LEAST_FAR_SHARE, 1 / (tasks + 2))
 
 
 def best_version(

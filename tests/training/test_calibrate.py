@@ -15,6 +15,7 @@ from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
 from training.calibrate import (
     SHARE_PRIOR_TASKS,
+    POOLED_LOGIT_STD,
     START_POOLED_LOGIT,
     Looks,
     calibrated,
@@ -174,6 +175,10 @@ def test_two_validation_tasks_raise_no_share_though_both_are_unlike_the_family()
     assert float(many[1:4].sum()) > 0.6
 
 
+CURVATURE = 0.2
+"""Of the NLL of each task as a function of the odds."""
+
+
 class Given:
     """Looks whose NLL of each task is a given function of the log odds of pooled processes."""
 
@@ -186,14 +191,21 @@ class Given:
 
 
 def best_at(logit):
-    return lambda odds: torch.tensor(0.1 * (odds - logit) ** 2)
+    return lambda odds: torch.tensor(CURVATURE / 2 * (odds - logit) ** 2)
+
+
+def between(logit, tasks):
+    """The optimum of that many such tasks and the prior: their mean, weighted by precision."""
+    prior = POOLED_LOGIT_STD**-2 / tasks
+    return (CURVATURE * logit + prior * START_POOLED_LOGIT) / (CURVATURE + prior)
 
 
 @pytest.mark.parametrize(
     ("optima", "expected"),
     [
         ((-2.0,), START_POOLED_LOGIT),  # one task has no standard error
-        ((-2.0, -2.0, -2.1, -1.9), -2.0),  # they agree
+        ((-2.0, -2.0, -2.1, -1.9), between(-2.0, 4)),  # they agree
+        ((-2.0, -2.1, -1.9) * 100, between(-2.0, 300)),  # so many leave nothing to the prior
         ((5.0, -4.0, 5.0, -4.0), START_POOLED_LOGIT),  # they do not
     ],
 )
