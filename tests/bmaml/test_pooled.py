@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from bmaml.learners import InvalidLearner, learner_from, settings_of
 from bmaml.learners.collapsed import Collapsed
-from bmaml.learners.pooled import POOLED_LAYERS, Pooled, left_out_score
+from bmaml.learners.pooled import LEAST_FAR_SHARE, POOLED_LAYERS, Pooled, far_share, left_out_score
 from bmaml.learners.pooled_fit import LAYERS, MarginalLikelihood, fitted_layer, minimised
 from bmaml.learners.surprise import GROUPS
 from bmaml.networks import MLP
@@ -185,6 +185,15 @@ def test_the_layer_that_made_the_tasks_is_preferred_to_simpler_ones(best, cross_
         assert float(log_prior[:place].max()) < float(log_prior[place:].max()) - 1
     if not cross_validated:
         assert int(log_prior.argmax()) == place or best == "smooth"
+
+
+@pytest.mark.parametrize("tasks", [2, 10])
+def test_a_task_far_from_all_others_is_as_likely_as_the_rule_of_succession_says(tasks):
+    log_prior = POOLED.fitted(lines(tasks, level=1.0, slope=1.0, noise=0.1))["pooled_log_prior"]
+    near, far = log_prior.view(2, len(LAYERS)).exp()
+    torch.testing.assert_close(far.sum(), torch.tensor(1 / (tasks + 2)))
+    torch.testing.assert_close(far / near, torch.full_like(far, 1 / (tasks + 1)))
+    assert far_share(5000) == LEAST_FAR_SHARE
 
 
 def test_the_score_of_left_out_tasks_is_that_of_their_conditional_gaussians():

@@ -14,8 +14,8 @@ from bmaml.networks import MLP
 from bmaml.task import Examples, TaskBatch
 from tests.surprising import sine_learner, sines, steps
 from training.calibrate import (
-    SHARE_PRIOR_TASKS,
     POOLED_LOGIT_STD,
+    SHARE_PRIOR_TASKS,
     START_POOLED_LOGIT,
     Looks,
     calibrated,
