@@ -1,9 +1,9 @@
 """The classification experiment of Yoon et al. 2018: learners trained end to end from pixels, on few classes.
 
     python -m benchmarks.accuracy.paper_images omniglot28.npz --name omniglot --split class_split_vinyals \\
-        --rotations --classes 20 1028 --results FOLDER [--page docs/classification.md]
+        --rotations --classes 20 1028 --results FOLDER [--page docs/paper-images.md]
     python -m benchmarks.accuracy.paper_images grocery32.zip --name grocery --split folder --rgb --size 32 \\
-        --classes 10 39 --results FOLDER [--page docs/classification.md]
+        --classes 10 39 --results FOLDER [--page docs/paper-images.md]
 
 Features are shared, and the particles are softmax heads on them (§5.2 of the paper): features and heads are
 trained together on the meta-objective of the learner, five classes and one shot a task, five inner steps
@@ -102,7 +102,7 @@ def trained(config: TrainingConfig, folder: Path) -> tuple[Model, float]:
 def measured(options: argparse.Namespace, classes: int, learner: str, particles: int, seed: int) -> Any:
     """The scores of one learner on so many training classes; from the results, or trained now."""
     name = f"{options.name}-{learner}-{particles}-{classes}-{seed}"
-    kept = options.results / f"{name}.json"
+    kept = options.results / f"{name}-{options.meta_steps}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     family = ImagesConfig(
