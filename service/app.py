@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -39,6 +40,10 @@ class Application(FastAPI):
         for layer in reversed([*added, *layers(self.state.runtime)]):
             app = layer.cls(app, *layer.args, **layer.kwargs)
         return app
+
+    def openapi(self) -> dict[str, Any]:
+        """The schema of all routes, those that FastAPI does not serve included."""
+        return openapi_schema(self)
 
 
 def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None = None) -> FastAPI:
@@ -83,5 +88,4 @@ def create_app(settings: Settings | None = None, worker_pool: WorkerPool | None 
     if settings.probe_port is None:
         app.include_router(health.router)
     problems.install(app)
-    app.openapi = lambda: openapi_schema(app)  # type: ignore[method-assign]
     return app

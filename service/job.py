@@ -242,8 +242,7 @@ class Selection:
         saturated_at: rows that exhaust the information of the hypotheses; those after them are selected for
             diversity alone. None where they do not.
         ceiling: bound of that information: M - 1 rows of M bare particles, log M nats of M hypotheses
-            about classes; None
-            where there is none.
+            about classes; None where there is none.
     """
 
     indices: list[int]

@@ -106,6 +106,7 @@ class KeyRing:
     def __init__(self, listed: str, file: Path | None) -> None:
         self._listed, self._file = listed, file
         self._keys = read_keys(listed, file)
+        self._fault: str | None = None  # of the last reading
 
     @property
     def configured(self) -> bool:
@@ -121,8 +122,11 @@ class KeyRing:
         try:
             keys = read_keys(self._listed, self._file)
         except BadKeys as error:
-            log.error("the keys stay as they were: %s", error)
+            if str(error) != self._fault:  # once, and not every round
+                log.error("the keys stay as they were: %s", error)
+            self._fault = str(error)
             return
+        self._fault = None
         if keys != self._keys:
             self._keys = keys
             log.info("%d keys", len(keys.owners))

@@ -22,7 +22,7 @@ from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
 from service.engine.worker_pool import WorkerPool
 from service.errors import RequestError
-from service.housekeeping import Housekeeping, NativeWatch
+from service.housekeeping import Housekeeping
 from service.job import Job
 from service.keys import KeyRing, RateLimit
 from service.ops.cpus import usable_cores
@@ -78,10 +78,9 @@ class Runtime:
             trimmers += [HeapTrimmer(worker.pid, worker.trim_heap) for worker in worker_pool.workers]
             warm = partial(worker_pool.warm_up, threads=threads)
         self.registry = Registry(settings, self.posteriors, self.metrics, warm)
-        self.native = NativeWatch()
         self.keys = KeyRing(settings.keys.get_secret_value(), settings.keys_file)
         self.housekeeping = Housekeeping(
-            settings.reload_s, self.posteriors, self.registry, self.keys, trimmers, self.native
+            settings.reload_s, self.posteriors, self.registry, self.keys, trimmers
         )
         self._mirroring = None
         if isinstance(settings.store, str):
@@ -114,7 +113,7 @@ class Runtime:
 
     @property
     def why_not_serving(self) -> str | None:
-        """The reason why the engine takes no jobs; None where it does and the store has been read."""
+        """The reason why new requests should go elsewhere, models aside; None where there is none."""
         if self._failure is not None:
             return self._failure
         if self.failed:
@@ -146,6 +145,15 @@ class Runtime:
         """
         if (why := self.why_not_ready) is not None:
             raise RequestError("not-ready", why, retry_after_s=1)
+
+    def check_alive(self) -> None:
+        """Refuse where only a restart of the process helps.
+
+        Raises:
+            RequestError: 503.
+        """
+        if self.failed:
+            raise RequestError("engine-failed", "the engine does not run")
 
     def check_serving(self, needs_model: bool = True) -> None:
         """Refuse a request that cannot be answered; while draining, those that arrive still can.
@@ -194,11 +202,12 @@ class Runtime:
         )
 
     def stop(self) -> None:
-        """Answer accepted requests, within `drain_s`, and end all threads and processes."""
+        """End all threads and processes; jobs that still wait are answered within `drain_s`."""
+        deadline = time.monotonic() + self.settings.drain_s
         if self._mirroring is not None:
             self._mirroring.stop()
         self.housekeeping.stop(self.settings.drain_s)
-        self.engine.stop(self.settings.drain_s)
+        self.engine.stop(max(0.0, deadline - time.monotonic()))
         self._failed_before_stop = self.failed  # processes ended below have not failed
         if self._worker_pool is not None:
             self._worker_pool.stop(at_once=self.engine.busy)

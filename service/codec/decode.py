@@ -100,9 +100,8 @@ class Decoder:
             query = np.concatenate([query, target.standardised])
             rows["target"] = target
         capabilities = CAPABILITIES[model.manifest.kind]
-        acquisition = request.acquisition or (
-            capabilities.default_acquisition if request.target is None else "epig"
-        )
+        informed = request.target is not None and "epig" in capabilities.acquisitions
+        acquisition = request.acquisition or ("epig" if informed else capabilities.default_acquisition)
         if acquisition not in capabilities.acquisitions:
             raise invalid_at(
                 "/acquisition",

@@ -15,7 +15,7 @@ from service.codec.budget import Budget
 from service.errors import RequestError, invalid_at
 
 DECODING_THREADS = 2
-"""Threads that decode requests for image models."""
+"""Threads for work that would block the event loop: images, episodes, and weights of policies."""
 MAX_DECODING_REQUESTS = 64
 """Requests that the decoding threads hold at a time, running and waiting."""
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class DecodingThreads:
-    """A thread pool for decoding, which would block the event loop; used on the event loop alone."""
+    """A thread pool for work that would block the event loop; used on the event loop alone."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(DECODING_THREADS, "images")
@@ -37,7 +37,7 @@ class DecodingThreads:
             RequestError: 429 where the threads hold `MAX_DECODING_REQUESTS`.
         """
         if self._requests >= MAX_DECODING_REQUESTS:
-            raise RequestError("queue-full", "too many images wait to be decoded", retry_after_s=1)
+            raise RequestError("queue-full", "too many requests wait to be decoded", retry_after_s=1)
         self._requests += 1
         try:
             loop = asyncio.get_running_loop()

@@ -73,6 +73,11 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
             answers.append(diverged(job))
             continue
         own, query_rows = slice(task, task + 1), slice(support_rows, support_rows + len(job.query_x))
+        asked = belief.part(own, query_rows)
+        uncertainty = None if job.spec is None else _uncertainty(asked)
+        if uncertainty is not None and not _is_finite(uncertainty):
+            answers.append(diverged(job))
+            continue
         features: Tensor | None
         nll_pair: tuple[float, float] | None
         if job.kept is None:
@@ -82,7 +87,7 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
             features, nll_pair = job.kept.support_features, job.kept.support_nll
         answers.append(
             Answer(
-                result=_result(job, belief.part(own, query_rows), x[own, query_rows], features),
+                result=_result(job, asked, uncertainty, x[own, query_rows], features),
                 support_nll=nll_pair,
                 effective_particles=float(adaptation.effective_particles[task]),
                 surprise=adaptation.surprise(task),
@@ -91,6 +96,15 @@ def classify_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchT
             )
         )
     return answers, BatchTimes(embedded - started, adapted - embedded, predicted - adapted)
+
+
+def _uncertainty(belief: Categorical) -> Uncertainty:
+    """The two parts of the uncertainty of one task's query rows."""
+    return Uncertainty(to_numpy(belief.expected_entropy())[0], to_numpy(belief.mutual_information())[0])
+
+
+def _is_finite(uncertainty: Uncertainty) -> bool:
+    return bool(np.isfinite([uncertainty.aleatoric, uncertainty.epistemic]).all())
 
 
 def _nll_before(model: Model, x: Tensor, support: Examples, jobs: Sequence[Job]) -> Array:
@@ -118,19 +132,20 @@ def _features(model: Model, support: Examples, query: Examples) -> Tensor:
 
 
 def _result(
-    job: Job, belief: Categorical, x: Tensor, support_features: Tensor | None
+    job: Job,
+    belief: Categorical,
+    uncertainty: Uncertainty | None,
+    x: Tensor,
+    support_features: Tensor | None,
 ) -> ClassPrediction | Selection | None:
     """The prediction or the selection that a task asks for.
 
     Args:
-        belief: the belief about its query rows.
+        belief, uncertainty: about its query rows; no uncertainty where it asks for nothing.
         x: their features.
     """
-    if job.spec is None:
+    if uncertainty is None:
         return None
-    uncertainty = Uncertainty(
-        to_numpy(belief.expected_entropy())[0], to_numpy(belief.mutual_information())[0]
-    )
     if isinstance(job.spec, SelectionSpec):
         assert support_features is not None
         return choose_by_class(job.spec, belief, uncertainty, x, support_features)

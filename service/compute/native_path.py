@@ -87,6 +87,7 @@ def begin(mode: Mode) -> None:
             _native.state = "ready"
         elif _native.thread is None or not _native.thread.is_alive():
             _native.state = "compiling"
+            log.info("tensor code answers while native functions are compiled")
             _native.thread = threading.Thread(target=_prepare, name="native-compiler", daemon=True)
             _native.thread.start()
     if mode == "require":

@@ -125,7 +125,7 @@ def _new_rounds(jobs: Sequence[Job], particles: int) -> list[Episodes]:
     """The rounds that the tasks have not adapted to yet, from the first of them on."""
     device = jobs[0].model.device
     rows = [(job.support_x[job.start_rows :], job.support_y[job.start_rows :]) for job in jobs]
-    longest = max(1, *(len(x) for x, _ in rows)) if len(rows) > 1 else max(1, len(rows[0][0]))
+    longest = max(1, *(len(x) for x, _ in rows))
     x = np.zeros((len(jobs), longest, rows[0][0].shape[1]), np.float32)
     y = np.zeros((len(jobs), longest, rows[0][1].shape[1]), np.float32)
     mask = np.zeros((len(jobs), longest), bool)
@@ -146,6 +146,8 @@ def _answer(job: Job, posterior: PolicyParticles) -> Answer | Diverged:
         kept = KeptPosterior(posterior, None, effective)
     result = None if job.spec is None else _result(job, learner, posterior)
     if isinstance(result, ActionPrediction) and not _finite(result):
+        return diverged(job)
+    if isinstance(result, Selection) and not np.isfinite(result.scores).all():
         return diverged(job)
     return Answer(
         result=result,

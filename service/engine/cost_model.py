@@ -152,5 +152,5 @@ class CostModel:
     def share_left_to(self, model: str) -> float:
         """The share of recent device time that other models have not used."""
         now = time.monotonic()
-        own = self._models[model][1].share(now) if model in self._models else 0.0
-        return 1 - (self._total_use.share(now) - own)
+        _, own = self._models.get(model) or (None, _DeviceUse())
+        return 1 - (self._total_use.share(now) - own.share(now))

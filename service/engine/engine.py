@@ -173,14 +173,13 @@ class Engine:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _keep_posterior(self, job: Job, outcome: Outcome) -> None:
-        """Keep a new posterior, or extend the time of one that is kept."""
+        """Keep a new posterior, or extend the time of one that is kept; it may have gone meanwhile."""
         if job.key is None or not isinstance(outcome, Answer) or outcome.kept is None:
             return
         self._metrics.posteriors.labels("miss" if job.kept is None else "hit").inc()
-        if job.kept is None:
-            self._posteriors.put(job.key, job, outcome.kept, job.ttl_s)
-        else:
-            self._posteriors.extend(job.key, job.ttl_s)
+        if job.kept is not None and (self._posteriors.extend(job.key, job.ttl_s) or not job.ttl_s):
+            return
+        self._posteriors.put(job.key, job, outcome.kept, job.ttl_s)
 
     def _following(self, job: Job, leader: Outcome | None) -> Job:
         """The job with the posterior of its leader, the first job of the batch with the same key.

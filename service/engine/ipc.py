@@ -100,7 +100,7 @@ class _Pickler(pickle.Pickler):
 
     dispatch_table = copyreg.dispatch_table | {
         Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),)),
-        Job: lambda job: (_job_from_fields, _sent_fields(job)),
+        Job: lambda job: (_job_from_fields, (_sent_fields(job),)),
     }
 
 
@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
         self.persistent_load = models.persistent_load  # type: ignore[method-assign]
 
 
-def _sent_fields(job: Job) -> tuple[Any, ...]:
+def _sent_fields(job: Job) -> dict[str, Any]:
     """The fields of a job that affect its result.
 
     Beside a kept posterior, support rows affect the distance of query rows (`bmaml.extrapolation`) and a
@@ -124,26 +124,11 @@ def _sent_fields(job: Job) -> tuple[Any, ...]:
     if kept is not None and not distant and not isinstance(job.spec, SelectionSpec):
         support_x, support_y = support_x[:0], support_y[:0]
         kept = replace(kept, support_features=None)
-    fields = job.model, support_x, support_y, job.query_x, job.steps, job.seed, job.spec, job.classes
-    return *fields, job.key, kept, job.query_y, job.start, job.start_rows
+    names = "model", "query_x", "steps", "seed", "spec", "classes", "key", "query_y", "start", "start_rows"
+    sent = {name: getattr(job, name) for name in names}
+    return sent | {"support_x": support_x, "support_y": support_y, "kept": kept}
 
 
-def _job_from_fields(*fields: Any) -> Job:
+def _job_from_fields(fields: dict[str, Any]) -> Job:
     """The job of these sent fields, without a deadline."""
-    model, support_x, support_y, query_x, steps, seed, spec, classes, key, kept, query_y, *start = fields
-    return Job(
-        model=model,
-        support_x=support_x,
-        support_y=support_y,
-        query_x=query_x,
-        steps=steps,
-        seed=seed,
-        spec=spec,
-        deadline=float("inf"),
-        classes=classes,
-        key=key,
-        kept=kept,
-        query_y=query_y,
-        start=start[0],
-        start_rows=start[1],
-    )
+    return Job(**fields, deadline=float("inf"))

@@ -121,8 +121,11 @@ class PosteriorCache:
         return kept is not None and _size(job, kept) > self._max_bytes
 
     def put(self, posterior_id: str, job: Job, kept: KeptPosterior, ttl_s: float) -> None:
-        """Keep a posterior for `ttl_s` seconds; one that is larger than the cache is evicted at once."""
+        """Keep a posterior for `ttl_s` seconds; one that is larger than the cache is not kept."""
         size = _size(job, kept)
+        if size > self._max_bytes:  # room for it would cost all others
+            self._metrics.posteriors.labels("evicted").inc()
+            return
         entry = Entry(posterior_id, _without_query(job), kept, size, *self._expiry(ttl_s))
         with self._lock:
             self._remove(posterior_id)
@@ -133,13 +136,14 @@ class PosteriorCache:
                 self._metrics.posteriors.labels("evicted").inc()
             self._update_gauges()
 
-    def extend(self, posterior_id: str, ttl_s: float) -> None:
-        """Keep the posterior for at least `ttl_s` seconds from now."""
+    def extend(self, posterior_id: str, ttl_s: float) -> bool:
+        """Keep the posterior for at least `ttl_s` seconds from now; False where it is gone."""
         deadline, expires_at = self._expiry(ttl_s)
         with self._lock:
             entry = self._entries.get(posterior_id)
             if entry is not None and entry.deadline < deadline:
                 self._entries[posterior_id] = replace(entry, deadline=deadline, expires_at=expires_at)
+            return entry is not None
 
     def drop(self, posterior_id: str, caller: str) -> None:
         """Drop a posterior, or do nothing where it is gone already.

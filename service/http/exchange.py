@@ -75,13 +75,11 @@ class Exchange(Generic[BodyT]):
         content, caller = await runtime.body_reader.read(request), request.state.caller
         received = time.monotonic() - waited_s
         body = parse(*content)
-        version = await runtime.registry.model(body.model, body.version, body.posterior)
-        if version.manifest.image is None and not isinstance(body.support, EpisodeSupport):
-            job = make_job(runtime.decoder, body, version, caller, received)
+        model = await runtime.registry.model(body.model, body.version, body.posterior)
+        if model.manifest.image is None and not isinstance(body.support, EpisodeSupport):
+            job = make_job(runtime.decoder, body, model, caller, received)
         else:
-            job = await runtime.decoding_threads.run(
-                make_job, runtime.decoder, body, version, caller, received
-            )
+            job = await runtime.decoding_threads.run(make_job, runtime.decoder, body, model, caller, received)
         answer = await _answer(request, runtime, job, waited_s)
         entry = None if job.key is None else runtime.posteriors.get(job.key)
         answered = AnsweredJob(job, answer, entry, request.state.request_id, began, waited_s)

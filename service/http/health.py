@@ -7,8 +7,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.compute import native_path
 from service.compute.device import memory
-from service.errors import RequestError
 from service.http import problems
 from service.http.middleware import RequestContext
 from service.ops import metrics
@@ -24,8 +24,7 @@ PROBE_PROBLEMS: dict[int | str, dict[str, Any]] = problems.openapi_responses(431
 async def livez(request: Request) -> Health:
     """The process runs and its engine has not failed."""
     runtime: Runtime = request.app.state.runtime
-    if runtime.failed:
-        raise RequestError("engine-failed", "the engine does not run")
+    runtime.check_alive()
     return Health(status="ok")
 
 
@@ -65,7 +64,7 @@ class Gauges(Collector):
         runtime, queue = self._runtime, self._runtime.queue
         yield _gauge("ready", "Whether requests can be answered", runtime.why_not_ready is None)
         native = "Whether native functions answer for the exact learner"
-        yield _gauge("native", native, runtime.native.serves)
+        yield _gauge("native", native, native_path.state() == "ready")
         yield _gauge("queue_tasks", "Tasks that wait for the device", queue.tasks)
         yield _gauge("queue_work", "Work that waits: particles × rows × (steps + 1)", queue.work)
         yield _gauge(

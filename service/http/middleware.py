@@ -151,7 +151,7 @@ class RequestContext:
     def _account(self, scope: Scope, state: dict[str, Any], status: int, elapsed: float) -> dict[str, Any]:
         """Update the metrics; return the fields of the request's line in the log."""
         route = getattr(scope.get("route"), "path", None)
-        if route is None:  # refused before it was routed
+        if route is None:  # served by `DirectRoutes`, or refused before it was routed
             route = scope["path"] if scope["path"] in REQUESTS else "unmatched"
         metrics = self.runtime.metrics
         metrics.requests.labels(route, str(status)).inc()

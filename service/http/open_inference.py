@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from bmaml import __version__
-from model_store import Model
+from model_store import Manifest, Model
 from service.codec.decode import Decoder
 from service.codec.open_inference.decode import (
     BINARY,
@@ -37,8 +37,7 @@ async def server_metadata() -> dict[str, Any]:
 async def live(request: Request) -> dict[str, bool]:
     """The process runs and its engine has not failed."""
     runtime: Runtime = request.app.state.runtime
-    if runtime.failed:
-        raise RequestError("engine-failed", "the engine does not run")
+    runtime.check_alive()
     return {"live": True}
 
 
@@ -54,16 +53,16 @@ async def ready(request: Request) -> dict[str, bool]:
 @router.get("/models/{name}/versions/{version}")
 async def metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """The tensors of a model."""
-    model = await _model(request, name, version)
-    return model_metadata(model, ready_runtime(request).catalogue.summary(name).versions)
+    manifest = await _manifest(request, name, version)
+    return model_metadata(manifest, ready_runtime(request).catalogue.summary(name).versions)
 
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
 async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """The model can be asked."""
-    model = await _model(request, name, version)
-    return {"name": model.manifest.name, "ready": True}
+    manifest = await _manifest(request, name, version)
+    return {"name": manifest.name, "ready": True}
 
 
 @router.post("/models/{name}/infer")
@@ -81,7 +80,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
 
     def job(decoder: Decoder, body: AdaptPredictRequest, model: Model, caller: str, received: float) -> Job:
         assert inference is not None
-        check_rows_model(model)
+        check_rows_model(model.manifest)
         check_outputs(inference, model)
         return decoder.prediction_job(body, model, caller, received)
 
@@ -107,13 +106,13 @@ def _number(version: str | None) -> int | None:
     return int(version)
 
 
-async def _model(request: Request, name: str, version: str | None) -> Model:
-    """A model of rows.
+async def _manifest(request: Request, name: str, version: str | None) -> Manifest:
+    """The manifest of a model of rows; a shelved version stays shelved.
 
     Raises:
         RequestError: 422 for a policy.
         UnknownModel: there is none of that name and version.
     """
-    model = await ready_runtime(request).registry.model(name, _number(version), None)
-    check_rows_model(model)
-    return model
+    manifest = await ready_runtime(request).registry.manifest(name, _number(version))
+    check_rows_model(manifest)
+    return manifest

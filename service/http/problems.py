@@ -7,6 +7,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from bmaml.errors import BmamlError
 from bmaml.learners import Diverged
@@ -25,6 +27,8 @@ from service.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 """The media type of a problem document."""
+METHODS = ("GET", "POST", "DELETE")
+"""The methods of our routes, but for HEAD."""
 MAX_PROBLEM_BYTES = 4096
 """Bytes of a problem document."""
 
@@ -72,10 +76,20 @@ def install(app: FastAPI) -> None:
         kinds: dict[int, Kind] = {404: "no-such-route", 405: "method-not-allowed"}
         kind = kinds.get(error.status_code, "http-error")
         headers = dict(error.headers or {})
-        if "GET" in headers.get("Allow", "").split(", "):  # HEAD is answered wherever GET is
-            headers["Allow"] += ", HEAD"
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(allowed_methods(app, request.scope))
         problem = RequestError(kind, HTTPStatus(error.status_code).phrase, headers=headers)
         return _reply(request, problem, error.status_code)
+
+
+def allowed_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods that any route takes on this path; the framework's own 405 names those of one route."""
+    found = [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
+    return [*found, "HEAD"] if "GET" in found else found  # HEAD is answered wherever GET is
 
 
 def request_error(error: BmamlError) -> RequestError:

@@ -20,8 +20,11 @@ from service.schemas.requests import REQUESTS
 from service.settings import Settings
 
 access_log = logging.getLogger("service.access")
+error_log = logging.getLogger("service.errors")
 
-LINGER_S = 2.0
+BYTES_AT_FAULT = (httptools.HttpParserError, UnicodeError, AttributeError)
+"""What the parser's callbacks raise for wrong bytes; uvicorn's own decode a target without a path as None."""
+DISCARD_S = 2.0
 """Seconds for which the rest of a refused body is discarded: closing at once would lose the reply."""
 NEEDS_THE_APPLICATION = frozenset({b"origin", b"content-encoding"})
 """Headers of requests that are never refused unparsed: pages of other hosts need headers in their reply, and
@@ -106,6 +109,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._release()
         except httptools.HttpParserUpgrade as stopped:
             self._replay(data[stopped.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, BYTES_AT_FAULT):
+                self._refuse(RequestError("bad-http", "the bytes are not an HTTP/1.1 request"))
+            else:
+                error_log.error("a request failed before it was parsed", exc_info=error.__context__)
+                self._refuse(problems.internal())
         except httptools.HttpParserError:
             self._refuse(RequestError("bad-http", "the bytes are not an HTTP/1.1 request"))
 
@@ -178,7 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Watch that the caller takes the reply, and send a refusal that waited for it."""
         self._watch_the_reply()
         if not self.transport.is_closing() and self.cycle.response_complete and self.cycle.more_body:
-            self._wait(LINGER_S, self.transport.close)
+            self._wait(DISCARD_S, self.transport.close)
         super().on_response_complete()
         if self._verdict is not None and not self.pipeline and self.cycle.response_complete:
             self._tell(self._verdict)
@@ -186,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Take no further request; one whose head has begun to arrive is still answered."""
         if self._in_head and self._between and not self._busy:
-            self._wait(LINGER_S, self.transport.close)
+            self._wait(DISCARD_S, self.transport.close)
         else:
             super().shutdown()
 

@@ -152,7 +152,7 @@ async def model(name: str, request: Request) -> ModelSummary:
 )
 async def version_card(name: str, version: int, request: Request) -> VersionCard:
     """The model card of one version: inputs, learner, training configuration, measured figures."""
-    return await ready_runtime(request).registry.card(name, version)
+    return VersionCard.of(await ready_runtime(request).registry.manifest(name, version))
 
 
 @router.get("/limits", response_model=Limits, responses=openapi_responses(401, 429), tags=["models"])

@@ -10,14 +10,13 @@ from collections.abc import Callable
 import torch
 
 from bmaml.errors import BmamlError
-from model_store import Model, Store, UnknownModel
+from model_store import Manifest, Model, Store, UnknownModel
 from service.engine.posterior_cache import PosteriorCache
 from service.errors import RequestError
 from service.job import Job
 from service.ops.metrics import Metrics
 from service.registry.catalogue import Catalogue, Shelved, VersionId
 from service.registry.warm_up import warm_up
-from service.schemas.cards import VersionCard
 from service.settings import Settings
 
 log = logging.getLogger("service.registry")
@@ -69,18 +68,18 @@ class Registry:
         self._last_used[model.sha256] = time.monotonic()
         return model
 
-    async def card(self, name: str, version: int) -> VersionCard:
-        """The card of a version. The manifest of a shelved version is read from the store.
+    async def manifest(self, name: str, version: int | None) -> Manifest:
+        """The manifest of a version, by default the newest; that of a shelved one is read from the store.
 
         Raises:
             UnknownModel: no such name or version.
             RequestError: 503 where the manifest cannot be read.
         """
         with contextlib.suppress(Shelved):
-            return VersionCard.of(self.catalogue.model(name, version).manifest)
-        store = Store(self.settings.store_folder)
+            return self.catalogue.model(name, version).manifest
+        assert version is not None  # the newest is never shelved
         try:
-            return await asyncio.to_thread(lambda: VersionCard.of(store.manifest(name, version)))
+            return await asyncio.to_thread(Store(self.settings.store_folder).manifest, name, version)
         except UnknownModel:
             raise
         except BmamlError as error:
@@ -109,7 +108,7 @@ class Registry:
         model = Store(self.settings.store_folder).load(*version_id).to(self.device)
         self._prepare(model)
         with self._lock:
-            if version_id in self.catalogue.shelved:
+            if self.catalogue.shelved.get(version_id) == model.sha256:  # else it was replaced meanwhile
                 self.catalogue = self.catalogue.unshelving(model)
         self._metrics.reloads.labels("loaded").inc()
         return model
@@ -133,16 +132,20 @@ class Registry:
             log.info("%s version %d is idle, and shelved", name, version)
 
     def refresh(self) -> bool:
-        """Update the catalogue from the store.
+        """Update the catalogue from the store; called in one thread, as `shelve_idle`.
 
         Returns:
             whether the served versions have changed.
         """
-        with self._lock:
-            before = self.catalogue
-            now = before.refreshed(self.settings.store_folder, self.device, self._prepare)
-            if now is before:
-                return False
+        before = self.catalogue
+        now = before.refreshed(self.settings.store_folder, self.device, self._prepare)
+        if now is before:
+            return False
+        with self._lock:  # requests may have loaded shelved versions meanwhile
+            for versions in self.catalogue.models.values():
+                for version, model in versions.items():
+                    if now.shelved.get((model.manifest.name, version)) == model.sha256:
+                        now = now.unshelving(model)
             self.catalogue = now
         for refused in set(now.refused) - set(before.refused):
             self._metrics.reloads.labels("refused").inc()

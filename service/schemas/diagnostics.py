@@ -61,8 +61,8 @@ class PolicyDiagnostics(Diagnostics):
 class Timing:
     """Milliseconds of the request, by phase; embed, adapt and predict are those of the whole fused batch.
 
-    `decode` is the time from bytes to arrays, `embed` from images to features, and `total` from acceptance
-    to reply.
+    `decode` is the time from the request's head to its arrays: the arrival of the body, and the loading of a
+    shelved version, are in it. `embed` is from images to features, and `total` from acceptance to reply.
     """
 
     decode: float

@@ -220,7 +220,8 @@ class UncertaintyRequest(AdaptationRequest):
     target: Target | None = None
     acquisition: Name | None = Field(
         default=None,
-        description=f"null: {DEFAULT_ACQUISITION} (for classes: epig with a target, else entropy)",
+        description="null for policies: epistemic_variance; else by default "
+        f"{DEFAULT_ACQUISITION} (for classes: epig with a target, else entropy)",
     )
     batch: BatchChoice = BatchChoice()
     exclude: list[Identifier] = Field(default=[], description="ids that must not be chosen")

@@ -37,6 +37,12 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
     "classification.md": (
         "N(0, τ²)",
         "A training task of 80 classes",
+        "distortions of training images, 1.0 by default; 0 turns them off",
+        "28 by default",
+        "60 by default",
+        "support images of each class, 1:3 by default; query images of each class, 1 by default",
+        "more than 4 GiB",
+        "more than 64 million pixels",
         "with bfloat16",
         "(Apache-2.0)",
         "it gets 224 pixels, a crop of 0.875",

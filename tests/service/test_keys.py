@@ -117,7 +117,9 @@ def test_neither_keys_nor_bodies_are_logged(locked, caplog):
         assert marker not in each
 
 
-def test_keys_are_taken_from_the_file_while_serving_and_a_broken_file_changes_nothing(store, tmp_path):
+def test_keys_are_taken_from_the_file_while_serving_and_a_broken_file_changes_nothing(
+    store, tmp_path, caplog
+):
     file = tmp_path / "keys"
     file.write_text(line("ada", ADA))
     for served in serve(Settings(store=store, device="cpu", keys_file=file, reload_s=0.02)):
@@ -137,6 +139,7 @@ def test_keys_are_taken_from_the_file_while_serving_and_a_broken_file_changes_no
         for _ in range(20):
             ring.refresh()
         assert (status(ADA), status(BEN)) == (401, 200)
+    assert sum("the keys stay as they were" in each.getMessage() for each in caplog.records) == 1
 
 
 def test_every_key_is_compared_whole_whatever_was_found_before(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from pydantic import ValidationError
 
-from model_store import Model
+from model_store import Manifest
 from service.codec.bodies import parsed, refused
 from service.codec.open_inference.tensors import array_of, byte_strings
 from service.errors import FieldError, RequestError, invalid, invalid_at
@@ -94,13 +94,13 @@ def read_inference(
         raise refused(error) from None
 
 
-def check_rows_model(model: Model) -> None:
+def check_rows_model(manifest: Manifest) -> None:
     """Refuse a policy.
 
     Raises:
         RequestError: 422.
     """
-    if model.manifest.kind == "policy":
+    if manifest.kind == "policy":
         raise invalid(ONLY_ROWS)
 
 

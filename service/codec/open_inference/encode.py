@@ -87,9 +87,8 @@ def encoded_inference(inference: Inference, response: AdaptPredictResponse) -> t
     return b"".join([header, *parts]), len(header) if parts else None
 
 
-def model_metadata(model: Model, versions: list[int]) -> dict[str, Any]:
+def model_metadata(manifest: Manifest, versions: list[int]) -> dict[str, Any]:
     """The names, datatypes, shapes and columns of a model's tensors; -1 is any length."""
-    manifest = model.manifest
     columns = [each.name for each in manifest.inputs]
     outputs = [each.name for each in manifest.outputs]
     if manifest.image is not None:

@@ -57,7 +57,7 @@ def test_the_tables_are_written_from_results_that_are_made_once(collection, tmp_
     table = next(block for block in blocks(page.read_text()) if block.name == "paper-tiny")
     assert table.sealed
     assert "| bmaml, M = 2 | 6 |" in table.text
-    kept = results / "tiny-maml-1-6-0.json"
+    kept = results / "tiny-maml-1-6-0-2.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"minutes": 7.0}))
     called(monkeypatch, paper_images, *options)
     assert "| 7.00 |" in page.read_text()

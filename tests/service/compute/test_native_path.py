@@ -11,7 +11,6 @@ import pytest
 
 from service.compute import native_path
 from service.compute.native_path import NativeUnavailable
-from service.housekeeping import NativeWatch
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.published import publish
@@ -67,12 +66,11 @@ def test_where_nothing_can_be_compiled_tensor_code_answers_and_the_log_says_so(b
         runtime = Runtime(Settings(store=tmp_path, device="cpu", engine="thread", native="auto"))
         runtime.start()
         native_path._native.thread.join()
-        runtime.native.look()
     try:
         assert runtime.why_not_ready is None
-        assert not runtime.native.serves
         assert native_path.state() == "failed"
-        assert "tensors; native functions cannot be compiled here" in caplog.text
+        assert "tensor code answers while native functions are compiled" in caplog.text
+        assert "native functions cannot be compiled; tensor code answers" in caplog.text
     finally:
         runtime.stop()
 
@@ -86,17 +84,6 @@ def test_a_service_that_requires_them_does_not_start_without_them(broken, tmp_pa
     with pytest.raises(NativeUnavailable, match="no compiler"):
         native_path.begin("require")
     runtime.stop()
-
-
-def test_a_change_is_logged_once(caplog, monkeypatch):
-    watch = NativeWatch()
-    with caplog.at_level(logging.INFO):
-        for state in ("compiling", "compiling", "ready", "ready"):
-            monkeypatch.setattr(native_path._native, "state", state)
-            watch.look()
-            assert watch.serves == (state == "ready")
-    paths = [record.message.rpartition(": ")[2] for record in caplog.records]
-    assert paths == ["tensors, while native functions are compiled", "native functions"]
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):

@@ -150,9 +150,25 @@ def test_what_is_used_stays_and_the_rest_goes_by_bytes_and_time(kept_work):
     cache.extend("a", 50.0)
     clock.now = 20.0
     assert [name for name in "acd" if cache.get(name)] == ["a", "d"]
-    tiny = PosteriorCache(size - 1, b"s", metrics, clock)
-    tiny.put("a", job, kept, 10.0)
-    assert tiny.get("a") is None
+    assert cache.extend("d", 1.0)
+    assert not cache.extend("c", 1.0)
+
+
+def test_one_that_is_larger_than_the_cache_displaces_no_other(kept_work):
+    job, kept = kept_work
+    wide = replace(job, posted=PostedSupport(np.ones((500, 1)), (1.0,) * 500))
+    sizes = PosteriorCache(10**9, b"s", Metrics())
+    for name, each in (("small", job), ("wide", wide)):
+        sizes.put(name, each, kept, 10.0)
+    small, large = (sizes.get(name).size for name in ("small", "wide"))
+    assert small < large
+    metrics = Metrics()
+    cache = PosteriorCache(large - 1, b"s", metrics)
+    cache.put("small", job, kept, 10.0)
+    cache.put("wide", wide, kept, 10.0)
+    assert cache.get("wide") is None
+    assert cache.get("small") is not None
+    assert metrics.posteriors.labels("evicted")._value.get() == 1
 
 
 def test_an_id_belongs_to_its_caller_and_replicas_with_one_secret_agree(kept_work):

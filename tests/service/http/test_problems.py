@@ -168,6 +168,19 @@ def test_routing_failures_are_problems_too(client, method, path, status):
     assert reply.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/posteriors/x", "GET, DELETE, HEAD"),
+        ("PUT", "/limits", "GET, HEAD"),
+        ("GET", "/posteriors", "POST"),
+    ],
+)
+def test_a_refused_method_is_told_all_that_the_path_takes(client, method, path, allowed):
+    reply = client.request(method, path)
+    assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
+
+
 def test_a_fault_of_ours_is_a_500_without_a_trace(served, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")

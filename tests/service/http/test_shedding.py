@@ -147,6 +147,21 @@ async def test_what_waited_too_long_in_a_crowd_is_refused_unparsed_and_keeps_its
 
 
 @on_loop
+async def test_a_fault_of_ours_before_the_application_is_no_bad_request(monkeypatch, caplog):
+    line = Line(waited_s=1.0)
+
+    def fault(*_args, **_named):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(type(line.protocol.admission), "check", fault)
+    sent = await line.send(request(deadline_ms=2000))
+    assert sent.startswith(b"HTTP/1.1 500 ")
+    assert b"ours" not in sent
+    (told,) = [each for each in caplog.records if each.name == "service.errors"]
+    assert told.exc_info[0] is KeyError
+
+
+@on_loop
 async def test_a_refusal_leaves_the_next_request_of_the_same_bytes_its_time():
     line = Line(waited_s=1.0)
     await line.send(request(deadline_ms=2000) + b"GET /livez HTTP/1.1\r\nHost: x\r\n")

@@ -163,6 +163,16 @@ def test_acquisitions_about_labels_do_not_fit_a_policy(client):
     assert "epistemic_variance" in reply["errors"][0]["detail"]
 
 
+def test_a_target_without_an_acquisition_is_chosen_for_as_by_name(client):
+    body = {"model": "walker", "support": {"episodes": [EPISODE]}, "pool": QUERY, "target": QUERY}
+    found = [client.post("/uncertainty", json=body | each).json() for each in NAMED]
+    assert found[0]["selected"] == found[1]["selected"]
+    assert found[0]["acquisition"] == "epistemic_variance"
+
+
+NAMED = ({}, {"acquisition": "epistemic_variance"})
+
+
 def test_replies_and_tensors_in_safetensors_say_the_same(client):
     import base64
 

@@ -165,6 +165,59 @@ def test_an_old_version_that_nobody_asks_is_let_go_and_loaded_again_for_who_does
     assert ask(served.client).json()["model"] == first["model"]
 
 
+def test_who_asks_whether_a_version_is_ready_does_not_keep_it_loaded(forgetful):
+    _, served = forgetful
+    wait_for(lambda: loaded(served) == {2})
+    for path in ("/v2/models/tiny/versions/1/ready", "/v2/models/tiny/versions/1"):
+        assert served.client.get(path).status_code == 200
+    assert loaded(served) == {2}
+    assert served.client.get("/v2/models/tiny/versions/9/ready").status_code == 404
+
+
+def test_an_old_version_is_answered_while_new_ones_are_loaded_and_stays(forgetful, monkeypatch):
+    root, served = forgetful
+    registry = served.app.state.runtime.registry
+    wait_for(lambda: loaded(served) == {2})
+    before, reached, opened = registry._prepare, threading.Event(), threading.Event()
+
+    def slow(model):
+        if model.manifest.version == 3:
+            reached.set()
+            assert opened.wait(30)
+        before(model)
+
+    monkeypatch.setattr(registry, "_prepare", slow)
+    monkeypatch.setattr(registry, "shelve_idle", lambda: None)
+    publish(root, "tiny", seed=3)
+    assert reached.wait(30)
+    assert ask(served.client, version=1).json()["model"]["version"] == 1
+    assert loaded(served) == {1, 2}
+    opened.set()
+    wait_for(lambda: loaded(served) == {1, 2, 3})
+
+
+def test_what_was_replaced_while_it_was_loaded_is_not_served_for_long(forgetful, monkeypatch):
+    root, served = forgetful
+    registry = served.app.state.runtime.registry
+    wait_for(lambda: loaded(served) == {2})
+    before, loads = registry._prepare, []
+
+    def replaced(model):
+        before(model)
+        if model.manifest.version == 1 and not loads:
+            loads.append(model.sha256)
+            Store(root).remove("tiny", 1)
+            publish(root.parent / "elsewhere", "tiny", seed=7)
+            (root.parent / "elsewhere" / "tiny" / "1").rename(root / "tiny" / "1")
+            wait_for(lambda: registry.catalogue.shelved.get(("tiny", 1), model.sha256) != model.sha256)
+
+    monkeypatch.setattr(registry, "_prepare", replaced)
+    old = ask(served.client, version=1).json()["model"]["sha256"]
+    assert [old] == loads  # the request began before
+    new = ask(served.client, version=1).json()["model"]["sha256"]
+    assert new != old
+
+
 def test_of_new_versions_the_newest_is_loaded_and_the_others_once_they_are_asked_for(tmp_path):
     for seed in (1, 2, 3):
         publish(tmp_path, "tiny", seed=seed)
