@@ -12,7 +12,9 @@ from model_store.images import ImageInput
 from service.codec.budget import Budget
 from service.codec.images import decoded_images
 from service.codec.inputs import image_rows
+from service.compute import classification
 from service.errors import RequestError
+from service.job import Uncertainty
 from service.settings import Settings
 from tests.images import SIZE, png, publish_classifier, random_images
 from tests.service.conftest import serve
@@ -215,6 +217,13 @@ def test_shots_may_differ_and_the_order_of_rows_does_not_matter(client):
     first, second = predict(client, straight)["prediction"], predict(client, mixed)["prediction"]
     assert first["classes"] == second["classes"] == ["x", "y", "z"]
     np.testing.assert_allclose(first["probabilities"], second["probabilities"], atol=1e-5)
+
+
+def test_an_uncertainty_that_is_no_number_is_a_422(client, monkeypatch):
+    nothing = np.full(1, np.nan)
+    monkeypatch.setattr(classification, "_uncertainty", lambda _: Uncertainty(nothing, nothing))
+    reply = client.post("/adapt-predict", json=task()).json()
+    assert (reply["status"], reply["type"]) == (422, "urn:bmaml:problem:diverged")
 
 
 def test_one_class_is_certain_and_says_so(client):

@@ -21,7 +21,7 @@ from service.engine.engine import Engine
 from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import MAX_PADDING_SHARE, Queue
 from service.errors import RequestError
-from service.job import Job, PredictionSpec, row_counts
+from service.job import Job, PostedSupport, PredictionSpec, row_counts
 from service.ops.metrics import Metrics
 from tests.published import publish
 
@@ -82,6 +82,21 @@ async def ask_in_turn(engine, order, model, name):
 async def reached(gate):
     while not gate.reached.is_set():
         await asyncio.sleep(0)
+
+
+def test_a_posterior_that_went_while_its_rows_were_sent_again_is_kept_again(model):
+    engine = engine_of()
+    posted = PostedSupport(np.zeros((2, 1)), (0.0, 0.0))
+    fresh = replace(job(model), key="k", ttl_s=100.0, posted=posted)
+
+    async def scenario():
+        kept = (await engine.submit(fresh)).kept
+        for ttl_s, there in ((100.0, True), (0.0, False)):  # a prediction asks for no time of its own
+            engine._posteriors.drop_model(model.sha256)
+            await engine.submit(replace(fresh, kept=kept, ttl_s=ttl_s))
+            assert (engine._posteriors.get("k") is not None) == there
+
+    run(engine, scenario)
 
 
 def test_what_waits_together_is_answered_together(model, gate):

@@ -242,6 +242,25 @@ def test_a_version_whose_posteriors_are_kept_is_not_let_go(forgetful):
     wait_for(lambda: loaded(served) == {3})
 
 
+def test_a_store_that_fails_again_and_again_is_told_once(living, monkeypatch, caplog):
+    _, served = living
+    registry, looks = served.app.state.runtime.registry, []
+
+    def fault():
+        looks.append(None)
+        raise OSError("the disk is away")
+
+    monkeypatch.setattr(registry, "refresh", fault)
+    wait_for(lambda: len(looks) > 4)
+    assert sum("cannot look at the store" in each.getMessage() for each in caplog.records) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(registry, "shelve_idle", lambda: looks.clear())
+    wait_for(lambda: not looks)
+    monkeypatch.setattr(registry, "refresh", fault)
+    wait_for(lambda: len(looks) > 1)
+    assert sum("cannot look at the store" in each.getMessage() for each in caplog.records) == 2
+
+
 def test_a_version_that_cannot_be_loaded_again_stops_nothing_else(forgetful):
     root, served = forgetful
     wait_for(lambda: loaded(served) == {2})
