@@ -93,13 +93,14 @@ def serve(app: FastAPI, settings: Settings) -> int:
     raise_file_limit(settings.max_connections)
     if not app.state.runtime.keys.configured and not is_loopback(settings.host):
         log.warning(OPEN_WARNING, settings.host)
-    with asyncio.Runner(loop_factory=uvicorn_config(app, settings).get_loop_factory()) as runner:
-        return runner.run(_serve(app, settings))
+    config = uvicorn_config(app, settings)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serve(config, app.state.runtime))
 
 
-async def _serve(app: FastAPI, settings: Settings) -> int:
-    runtime: Runtime = app.state.runtime
-    server = Server(uvicorn_config(app, settings), runtime, settings.linger_s)
+async def _serve(config: uvicorn.Config, runtime: Runtime) -> int:
+    settings = runtime.settings
+    server = Server(config, runtime, settings.linger_s)
     probe_host = settings.probe_host or settings.host
     try:
         sockets = dual_stack_socket(settings.host, settings.port)
