@@ -110,6 +110,17 @@ def padded_rows(rows: Sequence[Single], mask: NDArray[np.bool_]) -> Single:
     return result
 
 
+def padded_targets(jobs: Sequence[Job], rows: int) -> NDArray[np.float64] | None:
+    """The jobs' targets, `[task, row, output]`, padded with zeros; None where no job has any."""
+    posted = {task: job.query_y for task, job in enumerate(jobs) if job.query_y is not None}
+    if not posted:
+        return None
+    targets = np.zeros((len(jobs), rows, len(jobs[0].model.manifest.outputs)))
+    for task, own in posted.items():
+        targets[task, : len(own)] = own
+    return targets
+
+
 def _to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     """A copy on the device; through pinned memory on a GPU, so that the host does not wait for it."""
     tensor = torch.from_numpy(values)

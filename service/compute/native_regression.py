@@ -21,7 +21,7 @@ from bmaml.native.tables import Results, Task, no_results
 from bmaml.predictive import Predictive
 from bmaml.transformed import Transformed
 from model_store.model import NEGLIGIBLE_WEIGHT
-from service.compute.adaptation import diverged, padded_rows, support_nll
+from service.compute.adaptation import diverged, padded_rows, padded_targets, support_nll
 from service.compute.native_model import NativeModel
 from service.compute.regression import LEVEL_TOLERANCE, BatchMoments, quantile_levels, result_of
 from service.compute.surprise import surprise_of
@@ -180,13 +180,9 @@ def _arrays(
         padded_rows([job.query_x for job in jobs], query_mask),
     )
     support_x, support_y, query_x = map(_double, rows)
-    posted = [job.query_y for job in jobs]
-    targets = np.zeros((len(jobs), 0, support_y.shape[2]))
-    if any(each is not None for each in posted):
-        targets = np.zeros((*query_x.shape[:2], support_y.shape[2]))
-        for task, own in enumerate(posted):
-            if own is not None:
-                targets[task, : len(own)] = own
+    targets = padded_targets(jobs, query_x.shape[1])
+    if targets is None:
+        targets = np.zeros((len(jobs), 0, support_y.shape[2]))
     counts = np.array([len(job.spec.levels) for job in jobs if isinstance(job.spec, PredictionSpec)])
     return support_x, support_y, query_x, targets, quantile_levels(jobs), counts
 

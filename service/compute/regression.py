@@ -23,6 +23,7 @@ from service.compute.adaptation import (
     Adaptation,
     diverged,
     padded_examples,
+    padded_targets,
     single_precision,
     support_nll,
     to_numpy,
@@ -249,7 +250,8 @@ def predict_batch(jobs: Sequence[Job]) -> tuple[list[Answer | Diverged], BatchTi
             group_support = Examples(support.x[index], support.y[index], support.mask[index])
         group = [jobs[task] for task in tasks]
         levels = torch.from_numpy(quantile_levels(group)).to(model.device)
-        targets, score_support = _padded_targets(group, x), first.kept is None
+        posted, score_support = padded_targets(group, x.shape[1]), first.kept is None
+        targets = None if posted is None else torch.from_numpy(posted).to(x.device)
         belief, tensors = believe(
             model,
             posterior,
@@ -331,17 +333,6 @@ def by_row(values: NDArray[Any]) -> NDArray[np.float32]:
 def _without_single_output(values: NDArray[Any]) -> NDArray[Any]:
     """`[…, row]` from `[…, row, output]` for a single output."""
     return values[..., 0] if values.shape[-1] == 1 else values
-
-
-def _padded_targets(jobs: Sequence[Job], x: Tensor) -> Tensor | None:
-    """The jobs' targets for rows x, `[task, row, output]`, padded with zeros; None where no job has any."""
-    posted = {task: job.query_y for task, job in enumerate(jobs) if job.query_y is not None}
-    if not posted:
-        return None
-    targets = np.zeros((*x.shape[:2], len(jobs[0].model.manifest.outputs)))
-    for task, own in posted.items():
-        targets[task, : len(own)] = own
-    return torch.from_numpy(targets).to(x.device)
 
 
 def _nll_before_in_blocks(model: Model, support: Examples) -> Array:
