@@ -1,8 +1,12 @@
 """`bmaml-serve`: serve the published versions; every setting is an environment variable."""
 
 import argparse
+import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -55,6 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             worker_pool.stop()
 
 
+def command() -> NoReturn:
+    """`main` as a command, and the end of its process.
+
+    When the interpreter ends, it unwinds daemon threads wherever they are. The thread that compiles native
+    functions may be amid C++ code, which aborts the process then. So the process ends at once where such a
+    thread still runs; all else has been stopped.
+    """
+    status = main()
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _worker_pool(settings: Settings) -> WorkerPool | None:
     """The worker processes, started; None where a thread computes.
 
@@ -72,4 +92,4 @@ def _worker_pool(settings: Settings) -> WorkerPool | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,6 +1,8 @@
 """The addresses on which the service listens, and the warning where others reach it without a key."""
 
 import signal
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -61,3 +63,25 @@ def test_a_port_that_is_taken_ends_a_service_of_both_families_with_a_reason(tmp_
 )
 def test_which_hosts_are_the_loopback(host, loopback):
     assert is_loopback(host) is loopback
+
+
+ENDING = """
+import atexit, threading, time
+import service.__main__ as command
+
+def main():
+    print("served")
+    threading.Thread(target=time.sleep, args=(600,), daemon=DAEMON).start()
+    return 3
+
+command.main = main
+atexit.register(print, "unwound")
+command.command()
+"""
+
+
+@pytest.mark.parametrize(("thread", "said"), [("True", "served\n"), ("None", "served\nunwound\n")])
+def test_a_thread_that_still_compiles_is_not_unwound_when_the_process_ends(thread, said):
+    code = ENDING.replace("DAEMON", thread).replace("600", "600" if thread == "True" else "0")
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, said)
