@@ -42,7 +42,7 @@ class Application(FastAPI):
         return app
 
     def openapi(self) -> dict[str, Any]:
-        """The schema of all routes, those that FastAPI does not serve included."""
+        """The OpenAPI document of the service (`service.http.openapi`)."""
         return openapi_schema(self)
 
 
