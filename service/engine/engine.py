@@ -142,10 +142,12 @@ class Engine:
             replace(outcome, queue_s=started - queued.queued_at) if isinstance(outcome, Answer) else outcome
             for queued, outcome in zip(batch, outcomes, strict=True)
         ]
-        settle(batch, timed)
         elapsed = time.monotonic() - started
-        self.queue.record_batch(jobs, elapsed)
-        self._update_metrics(batch, outcomes, started, elapsed)
+        try:  # before the replies: who has one finds it in the metrics
+            self.queue.record_batch(jobs, elapsed)
+            self._update_metrics(batch, outcomes, started, elapsed)
+        finally:
+            settle(batch, timed)
         if failure is not None:
             raise failure
 

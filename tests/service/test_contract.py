@@ -125,8 +125,6 @@ def test_metrics_count_what_was_asked(client):
     body = {"model": "tiny", "support": {"x": [[-2.0]], "y": [8.0]}, "query": {"x": [[0.0], [1.0]]}}
     tasks, rows = value("bmaml_batch_tasks_sum"), value('bmaml_rows_total{kind="real"}')
     assert client.post("/adapt-predict", json=body).status_code == 200
-    while value('bmaml_rows_total{kind="real"}') == rows:
-        pass  # a batch is counted once its replies are on their way
     assert value("bmaml_batch_tasks_sum") == tasks + 1
     assert value('bmaml_rows_total{kind="real"}') == rows + 3
     assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
