@@ -71,21 +71,11 @@ class Worker:
         """Whether the process has ended unasked."""
         return not self._stopped and not self._process.is_alive()
 
-    def answer(self, jobs: Sequence[Job], threads: int) -> list[Answer | Diverged]:
-        """Compute the batch in the process (see `service.compute.batch.compute`).
-
-        Raises:
-            DeviceFailed: the process has ended.
-            Exception: any error of the computation.
-        """
-        self.begin(jobs, threads)
-        return self.finish(jobs)
-
     def begin(self, jobs: Sequence[Job], threads: int) -> None:
-        """Send the batch to the process, which is busy until `finish` is called.
+        """Send the batch to the process, which computes it (`service.compute.batch.compute`) until `finish`.
 
         Raises:
-            As `answer`; the process is not busy then.
+            DeviceFailed: the process has ended; it is not busy then.
         """
         self._lock.acquire()
         try:
@@ -102,7 +92,8 @@ class Worker:
         """Receive the answers to the batch that `begin` has sent.
 
         Raises:
-            As `answer`.
+            DeviceFailed: the process has ended.
+            Exception: any error of the computation.
         """
         try:
             answers: list[Answer | Diverged] = self._receive()

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,6 +85,12 @@ def out_of_memory(*_):
     raise MemoryError
 
 
+def answer(worker, jobs, threads):
+    """What the process makes of the batch, once it has."""
+    worker.begin(jobs, threads)
+    return worker.finish(jobs)
+
+
 def said(answer):
     """All of an answer but how long it took and what is kept."""
     return pickle.dumps(replace(answer, times=BatchTimes(), kept=None))
@@ -91,29 +98,31 @@ def said(answer):
 
 def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
     jobs = [job(model, seed=seed) for seed in range(3)]
-    there, here = worker.answer(jobs, 1), compute(jobs, 1)
+    there, here = answer(worker, jobs, 1), compute(jobs, 1)
     assert [said(one) for one in there] == [said(other) for other in here]
     assert there[0].batched_tasks == 3
 
 
 def test_targets_are_scored_there_as_here(worker, model):
     targets = np.linspace(-2, 2, 7)[:, None] if model.manifest.image is None else np.arange(7) % 2
-    (there,), (here,) = (each([job(model, query_y=targets)], 1) for each in (worker.answer, compute))
+    (there,), (here,) = (
+        each([job(model, query_y=targets)], 1) for each in (partial(answer, worker), compute)
+    )
     assert said(there) == said(here)
     assert len(there.result.log_density) == 7
 
 
 def test_a_choice_of_rows_is_the_same_there(worker, model):
     ask = choice("entropy" if model.manifest.image is not None else "total_variance")
-    (there,), (here,) = (each([job(model, spec=ask)], 1) for each in (worker.answer, compute))
+    (there,), (here,) = (each([job(model, spec=ask)], 1) for each in (partial(answer, worker), compute))
     assert said(there) == said(here)
     assert len(there.result.indices) == 3
 
 
 def test_a_kept_posterior_comes_back_and_is_known_there_again(worker, model):
     fresh = job(model, key="k", posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6))
-    (kept,) = worker.answer([fresh], 1)
-    (again,) = worker.answer([replace(fresh, kept=kept.kept)], 1)
+    (kept,) = answer(worker, [fresh], 1)
+    (again,) = answer(worker, [replace(fresh, kept=kept.kept)], 1)
     (same,) = compute([replace(fresh, kept=compute([fresh], 1)[0].kept)], 1)
     assert again.cached
     assert said(again) == said(same)
@@ -126,7 +135,7 @@ def test_support_rows_outside_the_range_count_there_beside_a_kept_posterior(work
     drawn = job(model, key="k", posted=PostedSupport(np.zeros((6, 1)), (1.0,) * 6), spec=spec)
     far = replace(drawn, support_x=drawn.support_x + 40, query_x=drawn.query_x + 40)
     known = replace(far, kept=compute([far], 1)[0].kept)
-    (there,), (here,) = worker.answer([known], 1), compute([known], 1)
+    (there,), (here,) = answer(worker, [known], 1), compute([known], 1)
     assert there.cached
     assert said(there) == said(here)
     (elsewhere,) = compute([replace(known, support_x=drawn.support_x)], 1)
@@ -147,8 +156,8 @@ def test_of_rows_that_are_known_nothing_is_sent_that_a_prediction_does_not_look_
 
 def test_what_is_the_model_s_own_is_shared_by_its_posteriors_and_not_copied(worker, tmp_path):
     model = publish(tmp_path)
-    (answer,) = worker.answer([job(model, key="k")], 1)
-    particles = answer.kept.posterior.particles
+    (found,) = answer(worker, [job(model, key="k")], 1)
+    particles = found.kept.posterior.particles
     assert particles.data_ptr() == model.learned["initial"].data_ptr()
 
 
@@ -169,12 +178,12 @@ def test_a_task_that_diverges_and_an_error_come_back_as_what_they_are(worker, tm
     model = publish(tmp_path)
     poisoned = job(model)
     poisoned.support_y[0] = 3e38
-    fine, bad = worker.answer([job(model), poisoned], 1)
+    fine, bad = answer(worker, [job(model), poisoned], 1)
     assert isinstance(bad, Diverged)
     assert said(fine) == said(compute([job(model), poisoned], 1)[0])
     wrong = replace(job(model), support_x=np.zeros((6, 4), np.float32))
     with pytest.raises(RuntimeError) as caught:
-        worker.answer([wrong], 1)
+        answer(worker, [wrong], 1)
     assert "in answer_batch" in caught.value.__notes__[0]  # where it happened there
     worker.check()
 
@@ -182,16 +191,16 @@ def test_a_task_that_diverges_and_an_error_come_back_as_what_they_are(worker, tm
 def test_a_model_that_nobody_refers_to_is_forgotten_there_too(worker, tmp_path):
     models = [publish(tmp_path, f"m{number}", seed=number) for number in range(3)]
     for model in models:
-        worker.answer([job(model)], 1)
+        answer(worker, [job(model)], 1)
     kept, *gone = map(worker._models.number, models)
     del model, models[1:]
     gc.collect()
-    (answer,) = worker.answer([job(models[0])], 1)
+    (found,) = answer(worker, [job(models[0])], 1)
     assert worker._models.number(models[0]) == kept
     for number in gone:
         with pytest.raises(KeyError):
             worker._send_and_receive(ModelTable.remove, number)
-    assert said(answer) == said(compute([job(models[0])], 1)[0])
+    assert said(found) == said(compute([job(models[0])], 1)[0])
 
 
 def test_an_error_that_cannot_be_sent_comes_in_words(worker):
@@ -205,10 +214,10 @@ def test_a_model_that_could_not_be_handed_over_is_handed_over_the_next_time(work
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_send_and_receive", out_of_memory)
         with pytest.raises(MemoryError):
-            worker.answer([job(model)], 1)
+            answer(worker, [job(model)], 1)
     assert worker._models.number(model) is None
-    (answer,) = worker.answer([job(model)], 1)
-    assert said(answer) == said(compute([job(model)], 1)[0])
+    (found,) = answer(worker, [job(model)], 1)
+    assert said(found) == said(compute([job(model)], 1)[0])
 
 
 def test_a_reply_that_was_not_taken_whole_is_not_mixed_up_with_the_next(monkeypatch):
