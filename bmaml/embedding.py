@@ -8,6 +8,7 @@ an answer never depends on the rest of its batch.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,7 @@ class ConvNet(Embedding):
         views: views of an image whose features are averaged after training: the image, and the image shifted
             by one pixel down, up, right, left (cyclically). Each costs a pass.
         bfloat16: multiply in bfloat16 in training, where the processor has it. Features are float32, and
-            so is all of serving.
+            so are the images of an answer unless they are embedded under `torch.autocast`.
 
     Raises:
         InvalidEmbedding: channels other than 1 or 3, images under 16 × 16, a width that is odd or
@@ -161,7 +162,7 @@ class ConvNet(Embedding):
             most = MAX_CPU_PIXELS if signal.device.type == "cpu" else None
             parts = blocks(len(signal), most, self.size**2)
             features = torch.cat([self._average(learned, signal[part]) for part in parts])
-        return features.to(images.dtype).unflatten(0, (tasks, rows))
+        return features.unflatten(0, (tasks, rows))
 
     def _average(self, learned: Mapping[str, Tensor], signal: Tensor) -> Tensor:
         """Features averaged over the views of each image."""
@@ -171,11 +172,12 @@ class ConvNet(Embedding):
         return total / self.views
 
     def _features(self, learned: Mapping[str, Tensor], signal: Tensor, training: bool) -> Tensor:
-        signal = signal.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(signal.device.type, torch.bfloat16, enabled=self.bfloat16 and training):
+        dtype, signal = signal.dtype, signal.contiguous(memory_format=torch.channels_last)
+        coarse = self.bfloat16 and training
+        with torch.autocast(signal.device.type, torch.bfloat16) if coarse else nullcontext():
             for block in range(BLOCKS):
                 signal = self._block(learned, block, signal, training)
-        return signal.flatten(1)
+        return signal.flatten(1).to(dtype)
 
     def _block(self, learned: Mapping[str, Tensor], block: int, signal: Tensor, training: bool) -> Tensor:
         kernel, scale, shift, mean, variance = (

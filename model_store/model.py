@@ -46,6 +46,7 @@ class Model:
         learned: the meta-learned tensors by name, `initial` among them.
         embedding: the embedding of images, learned or pretrained; None where x has columns, or where
             particles are whole convolutional networks.
+        bfloat16: whether images are embedded in bfloat16; features are single precision in any case.
 
     Raises:
         CorruptModel: tensors that do not fit the learner, or are not finite.
@@ -55,6 +56,7 @@ class Model:
     learner: Learner[Any]
     learned: dict[str, Tensor]
     embedding: ConvNet | Backbone | None = None
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         where = f"{self.manifest.name} version {self.manifest.version}"
@@ -145,9 +147,10 @@ class Model:
         """The device of the learned tensors."""
         return self.learned["initial"].device
 
-    def to(self, device: torch.device | str) -> "Model":
-        """The same model with its tensors on another device."""
-        return replace(self, learned={name: t.to(device) for name, t in self.learned.items()})
+    def to(self, device: torch.device | str, bfloat16: bool = False) -> "Model":
+        """The same model with its tensors on another device, which embeds images in bfloat16 or does not."""
+        learned = {name: tensor.to(device) for name, tensor in self.learned.items()}
+        return replace(self, learned=learned, bfloat16=bfloat16)
 
     def drawing(self, seed: int) -> "Model":
         """The model whose posteriors are drawn with this seed; itself where nothing is drawn."""
@@ -156,7 +159,10 @@ class Model:
 
     def embedded(self, x: Tensor) -> Tensor:
         """The learner's inputs for rows x `[task, row, input]`: features of images, else x itself."""
-        return x if self.embedding is None else self.embedding(self.learned, x)
+        if self.embedding is None:
+            return x
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.embedding(self.learned, x)
 
     def standardised_inputs(self, x: Array) -> Single:
         """x `[row, input]` in standardised units, from the caller's; ∞ beyond float32's range.

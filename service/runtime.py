@@ -16,7 +16,7 @@ from service.codec.images import DecodingThreads
 from service.compute import native_path
 from service.compute.batch import answer_batch, compute
 from service.compute.cuda_graphs import GraphCache
-from service.compute.device import check, device_for
+from service.compute.device import check, check_bfloat16, device_for
 from service.engine.engine import DEVICE_FAILED, Engine
 from service.engine.posterior_cache import PosteriorCache
 from service.engine.queue import Queue
@@ -178,6 +178,8 @@ class Runtime:
         try:
             self.registry.device = device_for(self.settings.device)
             self._check_device()
+            if self.settings.bfloat16:
+                check_bfloat16(self.device)
             if self._mirroring is not None:
                 self._mirroring.start()
             native = self.settings.native if self.device.type == "cpu" else "off"

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
         graphs: record the computations of a GPU as CUDA graphs.
         native: compiled functions for the exact learner on the CPU: `auto` changes over to them once they are
             compiled, `require` is ready no sooner and does not start without them, `off` never uses them.
+        bfloat16: embed images in bfloat16, on a CPU that multiplies in it; answers differ a little.
         threads: CPU threads of tensor work, at most; small batches take one. 0 leaves the choice to torch.
         max_body_bytes: bytes of a body, as sent and decompressed.
         max_support_rows, max_query_rows, max_pool_rows: rows of a request.
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=0, ge=0, le=256)
     graphs: bool = True
     native: Literal["auto", "off", "require"] = "auto"
+    bfloat16: bool = False
     threads: int = Field(default=0, ge=0)
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_support_rows: int = Field(default=1000, ge=1)

@@ -6,13 +6,15 @@
     python -m benchmarks.accuracy.picture_heads grocery96.zip --store STORE \\
         grocery-lite0 grocery-lite0-plain [--page docs/classification.md]
 
-With `--without-rivals` the versions alone are scored, on the same tasks. The first version says which
-backbone embeds the images. Scaling, C and sharpness of the rivals are chosen by NLL (of the support vector
-machine by accuracy) on some training classes, which probabilistic linear discriminant analysis does not see
-at that time. Test classes are scored once, with nothing chosen on them.
+With `--without-rivals` the versions alone are scored, on the same tasks. With `--bfloat16` they are scored a
+second time, on images embedded in bfloat16. The first version says which backbone embeds the images. Scaling,
+C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some training
+classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are scored
+once, with nothing chosen on them.
 """
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +32,8 @@ from bmaml.categorical import Categorical
 from bmaml.plda import Discriminants, discriminants
 from bmaml.task import Examples
 from model_store import Model, Store
+from model_store.backbone import IMAGES_PER_BLOCK, Backbone
+from model_store.images import ImageInput, Pixels
 from training.backbones import MissingBackbone, backbone_for
 from training.calibration_error import expected_calibration_error
 from training.config import ImagesConfig
@@ -37,6 +41,7 @@ from training.families.backbone_images import KeptFeatures
 from training.families.image_files import LabelledImages, read_images
 
 Indices = NDArray[np.int64]
+Single = NDArray[np.float32]
 Scorer = Callable[[Array, Indices, Array, int], Array]
 """Log probabilities `[query, class]` from support rows, their classes, query rows, the number of classes."""
 
@@ -265,11 +270,20 @@ def analysed(features: Array, labels: Indices, classes: Indices) -> Discriminant
     return discriminants(torch.from_numpy(features[some]), torch.from_numpy(places), features.shape[1])
 
 
-def heads(collection: LabelledImages, models: Sequence[Model], tasks: int) -> tuple[list[Rival], Indices]:
-    """All heads, and the label of every image; no rivals where there are no tasks to choose them on."""
+def heads(
+    collection: LabelledImages, models: Sequence[Model], tasks: int, coarse: LabelledImages | None
+) -> tuple[list[Rival], Indices]:
+    """All heads, and the label of every image; no rivals where there are no tasks to choose them on.
+
+    Args:
+        coarse: the same images, embedded in bfloat16.
+    """
     features, labels = collection.pixels.astype(np.float64), collection.labels.astype(np.int64)
     training = np.flatnonzero(collection.roles != "test").tolist()
     ours = [Rival(model.manifest.name, "", version(model), features) for model in models]
+    if coarse is not None:
+        rounded = coarse.pixels.astype(np.float64)
+        ours += [Rival(f"{one.name}, in bfloat16", "", one.scorer, rounded) for one in ours]
     return ours + (rivals(features, labels, training, tasks) if tasks else []), labels
 
 
@@ -291,8 +305,23 @@ def table(
             yield f"{ways}-way, {uneven if shots is None else f'{shots}-shot'}", lines
 
 
-def family(options: argparse.Namespace, model: Model) -> LabelledImages:
-    """The collection, embedded by the backbone of a version."""
+def in_bfloat16(backbone: Backbone, image: ImageInput) -> Callable[[Iterator[Pixels], int], Single]:
+    """Features as `BMAML_BFLOAT16` has them; nothing of them is kept."""
+
+    def embedded(images: Iterator[Pixels], count: int) -> Single:
+        del count
+        found = []
+        while some := list(itertools.islice(images, IMAGES_PER_BLOCK)):
+            values = torch.from_numpy(image.from_pixels(np.stack(some)))
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                found.append(backbone.embed(values.view(-1, 3, backbone.size, backbone.size)).numpy())
+        return np.concatenate(found)
+
+    return embedded
+
+
+def family(options: argparse.Namespace, model: Model) -> tuple[LabelledImages, LabelledImages | None]:
+    """The collection, embedded by the backbone of a version; and in bfloat16, where that is wanted."""
     described = model.manifest.training["family"]
     config = ImagesConfig(
         str(options.images),
@@ -305,7 +334,9 @@ def family(options: argparse.Namespace, model: Model) -> LabelledImages:
     )
     backbone = backbone_for(config)
     config = replace(config, size=backbone.size, crop=backbone.info.crop)
-    return read_images(config, model.manifest.seed, KeptFeatures(backbone, config).of)
+    seed = model.manifest.seed
+    coarse = read_images(config, seed, in_bfloat16(backbone, config.image)) if options.bfloat16 else None
+    return read_images(config, seed, KeptFeatures(backbone, config).of), coarse
 
 
 def main() -> None:
@@ -316,6 +347,7 @@ def main() -> None:
     arguments.add_argument("--store", type=Path, required=True)
     arguments.add_argument("--episodes", type=int, default=150)
     arguments.add_argument("--choice", type=int, default=30, help="tasks that settings are chosen on")
+    arguments.add_argument("--bfloat16", action="store_true", help="score the versions in bfloat16, too")
     arguments.add_argument("--without-rivals", action="store_true", help="score the versions alone")
     command_line.add_page(arguments)
     options = arguments.parse_args()
@@ -326,11 +358,11 @@ def main() -> None:
     store = Store(options.store)
     models = [store.load(name) for name in options.versions]
     try:
-        collection = family(options, models[0])
+        collection, coarse = family(options, models[0])
     except MissingBackbone as error:
         print(f"not measured: {error}")
         return
-    every, labels = heads(collection, models, 0 if options.without_rivals else options.choice)
+    every, labels = heads(collection, models, 0 if options.without_rivals else options.choice, coarse)
     classes = np.flatnonzero(collection.roles == "test").tolist()
     chosen = [f"{one.name}: {one.chosen}" for one in every if one.chosen]
     lines = [

@@ -1,11 +1,13 @@
 """The embedding of 100 pictures in ways that might be faster than the service: their time and features.
 
-    python -m benchmarks.speed.embedding [--runs 5] [--page docs/performance.md]
+    python -m benchmarks.speed.embedding [--runs 5] [--characters omniglot28.npz] [--page docs/performance.md]
 
 All ways embed the same pictures with the shipped `omniglot`, on one thread, in turns. The service's own has
-channels last and folds the normalisation into the kernels.
+channels last and folds the normalisation into the kernels. With `--characters` the test characters are
+classified by the features of the service's two ways, on the same tasks.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +19,17 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from benchmarks import command_line, pages
 from bmaml.embedding import BLOCKS, EPSILON, PREFIX, VIEW_SHIFTS, ConvNet
-from model_store import SHIPPED, Store
+from model_store import SHIPPED, Model, Store
+from training.config import ImagesConfig
+from training.evaluate_classes import WAYS_AND_SHOTS, class_metrics
+from training.families import Images
 
 PICTURES = 100
+BLOCK = 256
+"""Pictures embedded at once for the accuracies."""
+TASKS, SEED = 500, 77
+COARSE = "the service's, with `BMAML_BFLOAT16`"
+"""The way whose features differ by more than rounding."""
 Features = Callable[[Tensor], Tensor]
 """Features `[picture, feature]` of pictures `[picture, channel, height, width]`."""
 
@@ -38,7 +48,6 @@ def folded(learned: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 def one_view(
     layers: list[tuple[Tensor, Tensor]],
     pictures: Tensor,
-    dtype: torch.dtype = torch.float32,
     fused: bool = False,
 ) -> Tensor:
     """Features of one view by a light network whose normalisation is folded, pooled before the ReLU.
@@ -46,9 +55,8 @@ def one_view(
     Args:
         fused: the ReLU is part of oneDNN's convolution.
     """
-    signal = pictures.contiguous(memory_format=torch.channels_last).to(dtype)
-    for block, layer in enumerate(layers):
-        kernel, offset = (each.to(dtype) for each in layer)
+    signal = pictures.contiguous(memory_format=torch.channels_last)
+    for block, (kernel, offset) in enumerate(layers):
         stride, padding = 2 if block == 0 else 1, kernel.shape[-1] // 2
         if fused:
             signal = torch.ops.mkldnn._convolution_pointwise(
@@ -59,7 +67,7 @@ def one_view(
         if 0 < block < BLOCKS - 1:
             signal = max_pool2d(signal, 2)
         signal = signal if fused else signal.relu_()
-    return signal.flatten(1).float()
+    return signal.flatten(1)
 
 
 def averaged(features: Features, views: int, pictures: Tensor) -> Tensor:
@@ -77,13 +85,11 @@ def stacked(features: Features, views: int, pictures: Tensor) -> Tensor:
 def ways(network: ConvNet, learned: Mapping[str, Tensor]) -> dict[str, Features]:
     """The service's way and others, by name."""
     view, views = partial(one_view, folded(learned)), network.views
-    half = partial(view, dtype=torch.bfloat16, fused=True)
     return {
         "the service's": lambda pictures: network(learned, pictures.flatten(1)[None])[0],
         "folded once, pooled before the ReLU": partial(averaged, view, views),
         "ReLU fused into the convolution": partial(averaged, partial(view, fused=True), views),
         "views stacked": partial(stacked, view, views),
-        "bfloat16, fused": partial(averaged, half, views),
     }
 
 
@@ -91,14 +97,16 @@ def main() -> None:
     """Print the table; write it into a page."""
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--characters", help="omniglot28.npz, for the accuracies")
     command_line.add_page(arguments)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     model = Store(SHIPPED).load("omniglot")
-    network = model.embedding
+    network, half = model.embedding, model.to("cpu", bfloat16=True)
     assert isinstance(network, ConvNet)
     pictures = torch.rand(PICTURES, network.channels, network.size, network.size)
     candidates = ways(network, model.learned)
+    candidates[COARSE] = lambda pictures: half.embedded(pictures.flatten(1)[None])[0]
     times: dict[str, list[float]] = {name: [] for name in candidates}
     with torch.inference_mode():
         found = {name: features(pictures) for name, features in candidates.items()}
@@ -121,6 +129,34 @@ def main() -> None:
     print("\n".join(lines))
     if options.page:
         pages.write(options.page, lines, "embedding")
+    if options.characters:
+        lines = accuracies(model, {name: candidates[name] for name in (first, COARSE)}, options)
+        print("\n".join(lines))
+        if options.page:
+            pages.write(options.page, lines, "embedding-accuracy")
+
+
+def accuracies(model: Model, candidates: Mapping[str, Features], options: argparse.Namespace) -> list[str]:
+    """The table of accuracies on test characters, by the features of each way."""
+    config = ImagesConfig(path=options.characters, size=28, channels=1, split="class_split_vinyals")
+    pixels, index = Images(config, 0).of_role("test")
+    pictures = pixels.float().div(255).view(-1, 1, config.size, config.size)
+    lines = [
+        f"Measured on {options.machine}: {TASKS} tasks of {len(index)} test characters, the same for all, "
+        "± half a 95 % interval.",
+        "",
+        f"| way | {' | '.join(f'{ways}-way {shots}-shot, %' for ways, shots in WAYS_AND_SHOTS)} |",
+        f"|---|{'---|' * len(WAYS_AND_SHOTS)}",
+    ]
+    for name, features in candidates.items():
+        with torch.inference_mode():
+            rows = torch.cat([features(some) for some in pictures.split(BLOCK)])
+        cells = []
+        for ways, shots in WAYS_AND_SHOTS:
+            found = class_metrics(model, rows, index, ways, shots, TASKS, SEED)
+            cells.append(f"{100 * found.accuracy:.2f} ± {100 * found.half_width:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 NAME is a published version on a backbone. The request has 25 support and 75 query pictures: JPEGs of
 2048 × 1536 pixels, a random scene with the grain of a camera. They are sent as they are, and as
-`bmaml_client.scaled_down` makes them. Every stage is a median over runs; in each run the backbone embeds the
-same pixels beside it. Stages run in this process, without HTTP and queue.
+`bmaml_client.scaled_down` makes them, and once more so to a service with `BMAML_BFLOAT16`. Every stage is a
+median over runs; in each run the backbone embeds the same pixels beside it, in single precision. Stages run in
+this process, without HTTP and queue.
 """
 
 import base64
@@ -139,8 +140,13 @@ def main() -> None:
     large = photographs(WAYS * SHOTS + QUERIES)
     info = ClientImage(image.channels, image.size, image.drawing, image.crop)
     small = [scaled_down(each, info) for each in large]
-    kinds = {"as they are": large, "scaled down by the client": small}
-    sent = {name: body_of(files, model) for name, files in kinds.items()}
+    half = model.to("cpu", bfloat16=True)
+    kinds = {
+        "as they are": (large, model),
+        "scaled down by the client": (small, model),
+        "scaled down, embedded in bfloat16": (small, half),
+    }
+    sent = {name: body_of(files, model) for name, (files, _) in kinds.items()}
     pixels = np.stack([decoded_image(each, image).pixels for each in large])
     values = torch.from_numpy(image.from_pixels(pixels)).unsqueeze(0)
     backbone({}, values[:, :1])
@@ -148,8 +154,8 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(options.repeats):
         alone.append(elapsed_ms(lambda: backbone({}, values)))
-        for name, files in kinds.items():
-            runs[name].append(request_ms(sent[name], files, model))
+        for name, (files, answering) in kinds.items():
+            runs[name].append(request_ms(sent[name], files, answering))
     own = statistics.median(alone)
     lines = [
         f"Measured on {options.machine}, one thread, medians of {options.repeats} in ms: {len(large)} "

@@ -1,5 +1,7 @@
 """The device: its choice, its health, and its memory."""
 
+from collections.abc import Mapping
+
 import torch
 
 from bmaml.errors import BmamlError
@@ -7,6 +9,9 @@ from bmaml.errors import BmamlError
 OUT_OF_MEMORY_TEXTS = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 """Texts of out-of-memory errors without a class of their own: of the host, of pinned memory, and of
 cuBLAS and cuDNN."""
+
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Sets of instructions that multiply in bfloat16, as torch names them."""
 
 
 class DeviceFailed(BmamlError):
@@ -23,6 +28,23 @@ def device_for(choice: str) -> torch.device:
     if choice == "cuda" and not available:
         raise DeviceFailed("BMAML_DEVICE is cuda and no GPU is visible; use auto or cpu")
     return torch.device("cuda" if choice != "cpu" and available else "cpu")
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Check that the processor multiplies in bfloat16; others imitate it slowly.
+
+    Raises:
+        DeviceFailed: it does not, or a GPU computes.
+    """
+    if device.type != "cpu":
+        raise DeviceFailed("BMAML_BFLOAT16 is for images on a CPU, and a GPU computes here: leave it out")
+    # torch 2.11 does not tell.
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not any(found.get(each) for each in BFLOAT16_INSTRUCTIONS):
+        raise DeviceFailed(
+            f"BMAML_BFLOAT16 needs a processor with one of {', '.join(BFLOAT16_INSTRUCTIONS)}, and this one "
+            "has none: leave it out"
+        )
 
 
 def check(device: torch.device) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from bmaml.errors import BmamlError
 from model_store import Model, Store, UnknownModel, Unreadable
 from model_store.store import newest_versions
@@ -43,7 +41,9 @@ class Catalogue:
     shelved: dict[VersionId, str] = field(default_factory=dict)
     stamps: dict[VersionId, Stamp] = field(default_factory=dict)
 
-    def refreshed(self, root: Path, device: torch.device, prepare: Callable[[Model], None]) -> "Catalogue":
+    def refreshed(
+        self, root: Path, place: Callable[[Model], Model], prepare: Callable[[Model], None]
+    ) -> "Catalogue":
         """The catalogue of the store's present versions; `self` where nothing has changed.
 
         A version whose files are unchanged is not read again. A version that cannot be served is refused;
@@ -52,6 +52,7 @@ class Catalogue:
         loaded, prepared and shelved.
 
         Args:
+            place: puts a model of the store onto the device that answers.
             prepare: called with every new model before anything else uses it; may raise.
         """
         store = Store(root)
@@ -72,7 +73,7 @@ class Catalogue:
         def load(name: str, version: int) -> Model | None:
             """The version, prepared; None where it had to be refused."""
             try:
-                model = store.load(name, version).to(device)
+                model = place(store.load(name, version))
                 prepare(model)
             except Exception as error:
                 refusal = _refusal(name, version, error, root)

@@ -103,9 +103,13 @@ class Registry:
             log.error("%s version %d cannot be loaded again: %s", *version_id, error)
             raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
 
+    def _placed(self, model: Model) -> Model:
+        """The model on the device."""
+        return model.to(self.device, bfloat16=self.settings.bfloat16)
+
     def _load(self, version_id: VersionId) -> Model:
         """Load and warm up a shelved version."""
-        model = Store(self.settings.store_folder).load(*version_id).to(self.device)
+        model = self._placed(Store(self.settings.store_folder).load(*version_id))
         self._prepare(model)
         with self._lock:
             if self.catalogue.shelved.get(version_id) == model.sha256:  # else it was replaced meanwhile
@@ -138,7 +142,7 @@ class Registry:
             whether the served versions have changed.
         """
         before = self.catalogue
-        now = before.refreshed(self.settings.store_folder, self.device, self._prepare)
+        now = before.refreshed(self.settings.store_folder, self._placed, self._prepare)
         if now is before:
             return False
         with self._lock:  # requests may have loaded shelved versions meanwhile

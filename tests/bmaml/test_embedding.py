@@ -98,3 +98,16 @@ def test_embeddings_that_cannot_be_built_are_refused(settings, found):
         ConvNet(*settings)
     with pytest.raises(InvalidEmbedding, match="found 3"):
         ConvNet(1, 28, width=3)
+
+
+def test_in_bfloat16_features_are_of_the_images_precision_near_and_independent_of_their_company():
+    embedding, learned = net(channels=3, size=32)
+    learned = {name: tensor.float() for name, tensor in learned.items()}
+    images = torch.rand(1, 6, embedding.inputs, generator=generator()).float()
+    exact = embedding(learned, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        together = embedding(learned, images)
+        alone = [embedding(learned, images[:, row : row + 1]) for row in range(6)]
+    assert together.dtype == torch.float32
+    assert 1e-4 < float((together - exact).norm() / exact.norm()) < 2e-2
+    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=0)

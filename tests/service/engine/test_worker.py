@@ -103,6 +103,14 @@ def test_the_process_answers_what_this_one_would_to_the_last_bit(worker, model):
     assert there[0].batched_tasks == 3
 
 
+def test_images_are_embedded_there_in_the_precision_of_here(worker, tmp_path):
+    exact = publish_classifier(tmp_path, "coarse")
+    jobs = [job(exact.to("cpu", bfloat16=True))]
+    there, here = answer(worker, jobs, 1), compute(jobs, 1)
+    assert said(there[0]) == said(here[0])
+    assert said(there[0]) != said(compute([job(exact)], 1)[0])
+
+
 def test_targets_are_scored_there_as_here(worker, model):
     targets = np.linspace(-2, 2, 7)[:, None] if model.manifest.image is None else np.arange(7) % 2
     (there,), (here,) = (
