@@ -24,7 +24,7 @@ from torch import Tensor
 from bmaml.errors import BmamlError
 from model_store.address import BadAddress, is_address
 from model_store.backbone import BACKBONE_FILE, UnusableBackbone, referenced_backbone
-from model_store.manifest import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, checked_name
+from model_store.manifest import CARD_FILE, MANIFEST_FILE, NAME_PATTERN, WEIGHTS_FILE, Manifest, checked_name
 from model_store.model import CorruptModel, Model
 
 SHIPPED = Path(__file__).parent / "versions"
@@ -61,8 +61,12 @@ class Store:
         self.root = root
 
     def names(self) -> list[str]:
-        """Names of models with at least one version, in alphabetical order."""
-        return [name for name in sorted(self._entries(self.root)) if self.versions(name)]
+        """Names of models with at least one version, in alphabetical order.
+
+        Whatever else lies beside them, such as `lost+found` of a volume, is no model.
+        """
+        named = filter(NAME_PATTERN.fullmatch, self._entries(self.root))
+        return [name for name in sorted(named) if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
         """The published versions of a model, oldest first; none for an unknown name."""

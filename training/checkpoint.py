@@ -4,11 +4,12 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,8 +68,14 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def write_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path) -> None:
-    """Write the state atomically: to a new file, flushed to the disk, then renamed."""
+def write_checkpoint(
+    state: TrainingState, config: TrainingConfig, folder: Path, tasks: Sequence[float]
+) -> None:
+    """Write the state atomically: to a new file, flushed to the disk, then renamed.
+
+    Args:
+        tasks: the fingerprint of the run's tasks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{CHECKPOINT}.new"
     with draft.open("wb") as file:
@@ -82,6 +89,7 @@ def write_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path)
                 "best_nll": state.best_nll,
                 "evaluations_since_best": state.evaluations_since_best,
                 "history": state.history,
+                "tasks": list(tasks),
             },
             file,
         )
@@ -90,18 +98,26 @@ def write_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path)
     draft.rename(folder / CHECKPOINT)
 
 
-def read_checkpoint(state: TrainingState, config: TrainingConfig, folder: Path) -> None:
+def read_checkpoint(
+    state: TrainingState, config: TrainingConfig, folder: Path, tasks: Sequence[float]
+) -> None:
     """Set the state to that of the checkpoint in the folder.
 
+    Args:
+        tasks: the fingerprint of the run's tasks.
+
     Raises:
-        CannotResume: there is no checkpoint, or it belongs to a run with other settings.
+        CannotResume: there is no checkpoint, or it belongs to a run with other settings or other data.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         raise CannotResume(f"there is no checkpoint at {path}; start without --resume")
-    held = torch.load(path, weights_only=True)
+    held = torch.load(path, map_location="cpu", weights_only=True)
     if held["config"] != json.dumps(config.as_data(), sort_keys=True):
         raise CannotResume(f"{path} belongs to a run with other settings; repeat those, or start anew")
+    known = np.array(held["tasks"])
+    if known.shape != np.shape(tasks) or not np.allclose(known, tasks, rtol=1e-5, atol=1e-7, equal_nan=True):
+        raise CannotResume(f"{path} belongs to a run on other data; give it those, or start anew")
     for name, tensor in held["learned"].items():
         state.learned[name].data.copy_(tensor)
     state.optimiser.load_state_dict(held["optimiser"])

@@ -93,8 +93,11 @@ class Borders:
 
 
 def conformal_calibration(model: Model, family: RegressionFamily) -> Conformal:
-    """The calibration of a regression on its validation tasks, for the belief that the service answers."""
-    validation = scored_rows(model, family.validation(), family.validation_groups)
+    """The calibration of a regression on its validation tasks, for the belief that the service answers.
+
+    Labels with a step are taken as they are, not spread over their cells: of these the guarantee speaks.
+    """
+    validation = scored_rows(model, family.validation(spread=False), family.validation_groups)
     return calibration(validation, training_borders(model, family, validation))
 
 

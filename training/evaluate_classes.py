@@ -69,7 +69,7 @@ def evaluate_classes(
     metrics = {}
     for wanted, shots in sizes:
         ways = min(wanted, len(index))
-        if ways > (model.manifest.classes or ways) or _queries(index, ways, shots) < 1:
+        if ways > (model.manifest.classes or ways) or index.queries(ways, shots, MAX_QUERIES) < 1:
             continue
         found = class_metrics(model, features, index, ways, shots, tasks, seed)
         for name in ("accuracy", "half_width", "nll", "ece"):
@@ -97,11 +97,13 @@ def class_metrics(
 ) -> ClassMetrics:
     """The metrics over random tasks, with 15 query images a class or as many as every class has left.
 
+    Classes with no more images than shots take no part.
+
     Args:
         transductive: a network with normalisation takes the moments of the query images, as published.
     """
     generator = torch.Generator().manual_seed(seed)
-    queries = min(MAX_QUERIES, _queries(index, ways, shots))
+    queries = index.queries(ways, shots, MAX_QUERIES)
     right, confidence, nll = [], [], []
     with torch.no_grad():
         for block in blocks(tasks, TASKS_PER_BLOCK):
@@ -121,9 +123,3 @@ def class_metrics(
     flat = torch.cat([v.flatten() for v in right]), torch.cat([v.flatten() for v in confidence])
     error = expected_calibration_error(*flat)
     return ClassMetrics(float(each.mean()), half_width, float(torch.stack(nll).mean()), error)
-
-
-def _queries(index: ClassIndex, ways: int, shots: int) -> int:
-    """Query images that the `ways` largest classes have beside their shots; 0 where there are fewer."""
-    counts = index.counts.sort(descending=True).values
-    return int(counts[ways - 1]) - shots if len(counts) >= ways else 0

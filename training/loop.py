@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,12 +24,14 @@ from bmaml.embedding import Embedding
 from bmaml.errors import BmamlError
 from bmaml.learners import Learned, Learner, Policy
 from bmaml.learners.interface import Belief
+from bmaml.learners.laplace import Laplace
 from bmaml.task import Examples, TaskBatch
 from training.checkpoint import TrainingState, locked, read_checkpoint, write_checkpoint
 from training.compiled import objective
 from training.config import InvalidConfig, Optimisation, TrainingConfig
 from training.families import BackboneImages, Family, FinetunedImages
 from training.families.world_tasks import WorldBatch, WorldTasks
+from training.fingerprint import fingerprint
 from training.fitted_start import fitted_start
 from training.muon import Muon
 from training.processes import LostProcess, Processes
@@ -105,7 +107,7 @@ def train(
         InvalidConfig: parameters to start from have other shapes.
         CannotResume: the checkpoint is absent or belongs to another run.
         FolderInUse: another run uses `folder`.
-        TrainingDiverged: the loss is not finite.
+        TrainingDiverged: the loss, or the validation NLL of what would be kept, is not finite.
         LostProcess: another process of the run ended; the leading one has written the checkpoint.
     """
     embedding: Embedding | None = config.trained_embedding
@@ -113,10 +115,12 @@ def train(
         embedding = family.opened.tail
     given = {name: tensor for name, tensor in (start or {}).items() if learner.trains(name)}
     if not (isinstance(family, WorldTasks) or resume or (given and isinstance(family, BackboneImages))):
-        given |= fitted_start(learner, family)
+        fitted = fitted_start(learner, family)
+        given = fitted | given if isinstance(learner, Laplace) else given | fitted
     state = _initial_state(learner, embedding, config, device, given)
+    tasks = cache(partial(fingerprint, family))
     if resume:
-        read_checkpoint(state, config, folder)
+        read_checkpoint(state, config, folder, tasks())
     plan, goal = config.optimisation, _goal(family, learner, compile_it, device, embedding)
     saved = time.monotonic()
     lock = locked(folder) if processes.leads else nullcontext()
@@ -135,6 +139,7 @@ def train(
                     if processes.leads:
                         nll = goal.validation(state.learned)
                     nll = processes.broadcast(nll)
+                    nll = nll if math.isfinite(nll) else math.inf  # worse than any other
                     _keep_best(state, nll)
                     state.history.append((state.step, value, nll))
                     log.evaluation(state.step, value, nll, learning_rate(plan, state.step))
@@ -144,13 +149,13 @@ def train(
                         break
                 due = stopping or time.monotonic() - saved > CHECKPOINT_INTERVAL_S
                 if due and processes.leads:
-                    write_checkpoint(state, config, folder)
+                    write_checkpoint(state, config, folder, tasks())
                     saved = time.monotonic()
                 if stopping:
                     raise Interrupted(f"stopped at step {state.step}; go on with --resume")
         except LostProcess:
             if processes.leads:
-                write_checkpoint(state, config, folder)
+                write_checkpoint(state, config, folder, tasks())
             raise
     chosen, kept = state.learned, state.step
     if plan.patience and state.best is not None:
@@ -162,7 +167,13 @@ def train(
             f"{state.evaluations_since_best} evaluations had not improved the validation NLL"
         )
     learned = {name: tensor.detach().cpu() for name, tensor in chosen.items()}
-    return TrainingResult(learned, state.history, kept, ending)
+    result = TrainingResult(learned, state.history, kept, ending)
+    if not math.isfinite(result.nll):
+        raise TrainingDiverged(
+            f"the validation NLL at step {kept} is not finite, so there is nothing to publish: adaptation is "
+            "unstable there; take a smaller --step-size or fewer --steps"
+        )
+    return result
 
 
 def meta_step(

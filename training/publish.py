@@ -1,5 +1,6 @@
 """Publication of a training result: evaluation, model card, version in the store."""
 
+import math
 import sys
 from typing import Any
 
@@ -56,7 +57,9 @@ def publish(
         "settings": settings_of(learner),
         "training": config.as_data(),
         "history": tuple(
-            ValidationPoint(step=step, loss=loss, nll=nll) for step, loss, nll in trained.history
+            ValidationPoint(step=step, loss=loss, nll=nll)
+            for step, loss, nll in trained.history
+            if math.isfinite(nll)
         ),
         "seed": config.seed,
         "code_version": __version__,

@@ -28,6 +28,7 @@ from bmaml import __version__
 from bmaml.errors import BmamlError
 from training.checkpoint import CHECKPOINT, locked
 from training.families.world_tasks import WorldTasks
+from training.fingerprint import moments
 from training.loop import Interrupted, TrainingResult
 from training.run import Run, device_of, publish_run, train_run, version_folder
 from training.stopping import counted_signals
@@ -279,22 +280,8 @@ class Search:
 
 
 def validation_moments(run: Run) -> list[float]:
-    """Counts and moments that tell other validation tasks apart; none for worlds, whose options are fixed.
-
-    The numbers of tasks, support rows and query rows; then mean and mean square of x and y of both.
-    """
-    if isinstance(run.tasks, WorldTasks):
-        return []
-    tasks, rows, sums, values = 0, np.zeros(2), np.zeros((4, 2)), np.zeros((4, 1))
-    for batch in run.tasks.validation():
-        tasks += len(batch)
-        for place, examples in enumerate((batch.support, batch.query)):
-            rows[place] += int(examples.mask.sum())
-            for column, tensor in enumerate((examples.x, examples.y)):
-                shown = tensor[examples.mask].double()
-                sums[2 * place + column] += [float(shown.sum()), float(shown.square().sum())]
-                values[2 * place + column] += shown.numel()
-    return [float(tasks), *rows.tolist(), *(sums / np.maximum(values, 1)).flatten().tolist()]
+    """Moments that tell other validation tasks apart; none for worlds, whose options are fixed."""
+    return [] if isinstance(run.tasks, WorldTasks) else moments(run.tasks.validation())
 
 
 def _summary(ended: Sequence[FrozenTrial], best: int, told: str) -> str:

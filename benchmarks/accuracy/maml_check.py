@@ -9,12 +9,6 @@ look scores validation characters twice: in that way (transductive, as published
 support set, as the service answers. Test characters are scored at the end, in both ways.
 Stop whenever you like and repeat the command: it goes on from the last look. With `--minutes` it ends after
 so many CPU-minutes and scores what it has; a higher number goes on from there.
-
-    python -m benchmarks.accuracy.maml_check omniglot28.npz --shots 1 --meta-steps 130000 --then 40000 \\
-        --augment 1 --results FOLDER [--page docs/paper-images.md]
-
-goes on from the run of 130,000 meta-steps with distorted characters, which nobody published, in a run of its
-own.
 """
 
 import argparse
@@ -42,8 +36,6 @@ from training.publish import unpublished
 
 WAYS, META_BATCH, STEP_SIZE = 5, 4, 0.4
 LEARNING_RATE = 2e-3
-LATER_RATE = 1e-3
-"""The learning rate of a run that goes on with `--then`."""
 VALIDATION_TASKS, TEST_TASKS = 40, 200
 MAX_LOOKS = 12
 """Looks on the page; of more, evenly spaced ones and the last."""
@@ -64,7 +56,7 @@ class Check:
             shots=Shots(options.shots, options.shots),
             queries=options.queries,
             rotations=True,
-            augment=options.augment,
+            augment=0.0,
         )
         self.images = Images(family, options.seed)
         network = ConvClassifier(1, 28, WAYS, options.width, strided=True, normalisation="query")
@@ -79,9 +71,9 @@ class Check:
         }
         self.learner = learner_from("maml", self.settings)
         self.plan = Optimisation(
-            meta_steps=options.then or options.meta_steps,
+            meta_steps=options.meta_steps,
             meta_batch=META_BATCH,
-            learning_rate=LATER_RATE if options.then else LEARNING_RATE,
+            learning_rate=LEARNING_RATE,
             final_rate=0.01,
             decay="cosine",
             warmup=20,
@@ -92,13 +84,9 @@ class Check:
         self.state = TrainingState(learned, torch.optim.Adam(learned.values()), torch.device("cpu"))
         self.minutes = 0.0
         self.curve: list[Any] = []
-        first = f"maml-{options.shots}-{options.width}-{options.meta_steps}"
-        own = f"{first}-then-{options.then}-{options.augment:g}" if options.then else first
-        self.path = options.results / f"{own}.pt"
+        self.path = options.results / f"maml-{options.shots}-{options.width}-{options.meta_steps}.pt"
         if self.path.exists():
-            self._go_on()
-        elif options.then:
-            self._take(options.results / f"{first}.pt")
+            self._read()
 
     def run(self) -> None:
         """The steps that are left, with a look after every `--look`."""
@@ -140,19 +128,13 @@ class Check:
         torch.save(kept, draft)
         draft.replace(self.path)
 
-    def _take(self, path: Path) -> Mapping[str, Any]:
-        """What a run has kept, once its parameters and its time are ours."""
-        kept: Mapping[str, Any] = torch.load(path, weights_only=True)
+    def _read(self) -> None:
+        kept: Mapping[str, Any] = torch.load(self.path, weights_only=True)
         with torch.no_grad():
             for name, tensor in self.state.learned.items():
                 tensor.copy_(kept["learned"][name])
-        self.minutes = kept["minutes"]
-        return kept
-
-    def _go_on(self) -> None:
-        kept = self._take(self.path)
         self.state.optimiser.load_state_dict(kept["optimiser"])
-        self.state.step, self.curve = kept["step"], list(kept["curve"])
+        self.state.step, self.minutes, self.curve = kept["step"], kept["minutes"], list(kept["curve"])
 
     def _model(self) -> Model:
         described = {
@@ -179,18 +161,14 @@ def main() -> None:
     arguments.add_argument("--width", type=int, default=64, help="channels of the last three blocks")
     arguments.add_argument("--learn-step-size", default="parameter", choices=("none", "scalar", "parameter"))
     arguments.add_argument("--meta-steps", type=int, default=5000)
-    arguments.add_argument("--then", type=int, default=0, help="go on from there for so many meta-steps")
-    arguments.add_argument("--augment", type=float, default=0.0, help="strength of distortions")
     arguments.add_argument("--look", type=int, default=500, help="meta-steps between two looks")
     arguments.add_argument("--minutes", type=float, default=math.inf, help="CPU-minutes after which it ends")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--results", type=Path, required=True, help="keeps the run and its scores")
     command_line.add_page(arguments)
     options = arguments.parse_args()
-    if options.augment and not options.then:
-        arguments.error("--augment belongs to a run that goes on: add --then META-STEPS")
     torch.set_num_threads(1)
-    block = f"maml-check-{options.shots}{'-then' if options.then else ''}"
+    block = f"maml-check-{options.shots}"
     if options.page:
         pages.check(options.page, block)
     options.results.mkdir(parents=True, exist_ok=True)
@@ -211,16 +189,10 @@ def main() -> None:
 
 def table(options: argparse.Namespace, found: Any) -> list[str]:
     """Both tables: test characters, and validation characters after so many CPU-minutes."""
-    done, minutes = found["curve"][-1][:2]
-    trained = f"{done} of {options.meta_steps} meta-steps of {META_BATCH} tasks"
-    if options.then:
-        trained = (
-            f"{options.meta_steps} meta-steps of {META_BATCH} tasks, then {done} of {options.then} with "
-            f"characters distorted at strength {options.augment:g}"
-        )
     lines = [
         f"Measured on {options.machine}, one thread: {TEST_TASKS} tasks of test characters, ± half a 95 % "
-        f"interval; trained 5-way {options.shots}-shot for {trained}, {minutes:.1f} CPU-minutes in all.",
+        f"interval; trained 5-way {options.shots}-shot for {found['curve'][-1][0]} of {options.meta_steps} "
+        f"meta-steps of {META_BATCH} tasks, {found['curve'][-1][1]:.1f} CPU-minutes.",
         "",
         "| query images are normalised by | 5-way 1-shot, % | 1-shot: NLL | 1-shot: calibration error, % "
         "| 5-way 5-shot, % | 5-shot: NLL |",

@@ -5,8 +5,8 @@
 NAME is a published version on a backbone. The request has 25 support and 75 query pictures: JPEGs of
 2048 × 1536 pixels, a random scene with the grain of a camera. They are sent as they are, and as
 `bmaml_client.scaled_down` makes them, and once more so to a service with `BMAML_BFLOAT16`. Every stage is a
-median over runs; in each run the backbone embeds the same pixels beside it, in single precision. Stages run in
-this process, without HTTP and queue.
+median over runs; in each run the backbone embeds the same pixels beside it, in single precision. Stages run
+in this process, without HTTP and queue.
 """
 
 import base64

@@ -224,3 +224,14 @@ def test_a_reader_who_has_seen_enough_leaves_no_traceback(tmp_path):
         verifying.stdout.close()
         assert verifying.stderr.read() == b""
     assert verifying.returncode == 1
+
+
+def test_what_is_no_model_may_lie_beside_the_models(tmp_path):
+    store = Store(tmp_path)
+    publish(tmp_path, "tiny")
+    for name in ("lost+found", "Backup", "@eaDir"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("ours")
+    assert store.names() == ["tiny"]
+    with pytest.raises(UnknownModel, match="the store has tiny"):
+        store.load("other")

@@ -315,3 +315,21 @@ def test_groups_of_tasks_are_held_as_units_where_single_tasks_would_not_be(level
     error = 3 * np.std(inside[True]) / math.sqrt(800)
     assert level - error <= np.mean(inside[True]) <= level + 2 / 10 + error
     assert np.mean(inside[False]) < np.mean(inside[True])
+
+
+def test_labels_with_a_step_are_held_as_they_are(tmp_path):
+    """Labels of 0 and 1, taken for real numbers: spread over their cells, they would lie elsewhere."""
+    draw, file = np.random.default_rng(0), tmp_path / "table.csv"
+    lines = [f"{task},{x},{int(draw.random() < 0.1)}" for task in range(300) for x in range(6)]
+    file.write_text("\n".join(["t,x,y", *lines]))
+    config = TableConfig(
+        str(file), (("x", "none"),), ("y",), "t", target="numbers", shots=Shots(2, 3), kinds=("real",)
+    )
+    family = Table(config, 0)
+    assert family.outputs[0].link.step == 1
+    version = of_table(tmp_path, family)
+    part = conformal_calibration(version, family)
+    rows = scored_rows(version, family.validation(spread=False), family.validation_groups)
+    for level in (0.05, 0.1, 0.2, *ASKED):
+        inside, weight, _ = counted(part, rows, level).T
+        assert level <= inside.sum() / weight.sum() < level + 0.04

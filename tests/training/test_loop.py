@@ -1,5 +1,6 @@
 """The outer loop: interruption, early stopping, divergence, first parameters, learning rate."""
 
+import math
 import os
 import signal
 
@@ -98,6 +99,23 @@ def test_a_family_that_overfits_at_once_is_looked_at_early_and_given_up_early(tm
 def test_a_diverging_run_publishes_nothing(tmp_path, capsys):
     assert main(arguments(tmp_path, **{"step-size": 1e30})) == 1
     assert "loss at step" in capsys.readouterr().err
+    assert Store(tmp_path / "store").names() == []
+
+
+@pytest.mark.parametrize("unusable", [math.inf, math.nan])
+def test_a_look_that_is_not_finite_is_never_kept_nor_published(tmp_path, monkeypatch, capsys, unusable):
+    verdicts = iter([unusable, 1.0, unusable, 2.0])
+    monkeypatch.setattr(loop, "validation_nll", lambda *_: next(verdicts))
+    changes = {"patience": 9, "meta-steps": 20, "evaluate-every": 5}
+    assert main(arguments(tmp_path, **changes)) == 0
+    assert [point.step for point in Store(tmp_path / "store").load("s").manifest.history] == [10, 20]
+    assert "kept the parameters of step 10" in capsys.readouterr().err
+
+
+def test_a_run_without_a_finite_look_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "validation_nll", lambda *_: math.nan)
+    assert main(arguments(tmp_path)) == 1
+    assert "the validation NLL at step 20 is not finite" in capsys.readouterr().err
     assert Store(tmp_path / "store").names() == []
 
 

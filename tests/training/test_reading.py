@@ -255,6 +255,15 @@ def test_typed_dates_are_inputs_and_bounds(tmp_path):
     assert found.shots == Shots(1, 3)
 
 
+def test_what_lies_beyond_the_value_is_never_shown_whatever_comes_first(tmp_path):
+    rows = [(unit, hours, -hours, reading) for unit, hours, reading in rows_of(rows=20)]
+    path = written(tmp_path, lines(("unit", "hours", "turn", "reading"), rows))
+    found = table(path, support_until=UpTo.parse("hours<=4"), order="turn")
+    scale, shift = found.inputs[0].std, found.inputs[0].mean
+    support = found.batch(60, generator()).support
+    assert float((support.x[..., 0] * scale + shift)[support.mask].max()) < 4.1
+
+
 def test_the_support_set_may_be_all_rows_up_to_a_value(tmp_path):
     rows = [row for row in rows_of(rows=20) if row[0] != "u03" or row[1] >= 5]
     path = written(tmp_path, lines(("unit", "hours", "reading"), rows))

@@ -1,5 +1,6 @@
 """Images by class, and few-shot tasks drawn from them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,18 @@ class ClassIndex:
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.counts)
+
+    def queries(self, ways: int, shots: int, most: int, share: float = 1.0) -> int:
+        """Rows, at most `most`, that a class can be asked about beside its `shots` support rows.
+
+        Classes with no more than `shots` rows cannot be asked about. Of the others at least this share has so
+        many rows left, and at least `ways` of them; 0 where there are fewer.
+        """
+        counts = self.counts[self.counts > shots].sort(descending=True).values
+        if len(counts) < ways:
+            return 0
+        part = max(ways, math.ceil(share * len(counts)))
+        return min(most, int(counts[part - 1]) - shots)
 
     def draw(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Draw:
         """Random tasks; classes with fewer than shots + queries images take no part.

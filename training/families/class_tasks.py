@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bmaml.task import Examples, TaskBatch
 from training.config import Shots
+from training.errors import UnusableData
 from training.families.class_index import ClassIndex, Draw
 
 VALIDATION_TASKS = 240
@@ -17,6 +18,8 @@ FEW_WAYS, MANY_WAYS = 5, 20
 """Classes of a validation task, at most, in turn."""
 FEW_WAYS_QUERIES, MANY_WAYS_QUERIES = 5, 2
 """Query rows of each of so many classes, at most."""
+SHARE = 0.9
+"""The share of classes with enough rows that take part in validation tasks, at least."""
 UNEVEN_SHARE = 0.5
 """The share of training batches whose classes differ in their numbers of shots."""
 
@@ -68,24 +71,32 @@ def validation_tasks(rows: Tensor, index: ClassIndex, size: TaskSize, seed: int)
     """Tasks of few and of many classes, one-shot, of uneven shots and of the most; the same every time.
 
     Calibration sees what a request may be: probabilities that suit five classes of equal shots alone are too
-    sure about many classes, or uneven shots. Many are at most `size.ways`.
+    sure about many classes, or uneven shots. Many are at most `size.ways`. The most shots are what enough
+    classes have beside a query row; smaller classes are in the one-shot tasks.
 
     Args:
         rows: of the validation classes, `[row, input]`; bytes are pixels of images.
+
+    Raises:
+        UnusableData: fewer than two validation classes have two rows.
     """
     generator = torch.Generator().manual_seed(seed)
-    least = int(index.counts.min())
-    highest = max(1, min(size.shots.highest, least - 1))
     sizes = ((FEW_WAYS, FEW_WAYS_QUERIES), (min(MANY_WAYS, size.ways), MANY_WAYS_QUERIES))
-    cases = [
-        (*ways, shown, uneven)
-        for ways in sizes
-        for shown, uneven in ((1, False), (highest, True), (highest, False))
-    ]
+    usable = int((index.counts > 1).sum())
+    if usable < 2:
+        raise UnusableData(f"{usable} validation classes have a row to show and one to ask: two have to")
+    cases = []
+    for wanted, most in sizes:
+        ways = min(wanted, usable)
+        shots = range(1, size.shots.highest + 1)
+        highest = max((each for each in shots if index.queries(ways, each, most, SHARE) > 0), default=1)
+        cases += [
+            (ways, shown, index.queries(ways, shown, most, SHARE), uneven)
+            for shown, uneven in ((1, False), (highest, True), (highest, False))
+        ]
     for number in range(VALIDATION_TASKS // TASKS_PER_BATCH):
-        ways, most, shown, uneven = cases[number % len(cases)]
-        queries = min(most, least - shown)
-        draw = index.draw(TASKS_PER_BATCH, min(ways, len(index)), shown, queries, generator)
+        ways, shown, queries, uneven = cases[number % len(cases)]
+        draw = index.draw(TASKS_PER_BATCH, ways, shown, queries, generator)
         x = rows[draw.images]
         tasks = task_batch(draw, x.float() / 255 if x.dtype == torch.uint8 else x)
         yield with_uneven_shots(tasks, draw, generator) if uneven else tasks

@@ -44,5 +44,8 @@ class RegressionFamily(Family, Protocol):
     def validation_groups(self) -> Indices:
         """The group of each validation task, `[task]`. Only tasks of different groups are exchangeable."""
 
+    def validation(self, spread: bool = True) -> Iterator[TaskBatch]:
+        """As above; where labels have a step, they are spread over their cells, or are not."""
+
     def held_out(self) -> Iterator[TaskBatch]:
         """The tasks of the published metrics; no part of training sees them."""

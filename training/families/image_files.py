@@ -8,7 +8,8 @@ classes that cannot be used are left out and counted.
 
 import csv
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -20,13 +21,15 @@ from PIL import Image
 from model_store.images import ImageInput, Pixels, UnreadableImage, decoded_image
 from training.config import ImagesConfig
 from training.errors import UnusableData
-from training.families.splits import roles_of_classes
+from training.families.splits import ROLES, roles_of_classes
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".webp"}
 )
 OMNIGLOT_ROLES = {"images_background": "train", "images_evaluation": "test"}
 """The roles of Omniglot's two folders."""
+NUMBERED = ("train", "validation", "test")
+"""The roles that numbers stand for."""
 MAX_BROKEN_SHARE = 0.1
 """Files that cannot be read, as a share of all: with more of them, the collection is refused."""
 MAX_NAMED = 5
@@ -144,6 +147,7 @@ def _from_files(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows)
 
     if not files.names:
         raise UnusableData(f"{path} holds no readable image in a folder per class")
+    _check_classes_once(path, files.names)
     with files:
         pixels = rows(decoded(), len(files.names))
     folders = sorted(set(classes))
@@ -158,6 +162,24 @@ def _from_files(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows)
     elif config.split is not None:
         declared = _roles_from_csv(Path(config.split), names)
     return _AllImages(pixels, labels, names, declared, notes)
+
+
+def _check_classes_once(path: Path, names: Sequence[PurePosixPath]) -> None:
+    """Check that no class lies under two roles, as in a data set that is split for one set of classes.
+
+    Raises:
+        UnusableData: one does.
+    """
+    role_of: dict[tuple[str, ...], str] = {}
+    for folder in sorted({name.parent for name in names}):
+        top, *rest = folder.parts
+        if not rest or OMNIGLOT_ROLES.get(top, top).lower() not in ROLES:
+            continue
+        if (other := role_of.setdefault(tuple(rest), top)) != top:
+            raise UnusableData(
+                f"the class {'/'.join(rest)!r} of {path} lies under both {other!r} and {top!r}: tasks are of "
+                "new classes, so put all images of a class into one folder, and each class under one role"
+            )
 
 
 def _broken(broken: Mapping[PurePosixPath, str], files: "_ImageFiles") -> str:
@@ -200,7 +222,7 @@ class _ImageFiles:
             return (
                 (self._path / name).read_bytes() if self._archive is None else self._archive.read(str(name))
             )
-        except (OSError, zipfile.BadZipFile, RuntimeError):
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
             return b""
 
     @staticmethod
@@ -229,10 +251,21 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows
         split = None if config.split is None else arrays[config.split]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UnusableData(f"{path} needs arrays images, labels and the split's: {error}") from None
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
-        raise UnusableData(f"{path}: images are uint8, one label each; found {images.dtype} {images.shape}")
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    grey = images.ndim == 3
+    if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[-1] == 3)):
+        raise UnusableData(
+            f"{path}: images are uint8 [image, row, column], or [image, row, column, 3] in colour; found "
+            f"{images.dtype} {list(images.shape)}"
+        )
+    if labels.size != len(images):
+        raise UnusableData(
+            f"{path}: every image has one label; found {len(images)} images and labels {list(labels.shape)}"
+        )
+    labels = labels.reshape(-1)
     classes, labels = np.unique(labels, return_inverse=True)
-    if images.shape[1:] == image.shape:
+    if images.shape[1:] == image.shape and image.crop is None:
         pixels = rows(iter(images), len(images))
     else:
         pixels = rows((image.resize(Image.fromarray(each)) for each in images), len(images))
@@ -240,7 +273,12 @@ def _from_arrays(path: Path, config: ImagesConfig, image: ImageInput, rows: Rows
     if split is not None:
         if len(split) != len(classes):
             raise UnusableData(f"{config.split} has {len(split)} entries for {len(classes)} classes")
-        declared = [
-            ("train", "validation", "test")[int(r)] if isinstance(r, np.integer) else str(r) for r in split
-        ]
+        if np.issubdtype(split.dtype, np.integer):
+            if wrong := sorted(set(split.tolist()) - set(range(len(NUMBERED)))):
+                raise UnusableData(
+                    f"{config.split} of {path} says {wrong[0]}; it may say 0 (train), 1 (validation) and 2 "
+                    "(test), or these words"
+                )
+            split = np.array(NUMBERED)[split]
+        declared = [str(role) for role in split]
     return _AllImages(pixels, labels.astype(np.int64), [str(each) for each in classes], declared, [])

@@ -55,8 +55,9 @@ class Sinusoid:
                 x, y = x.gather(1, deal), y.gather(1, deal)
         return _split(x, y, y, self.config.shots, generator)
 
-    def validation(self) -> Iterator[TaskBatch]:
-        """Tasks with queries like the held-out ones, from a seed of their own."""
+    def validation(self, spread: bool = True) -> Iterator[TaskBatch]:
+        """Tasks with queries like the held-out ones, from a seed of their own; labels have no step."""
+        del spread
         generator = torch.Generator().manual_seed(self._seed + VALIDATION_SEED_OFFSET)
         x, y, clean = curves(VALIDATION_TASKS, self.config.shots.highest + HELD_OUT_POINTS, generator)
         yield _split(x, y, clean, self.config.shots, generator)

@@ -281,7 +281,7 @@ class Table:
         draw = torch.rand(len(tasks), generator=generator)
         shots = (low + (draw * (most - low + 1)).long()).unsqueeze(1)
         key = torch.rand(real.shape, generator=generator)
-        if self.config.order is not None:
+        if self.config.order is not None and early_rows is None:
             rank = kept.cumsum(1) - 1
             key = torch.where(rank < shots, rank - real.shape[1], key)
         if early_rows is not None:

@@ -1,12 +1,14 @@
 """Images from folders, zips and arrays: equal tasks, roles, and what is left out or refused."""
 
 import csv
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from model_store.images import ImageInput
 from tests.closed_form import generator
 from tests.images import SIZE
 from tests.training.families.test_images import family
@@ -110,3 +112,60 @@ def test_classes_enough_to_calibrate_many_are_kept_apart(trained, validating):
     roles = roles_of_classes(["train"] * trained + ["validation"] * 4, trained + 4, seed=0)
     assert (roles[-4:] == "test").all()
     assert int((roles == "validation").sum()) == validating
+
+
+def test_a_class_under_two_roles_is_refused(folder):
+    seen = next(folder.glob("train/*/*"))
+    again = folder / "test" / seen.relative_to(folder / "train")
+    again.mkdir(parents=True, exist_ok=True)
+    (again / "0.png").write_bytes(next(seen.glob("*.png")).read_bytes())
+    for split in ("folder", None):
+        with pytest.raises(UnusableData, match=f"{seen.name}' of .* lies under both 'test' and 'train'"):
+            family(folder, split=split)
+
+
+def test_arrays_with_an_axis_too_many_are_the_same_images(arrays, tmp_path):
+    found = np.load(arrays)
+    path = tmp_path / "keras.npz"
+    np.savez(path, images=found["images"][..., None], label=found["label"][:, None], split=found["split"])
+    one, other = (family(each, split="split").of_role("train") for each in (arrays, path))
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1].labels, other[1].labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": np.zeros((72, 5), np.uint8)}, r"found uint8 \[72, 5\]"),
+        ({"images": np.zeros((72, 16, 16, 4), np.uint8)}, r"found uint8 \[72, 16, 16, 4\]"),
+        ({"label": np.zeros((72, 2))}, r"72 images and labels \[72, 2\]"),
+        ({"split": np.array([0] * 11 + [3])}, "says 3; it may say 0"),
+        ({"split": np.array([-1] + [0] * 11)}, "says -1; it may say 0"),
+    ],
+)
+def test_arrays_of_another_form_are_refused_in_a_sentence(arrays, tmp_path, changes, said):
+    path = tmp_path / "odd.npz"
+    np.savez(path, **{**np.load(arrays), **changes})
+    with pytest.raises(UnusableData, match=said):
+        family(path, split="split")
+
+
+def test_arrays_of_the_models_size_are_cropped_as_the_service_crops(arrays):
+    found = family(arrays, split="split", crop=0.5).collection.pixels[0]
+    image = ImageInput(channels=1, size=SIZE, crop=0.5)
+    assert np.array_equal(found, image.resize(Image.fromarray(np.load(arrays)["images"][0])))
+
+
+def test_a_damaged_member_of_a_zip_is_left_out_and_counted(folder, tmp_path):
+    names, path = sorted(folder.rglob("*.png")), tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for each in names:
+            file.write(each, each.relative_to(folder))
+    first = str(min(each.relative_to(folder) for each in folder.glob("train/*/*/*.png")))
+    with zipfile.ZipFile(path) as file:
+        info = file.getinfo(first)
+    content = bytearray(path.read_bytes())
+    start = info.header_offset + 30 + len(first)
+    content[start : start + info.compress_size] = b"\xff" * info.compress_size
+    path.write_bytes(content)
+    assert family(path, split="folder", least=3).notes[1].startswith(f"left out 1 of 72 files ({first})")

@@ -93,3 +93,15 @@ def test_drawings_are_bright_ink_whatever_the_paper():
 def test_what_makes_no_task_is_refused_with_its_reason(folder, changes, found):
     with pytest.raises(UnusableData, match=found):
         family(folder, **({"split": "folder"} | changes))
+
+
+def test_one_small_validation_class_leaves_the_others_their_shots(tmp_path):
+    file = tmp_path / "small.npz"
+    images = random_images(24)
+    labels = np.arange(24).repeat(DIGITS)
+    roles = np.array(["train"] * 10 + ["test"] * 2 + ["validation"] * 12)
+    kept = ~((labels == 12) & (np.arange(len(labels)) % DIGITS > 1))  # two images of the first of them
+    np.savez(file, images=images.reshape(-1, SIZE, SIZE)[kept], labels=labels[kept], split=roles)
+    whole = family(file, split="split", shots=Shots(1, 4), ways=5, queries=1, least=2)
+    shown = {int(each) for batch in whole.validation() for each in batch.support.y.sum(1).flatten()}
+    assert shown == {1, 4}
