@@ -53,7 +53,7 @@ def decode(content: bytes, media_type: str) -> Any:
             return _decode_safetensors(content)
         if kind == JSON or kind.endswith("+json"):
             return json.loads(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError):
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise BadReply(f"the reply says it is {kind} and cannot be read as that") from None
     raise BadReply(f"the reply is {kind or 'of no type'}, not {JSON}: is this the service's address?")
 

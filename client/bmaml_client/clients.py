@@ -142,7 +142,7 @@ class Client(_BaseClient):
         while running.step is not None:
             try:
                 running.done(self._do(running.step))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 running.failed(error)
         return running.result
 
@@ -195,7 +195,7 @@ class AsyncClient(_BaseClient):
         while running.step is not None:
             try:
                 running.done(await self._do(running.step))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 running.failed(error)
         return running.result
 

@@ -39,10 +39,15 @@ def connection(service: str | None, store: str | Path | None, key: str | None, t
 
 
 def disconnect(service: str | None, store: str | Path | None, key: str | None, timeout_s: float) -> None:
-    """Close the shared client and stop its service in this process; `connection` creates them again."""
+    """Close the shared client; `connection` creates it again.
+
+    For this process, stop the service of the store, and close every client of it.
+    """
+    settings = _key(service, store, key, timeout_s)
     with _lock:
-        client = _clients.pop(_key(service, store, key, timeout_s), None)
-    if client is not None:
+        same = (each for each in _clients if service is None and each[:3] == settings[:3])
+        clients = [_clients.pop(each) for each in {settings, *same} & _clients.keys()]
+    for client in clients:
         client.close()
     if service is None:
         stop_shared(store)

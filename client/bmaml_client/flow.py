@@ -81,8 +81,8 @@ class FlowRun(Generic[T]):
             reply = Reply(response.status_code, response.headers, response.content)
         self._advance(lambda: self._flow.send(reply))
 
-    def failed(self, error: httpx.TransportError) -> None:
-        """Continue after a call that the transport could not do."""
+    def failed(self, error: httpx.RequestError) -> None:
+        """Continue after a call that failed, or whose reply could not be read."""
         self._advance(lambda: self._flow.throw(error_of_transport(error, self._url, self._proxy)))
 
     def _advance(self, resume: Callable[[], Call | Wait]) -> None:
@@ -209,8 +209,10 @@ def error_of_reply(reply: Reply, proxy: str | None = None) -> Refused:
     return error_class(reply.status, slug)(reply.status, slug, detail, errors, request_id, after)
 
 
-def error_of_transport(error: httpx.TransportError, url: str, proxy: str | None = None) -> ClientError:
-    """The client's error for a transport's."""
+def error_of_transport(error: httpx.RequestError, url: str, proxy: str | None = None) -> ClientError:
+    """The client's error for one of httpx."""
+    if not isinstance(error, httpx.TransportError):
+        return BadReply(f"the reply of {url} cannot be read: {error or type(error).__name__}")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError) and proxy is not None:
         return Unreachable(
             f"{url} cannot be reached through {proxy}: {error or type(error).__name__}. Does the proxy run "

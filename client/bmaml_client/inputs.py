@@ -18,6 +18,7 @@ MISSING_VALUES = {"nan", "<NA>", "NaT"}
 """Printed forms of missing values."""
 WIRE_TYPES = {("f", 4), ("f", 8), ("i", 8), ("u", 1)}
 """Kinds and bytes of numbers that the service takes; others become doubles or 64-bit integers."""
+MAX_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def to_labels(value: Any, what: str = "y") -> Labels:
     array = _to_array(value, what)
     if any(truths) or array.dtype.kind == "b":
         raise InvalidInput(f"{what} has truth values among other labels, or in several columns")
+    if array.dtype.kind == "u" and array.size and array.max() > MAX_INTEGER:
+        raise InvalidInput(f"{what} has integers beyond 64 bits with a sign: give them as strings")
     if array.ndim not in (1, 2):
         raise InvalidInput(f"{what} has {array.ndim} dimensions: labels have one, or two for several outputs")
     return _to_wire_type(array, what)
@@ -165,7 +168,10 @@ def concatenate_rows(first: Rows, second: Rows) -> Rows:
         return ImageFiles(first.contents + second.contents)
     if isinstance(first, ImageFiles) or isinstance(second, ImageFiles):
         raise InvalidInput("a posterior of image files takes more files, one of arrays more arrays")
-    return np.concatenate([each for each in (first, second) if len(each)] or [first])
+    parts = [each for each in (first, second) if len(each)] or [first]
+    if len({each.dtype == np.uint8 for each in parts}) > 1 and all(each.ndim > 2 for each in parts):
+        parts = [each / 255 if each.dtype == np.uint8 else each for each in parts]  # pixels in [0, 1]
+    return np.concatenate(parts)
 
 
 def concatenate_labels(first: Labels, second: Labels) -> Labels:
@@ -176,9 +182,9 @@ def concatenate_labels(first: Labels, second: Labels) -> Labels:
     """
     if isinstance(first, list) and isinstance(second, list):
         return to_labels([*first, *second])
-    kinds = {type(each[0]) is bool for each in (first, second) if len(each)}
-    if len(kinds) > 1:
-        raise InvalidInput("the posterior's labels and the new ones mix truth values with others")
+    for kind, name in ((bool, "truth values"), (str, "strings")):
+        if len({isinstance(each[0], kind) for each in (first, second) if len(each)}) > 1:
+            raise InvalidInput(f"the posterior's labels and the new ones mix {name} with others")
     arrays = [np.asarray(each) for each in (first, second) if len(each)]
     if {1, 2} == {each.ndim for each in arrays}:  # one number per row, as 1 and as [1.0]
         arrays = [each.reshape(len(each), -1) for each in arrays]
@@ -308,4 +314,5 @@ def _wire_type(array: NDArray[Any]) -> type[Any]:
         and array.size > 0
         and all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in array.flat)
     )
-    return np.int64 if whole else np.float64
+    beyond = array.dtype.kind == "u" and array.size and array.max() > MAX_INTEGER
+    return np.int64 if whole and not beyond else np.float64

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from bmaml_client.answers import Choice, ClassPrediction, ModelRef, Posterior, Prediction
 from bmaml_client.errors import InvalidInput, PosteriorGone, UnknownPosterior
 from bmaml_client.flow import Flow, Requester
@@ -18,7 +20,7 @@ from bmaml_client.inputs import (
     to_rows,
 )
 from bmaml_client.lookups import model, posterior_id, version
-from bmaml_client.parsing import parse
+from bmaml_client.parsing import parse, part
 from bmaml_client.sessions import session_of
 
 DEFAULT_TTL_S = 600.0
@@ -84,7 +86,7 @@ def adapt_predict(
         body["quantiles"] = [float(level) for level in quantiles]
     body |= {"interval": _interval(interval), "particles": bool(particles)}
     reply = yield from _post(requester, "/adapt-predict", body, posterior, rows, request_id)
-    fields = {**reply, **reply["prediction"]}
+    fields = {**reply, **part(reply, "prediction")}
     return parse(Prediction, fields) if "mean" in fields else parse(ClassPrediction, fields)
 
 
@@ -168,7 +170,7 @@ def keep(
     names = yield from _input_names(requester, model, version, x)
     body, rows = _adaptation(model, x, y, names, version, posterior, keep_s, steps, seed, deadline_ms)
     reply = yield from _post(requester, "/posteriors", body, posterior, rows, request_id)
-    kept: Posterior = reply["posterior"]
+    kept: Posterior = part(reply, "posterior")
     return kept
 
 
@@ -201,12 +203,14 @@ def _adaptation(
     body: dict[str, Any] = {"model": model}
     rows = None
     if x is not None:
-        rows = to_rows(x, names, "x"), to_labels(y)
+        rows = _owned(to_rows(x, names, "x")), _owned(to_labels(y))
         if len(rows[0]) != len(rows[1]):
             raise InvalidInput(f"{len(rows[1])} labels for {len(rows[0])} rows of x")
         body["support"] = {"x": rows[0], "y": rows[1]}
     if posterior is not None:
         body["posterior"] = posterior_id(posterior)
+        if steps is not None:  # the service refuses others than the posterior's
+            body["adapt"] = {"steps": steps}
     else:
         body["adapt"] = {"steps": steps, "seed": int(seed)}
     if version is not None:
@@ -216,6 +220,11 @@ def _adaptation(
     if deadline_ms is not None:
         body["deadline_ms"] = int(deadline_ms)
     return body, rows
+
+
+def _owned(rows: Any) -> Any:
+    """Rows or labels that nobody else can change: they may be sent again later."""
+    return rows.copy() if isinstance(rows, np.ndarray) else rows
 
 
 def _post(
@@ -247,18 +256,18 @@ def _post(
         again |= {"version": earlier.version, "adapt": {"steps": earlier.steps, "seed": earlier.seed}}
         del again["posterior"]
         reply = yield from requester.request("POST", path, again, request_id, session)
+    reference = parse(ModelRef, part(reply, "model"))
     if reply.get("posterior") is None:
         return dict(reply)
-    reference = parse(ModelRef, reply["model"])
     support = None
     if posterior is None and rows is not None:
         adapt, ttl_s = body["adapt"], body.get("keep", {"ttl_s": DEFAULT_TTL_S})["ttl_s"]
         support = Support(*rows, reference.version, adapt["steps"], adapt["seed"], ttl_s)
     elif earlier is not None:
         support = _extended(earlier, rows)
-    requester.sessions.remember(reply["posterior"]["id"], session)
+    requester.sessions.remember(part(reply["posterior"], "id"), session)
     fields = {"model": reference, "support": support, "session": session}
-    fields["warnings"] = reply["diagnostics"]["warnings"]
+    fields["warnings"] = part(part(reply, "diagnostics"), "warnings")
     handle = parse(Posterior, {**reply["posterior"], **fields})
     return {**reply, "posterior": handle}
 

@@ -28,6 +28,19 @@ def parse(kind: type[T], value: Any, path: str = "") -> T:
     return parsed
 
 
+def part(reply: Any, name: str) -> Any:
+    """A field of a decoded reply.
+
+    Raises:
+        BadReply: the reply is no object, or has no such field.
+    """
+    if not isinstance(reply, Mapping):
+        raise BadReply("the reply's body is not an object: is this the service's address?")
+    if name not in reply:
+        raise BadReply(f"the reply has no /{name}: is the service of another version?")
+    return reply[name]
+
+
 def _parse(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else _parse_object(kind, value, path)  # type: ignore[arg-type]

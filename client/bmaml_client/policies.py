@@ -1,7 +1,7 @@
 """Policies: episodes that adapt one, and the actions that it takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,15 @@ from bmaml_client.errors import InvalidInput, PosteriorGone, UnknownPosterior
 from bmaml_client.flow import Flow, Requester
 from bmaml_client.inputs import to_rows
 from bmaml_client.lookups import posterior_id
-from bmaml_client.parsing import parse
+from bmaml_client.parsing import parse, part
 from bmaml_client.sessions import session_of
 
 DEFAULT_TTL_S = 600.0
 """Seconds that an adapted policy is kept by default."""
+
+
+ARRAYS = ("observations", "actions", "rewards")
+"""The fields of an episode with a number or row for each step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +129,13 @@ def adapt_policy(
     known: tuple[Episode, ...] | None = ()
     if posterior is not None:
         known = posterior.episodes if isinstance(posterior, PolicyPosterior) else None
-    whole = None if known is None else (*known, *episodes)
+    whole = None if known is None else (*known, *map(_owned, episodes))
     reply = yield from _post(requester, "/posteriors", body, posterior, whole, request_id)
     fields = {
-        "model": parse(ModelRef, reply["model"]),
-        "warnings": reply["diagnostics"]["warnings"],
+        "model": parse(ModelRef, part(reply, "model")),
+        "warnings": part(part(reply, "diagnostics"), "warnings"),
         "state": reply["diagnostics"],
-        "session": requester.sessions.of(reply["posterior"]["id"]),
+        "session": requester.sessions.of(part(part(reply, "posterior"), "id")),
     }
     kept = parse(PolicyPosterior, {**reply["posterior"], **fields, "episodes": None})
     object.__setattr__(kept, "episodes", whole)  # as they are: the parser reads replies
@@ -178,7 +182,8 @@ def act(
     handle = posterior if isinstance(posterior, PolicyPosterior) else None
     whole = None if handle is None else handle.episodes
     reply = yield from _post(requester, "/adapt-predict", body, posterior, whole, request_id)
-    fields = {**reply, **reply["prediction"], "state": reply["diagnostics"], "posterior": handle}
+    found = part(reply, "prediction")
+    fields = {**reply, **found, "state": part(reply, "diagnostics"), "posterior": handle}
     return parse(Action, fields)
 
 
@@ -218,18 +223,22 @@ def _post(
         again |= {"version": posterior.model.version, "keep": body.get("keep", {"ttl_s": DEFAULT_TTL_S})}
         del again["posterior"]
         reply = yield from requester.request("POST", path, again, request_id, session)
+    part(reply, "model")
     if reply.get("posterior") is not None:
-        requester.sessions.remember(reply["posterior"]["id"], session)
+        requester.sessions.remember(part(reply["posterior"], "id"), session)
     return dict(reply)
+
+
+def _owned(episode: Episode) -> Episode:
+    """The episode, in arrays that nobody else can change: it may be sent again later."""
+    own: dict[str, Any] = {name: np.array(getattr(episode, name), np.float64) for name in ARRAYS}
+    return replace(episode, **own)
 
 
 def _plain(episode: Episode) -> Mapping[str, Any]:
     """The episode as JSON."""
     try:
-        rows = {
-            name: np.asarray(getattr(episode, name), np.float64).tolist()
-            for name in ("observations", "actions", "rewards")
-        }
+        rows = {name: np.asarray(getattr(episode, name), np.float64).tolist() for name in ARRAYS}
         places = {"round": int(episode.round), "particle": int(episode.particle)}
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"an episode cannot be read as numbers: {error}") from None

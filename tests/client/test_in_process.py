@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from bmaml_client import Client
+from bmaml_client.connections import connection, disconnect
 from bmaml_client.in_process import CannotServe, InProcess
 
 BODY = {"model": "of-1", "support": {"x": [[0.0], [1.0]], "y": [1.0, 2.0]}, "query": {"x": [[0.5]]}}
@@ -51,3 +52,14 @@ def test_a_store_without_a_model_leaves_no_thread_behind(tmp_path):
         with pytest.raises(CannotServe, match="no version"):
             InProcess(tmp_path)
     assert threading.active_count() <= before
+
+
+def test_a_service_that_is_stopped_leaves_no_client_of_it_behind(small_store):
+    first, second = (connection(None, small_store, None, timeout) for timeout in (30.0, 60.0))
+    assert first.ready()
+    assert second.ready()
+    disconnect(None, small_store, None, 30.0)
+    again = connection(None, small_store, None, 60.0)
+    assert again is not second
+    assert again.ready()
+    disconnect(None, small_store, None, 60.0)

@@ -327,3 +327,24 @@ def test_tensors_without_the_rest_of_a_reply_are_no_reply(metadata):
     content = save({"scores": np.zeros(3, np.float32)}, metadata=metadata)
     with pytest.raises(BadReply, match="cannot be read as that"):
         decode(content, BINARY)
+
+
+def test_strings_and_numbers_never_become_one_list_of_labels():
+    for one, other in ((["a"], np.array([1])), (np.array([1.5]), ["a"])):
+        with pytest.raises(InvalidInput, match="mix strings with others"):
+            concatenate_labels(one, other)
+
+
+def test_pixels_of_bytes_and_of_shares_meet_in_one_scale():
+    images = np.full((2, 4, 4), 51, np.uint8)
+    found = concatenate_rows(images, np.full((1, 4, 4), 0.5))
+    assert found[:, 0, 0].tolist() == [0.2, 0.2, 0.5]
+    assert concatenate_rows(images, images).dtype == np.uint8
+
+
+def test_unsigned_integers_beyond_the_signed_ones_do_not_wrap_round():
+    large = np.array([2**64 - 1, 3], np.uint64)
+    assert to_rows(large[:, None], (), "x").tolist() == [[float(2**64)], [3.0]]
+    assert to_labels(large[1:]).tolist() == [3]
+    with pytest.raises(InvalidInput, match="beyond 64 bits with a sign: give them as strings"):
+        to_labels(large)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bmaml_client import InvalidInput, scaled_down
+from bmaml_client.label_studio.images import shrink
 from bmaml_client.model_info import ImageInput
 from model_store.images import ImageInput as Input
 from model_store.images import decoded_image
@@ -50,3 +51,21 @@ def test_a_small_file_stays_as_it_is():
 def test_a_file_that_is_no_picture_is_refused():
     with pytest.raises(InvalidInput, match="a photograph cannot be read"):
         scaled_down(b"nothing", ImageInput(3, 56, drawing=False))
+
+
+def test_sixteen_bits_are_scaled_down_as_the_service_does():
+    deep = np.tile(np.linspace(0, 65_535, 800).astype(np.uint16), (600, 1))
+    file = io.BytesIO()
+    Image.fromarray(deep).save(file, "PNG")
+    content, image = file.getvalue(), Input(channels=3, size=56)
+    expected = decoded_image(content, image).pixels.astype(float)
+    for smaller in (scaled_down(content, ImageInput(3, 56, drawing=False)), shrink(content)):
+        assert np.abs(decoded_image(smaller, image).pixels - expected).max() < 4
+
+
+@pytest.mark.parametrize("turned", [3, 6, 8])
+def test_label_studio_turns_a_photograph_as_its_exif_says(turned):
+    content = photograph(turned=turned)
+    image = Input(channels=3, size=56)
+    found, expected = (decoded_image(each, image).pixels.astype(float) for each in (shrink(content), content))
+    assert np.abs(found - expected).mean() < 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bmaml_client import Client, PosteriorGone, UnknownPosterior
+from bmaml_client import Client, ClientError, PosteriorGone, UnknownPosterior
 from bmaml_client.in_process import URL, InProcess
 from tests.images import random_images
 
@@ -37,6 +37,22 @@ def test_rows_that_the_service_has_forgotten_are_sent_again(client):
     np.testing.assert_allclose(answer.mean, client.adapt_predict("tiny", X, Y, QUERY).mean, rtol=1e-4)
     client.forget(kept)
     assert client.uncertainty("tiny", pool=QUERY, posterior=answer.posterior).posterior.id == kept.id
+
+
+def test_rows_are_sent_again_as_they_were_whatever_became_of_the_arrays(client):
+    x, y = X.copy(), np.array(Y)
+    kept = client.keep("tiny", x, y)
+    x[:], y[:] = 99, -1
+    client.forget(kept)
+    answer = client.adapt_predict("tiny", query=QUERY, posterior=kept)
+    assert answer.posterior.id == kept.id
+
+
+def test_other_steps_than_those_of_the_posterior_are_refused(client):
+    kept = client.keep("tiny", X, Y, steps=0)
+    assert client.adapt_predict("tiny", query=QUERY, posterior=kept, steps=0).posterior.id == kept.id
+    with pytest.raises(ClientError, match="adapted in other steps"):
+        client.adapt_predict("tiny", query=QUERY, posterior=kept, steps=3)
 
 
 def test_an_id_alone_cannot_be_sent_again(client):

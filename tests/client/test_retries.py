@@ -127,6 +127,8 @@ def test_a_wait_that_would_end_too_late_is_not_begun():
         (httpx.Response(200, json={"models": 3, "refused": []}), BadReply),
         (httpx.Response(200, json={}), BadReply),
         (httpx.Response(307, headers={"location": "/"}), BadReply),
+        (httpx.DecodingError("no gzip"), BadReply),
+        (httpx.Response(200, content=b"[" * 10**5, headers={"content-type": "application/json"}), BadReply),
     ],
 )
 def test_what_will_not_pass_is_asked_once(reply, error):
@@ -134,6 +136,25 @@ def test_what_will_not_pass_is_asked_once(reply, error):
     with pytest.raises(error):
         script.client().models()
     assert len(script.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(200),
+        *(httpx.Response(200, json=each) for each in (None, [], 3, {}, {"model": {"name": "m"}})),
+        httpx.Response(200, json={"model": {"name": "m", "version": 1}, "posterior": {}, "diagnostics": {}}),
+    ],
+)
+def test_a_reply_of_another_form_is_an_error_of_the_client(reply):
+    for ask in (
+        lambda client: client.adapt_predict("m", [[1.0]], [1.0], [[2.0]]),
+        lambda client: client.uncertainty("m", [[1.0]], [1.0], [[2.0]]),
+        lambda client: client.keep("m", [[1.0]], [1.0]),
+        lambda client: client.act("m", [[1.0]]),
+    ):
+        with pytest.raises(BadReply):
+            ask(Script(reply).client())
 
 
 def test_the_last_failure_is_the_one_that_is_raised():
@@ -180,4 +201,5 @@ def test_retry_after_is_a_number_or_a_date():
     assert parse_retry_after("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
     assert parse_retry_after("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
     assert parse_retry_after("soon") is None
+    assert parse_retry_after("Wed, 21 Oct 99999999999 07:28:00 GMT") is None
     assert parse_retry_after(None) is None

@@ -5,6 +5,7 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from bmaml_client.label_studio.labelling import UnreadableTask
+from bmaml_client.photographs import upright
 
 MAX_SIDE = 256
 """Pixels along the longer side of a sent image; models see far fewer."""
@@ -32,8 +33,9 @@ def shrink(content: bytes) -> bytes:
                 opened.load()  # a file that ends early is not sent: it would fail the rows beside it
                 return content
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))
-            transparent = "A" in opened.getbands() or "transparency" in opened.info
-            image = opened.convert("RGBA" if transparent else "RGB")
+            turned = upright(opened)
+            transparent = "A" in turned.getbands() or "transparency" in turned.info
+            image = turned.convert("RGBA" if transparent else "RGB")
     except UnreadableTask:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
