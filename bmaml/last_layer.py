@@ -18,6 +18,9 @@ from torch import Tensor
 
 from bmaml.shapes import PerParticle
 
+JITTER = 4.0
+"""Relative growth of a diagonal whose factorisation failed, in roundings for each of its entries."""
+
 Rows = Float[Tensor, "task particle row feature"]
 Residuals = Float[Tensor, "task particle row output"]
 
@@ -111,11 +114,21 @@ class _FeatureForm(ConditionedLayers):
 
 
 def _cholesky(left: Tensor, right: Tensor) -> Tensor:
-    """Cholesky factor of I + left right."""
+    """Cholesky factor of I + left right.
+
+    Features of rows far from training may be so large that the identity is lost beside them. Where the
+    factorisation of an answer fails therefore, the diagonal grows by what it rounds. Training rows are not so
+    far, and have no second factorisation.
+    """
     eye = torch.eye(left.shape[-2], dtype=left.dtype, device=left.device)
     inner = torch.baddbmm(eye, left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
     # cholesky_ex reports failure in its result and does not raise: a bad task must fail alone.
-    return torch.linalg.cholesky_ex(inner).L
+    lower, failed = torch.linalg.cholesky_ex(inner)
+    if inner.requires_grad:
+        return lower
+    growth = JITTER * len(eye) * torch.finfo(inner.dtype).eps
+    again = torch.linalg.cholesky_ex(inner + growth * eye * inner).L
+    return torch.where((failed > 0)[..., None, None], again, lower)
 
 
 def _identity(like: Tensor) -> Tensor:

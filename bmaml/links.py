@@ -299,20 +299,25 @@ class Link:
         return math.log(k + 0.5) if self.scale == "log1p" else self.low + k - 0.5
 
     def _above_summed(self, location: Tensor, scale: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-        """Mean and mean square of what the value exceeds the last of so many cells by."""
+        """Mean and mean square of what the value exceeds the last of so many cells by.
+
+        The sum over cells becomes an integral less a correction, which is too large for components much
+        narrower than a cell: the mean is no less than zero.
+        """
         if self.scale == "none":
             standard = (location - (self.low + cells)) / scale
             above, density = _ndtr(standard), _density(standard)
             mean = scale * (density + standard * above)
             square = scale.square() * ((1 + standard.square()) * above + standard * density)
-            return mean - density / (24 * scale), square + above / 12
+            return (mean - density / (24 * scale)).clamp_min(0), square + above / 12
         end = 1.0 + cells
         standard = (location - math.log(end)) / scale
         above, density = _ndtr(standard), _density(standard)
         one = (location + 0.5 * scale.square()).exp() * _ndtr(standard + scale)
         two = (2 * (location + scale.square())).exp() * _ndtr(standard + 2 * scale)
         square = two - 2 * end * one + end**2 * above
-        return one - end * above - density / (24 * end * scale), square + above / 12
+        mean = one - end * above - density / (24 * end * scale)
+        return mean.clamp_min(0), square + above / 12
 
 
 def log_cell_probability(lower: Tensor, upper: Tensor, means: Tensor, scales: Tensor) -> Tensor:

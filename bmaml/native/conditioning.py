@@ -5,14 +5,18 @@ standard deviation of the noise; padded rows are zeros. With as many features as
 that of I + GᵀG over rows (the *row form*), else that of I + GGᵀ over features (the *feature form*).
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from bmaml.last_layer import JITTER
 from bmaml.native.compiling import kernel
 from bmaml.native.lanes import LANES, fused, lane_sum, load, spread, store
 from bmaml.native.linear_algebra import add_multiple, dot, factorise, solve_lower
 
 Array = NDArray[np.float64]
+EPSILON = float(np.finfo(np.float64).eps)
 
 
 @kernel
@@ -46,6 +50,22 @@ def standardise(
 
 
 @kernel
+def _products(scaled: Array, rows: int, width: int, by_row: bool, lower: Array) -> None:
+    """Write the lower triangle of GᵀG or of GGᵀ."""
+    if by_row:
+        for i in range(rows):
+            for first in range(0, i + 1, LANES):
+                total = spread(0.0)
+                for j in range(width):
+                    total = fused(scaled[j, i], load(scaled, j, first), total)
+                store(lower, i, first, total)
+    else:
+        for i in range(width):
+            for j in range(i + 1):
+                lower[i, j] = _inner(scaled, i, scaled, j)
+
+
+@kernel
 def condition(
     scaled: Array, residual: Array, rows: int, width: int, lower: Array, projected: Array
 ) -> tuple[float, float]:
@@ -59,20 +79,15 @@ def condition(
     """
     misfit, by_row = 0.0, rows <= width
     size = rows if by_row else width
-    if by_row:
-        for i in range(rows):
-            for first in range(0, i + 1, LANES):
-                total = spread(0.0)
-                for j in range(width):
-                    total = fused(scaled[j, i], load(scaled, j, first), total)
-                store(lower, i, first, total)
-    else:
-        for i in range(width):
-            for j in range(i + 1):
-                lower[i, j] = _inner(scaled, i, scaled, j)
-    for i in range(size):
-        lower[i, i] += 1.0
-    log_determinant = factorise(lower, size)
+    log_determinant, growth = math.nan, 0.0
+    for _ in range(2):
+        _products(scaled, rows, width, by_row, lower)
+        for i in range(size):
+            lower[i, i] = (1.0 + lower[i, i]) * (1.0 + growth)
+        log_determinant = factorise(lower, size)
+        if math.isfinite(log_determinant):
+            break
+        growth = JITTER * size * EPSILON  # the identity is lost beside large features
     for output in range(len(residual)):
         target = projected[output]
         for i in range(size):

@@ -337,14 +337,14 @@ def _above_summed(link: Array, location: float, scale: float, cells: int) -> tup
         above, peak = ndtr(standard), density(standard)
         mean = scale * (peak + standard * above)
         square = scale * scale * ((1 + standard * standard) * above + standard * peak)
-        return mean - peak / (24 * scale), square + above / 12
+        return max(mean - peak / (24 * scale), 0.0), square + above / 12
     end = 1.0 + cells
     standard = (location - math.log(end)) / scale
     above, peak = ndtr(standard), density(standard)
     one = math.exp(location + 0.5 * scale * scale) * ndtr(standard + scale)
     two = math.exp(2 * (location + scale * scale)) * ndtr(standard + 2 * scale)
     square = two - 2 * end * one + end * end * above
-    return one - end * above - peak / (24 * end * scale), square + above / 12
+    return max(one - end * above - peak / (24 * end * scale), 0.0), square + above / 12
 
 
 @kernel

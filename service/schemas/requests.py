@@ -19,7 +19,7 @@ MAX_QUANTILE_LEVELS = 100
 """Quantile levels of one prediction."""
 MAX_BATCH_SIZE = 1000
 """Rows of one batch to label."""
-MIN_TAIL = 1e-12
+MIN_TAIL = 1e-6
 """Probability that a quantile level leaves on either side, at least."""
 
 Name = Annotated[str, Field(strict=True, max_length=200)]

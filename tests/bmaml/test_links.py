@@ -225,3 +225,15 @@ def test_values_far_out_on_the_scale_are_finite_in_single_precision(name: str) -
     assert bool((values >= link.low).all() & (values <= link.high).all())
     if name == "log":
         assert float(values[0]) > 0
+
+
+@pytest.mark.parametrize("std", [0.3, 0.1, 0.01, 1e-3])
+@pytest.mark.parametrize("name", ["log1p", "whole"])
+def test_components_narrower_than_a_cell_have_the_number_they_lie_on(name: str, std: float) -> None:
+    """Also where the sum over cells goes over into its integral."""
+    link = LINKS[name]
+    numbers = link.low + torch.tensor([7.0, 8, 31, 32, 33, 60], dtype=torch.float64)
+    width = std / (1 + numbers) if link.scale == "log1p" else torch.full_like(numbers, std)
+    part = 0.5 * width.square()
+    mean, *_ = link.moments(link.to_scale(numbers), part, part)
+    torch.testing.assert_close(mean, numbers, rtol=0, atol=0.13)

@@ -201,14 +201,14 @@ def test_what_is_no_id_is_told_where_it_stands(client, body):
     assert set(pointers(problem)) == {"/exclude/0" if "exclude" in body else "/pool/ids/0"}
 
 
-@pytest.mark.parametrize("named", [{"quantiles": [1e-46]}, {"interval": 0.9999999999999999}])
+@pytest.mark.parametrize("named", [{"quantiles": [1e-7]}, {"interval": 0.9999999999999999}])
 def test_levels_that_leave_no_tail_are_refused(client, named):
     support = {"x": X_ROWS, "y": [8.0, 11.0, 9.0]}
     assert asked(client, support=support, query=QUERY, status=422, **named)["errors"]
 
 
 def test_the_most_extreme_levels_have_finite_quantiles_in_order(client):
-    levels = [1e-12, 0.5, 1 - 1e-12]
+    levels = [1e-6, 0.5, 1 - 1e-6]
     said = asked(client, support={"x": X_ROWS, "y": [8.0, 11.0, 9.0]}, query=QUERY, quantiles=levels)
     values = np.array(said["prediction"]["quantiles"]["values"])
     assert np.isfinite(values).all()

@@ -155,6 +155,36 @@ def test_labels_in_a_wrong_unit_are_answered_as_by_tensor_code(native, size):
     )
 
 
+@pytest.mark.parametrize(("year", "tolerance"), [(7e4, 0.1), (1.7e9, 1.0)])
+@pytest.mark.parametrize("rows", [2, 6, 12])
+def test_rows_so_far_that_a_factorisation_fails_are_answered_by_both(native, rows, year, tolerance):
+    """As where a year is given as a date's seconds; the farther, the more is lost to rounding."""
+    model = Store(SHIPPED).load("pass-rates", None)
+    job = job_of(model, rows, 4, seed=rows)
+    place = [column.name for column in model.manifest.inputs].index("year")
+    far = model.standardised_inputs(np.full((1, len(model.manifest.inputs)), year))[0, place]
+    for x in (job.support_x, job.query_x):
+        x[:, place] = far
+    with torch.inference_mode():
+        (expected,), _ = predict_batch([replace(job, query_y=None)])
+        (found,), _ = native_path.predict_numbers([replace(job, query_y=None)])
+    std = np.asarray(expected.result.std)
+    assert np.isfinite(std).all()
+    assert (np.abs(np.asarray(found.result.mean) - expected.result.mean) < tolerance * std).all()
+    np.testing.assert_allclose(found.result.std, std, rtol=tolerance)
+
+
+def test_huge_labels_are_answered_by_both(native):
+    model = Store(SHIPPED).load("sinusoid", None)
+    job = job_of(model, 6, 4, seed=1)
+    job = replace(job, support_y=job.support_y * np.float32(1e30), query_y=None)
+    with torch.inference_mode():
+        (expected,), _ = predict_batch([job])
+        (found,), _ = native_path.predict_numbers([job])
+    np.testing.assert_allclose(found.result.mean, expected.result.mean, rtol=1e-3)
+    np.testing.assert_allclose(found.support_nll, expected.support_nll, rtol=1e-3)
+
+
 def test_every_shipped_exact_learner_of_numbers_is_held_to_it():
     store = Store(SHIPPED)
     manifests = [store.load(name, None).manifest for name in store.names()]
