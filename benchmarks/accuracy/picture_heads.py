@@ -6,7 +6,7 @@
     python -m benchmarks.accuracy.picture_heads grocery96.zip --store STORE \\
         grocery-lite0 grocery-lite0-plain [--page docs/classification.md]
 
-With `--without-rivals` the versions alone are scored, on the same tasks. With `--bfloat16` they are scored a
+With `--without-rivals` the versions alone are scored, on the same tasks. With `--half-precision` they are scored a
 second time, on images embedded in bfloat16. The first version says which backbone embeds the images. Scaling,
 C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some training
 classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are scored
@@ -45,6 +45,7 @@ Single = NDArray[np.float32]
 Scorer = Callable[[Array, Indices, Array, int], Array]
 """Log probabilities `[query, class]` from support rows, their classes, query rows, the number of classes."""
 
+BLOCK = "picture-heads"
 HELD_APART = 12
 """Training classes on which settings are chosen."""
 QUERIES = 15
@@ -335,7 +336,9 @@ def family(options: argparse.Namespace, model: Model) -> tuple[LabelledImages, L
     backbone = backbone_for(config)
     config = replace(config, size=backbone.size, crop=backbone.info.crop)
     seed = model.manifest.seed
-    coarse = read_images(config, seed, in_bfloat16(backbone, config.image)) if options.bfloat16 else None
+    coarse = (
+        read_images(config, seed, in_bfloat16(backbone, config.image)) if options.half_precision else None
+    )
     return read_images(config, seed, KeptFeatures(backbone, config).of), coarse
 
 
@@ -347,14 +350,17 @@ def main() -> None:
     arguments.add_argument("--store", type=Path, required=True)
     arguments.add_argument("--episodes", type=int, default=150)
     arguments.add_argument("--choice", type=int, default=30, help="tasks that settings are chosen on")
-    arguments.add_argument("--bfloat16", action="store_true", help="score the versions in bfloat16, too")
+    arguments.add_argument(
+        "--half-precision", action="store_true", help="score the versions in bfloat16, too"
+    )
     arguments.add_argument("--without-rivals", action="store_true", help="score the versions alone")
     command_line.add_page(arguments)
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    block = "picture-heads-versions" if options.without_rivals else "picture-heads"
+    if options.page and options.without_rivals:
+        arguments.error("the page has the whole table: leave out --page or --without-rivals")
     if options.page:
-        pages.check(options.page, block)
+        pages.check(options.page, BLOCK)
     store = Store(options.store)
     models = [store.load(name) for name in options.versions]
     try:
@@ -376,7 +382,7 @@ def main() -> None:
         lines += ["", f"| {name} | accuracy, % | NLL | calibration error, % |", "|---|---|---|---|", *rows]
         print("\n".join(lines[-len(rows) - 3 :]), flush=True)
     if options.page:
-        pages.write(options.page, lines, block)
+        pages.write(options.page, lines, BLOCK)
 
 
 if __name__ == "__main__":
