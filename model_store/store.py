@@ -31,6 +31,8 @@ SHIPPED = Path(__file__).parent / "versions"
 """The versions that are shipped with the project."""
 
 LOCK_SUFFIX = ".lock"
+REMOVED_FILE = ".removed"
+"""The file of a model that holds the highest number of a version that was removed while it was the newest."""
 MAX_FILE_BYTES = 1 << 30
 """Size of a file of a version, at most."""
 MAX_LISTED_VERSIONS = 5
@@ -164,7 +166,7 @@ class Store:
             for file, content in contents.items():
                 _write(hidden / file, content)
             while True:
-                version = max(self.versions(name), default=0) + 1
+                version = max([*self.versions(name), _number_in(home / REMOVED_FILE)]) + 1
                 manifest = Manifest(
                     name=name,
                     version=version,
@@ -186,12 +188,17 @@ class Store:
                 return model
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a version atomically.
+        """Remove a version atomically; its number is not given again.
 
         Raises:
             UnknownModel: a name or version that is not in the store.
         """
         folder, _ = self._folder(name, version)
+        kept = folder.parent / REMOVED_FILE
+        if version == self.versions(name)[-1] and version > _number_in(kept):
+            with draft(folder.parent) as hidden:
+                _write(hidden / REMOVED_FILE, str(version).encode())
+                (hidden / REMOVED_FILE).rename(kept)
         removed = folder.parent / f".removed-{version}-{secrets.token_hex(4)}"
         folder.rename(removed)
         _sync_folder(removed.parent)
@@ -273,6 +280,14 @@ def _read(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _number_in(path: Path) -> int:
+    """The number that a file holds; 0 where there is no such file."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,18 +15,14 @@ from bmaml.embedding import ConvNet
 from bmaml.errors import BmamlError
 from bmaml.learners import Policy
 from bmaml.learners.conjugate import Conjugate
-from model_store import Model
-from model_store.backbone import Backbone
 from training.backbones import backbone_for
 from training.config import (
     ImagesConfig,
     InvalidConfig,
     MissingOption,
-    Shots,
     SinusoidConfig,
     TableConfig,
     TrainingConfig,
-    UpTo,
     WorldConfig,
 )
 from training.errors import UnusableTable
@@ -57,7 +53,13 @@ from training.options import (
     settings_options,
 )
 from training.policies import evaluate_policy, policy_configuration
-from training.reading import column_names
+from training.published_tasks import (
+    image_tasks,
+    print_notes,
+    regression_tasks,
+    table_of_classes,
+    world_tasks,
+)
 from training.run import Run, complete, device_of, print_figures, published_version
 from training.tune import SearchOptions, separated
 from training.tune import tune as search_options
@@ -144,7 +146,7 @@ def table(
         print(choice, file=sys.stderr)
     note = " ".join([*([run.note] if run.note else []), *(f"{choice}." for choice in choices)])
     tasks = Table(family, run.seed)
-    _print_notes(tasks)
+    print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
     if tasks.labels and family.resolution:
         raise InvalidConfig("--resolution is of numbers, and the target holds classes")
@@ -158,7 +160,7 @@ def _run_on_vectors(
 ) -> Run:
     """The run on the classes of a table."""
     tasks = Vectors(family, run.seed)
-    _print_notes(tasks)
+    print_notes(tasks)
     print(tasks.summary, file=sys.stderr)
     conjugate = learner_name(settings, "new classes") == Conjugate.name
     columns = (len(tasks.inputs), projection.dimensions if conjugate else tasks.size.ways)
@@ -178,7 +180,7 @@ def images(
         return _run_on_backbone(family, embedding, run, settings)
     collection = Images(family, run.seed)
     tasks: Images | ImageFeatures = collection
-    _print_notes(collection)
+    print_notes(collection)
     network: ConvNet | ConvClassifier
     columns = (0, family.ways)
     if embedding.adapt == "network":
@@ -233,7 +235,7 @@ def _run_on_backbone(
         if opened is None
         else FinetunedImages(family, run.seed, opened)
     )
-    _print_notes(tasks)
+    print_notes(tasks)
     conjugate = learner_name(settings, "images") == Conjugate.name
     features = backbone.features if opened is None else opened.features
     columns = (features, (embedding.dimensions or features) if conjugate else family.ways)
@@ -261,20 +263,18 @@ def evaluate(published: PublishedVersion, steps: int | None = None) -> None:
         steps: inner steps; None takes the learner's.
     """
     model, _ = published_version(published.store, published.name, published.version)
+    if model.manifest.kind != "regression" and published.shots is not None:
+        raise InvalidConfig(f"{published.name} is scored at fixed numbers of shots: leave out --shots")
     if isinstance(model.learner, Policy):
-        print_figures(evaluate_policy(model.learner, model.learned, _world_tasks(model, published.data)))
+        if steps is not None:
+            raise InvalidConfig("a policy adapts once a round: leave out --steps")
+        print_figures(evaluate_policy(model.learner, model.learned, world_tasks(model, published.data)))
     elif model.manifest.target is not None:
-        print_figures(evaluate_table_of_classes(model, _table_of_classes(model, published), steps))
+        print_figures(evaluate_table_of_classes(model, table_of_classes(model, published), steps))
     elif model.manifest.kind == "classification":
-        config = ImagesConfig.from_manifest(model.manifest.training.get("family", {}), published.data)
-        config = replace(config, split=published.split or config.split)
-        seed = model.manifest.seed
-        if isinstance(model.embedding, Backbone):
-            print_figures(evaluate_classes(model, BackboneImages(config, seed, model.embedding)))
-        else:
-            print_figures(evaluate_classes(model, Images(config, seed)))
+        print_figures(evaluate_classes(model, image_tasks(model, published), steps=steps))
     else:
-        tasks = _regression_tasks(model, published)
+        tasks = regression_tasks(model, published)
         groups = tasks.rows.groups[tasks.held_out_tasks()] if isinstance(tasks, Table) else None
         print_figures(evaluate_numbers(model, tasks.held_out(), steps, groups))
 
@@ -290,87 +290,11 @@ def plot(published: PublishedVersion) -> None:
     folder = place / model.manifest.name / str(model.manifest.version)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model.learner, Policy):
-        drawn = policy_plots.draw(model, model.learner, _world_tasks(model, published.data), folder)
+        drawn = policy_plots.draw(model, model.learner, world_tasks(model, published.data), folder)
     else:
-        drawn = plots.draw(model, _regression_tasks(model, published).held_out(), folder)
+        drawn = plots.draw(model, regression_tasks(model, published).held_out(), folder)
     for path in drawn:
         print(path)
-
-
-def _regression_tasks(model: Model, published: PublishedVersion) -> Sinusoid | Table:
-    if published.data == "sinusoid":
-        shots = published.shots or Shots(10, 10)
-        return Sinusoid(SinusoidConfig(shots), model.manifest.seed)
-    config, all_held_out = _table_config(model, published)
-    columns = (model.manifest.inputs, model.manifest.outputs)
-    tasks = Table(config, model.manifest.seed, columns, all_held_out=all_held_out)
-    _print_notes(tasks)
-    print(tasks.summary, file=sys.stderr)
-    return tasks
-
-
-def _table_of_classes(model: Model, published: PublishedVersion) -> Table | Vectors:
-    config, all_held_out = _table_config(model, published)
-    manifest = model.manifest
-    tasks: Table | Vectors
-    if manifest.labels is None:
-        tasks = Vectors(config, manifest.seed, manifest.inputs, all_held_out)
-    else:
-        tasks = Table(
-            config, manifest.seed, (manifest.inputs, ()), all_held_out=all_held_out, labels=manifest.labels
-        )
-    _print_notes(tasks)
-    print(tasks.summary, file=sys.stderr)
-    return tasks
-
-
-def _table_config(model: Model, published: PublishedVersion) -> tuple[TableConfig, bool]:
-    """The configuration of a published version's data, and whether every task of it is held out."""
-    trained = model.manifest.training.get("family", {})
-    given = {name: getattr(published, name) for name in ("task", "split", "order", "support_until")}
-    if published.shots is None and given["support_until"] is None and trained.get("support_until"):
-        given["support_until"] = UpTo(**trained["support_until"])
-    given |= {name: trained.get(name) for name in ("task", "split", "order") if given[name] is None}
-    target = model.manifest.target
-    new_classes = target is not None and target.labels is None
-    if given["task"] is None and not new_classes:
-        raise InvalidConfig(f"{published.name} was not trained on a table: name its --task column")
-    x = trained.get("x") or [(column.name, "none") for column in model.manifest.inputs]
-    config = TableConfig(
-        path=published.data,
-        x=tuple((name, transform) for name, transform in x),
-        y=tuple(column.name for column in model.manifest.outputs) if target is None else (target.name,),
-        target="numbers" if target is None else "ordered" if target.ordered else "classes",
-        new_classes=new_classes,
-        kinds=tuple(trained.get("kinds", ())),
-        group=trained.get("group"),
-        shots=published.shots or Shots(**trained.get("shots", {"lowest": 3, "highest": 10})),
-        missing=tuple(trained.get("missing", ())),
-        categorical=tuple(trained.get("categorical", ())),
-        hide=trained.get("hide", 0.0),
-        **given,
-    )
-    all_held_out = published.split is None and config.split not in (None, *column_names(Path(config.path)))
-    if all_held_out:
-        print(
-            f"no column {config.split!r}: every task is scored; tasks of training would flatter the model",
-            file=sys.stderr,
-        )
-    return config, all_held_out
-
-
-def _world_tasks(model: Model, world: str) -> WorldTasks:
-    trained = model.manifest.training.get("family", {})
-    own = trained if trained.get("world") == world else {}
-    config = WorldConfig(
-        world, trained.get("episodes", 10), vary=tuple(own.get("vary", ())), horizon=own.get("horizon")
-    )
-    return WorldTasks(config, model.manifest.seed)
-
-
-def _print_notes(tasks: Table | Vectors | Images | BackboneImages) -> None:
-    for note in tasks.notes:
-        print(note, file=sys.stderr)
 
 
 COMMANDS: tuple[Callable[..., Run | None], ...] = (

@@ -52,15 +52,22 @@ def evaluate_table_of_classes(model: Model, family: Table | Vectors, steps: int 
     """The metrics of a classifier of tables: of fixed classes, or of the family's test classes."""
     if isinstance(family, Table):
         return evaluate_fixed_classes(model, family, steps)
-    return evaluate_classes(model, family)
+    return evaluate_classes(model, family, steps=steps)
 
 
 def evaluate_classes(
-    model: Model, family: ImageCollection | Vectors, tasks: int = TASKS, seed: int = HELD_OUT_SEED
+    model: Model,
+    family: ImageCollection | Vectors,
+    tasks: int = TASKS,
+    seed: int = HELD_OUT_SEED,
+    steps: int | None = None,
 ) -> Evaluation:
     """The metrics of a classifier on the family's test classes; each image is embedded once.
 
     Fewer than five test classes are all in every task.
+
+    Args:
+        steps: inner steps; None takes the learner's.
     """
     rows, index = family.of_role("test")
     features = _features(model, rows)
@@ -71,7 +78,7 @@ def evaluate_classes(
         ways = min(wanted, len(index))
         if ways > (model.manifest.classes or ways) or index.queries(ways, shots, MAX_QUERIES) < 1:
             continue
-        found = class_metrics(model, features, index, ways, shots, tasks, seed)
+        found = class_metrics(model, features, index, ways, shots, tasks, seed, steps=steps)
         for name in ("accuracy", "half_width", "nll", "ece"):
             metrics[f"{name}_{ways}way_{shots}shot"] = getattr(found, name)
     return Evaluation(tasks, metrics)
@@ -94,6 +101,7 @@ def class_metrics(
     tasks: int,
     seed: int,
     transductive: bool = False,
+    steps: int | None = None,
 ) -> ClassMetrics:
     """The metrics over random tasks, with 15 query images a class or as many as every class has left.
 
@@ -101,6 +109,7 @@ def class_metrics(
 
     Args:
         transductive: a network with normalisation takes the moments of the query images, as published.
+        steps: inner steps; None takes the learner's.
     """
     generator = torch.Generator().manual_seed(seed)
     queries = index.queries(ways, shots, MAX_QUERIES)
@@ -109,7 +118,7 @@ def class_metrics(
         for block in blocks(tasks, TASKS_PER_BLOCK):
             draw = index.draw(block.stop - block.start, ways, shots, queries, generator)
             batch = task_batch(draw, features[draw.images])
-            posterior = model.learner.adapt(model.learned, batch.support)
+            posterior = model.learner.adapt(model.learned, batch.support, steps)
             if transductive:
                 posterior = replace(posterior, moments=None)
             belief: Belief = model.learner.predict(posterior, batch.query.x)

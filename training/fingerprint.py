@@ -1,6 +1,8 @@
 """Numbers that tell the tasks of one run from those of another."""
 
 from collections.abc import Iterable
+from hashlib import file_digest
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,3 +37,12 @@ def fingerprint(family: Family | WorldTasks) -> list[float]:
     if isinstance(family, WorldTasks):
         return []
     return [*moments(family.validation()), *moments([family.batch(TASKS, torch.Generator().manual_seed(0))])]
+
+
+def digest_of_file(path: Path) -> str | None:
+    """The sha256 of a file; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,12 +15,13 @@ from model_store.backbone import Backbone
 from model_store.class_target import ClassTarget
 from model_store.manifest import WEIGHTS_FILE, ValidationPoint
 from training.cards import classification_card, conformal_section, regression_card, table_of_classes_card
-from training.config import TrainingConfig
+from training.config import TableConfig, TrainingConfig
 from training.conformal import conformal_calibration
 from training.evaluate import Evaluation, evaluate
 from training.evaluate_classes import evaluate_classes, evaluate_table_of_classes
 from training.families import BackboneImages, ImageFeatures, Images, Sinusoid, Table, Vectors
 from training.families.image_collection import ImageCollection
+from training.fingerprint import digest_of_file
 from training.loop import TrainingResult
 from training.prior_check import check_prior
 from training.surprise_threshold import surprise_threshold
@@ -55,7 +57,7 @@ def publish(
         "description": description,
         "learner": learner.name,
         "settings": settings_of(learner),
-        "training": config.as_data(),
+        "training": _training_of(config),
         "history": tuple(
             ValidationPoint(step=step, loss=loss, nll=nll)
             for step, loss, nll in trained.history
@@ -117,6 +119,14 @@ def unpublished(
 
 def _without(described: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key != name}
+
+
+def _training_of(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as plain data, and the digest of a table's file: it tells later what is the same."""
+    data = config.as_data()
+    if isinstance(config.family, TableConfig):
+        data["family"]["sha256"] = digest_of_file(Path(config.family.path))
+    return data
 
 
 def _table_of_classes(family: Table | Vectors, learner: Learner[Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@
     python -m benchmarks.accuracy.picture_heads grocery96.zip --store STORE \\
         grocery-lite0 grocery-lite0-plain [--page docs/classification.md]
 
-With `--without-rivals` the versions alone are scored, on the same tasks. With `--half-precision` they are scored a
-second time, on images embedded in bfloat16. The first version says which backbone embeds the images. Scaling,
-C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some training
-classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are scored
-once, with nothing chosen on them.
+With `--without-rivals` the versions alone are scored, on the same tasks. With `--half-precision` they are
+scored a second time, on images embedded in bfloat16. The first version says which backbone embeds the images.
+Scaling, C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some
+training classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are
+scored once, with nothing chosen on them.
 """
 
 import argparse

@@ -195,6 +195,18 @@ def test_removing_takes_one_version_whole(tmp_path):
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["2"]
 
 
+def test_the_number_of_a_removed_version_is_not_given_again(tmp_path):
+    store = Store(tmp_path)
+    for expected in (1, 2):
+        assert publish(tmp_path).manifest.version == expected
+    for removed in (2, 1):
+        store.remove("tiny", removed)
+    assert store.names() == []
+    assert publish(tmp_path).manifest.version == 3
+    store.remove("tiny", 3)
+    assert publish(tmp_path).manifest.version == 4
+
+
 def test_the_command_lists_shows_verifies_and_removes(tmp_path, capsys):
     publish(tmp_path)
 

@@ -149,3 +149,17 @@ def test_conjugate_particles_are_no_whole_networks(arrays, tmp_path, capsys):
     more = ["--learner", "maml", "--adapt", "network", "--standard"]
     assert main(["images", str(arrays), *options, "--classes", "2", *more]) == 1
     assert "--standard blocks are for heads, and for --normalise none" in capsys.readouterr().err
+
+
+def test_other_images_than_those_of_training_are_scored_whole(arrays, folder, tmp_path, capsys):
+    store = tmp_path / "store"
+    command = ["images", str(arrays), "--name", "shapes", "--split", "split", "--size", "16", "--least", "2"]
+    command += ["--classes", "4", "--shots", "1:2", "--meta-steps", "1", "--store", str(store)]
+    assert main([*command, "--runs", str(tmp_path / "runs")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "shapes", str(folder), "--store", str(store)]) == 0
+    printed = capsys.readouterr()
+    assert "other images than images.npz: every class is scored" in printed.err
+    assert "12 classes (12 test)" in printed.err
+    assert main(["evaluate", "shapes", str(folder), "--shots", "3", "--store", str(store)]) == 1
+    assert "shapes is scored at fixed numbers of shots: leave out --shots" in capsys.readouterr().err

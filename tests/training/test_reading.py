@@ -618,6 +618,27 @@ def test_a_file_without_the_split_column_is_scored_whole(tmp_path, capsys):
     assert main(["evaluate", "t", str(tests), *store]) == 0
 
 
+def test_another_file_than_that_of_training_is_scored_whole(tmp_path, capsys):
+    path = written(tmp_path, lines(("unit", "hours", "reading"), rows_of()))
+    assert train(path, tmp_path) == 0
+    published = Store(tmp_path / "store").load("t").manifest
+    store = ["--store", str(tmp_path / "store")]
+    capsys.readouterr()
+    assert main(["evaluate", "t", str(path), *store]) == 0
+    printed = capsys.readouterr()
+    assert (
+        dict(line.split() for line in printed.out.splitlines()[1:])["rmse"]
+        == f"{published.metrics['rmse']:.5g}"
+    )
+    assert "is scored" not in printed.err
+    for tasks in (TASKS + 1, 1):
+        other = written(tmp_path, lines(("unit", "hours", "reading"), rows_of(tasks)), "grown.csv")
+        assert main(["evaluate", "t", str(other), *store]) == 0
+        printed = capsys.readouterr()
+        assert f"{tasks} held-out tasks" in printed.out
+        assert "grown.csv is not the file of training: every task is scored" in printed.err
+
+
 def test_the_bound_of_support_sets_is_that_of_training_where_nothing_else_is_said(tmp_path, capsys):
     path = written(tmp_path, lines(("unit", "hours", "reading"), rows_of()))
     assert train(path, tmp_path, "--support-until", "hours<=2") == 0

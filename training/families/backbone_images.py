@@ -43,9 +43,12 @@ class BackboneImages(ImageCollection):
         UnusableData: as `read_images`; also too few training classes for the configured tasks.
     """
 
-    def __init__(self, config: ImagesConfig, seed: int, backbone: Backbone) -> None:
+    def __init__(
+        self, config: ImagesConfig, seed: int, backbone: Backbone, all_held_out: bool = False
+    ) -> None:
         self.backbone = backbone
-        super().__init__(config, seed, read_images(config, seed, KeptFeatures(backbone, config).of))
+        images = read_images(config, seed, KeptFeatures(backbone, config).of)
+        super().__init__(config, seed, images, all_held_out)
 
     def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
         """Features `[image, feature]` of a role's classes, and their classes."""

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,19 +20,28 @@ from training.families.image_files import LabelledImages
 class ImageCollection(ABC):
     """The tasks of a collection of images.
 
+    Args:
+        all_held_out: take every class for a test, whatever the split.
+
     Raises:
         UnusableData: too few training classes for the configured tasks.
     """
 
-    def __init__(self, config: ImagesConfig, seed: int, collection: LabelledImages) -> None:
+    def __init__(
+        self, config: ImagesConfig, seed: int, collection: LabelledImages, all_held_out: bool = False
+    ) -> None:
         self.config, self._seed = config, seed
         self.image, self.collection = config.image, collection
+        if all_held_out:
+            self.collection = replace(collection, roles=np.full(len(collection.names), "test"))
+            return
         self._training = self.of_role("train")
         self.size = TaskSize(config.ways, config.shots, config.queries)
         there = int((self._training[1].counts >= self.size.rows).sum())
         if there < config.ways:
             raise UnusableData(
-                f"{there} training classes have {self.size.rows} images; tasks have {config.ways}"
+                f"{there} training classes have {self.size.rows} images; tasks have {config.ways}: take "
+                "fewer --classes, --shots or --queries"
             )
 
     @property

@@ -22,8 +22,8 @@ class Images(ImageCollection):
         UnusableData: as `read_images`; also too few training classes for the configured tasks.
     """
 
-    def __init__(self, config: ImagesConfig, seed: int) -> None:
-        super().__init__(config, seed, read_images(config, seed))
+    def __init__(self, config: ImagesConfig, seed: int, all_held_out: bool = False) -> None:
+        super().__init__(config, seed, read_images(config, seed), all_held_out)
 
     def of_role(self, role: str) -> tuple[Tensor, ClassIndex]:
         """Images `[image, channel × height × width]` of a role's classes, as bytes, and their classes."""

@@ -37,11 +37,14 @@ def _random_groups(groups: Indices, fraction: float, seed: int, least: int = 1) 
     """A mask of the tasks in a random fraction of the groups: at least `least`, never all.
 
     Raises:
-        UnusableTable: all tasks lie in one group.
+        UnusableTable: all tasks lie in one group, or there is only one.
     """
     names = np.unique(groups)
     if len(names) < 2:
-        raise UnusableTable("all tasks lie in one group; there is nothing to keep apart")
+        what = f"{len(groups)} task{'s' * (len(groups) != 1)} of one group"
+        raise UnusableTable(
+            f"{what} cannot be split: training, validation and test need tasks of three groups"
+        )
     wanted = min(max(least, round(fraction * len(names))), len(names) - 1)
     chosen = np.random.default_rng(seed).permutation(names)[:wanted]
     return np.asarray(np.isin(groups, chosen), dtype=bool)

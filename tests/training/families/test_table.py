@@ -196,7 +196,7 @@ def test_groups_are_never_split(tmp_path, split):
         ({"split": "task"}, "may say train"),
         ({"split": "all"}, "keeps no task for validation or test"),
         ({"group": "kind"}, "several values of the group column"),
-        ({"group": "all"}, "all tasks lie in one group"),
+        ({"group": "all"}, "8 tasks of one group cannot be split"),
     ],
 )
 def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
