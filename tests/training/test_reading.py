@@ -200,6 +200,14 @@ def test_a_choice_between_day_and_month_is_told(tmp_path):
     assert notes == ("read 'when' as day/month/year, since 24/01/2023 leaves no other reading", STEPS)
 
 
+def test_versions_among_which_some_look_like_dates_are_names(tmp_path):
+    versions = ("1.2.13", "1.10.2", "2.0", "beta", "1.3.1", "1.11.0")
+    rows = [(unit, versions[int(hours)], hours, reading) for unit, hours, reading in rows_of()]
+    path = written(tmp_path, lines(("unit", "firmware", "hours", "reading"), rows))
+    found = table(path, x=(("firmware", "none"), ("hours", "none")))
+    assert [each.name for each in found.inputs[:-1]] == [f"firmware={each}" for each in sorted(versions)]
+
+
 @pytest.mark.parametrize(
     ("dates", "told"),
     [

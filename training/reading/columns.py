@@ -290,7 +290,7 @@ class Columns:
         self.refuse(name, f"holds {kind}, not numbers{f', and is {use}' if use else ''}")
 
     def _refuse_dates(self, name: str, told: str) -> NoReturn:
-        self.refuse(name, f"{told}: write them as 2020-03-04")
+        self.refuse(name, f"{told}: write them as 2020-03-04, or take them for names with --categorical")
 
     def _refuse_mixed(self, name: str, names: Names, bad: NDArray[np.bool_], what: str) -> NoReturn:
         rows = np.flatnonzero(np.append(bad, False)[names.codes])

@@ -70,7 +70,8 @@ def parsed_dates(texts: Sequence[str]) -> Dates:
         else:
             order, told = ("day/month/year", days[0]) if days else ("month/day/year", months[0])
             note = f"as {order}, since {told} leaves no other reading"
-    elif short := [text for text in texts if _SHORT_YEAR.fullmatch(text)]:
+    elif 2 * len(short := [text for text in texts if _SHORT_YEAR.fullmatch(text)]) > len(texts):
+        # fewer are something else, such as versions: 1.2.13 among 1.10.2 and beta
         refusal = f"has dates with two digits for the year ({short[0]})"
     moments = [_moment(text, day_first) for text in texts]
     zones = {moment.tzinfo is not None for moment in moments if moment is not None}
