@@ -177,6 +177,9 @@ def images(
     if family.backbone is not None:
         if embedding.adapt == "network":
             raise InvalidConfig("a --backbone stays as it is: --adapt network is for networks of our own")
+        _refuse_network_options(embedding, "--backbone")
+        if family.rotations:
+            raise InvalidConfig("--rotations make further classes of pixels, and a --backbone gives features")
         return _run_on_backbone(family, embedding, run, settings)
     collection = Images(family, run.seed)
     tasks: Images | ImageFeatures = collection
@@ -205,6 +208,7 @@ def images(
             family.channels, family.size, embedding.width, light, embedding.bfloat16, embedding.views
         )
     else:
+        _refuse_network_options(embedding, "--features-of")
         source = published_version(run.store, family.features_of)[0]
         if not isinstance(source.embedding, ConvNet):
             raise InvalidConfig(
@@ -219,6 +223,20 @@ def images(
     dimensions = embedding.dimensions or DEFAULT_DIMENSIONS
     columns = (network.features, dimensions if conjugate else family.ways)
     return Run(run, configuration(run, family, settings, columns, network), tasks)
+
+
+def _refuse_network_options(embedding: EmbeddingOptions, taken: str) -> None:
+    """Refuse options of a network of our own beside one that is taken as it is.
+
+    Raises:
+        InvalidConfig: one of them is given.
+    """
+    default = EmbeddingOptions()
+    for name in ("width", "standard", "views", "bfloat16"):
+        if getattr(embedding, name) != getattr(default, name):
+            raise InvalidConfig(
+                f"--{name} is for a network that is trained here, and {taken} takes one as it is"
+            )
 
 
 def _run_on_backbone(

@@ -204,3 +204,21 @@ def test_efficientnet_lite0_has_the_same_digest_twice():
     first, second = backbone_for(config), backbone_for(config)
     assert first.info == second.info
     assert (first.features, first.info.inside) == (1280, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (
+            ["--width", "32"],
+            "--width is for a network that is trained here, and --backbone takes one as it is",
+        ),
+        (["--bfloat16"], "--bfloat16 is for a network that is trained here"),
+        (["--rotations"], "--rotations make further classes of pixels"),
+    ],
+)
+def test_options_of_another_network_are_refused_beside_a_backbone(
+    colours, network, tmp_path, capsys, option, told
+):
+    assert trained(colours, network, tmp_path, *option) == 1
+    assert told in capsys.readouterr().err
