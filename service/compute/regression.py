@@ -381,6 +381,6 @@ def _nll(model: Model, belief: Predictive, support: Examples) -> Tensor:
     if not model.plain:
         log_density = model.in_callers_units(belief).log_density(model.labels(support.y.double()))
         return torch.where(mask, -log_density, 0).sum((1, 2)) / labels
-    total = torch.where(mask, -belief.double().log_density(support.y.double()), 0).sum((1, 2))
+    total = torch.where(mask, -belief.log_density(support.y), 0).sum((1, 2))
     units = float(np.mean([np.log(column.std) for column in model.manifest.outputs]))
     return total / labels + units

@@ -170,7 +170,7 @@ def test_conformal_intervals_are_answered_by_recordings_too(tmp_path):
 def test_a_diverged_task_fails_alone_among_launched_ones(tmp_path):
     model, (graphs, events) = kind(tmp_path, "collapsed"), noting()
     poisoned = job(model, seed=1)
-    poisoned.support_y[0] = np.inf
+    poisoned.support_y[0] = 3e38
     fine, bad, also_fine = answer_batch([job(model), poisoned, job(model, seed=2)], graphs)
     assert isinstance(bad, Diverged)
     assert events["launched"] == 1
