@@ -151,7 +151,7 @@ def to_labels(value: Any, what: str = "y") -> Labels:
     array = _to_array(value, what)
     if any(truths) or array.dtype.kind == "b":
         raise InvalidInput(f"{what} has truth values among other labels, or in several columns")
-    if array.dtype.kind == "u" and array.size and array.max() > MAX_INTEGER:
+    if _beyond_integers(array):
         raise InvalidInput(f"{what} has integers beyond 64 bits with a sign: give them as strings")
     if array.ndim not in (1, 2):
         raise InvalidInput(f"{what} has {array.ndim} dimensions: labels have one, or two for several outputs")
@@ -314,5 +314,9 @@ def _wire_type(array: NDArray[Any]) -> type[Any]:
         and array.size > 0
         and all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in array.flat)
     )
-    beyond = array.dtype.kind == "u" and array.size and array.max() > MAX_INTEGER
-    return np.int64 if whole and not beyond else np.float64
+    return np.int64 if whole and not _beyond_integers(array) else np.float64
+
+
+def _beyond_integers(array: NDArray[Any]) -> bool:
+    """Whether an unsigned integer is too large for 64 bits with a sign."""
+    return array.dtype.kind == "u" and array.size > 0 and bool(array.max() > MAX_INTEGER)

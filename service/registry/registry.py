@@ -104,7 +104,7 @@ class Registry:
             raise RequestError("not-ready", "this version cannot be loaded again", retry_after_s=1) from None
 
     def _placed(self, model: Model) -> Model:
-        """The model on the device."""
+        """The model on the device, embedding images in the precision of the settings."""
         return model.to(self.device, bfloat16=self.settings.bfloat16)
 
     def _load(self, version_id: VersionId) -> Model:
