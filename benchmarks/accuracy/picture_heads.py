@@ -7,7 +7,9 @@
         grocery-lite0 grocery-lite0-plain [--page docs/classification.md]
 
 With `--without-rivals` the versions alone are scored, on the same tasks. With `--half-precision` they are
-scored a second time, on images embedded in bfloat16. The first version says which backbone embeds the images.
+scored a second time, on images embedded in bfloat16. The first version says which backbone embeds the images,
+and by which split: `--split benchmarks/accuracy/grocery-twenty.csv` keeps twenty classes for the test, the twelve
+under `validation` and eight others that have no sibling (a second kind of the same fruit) among the rest.
 Scaling, C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some
 training classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are
 scored once, with nothing chosen on them.
@@ -45,7 +47,6 @@ Single = NDArray[np.float32]
 Scorer = Callable[[Array, Indices, Array, int], Array]
 """Log probabilities `[query, class]` from support rows, their classes, query rows, the number of classes."""
 
-BLOCK = "picture-heads"
 HELD_APART = 12
 """Training classes on which settings are chosen."""
 QUERIES = 15
@@ -359,10 +360,11 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.page and options.without_rivals:
         arguments.error("the page has the whole table: leave out --page or --without-rivals")
-    if options.page:
-        pages.check(options.page, BLOCK)
     store = Store(options.store)
     models = [store.load(name) for name in options.versions]
+    block = f"picture-heads-{Path(models[0].manifest.training['family']['split']).stem}"
+    if options.page:
+        pages.check(options.page, block)
     try:
         collection, coarse = family(options, models[0])
     except MissingBackbone as error:
@@ -382,7 +384,7 @@ def main() -> None:
         lines += ["", f"| {name} | accuracy, % | NLL | calibration error, % |", "|---|---|---|---|", *rows]
         print("\n".join(lines[-len(rows) - 3 :]), flush=True)
     if options.page:
-        pages.write(options.page, lines, BLOCK)
+        pages.write(options.page, lines, block)
 
 
 if __name__ == "__main__":
