@@ -8,8 +8,8 @@
 
 With `--without-rivals` the versions alone are scored, on the same tasks. With `--half-precision` they are
 scored a second time, on images embedded in bfloat16. The first version says which backbone embeds the images,
-and by which split: `--split benchmarks/accuracy/grocery-twenty.csv` keeps twenty classes for the test, the twelve
-under `validation` and eight others that have no sibling (a second kind of the same fruit) among the rest.
+and how classes are split: `--split benchmarks/accuracy/grocery-twenty.csv` keeps twenty for the test, the
+twelve under `validation` and eight others of which the data have one kind only.
 Scaling, C and sharpness of the rivals are chosen by NLL (of the support vector machine by accuracy) on some
 training classes, which probabilistic linear discriminant analysis does not see at that time. Test classes are
 scored once, with nothing chosen on them.
