@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +200,27 @@ def _efficientnet_lite0(size: int) -> Source:
     return Source(_Vectors(network, network.extract_features), 224, DEFAULT_CROP, LITE0_MEAN, LITE0_STD)
 
 
-def _torchvision(name: str) -> Source:
+def _library(package: str, name: str) -> Any:
+    """A package of pretrained networks."""
     try:
-        from torchvision import models
-    except ImportError:
-        raise MissingBackbone(
-            f"torchvision:{name} needs the package torchvision: install bmaml-service[torchvision]"
-        ) from None
+        return import_module(package)
+    except ImportError as error:
+        if error.name == package:
+            raise MissingBackbone(
+                f"{package}:{name} needs the package {package}: install bmaml-service[{package}]"
+            ) from None
+        reason = str(error)
+    except RuntimeError as error:  # compiled parts of torchvision that belong to another build of torch
+        reason = str(error)
+    raise MissingBackbone(
+        f"{package}:{name} needs the package {package}, which is installed and cannot be imported "
+        f"({reason}). Packages with compiled parts must be builds that belong to torch {torch.__version__}: install "
+        "torch and torchvision together, from the same index"
+    )
+
+
+def _torchvision(name: str) -> Source:
+    models = _library("torchvision", name).models
     try:
         weights = models.get_model_weights(name).DEFAULT
     except (ValueError, KeyError):
@@ -227,10 +242,7 @@ def _torchvision(name: str) -> Source:
 
 
 def _timm(name: str) -> Source:
-    try:
-        import timm
-    except ImportError:
-        raise MissingBackbone(f"timm:{name} needs the package timm: install bmaml-service[timm]") from None
+    timm = _library("timm", name)
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:

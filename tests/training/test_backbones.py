@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -185,6 +186,24 @@ def test_a_network_that_gives_no_vector_is_refused(tmp_path):
 def test_backbones_that_are_not_there_are_told_in_a_sentence(name, error, match):
     with pytest.raises(error, match=match):
         backbone_for(ImagesConfig("x", backbone=name))
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "nms does not exist"),
+        ("import a_missing_part", "No module named 'a_missing_part'"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_told_with_its_reason(
+    package, fault, told, tmp_path, monkeypatch
+):
+    (tmp_path / f"{package}.py").write_text(fault)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(MissingBackbone, match=f"is installed and cannot be imported .*{told}.*same index"):
+        backbone_for(ImagesConfig("x", backbone=f"{package}:resnet18"))
 
 
 def test_options_of_a_backbone_need_one(colours):
