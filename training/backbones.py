@@ -214,8 +214,8 @@ def _library(package: str, name: str) -> Any:
         reason = str(error)
     raise MissingBackbone(
         f"{package}:{name} needs the package {package}, which is installed and cannot be imported "
-        f"({reason}). Packages with compiled parts must be builds that belong to torch {torch.__version__}: install "
-        "torch and torchvision together, from the same index"
+        f"({reason}). Packages with compiled parts must be builds that belong to torch {torch.__version__}: "
+        "install torch and torchvision together, from the same index"
     )
 
 
