@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 from model_store import Store
 from training.__main__ import main
@@ -56,6 +57,18 @@ def test_every_learner_of_fixed_classes_trains_and_publishes(table, tmp_path, le
     assert main(["evaluate", "n", table, "--store", str(tmp_path / "store")]) == 0
     assert f"{manifest.metrics['nll_3rows']: .5g}" in capsys.readouterr().out
     assert main(["plot", "n", table, "--store", str(tmp_path / "store")]) == 1
+
+
+@pytest.mark.parametrize("target", ["classes", "ordered"])
+def test_a_run_of_fixed_classes_starts_from_all_that_a_version_learned(table, tmp_path, target):
+    asked = ["table", table, "--task", "task", "--x", "x", "--y", "grade", "--target", target]
+    asked += ["--levels", "low", "mid", "high"] if target == "ordered" else []
+    assert main([*asked, *options(tmp_path)]) == 0
+    more = ["--name", "more", "--start-from", "n", "--meta-steps", "1", "--learning-rate", "1e-9"]
+    assert main([*asked, *options(tmp_path, *more)]) == 0
+    base, further = (Store(tmp_path / "store").load(name).learned for name in ("n", "more"))
+    for name in ("fixed_effects",) if target == "classes" else ("first_threshold", "log_gaps"):
+        torch.testing.assert_close(further[name], base[name], atol=1e-6, rtol=0)
 
 
 def test_ordered_classes_are_scored_by_rank(table, tmp_path):

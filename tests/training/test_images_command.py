@@ -27,6 +27,22 @@ def test_every_learner_trains_and_publishes_a_classifier(arrays, tmp_path, learn
     assert main(["plot", "shapes", str(arrays), "--store", str(store)]) == 1
 
 
+def test_a_classifier_is_evaluated_after_the_steps_that_are_asked_for(arrays, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    options = ["--name", "shapes", "--store", store, "--runs", str(tmp_path / "runs"), "--size", str(SIZE)]
+    options += ["--split", "split", "--classes", "2", "--width", "4", "--shots", "1:2", "--learner", "maml"]
+    assert main(["images", str(arrays), *options, "--meta-steps", "6", "--evaluate-every", "6"]) == 0
+    capsys.readouterr()
+
+    def figures(*more):
+        assert main(["evaluate", "shapes", str(arrays), "--store", store, *more]) == 0
+        return capsys.readouterr().out
+
+    own = Store(tmp_path / "store").load("shapes").learner.steps
+    assert figures("--steps", str(own)) == figures()
+    assert figures("--steps", "0") != figures()
+
+
 def test_a_head_is_trained_on_the_features_of_a_published_version(arrays, tmp_path):
     store, runs = str(tmp_path / "store"), str(tmp_path / "runs")
     shared = ["--store", store, "--runs", runs, "--size", str(SIZE), "--split", "split", "--classes", "2"]
