@@ -48,6 +48,7 @@ def screenshot(browser: Browser, url: str, tab: str, screen: str, whole: bool) -
     if tab == "policies":
         page.click("#policies-round")
         expect(page.locator("#policies-reading")).to_contain_text("is chosen", timeout=20_000)
+    page.evaluate("scrollTo(0, 0)")  # boxes are told from the top of what is seen
     size = page.viewport_size
     card = page.locator(f"#{tab} .card").first.bounding_box()
     clip = {"x": 0, "y": 0, "width": size["width"], "height": card["y"] + card["height"] + 20}
@@ -68,7 +69,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         if options.only:
             shot = screenshot(browser, options.url, *options.only.split("-"), whole=False)
-            few = shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few = shot.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             few.save(options.out, optimize=True)
         else:
             options.out.mkdir(parents=True, exist_ok=True)
