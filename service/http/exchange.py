@@ -41,35 +41,37 @@ class Exchange(Generic[BodyT]):
     answered: AnsweredJob
 
     @classmethod
-    async def run(
+    async def of(
         cls,
         request: Request,
         body_type: type[BodyT],
         make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
     ) -> "Exchange[BodyT]":
-        """Read and decode the request, submit its job, and wait for the answer.
-
-        Args:
-            make_job: the method of `Decoder` for this type of body.
-
-        Raises:
-            RequestError: any failure that the caller is told.
-            CallerLeft: the connection was closed before the answer came.
-        """
+        """As `run`, for a body of this type in the format that its header names."""
         media_type = bodies.reply_type(request.headers.get("accept", ""))
-        return await cls.read(
+        return await cls.run(
             request, media_type, lambda content, sent: bodies.parsed(content, sent, body_type), make_job
         )
 
     @classmethod
-    async def read(
+    async def run(
         cls,
         request: Request,
         media_type: str,
         parse: Callable[[bytes, str], BodyT],
         make_job: Callable[[Decoder, BodyT, Model, str, float], Job],
     ) -> "Exchange[BodyT]":
-        """As `run`, for a body that `parse` makes of its bytes and their media type."""
+        """Read and decode the request, submit its job, and wait for the answer.
+
+        Args:
+            media_type: of the reply.
+            parse: makes a body of its bytes and their media type.
+            make_job: the method of `Decoder` for this type of body.
+
+        Raises:
+            RequestError: any failure that the caller is told.
+            CallerLeft: the connection was closed before the answer came.
+        """
         waited_s: float = request.state.waited_s
         began, runtime = time.monotonic(), ready_runtime(request)
         content, caller = await runtime.body_reader.read(request), request.state.caller

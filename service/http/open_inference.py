@@ -84,7 +84,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         check_outputs(inference, model)
         return decoder.prediction_job(body, model, caller, received)
 
-    exchange = await Exchange.read(request, JSON, parse, job)
+    exchange = await Exchange.run(request, JSON, parse, job)
     assert inference is not None
     response = exchange.answered.prediction_response()
     content, json_length = encoded_inference(inference, response)

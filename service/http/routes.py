@@ -66,7 +66,7 @@ def _request_body(body_type: type[BaseModel]) -> dict[str, Any]:
 )
 async def adapt_predict(request: Request) -> Response:
     """Adapt a model to the support set, then predict the query rows with honest uncertainty."""
-    exchange = await Exchange.run(request, AdaptPredictRequest, Decoder.prediction_job)
+    exchange = await Exchange.of(request, AdaptPredictRequest, Decoder.prediction_job)
     return exchange.reply(exchange.answered.prediction_response())
 
 
@@ -79,7 +79,7 @@ async def adapt_predict(request: Request) -> Response:
 )
 async def uncertainty(request: Request) -> Response:
     """Adapt a model to the support set, then choose the pool rows to label next."""
-    exchange = await Exchange.run(request, UncertaintyRequest, Decoder.selection_job)
+    exchange = await Exchange.of(request, UncertaintyRequest, Decoder.selection_job)
     return exchange.reply(exchange.answered.selection_response(exchange.body))
 
 
@@ -92,7 +92,7 @@ async def uncertainty(request: Request) -> Response:
 )
 async def keep_posterior(request: Request) -> Response:
     """Adapt a model to the support set and keep the posterior, to be asked under its id."""
-    exchange = await Exchange.run(request, PosteriorRequest, Decoder.posterior_job)
+    exchange = await Exchange.of(request, PosteriorRequest, Decoder.posterior_job)
     answered = exchange.answered
     if answered.entry is None:
         posteriors = ready_runtime(request).posteriors
