@@ -88,6 +88,11 @@ class SelectionSpec:
     best: float | None
     joint: bool
 
+    @property
+    def has_target(self) -> bool:
+        """Whether target rows play a part."""
+        return self.acquisition == "epig" or self.strategy == "joint_epig"
+
 
 @dataclass(frozen=True)
 class ActionSpec:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks import command_line, pages
-from bmaml.acquisition import DEFAULT_ACQUISITION
+from bmaml.acquisition import COVARIANCE_STRATEGIES, DEFAULT_ACQUISITION
 from model_store import SHIPPED, Model, Store
 from service.compute.batch import answer_batch
 from service.job import Job, SelectionSpec
@@ -31,7 +31,8 @@ REGRESSION = (
     ("total_variance", "top_k"),
     ("entropy", "top_k"),
     ("epistemic_variance", "max_determinant"),
-    ("epig", "max_determinant"),
+    ("entropy", "joint_entropy"),
+    ("epig", "joint_epig"),
 )
 CLASSIFICATION = (("bald", "top_k"), ("bald", "joint"), ("epig", "joint"))
 DEFAULT, FORMER = DEFAULT_ACQUISITION, "epistemic_variance"
@@ -62,7 +63,7 @@ def job(
         x = rng.random((labelled + unlabelled, image.inputs)).astype(np.float32)
         y = np.eye(WAYS, dtype=np.float32)[np.arange(labelled) % WAYS]
         classes = tuple(range(WAYS))
-    joint = image is None and (acquisition == "epig" or strategy == "max_determinant")
+    joint = image is None and (acquisition == "epig" or strategy in COVARIANCE_STRATEGIES)
     excluded = np.zeros(pool, bool)
     spec = SelectionSpec(acquisition, strategy, size, pool, rng.random(pool), excluded, None, joint)
     return Job(

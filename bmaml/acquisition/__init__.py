@@ -4,9 +4,10 @@ An acquisition scores each row by itself; a strategy selects rows that are worth
 come in two kinds, for labels that are numbers and for labels that are classes.
 """
 
-from bmaml.acquisition.batches import STRATEGIES, Batch, Candidates, Strategy
+from bmaml.acquisition.batches import Batch, Candidates, Strategy
 from bmaml.acquisition.class_batches import CLASS_STRATEGIES
 from bmaml.acquisition.class_scores import CLASS_ACQUISITIONS, ClassPool
+from bmaml.acquisition.greedy import COVARIANCE_STRATEGIES, STRATEGIES
 from bmaml.acquisition.scores import (
     ACQUISITIONS,
     DEFAULT_ACQUISITION,
@@ -20,6 +21,7 @@ __all__ = [
     "ACQUISITIONS",
     "CLASS_ACQUISITIONS",
     "CLASS_STRATEGIES",
+    "COVARIANCE_STRATEGIES",
     "DEFAULT_ACQUISITION",
     "MAX_POOL_TARGETS",
     "STRATEGIES",

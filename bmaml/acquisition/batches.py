@@ -5,7 +5,6 @@ rows, at most as many as there are. A uniform draw per row breaks ties, never it
 permuting the pool permutes the selection.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,15 +15,6 @@ from torch import Tensor
 from bmaml.categorical import Categorical
 from bmaml.predictive import Predictive
 from bmaml.shapes import Inputs, Mask, PerRow
-
-MIN_LEFT_VARIANCE = 1e-6
-"""Fraction of an output's largest epistemic variance; a pool with no more left anywhere is saturated.
-
-In standard deviations it is a thousandth; rows rounded to float32 leave about 1e-12.
-"""
-
-MIN_RELATIVE_VARIANCE = 1e-12
-"""Fraction of a row's variance that is more than float64's rounding of a variance that is gone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,7 @@ class Candidates:
         predictive: the belief about the pool rows, with its factor where particles have variance.
         x: the pool rows, standardised.
         labelled, labelled_mask: rows that have labels already, standardised.
+        target: the belief about the target rows of EPIG, with its factor; None: the pool's own rows.
     """
 
     scores: PerRow
@@ -47,6 +38,7 @@ class Candidates:
     x: Inputs
     labelled: Float[Tensor, "task shot input"]
     labelled_mask: Bool[Tensor, "task shot"]
+    target: Predictive | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Batch:
 
     Attributes:
         indices: in the order of selection; −1 where the pool is exhausted.
-        gains: of each pick, by its strategy: its score, its nats of joint information, or its squared
+        gains: of each pick, by its strategy: its score, the nats that it adds to the batch, or its squared
             distance to the nearest labelled or selected row; zero beside a −1.
         strategies: the strategies used, in order.
         saturated_at: the number of picks after which no label tells the particles apart any more; −1 where
@@ -125,50 +117,6 @@ def power(candidates: Candidates, size: int) -> Batch:
     return _ranked(candidates, positive.clamp_min(floor).log() + noise, size, "power")
 
 
-def max_determinant(candidates: Candidates, size: int) -> Batch:
-    """Greedy maximisation of the joint information ½ log det(I + Σ/σ²), outputs added up.
-
-    Σ is the epistemic covariance of the selected rows and σ² their noise. Greedy selection is within a
-    factor 1 − 1/e of the best set (Nemhauser et al. 1978). Every pick adds a column to the Cholesky factor
-    of Σ + σ² (see `_LabelledVariance`), so that no rows × rows matrix is built.
-
-    The same without noise detects saturation: nothing is left in which the particles differ (M bare
-    particles span M − 1 dimensions). Each output is compared with its own start, so that units do not
-    matter. A saturated task goes on with `k_centre`.
-    """
-    predictive = candidates.predictive
-    assert isinstance(predictive, Predictive)
-    picker = Picker(candidates)
-    rows = predictive.covariance_root().transpose(1, 2).double()  # [task, output, row, dimension]
-    noise = predictive.aleatoric().transpose(1, 2).double()
-    variance = rows.square().sum(-1)
-    size = min(size, variance.shape[-1])
-    noisy = _LabelledVariance(variance, noise, size)
-    noiseless = _LabelledVariance(variance, torch.zeros_like(noise), size)
-    start = _largest(variance, picker.available)
-    saturated_at = _never(candidates)
-    for pick in range(size):
-        left = picker.available
-        spent = (_largest(noiseless.variance, left) <= MIN_LEFT_VARIANCE * start).all(-1) & left.any(-1)
-        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
-        if bool((saturated_at >= 0).all()):  # no task needs its joint information any more
-            picker.take(picker.distances())
-            continue
-        information = 0.5 * torch.log1p(noisy.variance / noise).sum(1)
-        index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), information))
-        place = index.clamp_min(0).view(-1, 1, 1)
-        covariance = (rows @ _at(rows, place).unsqueeze(-1)).squeeze(-1)
-        covariance = covariance.masked_fill((index < 0).view(-1, 1, 1), 0)
-        noisy.learn(place, covariance)
-        noiseless.learn(place, covariance)
-    used = ["max_determinant"] if bool((saturated_at != 0).any()) else []
-    used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
-    # A factor of a batch is zero for tasks whose particles have no variance.
-    bare = predictive.factor is None or not bool(predictive.factor.any())
-    particles = int((predictive.log_weights > -math.inf).sum(-1).max())
-    return picker.batch(used, saturated_at, float(particles - 1) if bare else None)
-
-
 def k_centre(candidates: Candidates, size: int) -> Batch:
     """Farthest-point selection in standardised x (Sener & Savarese 2018, greedy 2-approximation).
 
@@ -178,15 +126,7 @@ def k_centre(candidates: Candidates, size: int) -> Batch:
     picker = Picker(candidates)
     for _ in range(min(size, picker.available.shape[-1])):
         picker.take(picker.distances())
-    return picker.batch(["k_centre"], _never(candidates))
-
-
-STRATEGIES: dict[str, Strategy] = {
-    "top_k": top_k,
-    "power": power,
-    "max_determinant": max_determinant,
-    "k_centre": k_centre,
-}
+    return picker.batch(["k_centre"], never(candidates))
 
 
 def _ranked(candidates: Candidates, values: Tensor, size: int, name: str) -> Batch:
@@ -196,7 +136,7 @@ def _ranked(candidates: Candidates, values: Tensor, size: int, name: str) -> Bat
     indices = by_draw.gather(-1, by_value)[:, :size]
     chosen = candidates.available.gather(-1, indices)
     gains = candidates.scores.gather(-1, indices).where(chosen, 0)
-    return Batch(indices.where(chosen, -1), gains, [name], _never(candidates))
+    return Batch(indices.where(chosen, -1), gains, [name], never(candidates))
 
 
 def _best(values: Tensor, available: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,48 +152,6 @@ def _best(values: Tensor, available: Tensor, uniform: Tensor) -> tuple[Tensor, T
 def _without(available: Tensor, index: Tensor) -> Tensor:
     place = torch.arange(available.shape[-1], device=available.device)
     return available & (place != index.unsqueeze(-1))
-
-
-class _LabelledVariance:
-    """Epistemic variance of all rows given noisy labels of some, one label after the other.
-
-    Attributes:
-        variance: the variance left in each row, `[task, output, row]`.
-    """
-
-    def __init__(self, variance: Tensor, noise: Tensor, max_labels: int) -> None:
-        self.variance, self._prior, self._noise = variance, variance, noise
-        # Columns of a Cholesky factor: the squares are the variance that each label removes.
-        self._columns, self._count = variance.new_empty(*variance.shape, max_labels), 0
-
-    def learn(self, place: Tensor, covariance: Tensor) -> None:
-        """Condition on a label at row `place` `[task, 1, 1]`.
-
-        A row whose variance is gone but for rounding changes nothing.
-
-        Args:
-            covariance: of that row with all rows; zero in tasks without a label.
-        """
-        known = self._columns[..., : self._count]
-        covariance = covariance - (known @ _at(known, place).unsqueeze(-1)).squeeze(-1)
-        total = _at(self.variance, place) + _at(self._noise, place)
-        informative = total > MIN_RELATIVE_VARIANCE * _at(self._prior, place)
-        column = torch.where(informative, covariance * total.where(informative, 1.0).rsqrt(), 0.0)
-        self._columns[..., self._count] = column
-        self._count += 1
-        self.variance = (self.variance - column.square()).clamp_min(0)
-
-
-def _at(values: Tensor, place: Tensor) -> Tensor:
-    """The row of `[task, output, row, …]` at `place`: `[task, output, 1]`, or `[task, output, …]`."""
-    index = place.view(-1, 1, 1, *[1] * (values.ndim - 3)).expand(-1, values.shape[1], 1, *values.shape[3:])
-    found = values.gather(2, index)
-    return found if values.ndim == 3 else found.squeeze(2)
-
-
-def _largest(variance: Tensor, available: Tensor) -> Tensor:
-    """The largest variance of each output among the available rows, `[task, output]`."""
-    return variance.masked_fill(~available.unsqueeze(1), 0).amax(-1)
 
 
 def _distance(candidates: Candidates) -> Tensor:
@@ -277,5 +175,6 @@ def _distances_or_scores(distance: Tensor, candidates: Candidates) -> Tensor:
     return torch.where(nowhere, candidates.scores, distance)
 
 
-def _never(candidates: Candidates) -> Tensor:
+def never(candidates: Candidates) -> Tensor:
+    """The `saturated_at` of tasks that are not saturated."""
     return torch.full((len(candidates.scores),), -1, device=candidates.scores.device)

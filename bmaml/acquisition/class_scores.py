@@ -84,12 +84,12 @@ def random(pool: ClassPool) -> PerRow:
 
 CLASS_ACQUISITIONS: dict[str, Acquisition[ClassPool]] = {
     "entropy": Acquisition(entropy, "nats"),
-    "bald": Acquisition(bald, "nats", information=True),
+    "bald": Acquisition(bald, "nats", batch="joint"),
     "margin": Acquisition(margin, "probability"),
     "least_confidence": Acquisition(least_confidence, "probability"),
     "variation_ratio": Acquisition(variation_ratio, "probability"),
     "epig": Acquisition(epig, "nats"),
-    "random": Acquisition(random, "none"),
+    "random": Acquisition(random, "none", batch="top_k"),
 }
 """Every acquisition for classification, by name."""
 

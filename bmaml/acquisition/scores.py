@@ -59,14 +59,14 @@ class Acquisition(Generic[PoolT]):
     Attributes:
         score: `[task, row]` of a pool.
         joint: the score needs covariances between rows, as of `predict(joint=True)`.
-        information: the score measures information, so that its best rows tend to repeat each other. A batch
-            is best selected by the joint information of its rows.
+        batch: the strategy that selects several rows by what the score measures. The best rows by information
+            tend to repeat each other, so that it is measured for all of them together.
     """
 
     score: Callable[[PoolT], Tensor]
     units: str
     joint: bool = False
-    information: bool = False
+    batch: str = "power"
 
 
 def total_variance(pool: Pool) -> PerRow:
@@ -143,13 +143,13 @@ def random(pool: Pool) -> PerRow:
 
 
 ACQUISITIONS: dict[str, Acquisition[Pool]] = {
-    "total_variance": Acquisition(total_variance, "output units squared", information=True),
-    "epistemic_variance": Acquisition(epistemic_variance, "output units squared", information=True),
-    "entropy": Acquisition(entropy, "nats", information=True),
-    "epig": Acquisition(epig, "nats", joint=True, information=True),
+    "total_variance": Acquisition(total_variance, "output units squared", batch="joint_entropy"),
+    "epistemic_variance": Acquisition(epistemic_variance, "output units squared", batch="max_determinant"),
+    "entropy": Acquisition(entropy, "nats", batch="joint_entropy"),
+    "epig": Acquisition(epig, "nats", joint=True, batch="joint_epig"),
     "expected_improvement": Acquisition(expected_improvement, "output units"),
     "ucb": Acquisition(upper_confidence_bound, "output units"),
-    "random": Acquisition(random, "none"),
+    "random": Acquisition(random, "none", batch="top_k"),
 }
 """Every acquisition for regression, by name."""
 

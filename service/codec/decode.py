@@ -165,6 +165,8 @@ class Decoder:
         warnings = (policy_warnings if policy else input_warnings)(model, support, rows)
         if isinstance(spec, PredictionSpec) and spec.interval_method == "conformal":
             warnings += conformal_warnings(model, len(support.y))
+        if isinstance(spec, SelectionSpec) and "target" in rows and not spec.has_target:
+            warnings += (f"{spec.acquisition} has no target: the target rows played no part",)
         job = Job(
             model=model,
             support_x=support.x.standardised,

@@ -101,7 +101,7 @@ class AnsweredJob:
             steps=job.steps,
             support_nll=None if nll is None else SupportNll(*nll),
             surprise=answer.surprise,
-            warnings=[*job.warnings, *surprise_warnings(job, answer), *fit_warnings(nll)],
+            warnings=[*job.warnings, *surprise_warnings(job, answer), *fit_warnings(job, nll)],
         )
         if answer.policy is not None:
             diagnostics = PolicyDiagnostics(**(vars(diagnostics) | vars(answer.policy)))

@@ -20,6 +20,8 @@ from service.schemas.values import BinaryTensor, EncodedImages, EncodedTensor, I
 
 MAX_STANDARDISED = np.float32(1e6)
 """Bound on the magnitude of standardised inputs: beyond it the answer is the prior, and squares overflow."""
+MAX_WRITTEN = 10**18
+"""Larger counts are not written out in messages."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,14 @@ def _decoded_tensor(values: EncodedTensor, pointer: str) -> NDArray[Any]:
     for length in values.shape:  # Python's integers do not overflow
         expected_bytes *= length
     if expected_bytes != len(content):
-        detail = f"{len(content)} bytes where shape and dtype take {expected_bytes}"
-        raise invalid_at(f"{pointer}/base64", detail[:200])
+        detail = f"{len(content)} bytes where shape and dtype take {in_words(expected_bytes)}"
+        raise invalid_at(f"{pointer}/base64", detail)
     return _shaped(content, dtype, values.shape, pointer)
+
+
+def in_words(count: int) -> str:
+    """A count for a message; Python refuses to write integers of thousands of digits."""
+    return str(count) if count < MAX_WRITTEN else "far more"
 
 
 def _shaped(content: bytes, dtype: np.dtype[Any], shape: Sequence[int], pointer: str) -> NDArray[Any]:

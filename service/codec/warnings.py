@@ -138,9 +138,15 @@ def _all_differ(rows: NDArray[Any]) -> bool:
     return size > 0 and len({content[at : at + size] for at in range(0, len(content), size)}) == len(rows)
 
 
-def fit_warnings(support_nll: tuple[float, float] | None) -> list[str]:
-    """Warnings about the fit: the NLL of the support labels before and after adaptation."""
-    if support_nll is None or support_nll[1] < support_nll[0]:
+def fit_warnings(job: Job, support_nll: tuple[float, float] | None) -> list[str]:
+    """Warnings about the fit: the NLL of the support labels before and after adaptation.
+
+    None where the two are equal by definition: for a single class, and after no step of a learner that takes
+    steps.
+    """
+    if support_nll is None or support_nll[1] < support_nll[0] or len(job.classes) == 1:
+        return []
+    if job.steps == 0 and job.model.learner.steps:
         return []
     return [
         "after adaptation the labels of the support set are no more probable than before: nothing that this "

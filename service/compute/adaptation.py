@@ -139,7 +139,8 @@ def single_precision(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def diverged(job: Job) -> Diverged:
     """The error of a task whose adaptation left the finite numbers."""
+    fewer = ", or ask for fewer steps" if job.steps and job.model.manifest.kind != "policy" else ""
     return Diverged(
         f"adapting {job.model.manifest.name!r} to these {len(job.support_x)} rows left the finite numbers; "
-        "check the units of the rows, or ask for fewer steps"
+        f"check the units of the rows{fewer}"
     )

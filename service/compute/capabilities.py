@@ -7,6 +7,7 @@ from bmaml.acquisition import (
     ACQUISITIONS,
     CLASS_ACQUISITIONS,
     CLASS_STRATEGIES,
+    COVARIANCE_STRATEGIES,
     DEFAULT_ACQUISITION,
     STRATEGIES,
 )
@@ -22,35 +23,28 @@ class Capabilities:
         acquisitions: unit of the score, by name of the acquisition.
         strategies: names of the strategies, without `auto`.
         default_acquisition: the acquisition of a request that names neither one nor a target.
-        joint_strategy: the strategy that maximises the joint information of a batch.
-        information_acquisitions: acquisitions that measure information. Their best rows tend to repeat each
-            other, so that `auto` selects a batch by `joint_strategy`.
+        batch_strategies: the strategy of a batch by each acquisition, for which `auto` stands.
         covariance_acquisitions: acquisitions that need covariances between rows.
     """
 
     acquisitions: Mapping[str, str]
     strategies: tuple[str, ...]
     default_acquisition: str
-    joint_strategy: str
-    information_acquisitions: frozenset[str]
+    batch_strategies: Mapping[str, str]
     covariance_acquisitions: frozenset[str] = frozenset()
 
     def resolve_strategy(self, strategy: str, acquisition: str, size: int) -> str:
         """The strategy itself, or the one that `auto` stands for.
 
-        A single row, or rows for random labelling, are selected by top-k. A batch is selected by joint
-        information if the acquisition measures information, else by power sampling.
+        A single row is the one of the highest score.
         """
         if strategy != "auto":
             return strategy
-        if size == 1 or acquisition == "random":
-            return "top_k"
-        return self.joint_strategy if acquisition in self.information_acquisitions else "power"
+        return "top_k" if size == 1 else self.batch_strategies[acquisition]
 
     def needs_joint(self, acquisition: str, strategy: str) -> bool:
         """Whether acquisition or strategy needs covariances between rows."""
-        needs = strategy == self.joint_strategy == "max_determinant"
-        return needs or acquisition in self.covariance_acquisitions
+        return strategy in COVARIANCE_STRATEGIES or acquisition in self.covariance_acquisitions
 
 
 def units_of(model: Model, acquisition: str) -> str:
@@ -70,25 +64,20 @@ CAPABILITIES: dict[Kind, Capabilities] = {
         acquisitions={name: each.units for name, each in ACQUISITIONS.items()},
         strategies=tuple(STRATEGIES),
         default_acquisition=DEFAULT_ACQUISITION,
-        joint_strategy="max_determinant",
-        information_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.information),
+        batch_strategies={name: each.batch for name, each in ACQUISITIONS.items()},
         covariance_acquisitions=frozenset(name for name, each in ACQUISITIONS.items() if each.joint),
     ),
     "classification": Capabilities(
         acquisitions={name: each.units for name, each in CLASS_ACQUISITIONS.items()},
         strategies=tuple(CLASS_STRATEGIES),
         default_acquisition="entropy",
-        joint_strategy="joint",
-        information_acquisitions=frozenset(
-            name for name, each in CLASS_ACQUISITIONS.items() if each.information
-        ),
+        batch_strategies={name: each.batch for name, each in CLASS_ACQUISITIONS.items()},
     ),
     "policy": Capabilities(
         acquisitions={name: ACQUISITIONS[name].units for name in POLICY_ACQUISITIONS},
         strategies=tuple(STRATEGIES),
         default_acquisition="epistemic_variance",
-        joint_strategy="max_determinant",
-        information_acquisitions=frozenset(POLICY_ACQUISITIONS) - {"random"},
+        batch_strategies={name: ACQUISITIONS[name].batch for name in POLICY_ACQUISITIONS},
     ),
 }
 """The capabilities by kind of model."""

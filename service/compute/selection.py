@@ -41,7 +41,7 @@ def choose(
     scores = ACQUISITIONS[spec.acquisition].score(
         Pool(predictive, best.to(predictive.means), uniform, target)
     )
-    return _chosen(spec, STRATEGIES, scores, predictive, uncertainty, rows_x, support_x)
+    return _chosen(spec, STRATEGIES, scores, predictive, uncertainty, rows_x, support_x, target)
 
 
 def choose_by_class(
@@ -64,6 +64,7 @@ def _chosen(
     uncertainty: Uncertainty,
     rows_x: Tensor,
     support_x: Tensor,
+    target: Predictive | None = None,
 ) -> Selection:
     """Let the strategy select a batch by these scores of the pool rows, `[1, row]`."""
     pool = slice(spec.pool_rows)
@@ -76,6 +77,7 @@ def _chosen(
             x=rows_x[:, pool],
             labelled=support_x,
             labelled_mask=torch.ones(support_x.shape[:2], dtype=torch.bool, device=scores.device),
+            target=target,
         ),
         spec.size,
     )

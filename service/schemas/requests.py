@@ -122,7 +122,11 @@ class AdaptationRequest(_Request):
         default=None, description="the id of a kept posterior"
     )
     adapt: Adapt = Adapt()
-    keep: Keep | None = Field(default=None, description="null: drop the posterior after the answer")
+    keep: Keep | None = Field(
+        default=None,
+        description="null: drop the posterior after the answer; one that extends another is kept for "
+        "the default time",
+    )
     deadline_ms: Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)] | None = Field(
         default=None, description="milliseconds that the request may wait for the device"
     )

@@ -21,7 +21,7 @@ ACQUISITIONS = [
     "ucb",
     "random",
 ]
-STRATEGIES = ["auto", "top_k", "power", "max_determinant", "k_centre"]
+STRATEGIES = ["auto", "top_k", "power", "max_determinant", "joint_entropy", "joint_epig", "k_centre"]
 
 
 def post(client, **changes):
@@ -131,6 +131,49 @@ def test_a_pool_of_one_row_has_its_own_information(client, model, strategy):
     share = chosen["epistemic"] / chosen["total"]
     assert answer["scores"] == [pytest.approx(-0.5 * np.log1p(-(share**2)), rel=1e-3)]
     assert answer["targets"] == 1
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "strategy"),
+    [
+        ("epig", "joint_epig"),
+        ("epistemic_variance", "max_determinant"),
+        ("total_variance", "joint_entropy"),
+        ("entropy", "joint_entropy"),
+        ("ucb", "power"),
+        ("random", "top_k"),
+    ],
+)
+def test_a_batch_is_selected_by_what_its_acquisition_measures(client, acquisition, strategy):
+    pool = {"x": np.linspace(-5, 5, 40)[:, None].tolist()}
+    answer = post(client, acquisition=acquisition, pool=pool)
+    assert answer["batch"]["strategies_used"] == [strategy]
+    assert post(client, acquisition=acquisition, pool=pool, batch={"size": 1})["batch"][
+        "strategies_used"
+    ] == ["top_k"]
+
+
+def test_a_batch_serves_its_target_rows(client):
+    pool = {"x": np.linspace(-5, 5, 41)[:, None].tolist()}
+    for target in ([[-4.8], [-4.6]], [[4.6], [4.8]]):
+        answer = post(client, pool=pool, target={"x": target})
+        chosen = [each["index"] for each in answer["selected"]]
+        assert chosen[0] == np.argmax(answer["scores"])
+        assert answer["selected"][0]["gain"] == pytest.approx(max(answer["scores"]), rel=1e-3)
+        single = post(client, pool=pool, target={"x": target}, batch={"size": 1})
+        assert single["selected"][0]["index"] == chosen[0]
+    assert chosen != [
+        each["index"] for each in post(client, pool=pool, target={"x": [[-4.8], [-4.6]]})["selected"]
+    ]
+
+
+def test_target_rows_that_play_no_part_are_told(client):
+    told = "entropy has no target: the target rows played no part"
+    assert told in post(client, acquisition="entropy")["diagnostics"]["warnings"]
+    for changes in ({"target": None}, {"batch": {"size": 3, "strategy": "joint_epig"}}):
+        answer = post(client, **({"acquisition": "entropy"} | changes))
+        assert told not in answer["diagnostics"]["warnings"]
+    assert not any("target" in each for each in post(client)["diagnostics"]["warnings"])
 
 
 def test_rows_without_ids_are_called_by_their_index(client):

@@ -34,6 +34,8 @@ FEW_LEVELS = 15
 """Different values of a target, up to which a hint names ordered classes."""
 MAX_STD = 1e15
 """The largest standard deviation of an output, in its units; its inverse is the smallest."""
+MAX_OFFSET = 1e4
+"""The largest mean of an output in standard deviations: an answer is rounded to a thousandth of one."""
 TASKS_PER_BATCH = 200
 """Tasks in one batch of validation or evaluation."""
 MIN_VALIDATION_SETS = 200
@@ -345,5 +347,10 @@ def _fitted_outputs(config: TableConfig, rows: Rows, taken: NDArray[np.bool_]) -
             raise UnusableTable(
                 f"column {column.name!r} varies by {varies:.1g}, and the squares of such numbers have no "
                 "place in single precision: give it in another unit"
+            )
+        if abs(column.mean) > MAX_OFFSET * column.std:
+            raise UnusableTable(
+                f"column {column.name!r} lies around {column.mean:.7g} and varies by {column.std:.2g}; "
+                "answers in single precision cannot tell such values apart: subtract an offset from it"
             )
     return tuple(outputs)

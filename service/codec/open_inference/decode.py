@@ -20,6 +20,8 @@ from service.schemas.values import BinaryTensor, DType
 JSON, BINARY = "application/json", "application/octet-stream"
 """Media types of bodies; with tensors as bytes after the JSON it is the second."""
 HEADER_LENGTH = "Inference-Header-Content-Length"
+MAX_DIGITS = 18
+"""Digits of a number of bytes; Python refuses to read thousands of them."""
 """The header with the length of the JSON, where bytes follow it."""
 MAX_MESSAGE_CHARS = 2000
 """Characters of a failure's message."""
@@ -54,9 +56,10 @@ def read_inference(
             )
         header, rest = content, b""
     else:
-        if not (header_length.isdecimal() and int(header_length[:18]) <= len(content)):
+        digits = header_length.lstrip("0") or "0"
+        if not (header_length.isdecimal() and len(digits) <= MAX_DIGITS and int(digits) <= len(content)):
             raise invalid(f"{HEADER_LENGTH} is not a number of bytes within the body")
-        length = int(header_length)
+        length = int(digits)
         header, rest = content[:length], content[length:]
     asked = parsed(header, JSON, InferRequest)
     if asked.model_name not in (None, model):

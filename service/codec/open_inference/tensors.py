@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.class_target import Label
+from service.codec.inputs import in_words
 from service.errors import invalid_at
 from service.schemas.open_inference import InferInput
 
@@ -50,7 +51,8 @@ def array_of(tensor: InferInput, binary: bytes | None, pointer: str) -> NDArray[
     if binary is not None:
         expected = math.prod(tensor.shape) * dtype.itemsize
         if len(binary) != expected:
-            raise invalid_at(pointer, f"{len(binary)} bytes where shape and datatype take {expected}"[:200])
+            found = f"{len(binary)} bytes where shape and datatype take {in_words(expected)}"
+            raise invalid_at(pointer, found)
         array: NDArray[Any] = np.frombuffer(binary, np.uint8 if tensor.datatype == "BOOL" else dtype)
         if tensor.datatype == "BOOL":
             if array.size and array.max() > 1:
@@ -107,7 +109,7 @@ def _split(binary: bytes, pointer: str) -> list[bytes]:
 def _check_count(count: int, tensor: InferInput, pointer: str) -> None:
     expected = math.prod(tensor.shape)
     if count != expected:
-        raise invalid_at(f"{pointer}/data", f"{count} elements where the shape takes {expected}"[:200])
+        raise invalid_at(f"{pointer}/data", f"{count} elements where the shape takes {in_words(expected)}")
 
 
 def _from_json(tensor: InferInput, dtype: np.dtype[Any], pointer: str) -> NDArray[Any]:

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from bmaml.acquisition import STRATEGIES
+from bmaml.acquisition import ACQUISITIONS, MAX_POOL_TARGETS, STRATEGIES
 from bmaml.predictive import Predictive
-from tests.bmaml.acquisition.pools import belief, candidates
+from tests.bmaml.acquisition.pools import belief, candidates, pool
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -42,7 +42,9 @@ def test_an_exhausted_pool_ends_in_minus_one_without_gain_and_is_not_saturation(
 def test_rows_that_may_not_be_chosen_change_nothing(name, particles):
     about = belief(particles=particles)
     about.means[:, :, 9:] *= 1e4
-    whole = candidates(about, labelled=2)
+    whole = dataclasses.replace(
+        candidates(about, labelled=2), target=about.part(slice(None), slice(3, 7))
+    )  # without one, the whole pool is the target of `joint_epig`
     whole.scores[:, 9:] = -5
     offered = dataclasses.replace(
         whole,
@@ -145,6 +147,88 @@ def test_max_determinant_takes_the_row_that_raises_the_dense_log_determinant_mos
             ]
             assert options[int(torch.stack(dense).argmax())] == index
             chosen.append(index)
+
+
+def test_joint_entropy_takes_the_row_that_raises_the_dense_entropy_most_noise_included():
+    about = belief(rank=3)
+    about = dataclasses.replace(about, noise=0.05 + torch.rand(2, 5, 12, 1))
+    batch = STRATEGIES["joint_entropy"](candidates(about), 5)
+    rows, noise = about.covariance_root()[:, :, 0], about.aleatoric()[:, :, 0]
+    for task in range(2):
+        covariance = rows[task] @ rows[task].mT + noise[task].diag()
+        entropies = [torch.zeros(())]
+        for pick, index in enumerate(batch.indices[task].tolist()):
+            chosen = batch.indices[task, :pick].tolist()
+            options = [row for row in range(12) if row not in chosen]
+            every = [[*chosen, row] for row in options]
+            dense = torch.stack(
+                [torch.logdet(2 * torch.pi * torch.e * covariance[some][:, some]) for some in every]
+            )
+            assert options[int(dense.argmax())] == index
+            entropies.append(0.5 * dense.max())
+        torch.testing.assert_close(batch.gains[task], torch.stack(entropies).diff())
+
+
+def conditioned(covariance, noise, chosen):
+    """The epistemic covariance of all rows given noisy labels of the chosen ones, by the dense formula."""
+    if not chosen:
+        return covariance
+    known = covariance[chosen][:, chosen] + noise[chosen].diag()
+    return covariance - covariance[:, chosen] @ torch.linalg.solve(known, covariance[chosen])
+
+
+@pytest.mark.parametrize("posted", [True, False])
+def test_joint_epig_takes_the_row_that_tells_most_about_the_targets_given_those_before(posted):
+    about = belief(rows=16, rank=3)
+    about = dataclasses.replace(about, noise=0.05 + torch.rand(2, 5, 16, 1))
+    offered = candidates(about.part(slice(None), slice(12)))
+    if posted:
+        offered = dataclasses.replace(offered, target=about.part(slice(None), slice(12, 16)))
+    batch = STRATEGIES["joint_epig"](offered, 5)
+    assert batch.strategies == ["joint_epig"]
+    targets = slice(12, 16) if posted else slice(12)
+    for task in range(2):
+        rows, noise = about.covariance_root()[task, :, 0], about.aleatoric()[task, :, 0]
+        for pick, (index, gain) in enumerate(
+            zip(batch.indices[task].tolist(), batch.gains[task], strict=True)
+        ):
+            chosen = batch.indices[task, :pick].tolist()
+            left = conditioned(rows @ rows.mT, noise, chosen)
+            total = left.diagonal() + noise
+            squares = left[:12, targets].square() / (total[:12, None] * total[targets])
+            values = -0.5 * torch.log1p(-squares).mean(-1)
+            values[chosen] = -torch.inf
+            assert int(values.argmax()) == index
+            torch.testing.assert_close(gain, values.max())
+
+
+@pytest.mark.parametrize("posted", [True, False])
+def test_a_batch_by_epig_begins_with_the_row_of_the_highest_epig(posted):
+    about = belief(rows=300, rank=3)
+    target = dataclasses.replace(belief(rows=200, rank=3), log_weights=about.log_weights) if posted else None
+    whole = pool(about, target)
+    scores = ACQUISITIONS["epig"].score(whole)
+    offered = dataclasses.replace(candidates(about, scores), uniform=whole.uniform, target=target)
+    batch = STRATEGIES["joint_epig"](offered, 3)
+    torch.testing.assert_close(batch.gains[:, 0], scores.amax(-1))
+    assert torch.equal(batch.indices[:, 0], scores.argmax(-1))
+
+
+def test_many_targets_are_represented_by_rows_from_end_to_end():
+    about, target = belief(rows=12, rank=3), belief(rows=1000, rank=3)
+    target = dataclasses.replace(target, log_weights=about.log_weights)
+    offered = dataclasses.replace(candidates(about), target=target)
+    kept = torch.linspace(0, 999, MAX_POOL_TARGETS).round().long()
+    some = dataclasses.replace(
+        target,
+        means=target.means[:, :, kept],
+        within=target.within[:, :, kept],
+        factor=target.factor[:, kept],
+    )
+    batch = STRATEGIES["joint_epig"](offered, 4)
+    expected = STRATEGIES["joint_epig"](dataclasses.replace(offered, target=some), 4)
+    assert torch.equal(batch.indices, expected.indices)
+    torch.testing.assert_close(batch.gains, expected.gains)
 
 
 def spent(rows, chosen):

@@ -62,6 +62,19 @@ def tensor(values, dtype):
     return {"dtype": str(array.dtype), "shape": list(array.shape), "base64": content}
 
 
+@pytest.mark.parametrize("length", [2**40, int("9" * 4000)])
+def test_a_tensor_of_endless_length_is_a_422(client, length):
+    endless = {"dtype": "float32", "shape": [length, length], "base64": ""}
+    for field, path in (("support", "x"), ("query", "x")):
+        body = {"support": {"x": [[1.0]], "y": [8.0]}, "query": QUERY}
+        body[field] = body[field] | {path: endless}
+        (error, *_) = asked(client, status=422, **body)["errors"]
+        assert (error["pointer"], error["detail"]) == (
+            f"/{field}/x/base64",
+            "0 bytes where shape and dtype take far more",
+        )
+
+
 def test_labels_of_one_output_have_one_id_in_every_form(client):
     forms = [
         [8, 11, 9],

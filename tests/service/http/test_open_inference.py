@@ -99,6 +99,17 @@ def predicted(client, model="tiny", x=X_ROWS, y=Y_ROWS, asked=ASKED, **more):
     return reply.json()["prediction"]
 
 
+def test_lengths_of_thousands_of_digits_are_a_422(client):
+    endless = int("9" * 4000)
+    infer(client, {"inputs": [*inputs()[:2], tensor("query.x", [], shape=[endless, endless])]}, status=422)
+    body, headers = packed({"inputs": inputs()}, [])
+    for digits in ("0" * 18 + "1" * 5000, "1" * 5000):
+        reply = client.post("/v2/models/tiny/infer", content=body, headers=headers | {LENGTH: digits})
+        assert reply.status_code == 422, reply.text
+    zeros = headers | {LENGTH: "0" * 30 + headers[LENGTH]}
+    assert client.post("/v2/models/tiny/infer", content=body, headers=zeros).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("model", "x", "y", "asked"),
     [

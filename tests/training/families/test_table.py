@@ -190,6 +190,7 @@ def test_groups_are_never_split(tmp_path, split):
         ({"x": (("signed", "log"),)}, "not positive"),
         ({"y": ("tiny",)}, "give it in another unit"),
         ({"y": ("huge",)}, "give it in another unit"),
+        ({"y": ("date",)}, "lies around 1.7e\\+09 and varies by 60; .* subtract an offset"),
         ({"x": (("many", "none"),)}, "96 different values"),
         ({"shots": Shots(8, 9)}, "no task has enough rows"),
         ({"split": "kind"}, "several splits"),
@@ -206,6 +207,7 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, change, message):
         "signed": [-1.0, 1.0] * 48,
         "tiny": [-1e-19, 1e-19] * 48,
         "huge": [-1e26, 1e26] * 48,
+        "date": [1.7e9 - 60, 1.7e9 + 60] * 48,
         "many": [f"v{i}" for i in range(96)],
         "all": ["train"] * 96,
     }
