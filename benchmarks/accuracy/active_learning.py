@@ -59,13 +59,13 @@ def run(problem: PoolProblem, acquisition: str, seed: int = 0) -> Scores:
         labelled = real & (torch.arange(real.shape[1]) < problem.start)
         rounds = []
         for number in range(problem.rounds + 1):
-            support = _labelled(rows, y, labelled)
+            support = labelled_rows(rows, y, labelled)
             posterior = model.learner.adapt_pruned(model.learned, support, NEGLIGIBLE_WEIGHT)
-            belief = _believed(problem, posterior, test.x, support)
+            belief = believed(problem, posterior, test.x, support)
             rounds.append(torch.stack([score(belief, test) for score in problem.scores.values()]))
             if number == problem.rounds:
                 break
-            about = _believed(problem, posterior, rows, support, acquisition == "epig")
+            about = believed(problem, posterior, rows, support, acquisition == "epig")
             values = _acquisition_values(acquisition, about, uniform, real)
             best = values.masked_fill(labelled | ~real, -torch.inf).argmax(-1, keepdim=True)
             labelled = labelled | (torch.zeros_like(labelled).scatter(1, best, True) & real)
@@ -74,7 +74,7 @@ def run(problem: PoolProblem, acquisition: str, seed: int = 0) -> Scores:
     return dict(zip(problem.scores, each, strict=True))
 
 
-def _believed(
+def believed(
     problem: PoolProblem, posterior: object, x: Tensor, support: Examples, joint: bool = False
 ) -> Belief:
     """The served belief about rows."""
@@ -83,7 +83,7 @@ def _believed(
     return problem.model.predict(posterior, x, support, joint)
 
 
-def _labelled(rows: Tensor, y: Tensor, labelled: Tensor) -> Examples:
+def labelled_rows(rows: Tensor, y: Tensor, labelled: Tensor) -> Examples:
     """The labelled rows as support sets; adaptation is cubic in its rows, labelled or not."""
     most = int(labelled.sum(-1).max())
     order = labelled.float().argsort(dim=-1, descending=True, stable=True)[:, :most]
