@@ -3,23 +3,24 @@
 import { ServiceError } from "./service.js";
 
 /**
- * A function to be called with every wish, or with null for none any more. `work(wish)` asks; `show(answer, wish)` gets what came, in order;
- * `fail(error)` what went wrong.
+ * A function to be called with every wish, a new object each time, or with null for none any more. `work(wish)` asks;
+ * `show(answer, wish)` gets what came, in order, unless it was taken back; `fail(error)` what went wrong with the
+ * latest wish.
  */
 export function latest(work, show, fail) {
-  let wish = null;
+  let newest = null;
   let busy = false;
   return async (wanted) => {
-    wish = wanted && { wanted };
+    newest = wanted;
     if (busy) return;
     busy = true;
-    while (wish) {
-      const { wanted: current } = wish;
-      wish = null;
+    for (let asked = null; newest && newest !== asked; ) {
+      asked = newest;
       try {
-        show(await work(current), current);
+        const answer = await work(asked);
+        if (newest) show(answer, asked);
       } catch (error) {
-        fail(error);
+        if (newest === asked) fail(error);
         if (!(error instanceof ServiceError)) reportError(error);
       }
     }

@@ -145,6 +145,9 @@ def test_a_column_of_texts_stands_for_one_input_per_value(visit, url):
     page.locator("#csv").fill("metal,x,y\nsteel,0.5,9\ngold,1.5,\n")
     told = "Line 3: “gold” in column “metal” is none of “steel”, “tin”."
     expect(page.locator("#own-problem")).to_have_text(told)
+    page.locator("#csv").fill("x,y\n0.5,9\n1.5,\n")
+    told = "There is no column “metal” in the first line; it has “x”, “y”."
+    expect(page.locator("#own-problem")).to_have_text(told)
     page.locator("#csv").fill("metal,x,y,metal=Steel\nTin,0.5,9,1\ntin,1.5,,0\n")  # a column of its own
     expect(page.locator("#curl")).to_contain_text('"support": {"x":[[0.5,1,1]],"y":[9]}')
 
@@ -205,6 +208,8 @@ def test_classes_of_a_table_have_an_example_and_bars(visit, url, name, told):
         expect(layers).to_have_count(len(classes))
         assert not [each for each in layers.evaluate_all("all => all.map(p => p.outerHTML)") if "NaN" in each]
     assert page.locator("#own-along-legend li").all_inner_texts() == [each[2:] for each in classes]
+    page.locator("#csv").fill("")
+    expect(page.locator("#own-along-card")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,6 +11,13 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+DROP = """([type, data]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(...(type === "file" ? [new File([data], "rows.csv")] : [data, type]));
+    const drop = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+    return document.getElementById("csv").dispatchEvent(drop);
+}"""
+"""Whether the browser may do with what is dropped as it always does."""
 ROWS = "train_size,accuracy\n16,0.62\n32,0.68\n64,0.74\n256,\n1024,\n"
 
 
@@ -78,7 +85,7 @@ def test_code_is_copied(page):
 
 
 def test_columns_go_by_name_in_any_order_and_semicolons_bring_decimal_commas(page):
-    asked(page, "note;accuracy;train_size\na;0,62;16\nb;0,7;40\nc;;256\n", "Not used: note.")
+    asked(page, "note;accuracy;train_size;;\na;0,62;16;;\nb;0,7;40;;\nc;;256;;\n", "Not used: note.")
     reply = posted(page.locator("#curl").inner_text())
     sent = json.loads(reply.request.content)
     assert sent["support"] == {"x": [[16], [40]], "y": [0.62, 0.7]}
@@ -115,16 +122,24 @@ def test_a_file_is_opened_and_dropped(page, tmp_path):
     path.write_text(ROWS)
     page.locator("#own-file").set_input_files(path)
     expect(page.locator("#csv")).to_have_value(ROWS)
-    page.evaluate(
-        """(text) => {
-            const data = new DataTransfer();
-            data.items.add(new File([text], "rows.csv", { type: "text/csv" }));
-            const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
-            document.getElementById("csv").dispatchEvent(drop);
-        }""",
-        ROWS + "2048,\n",
-    )
+    expect(page.locator("#own-file")).to_have_value("")  # the same file, mended, can be opened again
+    assert not page.evaluate(DROP, ["file", ROWS + "2048,\n"])
     expect(page.locator("#own-reading")).to_contain_text("3 rows predicted")
+    assert page.evaluate(DROP, ["text/plain", "0.7"])
+    expect(page.locator("#csv")).to_have_value(ROWS + "2048,\n")
+
+
+def test_rows_of_the_reader_stay_when_the_model_changes(page):
+    asked(page, ROWS, "2 rows predicted")
+    page.select_option("#own-model", "sinusoid")
+    expect(page.locator("#own-problem")).to_contain_text("There is no column “x” in the first line")
+    expect(page.locator("#csv")).to_have_value(ROWS)
+    page.select_option("#own-model", "learning-curves")
+    expect(page.locator("#own-reading")).to_contain_text("2 rows predicted")
+    page.click("#own-example")
+    page.select_option("#own-model", "sinusoid")
+    expect(page.locator("#own-columns")).to_contain_text("Columns: x; y")
+    expect(page.locator("#own-reading")).to_contain_text("predicted")
 
 
 @pytest.mark.parametrize("name", ["omniglot", "sinusoid", "sinusoid-bmaml", "learning-curves-by-classifier"])

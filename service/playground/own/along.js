@@ -27,15 +27,20 @@ export class Along {
     byId("own-along-input").addEventListener("change", changed);
   }
 
-  /** Show the inputs of this card; none where it has no classes of a table. */
+  /** Offer the inputs of this card; none where it has no classes of a table. */
   setCard(card) {
     this.inputs = card.target ? writtenInputs(card).numbers : [];
-    this.shown = null;
-    byId("own-along-card").hidden = !this.inputs.length;
+    this.hide();
     offer(
       byId("own-along-input"),
       this.inputs.map(({ name }) => [name, name]),
     );
+  }
+
+  /** Show that there is no answer. */
+  hide() {
+    this.shown = null;
+    byId("own-along-card").hidden = true;
   }
 
   /** Rows like the first of the query, along the chosen input: {column, values, x}; null where there is none. */
@@ -52,6 +57,7 @@ export class Along {
     const { classes, probabilities } = prediction;
     const ends = probabilities.map((row) => [0, ...d3.cumsum(row)]);
     this.shown = { column, values, classes, ends, ordered: card.target.ordered };
+    byId("own-along-card").hidden = false;
     byId("own-along-legend").replaceChildren(
       ...classes.map((name, index) =>
         html("li", {}, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, this.#swatch(index)), `${name}`),

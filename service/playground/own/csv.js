@@ -48,7 +48,9 @@ export function parsed(text, card) {
   const sources = inputs.map((name) => sourceOf(name, others, place(name)));
   const missing = inputs.filter((_, index) => sources[index].at < 0);
   if (missing.length) {
-    throw new CsvError(`There is no column ${quoted(missing)} in the first line; it has ${quoted(header)}.`);
+    const columns = [...writtenInputs(card).texts.keys()];
+    const written = missing.map((name) => columns.find((column) => name.startsWith(`${column}=`)) ?? name);
+    throw new CsvError(`There is no column ${quoted([...new Set(written)])} in the first line; it has ${quoted(header)}.`);
   }
   const write = outputs.map(place);
   const texts = d3.group(
@@ -67,7 +69,7 @@ export function parsed(text, card) {
     found.query.x = { images: found.query.x };
   }
   const used = new Set([...sources.map(({ at }) => at), ...write]);
-  const unused = header.filter((_, index) => !used.has(index));
+  const unused = header.filter((name, index) => name !== "" && !used.has(index));
   return { ...found, unused };
 }
 

@@ -15,6 +15,7 @@ export class OwnPanel {
   constructor({ cards }) {
     this.cards = cards;
     this.table = null;
+    this.example = "";
   }
 
   /** Wire the controls and show an example. */
@@ -42,7 +43,10 @@ export class OwnPanel {
       download(this.table, `${this.card.name}-predictions.csv`),
     );
     byId("csv").addEventListener("input", () => this.#changed());
-    byId("own-file").addEventListener("change", (event) => this.#file(event.target.files[0]));
+    byId("own-file").addEventListener("change", ({ target }) => {
+      this.#file(target.files[0]);
+      target.value = ""; // else the same file, mended, could not be opened again
+    });
     this.#drop(byId("csv"));
     for (const language of ["curl", "python"])
       byId(`copy-${language}`).addEventListener("click", () => this.#copy(language));
@@ -71,7 +75,8 @@ export class OwnPanel {
     );
     byId("own-interval").disabled = !this.#hasInterval();
     this.along.setCard(this.card);
-    await this.#example();
+    if (["", this.example].includes(byId("csv").value)) await this.#example();
+    else this.#changed();
   }
 
   /** Show an example, unless the reader has chosen another model or written something meanwhile. */
@@ -81,6 +86,7 @@ export class OwnPanel {
     const text = await exampleFor(card);
     if (card !== this.card || byId("csv").value !== before) return;
     byId("csv").value = text;
+    this.example = text;
     this.#changed();
   }
 
@@ -91,6 +97,7 @@ export class OwnPanel {
     } catch (error) {
       if (!(error instanceof CsvError)) throw error;
       this.found = null;
+      this.ask(null);
       this.#wrong(error.message);
       return;
     }
@@ -146,6 +153,7 @@ export class OwnPanel {
   #wrong(words) {
     say(byId("own-problem"), words);
     byId("csv").setAttribute("aria-invalid", "true");
+    this.along.hide();
     byId("own-table").replaceChildren();
     byId("own-download").disabled = true;
     say(byId("own-reading"), "They appear here as soon as the rows can be read.");
@@ -166,21 +174,15 @@ export class OwnPanel {
   }
 
   #drop(area) {
-    const over = (event, is) => {
+    const over = (is) => (event) => {
+      if (!event.dataTransfer.types.includes("Files")) return; // text goes where the browser puts it
       event.preventDefault();
       area.classList.toggle("over", is);
     };
-    area.addEventListener("dragover", (event) => over(event, true));
-    area.addEventListener("dragleave", (event) => over(event, false));
-    area.addEventListener("drop", (event) => {
-      over(event, false);
-      const [file] = event.dataTransfer.files;
-      if (file) this.#file(file);
-      else {
-        area.value = event.dataTransfer.getData("text/plain");
-        this.#changed();
-      }
-    });
+    area.addEventListener("dragover", over(true));
+    area.addEventListener("dragleave", over(false));
+    area.addEventListener("drop", over(false));
+    area.addEventListener("drop", (event) => this.#file(event.dataTransfer.files[0]));
   }
 
   async #copy(language) {
