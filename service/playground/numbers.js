@@ -11,6 +11,9 @@ export function short(value) {
   return String(Number(value.toPrecision(3))).replace("-", MINUS);
 }
 
+/** Four significant digits: of numbers that are made up. */
+export const rounded = (value) => Number(value.toPrecision(4));
+
 /** A share as a percentage; what is nearly certain does not become certain by rounding. */
 export function percent(share) {
   if (share > 0.999) return "> 99.9 %";

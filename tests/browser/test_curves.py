@@ -1,6 +1,7 @@
 """Curves: points are put, pulled and removed, and the belief follows."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -40,6 +41,12 @@ def bodies(page, path):
     found = []
     page.on("request", lambda r: found.append(json.loads(r.post_data)) if r.url.endswith(path) else None)
     return found
+
+
+def shows_no_answer(page):
+    expect(page.locator("#belief path[d], #parts path[d], #gain path[d]")).to_have_count(0)
+    for part in ("#reading", "#timing"):
+        expect(page.locator(part)).to_be_empty()
 
 
 def test_the_first_view_is_a_live_example(page):
@@ -145,8 +152,45 @@ def test_the_table_adds_edits_and_removes(page):
     before = shape(page)
     page.get_by_label("y of point 1", exact=True).fill("3")
     changes(page, before)
-    page.get_by_label("Remove point 1").click()
-    expect(rows).to_have_count(count)
+    for left in (count - 1, count - 2):
+        page.get_by_label("Remove point 1").press("Enter")
+        expect(rows).to_have_count(left + 1)
+        expect(page.get_by_label("Remove point 1")).to_be_focused()
+
+
+def test_the_table_shows_what_was_typed_in_full(page):
+    page.select_option("#curves-model", "learning-curves")
+    size = page.get_by_label("train_size of point 1", exact=True)
+    accuracy = page.get_by_label("accuracy of point 1", exact=True)
+    size.fill("16384")
+    accuracy.fill("0.81234")
+    expect(size).to_have_value("16384")
+    size.fill("")
+    page.get_by_label("train_size of a new point").focus()
+    expect(size).to_have_value("16384")
+    expect(accuracy).to_have_value("0.81234")
+
+
+def test_points_stay_for_another_model_of_the_same_columns(page):
+    page.get_by_label("y of point 1", exact=True).fill("1.25")
+    handles = page.locator(HANDLES)
+    labels = handles.evaluate_all("all => all.map((each) => each.getAttribute('aria-label'))")
+    page.select_option("#curves-model", "sinusoid-bmaml")
+    expect(page.locator("#steps")).to_be_enabled()
+    assert handles.evaluate_all("all => all.map((each) => each.getAttribute('aria-label'))") == labels
+    page.select_option("#curves-model", "learning-curves")
+    expect(page.get_by_label("train_size of point 1", exact=True)).to_have_value("16")
+
+
+def test_the_answer_of_one_model_does_not_stand_under_another(page):
+    held = []
+    page.route("**/adapt-predict", lambda route: held.append(route))
+    with page.expect_request("**/adapt-predict"):
+        page.select_option("#curves-model", "learning-curves")
+    shows_no_answer(page)
+    expect(page.locator("#label-next-hint")).to_be_empty()
+    held.pop().continue_()
+    expect(page.locator("#reading")).to_contain_text("5 points;")
 
 
 def test_the_suggested_point_is_labelled_from_the_truth(page):
@@ -190,6 +234,7 @@ def test_steps_are_offered_where_the_model_iterates_alone(page):
     expect(page.locator("#steps")).to_be_enabled()
     asked = bodies(page, "adapt-predict")
     page.locator("#steps").focus()
+    expect(page.locator(MEAN)).to_have_attribute("d", re.compile("M"))
     before = shape(page)
     page.keyboard.press("ArrowRight")
     changes(page, before)
@@ -216,6 +261,7 @@ def test_what_the_service_refuses_is_said_at_the_chart_and_goes_when_it_is_mende
     expect(page.get_by_role("alert").filter(has_text="Point 2")).to_contain_text("log2 scale")
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#points-table [aria-invalid]")).to_have_count(1)
+    shows_no_answer(page)
     field.fill("24")
     expect(page.locator("#points-table [aria-invalid]")).to_have_count(0)
     expect(page.locator("#curves-problem")).to_be_empty()

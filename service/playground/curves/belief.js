@@ -69,6 +69,15 @@ export class Belief {
     this.#next(next);
   }
 
+  /** Show that there is no answer. */
+  clear() {
+    const { outer, inner, mean, particles, truth, next } = this.layers;
+    this.shown = null;
+    for (const path of [outer, inner, mean]) path.removeAttribute("d");
+    for (const group of [particles, truth, next]) group.replaceChildren();
+    this.#leave();
+  }
+
   #particles(particles, line) {
     const count = particles ? Math.min(MOST_LINES, particles.weight.length) : 0;
     const group = this.layers.particles;

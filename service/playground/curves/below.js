@@ -50,6 +50,12 @@ export class Parts {
     );
     return top < most;
   }
+
+  /** Show that there is no answer. */
+  clear() {
+    this.frame.clear();
+    for (const path of this.paths) path.removeAttribute("d");
+  }
 }
 
 /** The score of an acquisition over x, and its best place. */
@@ -85,5 +91,12 @@ export class Gain {
       "aria-label",
       `Gain of a label over ${input.name}, in ${choice.units}; highest at ${short(grid[best.index])}.`,
     );
+  }
+
+  /** Show that there is no answer. */
+  clear() {
+    this.frame.clear();
+    this.path.removeAttribute("d");
+    this.mark.replaceChildren();
   }
 }

@@ -1,6 +1,6 @@
 // Tasks that a model has never seen, with their truth: sine curves drawn anew, learning curves measured.
 
-import { draws, normal, short } from "../numbers.js";
+import { draws, normal, rounded, short } from "../numbers.js";
 import { get } from "../service.js";
 
 const d3 = globalThis.d3;
@@ -27,14 +27,12 @@ function sine(seed) {
   const curve = (x) => amplitude * Math.sin(frequency * x - phase);
   const noisy = (x) => curve(x) + SINE.noise * amplitude * normal(draw);
   const shots = Math.floor(between([SHOTS[0], SHOTS[1] + 1]));
-  const points = Array.from({ length: shots }, () => between(SINE.x)).map((x) => ({ x, y: noisy(x) }));
+  const measured = (x) => ({ x: rounded(x), y: rounded(noisy(x)) });
+  const points = Array.from({ length: shots }, () => between(SINE.x)).map(measured);
   return {
     points,
     truth: { curve },
-    label: ({ grid, choice }) => {
-      const x = grid[choice.selected[0].index];
-      return { x, y: noisy(x) };
-    },
+    label: ({ grid, choice }) => measured(grid[choice.selected[0].index]),
     place: "from the curve itself",
     words: `A sine curve drawn just now, ${shots} noisy points of it.`,
     secret: `y = ${short(amplitude)} · sin(${short(frequency)} x − ${short(phase)}).`,

@@ -55,6 +55,12 @@ export class Frame {
     this.axes.replaceChildren(...marks);
   }
 
+  /** Show no grid and no ticks. */
+  clear() {
+    this.axes.replaceChildren();
+    this.root.setAttribute("aria-label", "");
+  }
+
   /** Show a tip beside a place in the plot, on the side that has room; no words hide it. */
   tell(words, x = 0, y = 0) {
     this.tip.hidden = !words;

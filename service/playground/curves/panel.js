@@ -18,6 +18,7 @@ const LEVELS = [0.25, 0.75];
 const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
+const NO_EXAMPLES = "There are no ready examples for this model: add points of your own.";
 
 export class CurvesPanel {
   constructor({ cards, limits }) {
@@ -46,7 +47,7 @@ export class CurvesPanel {
     this.table = new PointTable(byId("points-table"), this.points, this.editor, changed);
     this.ask = latest(
       (wish) => this.#asked(wish),
-      (answer) => this.#answered(answer),
+      (answer, wish) => this.#answered(answer, wish),
       (error) => this.#refused(error),
     );
     const first = this.cards.find((card) => card.training.family?.kind === "sinusoid") ?? this.cards[0];
@@ -75,9 +76,11 @@ export class CurvesPanel {
     const card = this.cards.find(({ name }) => name === byId("curves-model").value);
     const examples = await examplesFor(card);
     if (card.name !== byId("curves-model").value) return;
-    Object.assign(this, { card, examples, answer: null });
-    [this.input] = this.card.inputs;
-    [this.output] = this.card.outputs;
+    const [input] = card.inputs;
+    const [output] = card.outputs;
+    const stays = this.points.length > 0 && input.name === this.input.name && output.name === this.output.name;
+    Object.assign(this, { card, examples, input, output });
+    this.#none();
     say(byId("curves-about"), about(this.card));
     const slider = byId("steps");
     slider.disabled = this.card.steps === 0;
@@ -89,14 +92,16 @@ export class CurvesPanel {
         : `Gradient steps on your points; it was trained with ${this.card.steps}.`,
     );
     byId("random").disabled = !this.examples;
-    if (this.examples) this.#example(this.seed);
-    else {
+    if (this.examples && !stays) {
+      this.#example(this.seed);
+      return;
+    }
+    if (!stays) {
       this.example = null;
       this.points.splice(0);
-      say(byId("example-about"), "There are no ready examples for this model: add points of your own.");
-      this.#space();
-      this.#changed();
     }
+    this.#space();
+    this.#changed();
   }
 
   #example(seed) {
@@ -156,7 +161,7 @@ export class CurvesPanel {
     return { card, grid: rows, prediction, diagnostics, choice, device, taken: performance.now() - started };
   }
 
-  #answered(answer) {
+  #answered(answer, { points }) {
     if (answer.card !== this.card) return;
     this.answer = answer;
     this.#accepted();
@@ -166,7 +171,14 @@ export class CurvesPanel {
     );
     this.#draw();
     clearTimeout(this.quiet);
-    this.quiet = setTimeout(() => say(byId("reading"), reading(answer, this.points.length)), QUIET_MS);
+    this.quiet = setTimeout(() => say(byId("reading"), reading(answer, points.length)), QUIET_MS);
+  }
+
+  /** There is no answer. */
+  #none() {
+    this.answer = null;
+    clearTimeout(this.quiet);
+    for (const part of ["reading", "timing", "parts-about"]) say(byId(part), "");
   }
 
   #draw() {
@@ -176,10 +188,8 @@ export class CurvesPanel {
     const revealed = byId("truth").checked && example !== null;
     byId("truth").disabled = example === null;
     byId("legend-truth").hidden = !revealed;
-    say(
-      byId("example-about"),
-      example ? `${example.words}${revealed ? ` ${example.secret}` : ""}` : byId("example-about").textContent,
-    );
+    const words = example?.words ?? (this.examples ? "" : NO_EXAMPLES);
+    say(byId("example-about"), revealed ? `${words} ${example.secret}` : words);
     const next = answer === null ? null : answer.grid[answer.choice.selected[0].index];
     this.#offerLabel();
     if (answer) {
@@ -188,6 +198,8 @@ export class CurvesPanel {
       const beyond = this.parts.draw(this.space, answer);
       say(byId("parts-about"), beyond ? BEYOND : "");
       this.gain.draw(this.space, answer);
+    } else {
+      for (const chart of [this.belief, this.parts, this.gain]) chart.clear();
     }
     this.editor.draw();
     this.table.draw(this.input, this.output);
@@ -200,7 +212,7 @@ export class CurvesPanel {
       ? "Everything that was measured is labelled."
       : "You know the truth, not this page: click in the chart at the marker.";
     const there = label && `at ${this.input.name} = ${short(label.x)}, ${this.example.place}`;
-    if (this.answer) say(byId("label-next-hint"), there ?? nowhere);
+    say(byId("label-next-hint"), this.answer ? (there ?? nowhere) : "");
   }
 
   #nextLabel() {
@@ -208,6 +220,8 @@ export class CurvesPanel {
   }
 
   #refused(error) {
+    this.#none();
+    this.#draw();
     say(byId("curves-problem"), error.sentences?.((pointer) => this.#place(pointer)) ?? error.message);
     const places = (error.errors ?? []).map(({ pointer }) => pointer.split("/"));
     this.table.mark(

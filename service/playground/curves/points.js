@@ -2,7 +2,7 @@
 
 import { put, svg } from "../dom.js";
 import { short } from "../numbers.js";
-import { inside, possible } from "./space.js";
+import { inside, possible, valueAt } from "./space.js";
 
 const STEP = 0.01;
 const STRIDE = 0.05;
@@ -116,12 +116,13 @@ export class PointEditor {
       event.preventDefault();
       const [across, down] = ARROWS[event.key];
       const share = event.shiftKey ? STRIDE : STEP;
-      const moved = y.invert(y(point.y) + down * share * inner.height);
-      const stays = down !== 0 && possible(this.chart.output, moved) === point.y;
-      this.#move(point, {
-        x: x.invert(x(point.x) + across * share * inner.width),
-        y: stays ? point.y - down : moved,
-      });
+      if (across) {
+        this.#move(point, { x: valueAt(x, x(point.x) + across * share * inner.width), y: point.y });
+        return;
+      }
+      const moved = valueAt(y, y(point.y) + down * share * inner.height);
+      const stays = possible(this.chart.output, moved) === point.y;
+      this.#move(point, { x: point.x, y: stays ? point.y - down : moved });
     }
   }
 
@@ -136,8 +137,8 @@ export class PointEditor {
     const box = this.chart.surface.getBoundingClientRect();
     const { x, y } = this.chart.frame;
     return {
-      x: x.invert(event.clientX - box.left),
-      y: possible(this.chart.output, y.invert(event.clientY - box.top)),
+      x: valueAt(x, event.clientX - box.left),
+      y: possible(this.chart.output, valueAt(y, event.clientY - box.top)),
     };
   }
 }

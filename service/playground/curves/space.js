@@ -51,5 +51,11 @@ export const possible = (column, value) =>
 const bounded = ({ target }, value) =>
   inside(value, [target?.low ?? Number.NEGATIVE_INFINITY, target?.high ?? Number.POSITIVE_INFINITY]);
 
+/** The value at a place on a scale, with no more digits than the place has. */
+export function valueAt(scale, place) {
+  const value = scale.invert(place);
+  return Number(value.toFixed(d3.precisionFixed(Math.abs(scale.invert(place + 1) - value))));
+}
+
 /** The value inside the domain that is nearest. */
 export const inside = (value, [low, high]) => Math.min(high, Math.max(low, value));

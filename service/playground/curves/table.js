@@ -2,6 +2,9 @@
 
 import { html } from "../dom.js";
 
+/** A number in full, without the last bits of arithmetic. */
+const written = (value) => Number(value.toPrecision(12));
+
 /** Shows `points` in a host; every edit goes through `editor` or tells `changed()`. */
 export class PointTable {
   constructor(host, points, editor, changed) {
@@ -16,7 +19,7 @@ export class PointTable {
     this.points.forEach((point, index) => {
       for (const axis of ["x", "y"]) {
         const field = this.fields[index][axis];
-        if (field !== document.activeElement) field.value = Number(point[axis].toPrecision(4));
+        if (field !== document.activeElement) field.value = written(point[axis]);
       }
     });
   }
@@ -69,7 +72,10 @@ export class PointTable {
       ...[input.name, output.name].map((name) => html("th", { scope: "col", textContent: name })),
       html("td"),
     );
+    const buttons = () => [...this.host.querySelectorAll("button")];
+    const focused = buttons().indexOf(document.activeElement);
     this.host.replaceChildren(html("table", {}, html("thead", {}, head), html("tbody", {}, ...rows)));
+    if (focused >= 0) buttons()[Math.min(focused, this.points.length)].focus(); // after Remove the next, or Add
   }
 
   #field(point, axis, label) {
@@ -78,6 +84,9 @@ export class PointTable {
       if (!Number.isFinite(field.valueAsNumber)) return;
       point[axis] = field.valueAsNumber;
       this.changed();
+    });
+    field.addEventListener("blur", () => {
+      field.value = written(point[axis]);
     });
     return field;
   }

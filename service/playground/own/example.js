@@ -4,6 +4,7 @@ import { examplesFor } from "../curves/examples.js";
 import { domainOf, grid } from "../curves/space.js";
 import { GLYPHS, variant } from "../draw/glyphs.js";
 import { image } from "../draw/ink.js";
+import { rounded } from "../numbers.js";
 import { columnsOf, writtenInputs } from "./csv.js";
 
 const d3 = globalThis.d3;
@@ -35,13 +36,11 @@ async function rowsOf(card, numbers, texts) {
   const empty = columnsOf(card).outputs.map(() => "");
   const asked = inputs.map((row) => [...row, ...empty]);
   if (card.target) return [...inputs.slice(1, -1).map((row, place) => [...row, named(card, place)]), ...asked];
-  return [...(example?.points ?? []).map(({ x, y }) => [rounded(x), rounded(y)]), ...asked];
+  return [...(example?.points ?? []).map(({ x, y }) => [x, y]), ...asked];
 }
 
 /** A label of a model's own, or a letter where any will do. */
 const named = ({ target }, place) => (target.labels ?? ["A", "B"])[place % (target.labels?.length ?? 2)];
-
-const rounded = (value) => Number(value.toPrecision(4));
 
 function images(card) {
   if (!card.image.drawing) return [];
