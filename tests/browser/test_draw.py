@@ -144,6 +144,32 @@ def test_the_model_says_what_to_draw_next_and_learns_from_it(page):
     expect(page.get_by_role("button", name="Remove drawing 1 of B")).to_have_count(1)
     expect(page.locator("#bars .bar").nth(1)).to_have_class("bar first")
     expect(items).to_have_count(6)
+    page.get_by_role("button", name="Remove drawing 1 of B").press("Enter")
+    expect(page.get_by_label("Name of class B")).to_be_focused()
+    with page.expect_request("**/uncertainty") as asked:
+        page.click("#suggest")
+    assert asked.value.post_data_json["exclude"] == []
+
+
+def test_suggestions_follow_the_classes_and_their_names(page):
+    page.click("#suggest")
+    buttons = page.locator("#suggestions li").first.locator(".row button")
+    expect(buttons).to_have_text(["A", "B", "C"])
+    page.get_by_label("Name of class A").fill("lollipop")
+    expect(buttons).to_have_text(["lollipop", "B", "C"])
+    page.click("#remove-class")
+    expect(buttons).to_have_text(["lollipop", "B"])
+
+
+def test_a_refusal_takes_the_answer_away(page, visit):
+    visit.forgiven.append("status of 400")
+    refusal = {"status": 400, "body": '{"status": 400, "detail": "no such thing"}'}
+    page.route("**/adapt-predict", lambda route: route.fulfill(**refusal))
+    page.get_by_role("button", name="Undo the last stroke (Question)").click()
+    expect(page.locator("#draw-problem")).to_have_text("No such thing.")
+    expect(page.locator("#bars .bar")).to_have_count(0)
+    for part in ("reading", "timing"):
+        expect(page.locator(f"#draw-{part}")).to_be_empty()
 
 
 def test_one_more_drawing_of_a_class_is_kept_beside_the_pad(page):

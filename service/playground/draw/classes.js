@@ -78,7 +78,17 @@ export class Classes {
       return drawings.map((strokes) => ({ strokes, label: this.nameOf(each) }));
     });
     const named = new Set(rows.map((row) => row.label));
-    return { rows, empty: this.all.map((each) => this.nameOf(each)).filter((name) => !named.has(name)) };
+    return { rows, empty: this.names.filter((name) => !named.has(name)) };
+  }
+
+  /** The names of all classes. */
+  get names() {
+    return this.all.map((each) => this.nameOf(each));
+  }
+
+  /** Whether these very strokes are among the further drawings. */
+  has(strokes) {
+    return this.all.some(({ kept }) => kept.includes(strokes));
   }
 
   /** The name in the field, or the letter that was there. */
@@ -97,6 +107,7 @@ export class Classes {
           onclick: () => {
             each.kept.splice(index, 1);
             this.#thumbs(each);
+            (each.thumbs.children[Math.min(index, each.kept.length - 1)] ?? each.field).focus();
             this.changed();
           },
         },

@@ -18,13 +18,20 @@ const KEEP = { ttl_s: 300 };
 const VARIANTS = 2;
 const SUGGESTED = 6;
 const ALONE = 1.05;
+/** The ready drawings of which the model picks. */
+const POOL = Object.entries(GLYPHS).flatMap(([name, strokes], glyph) =>
+  Array.from({ length: VARIANTS }, (_, copy) => ({
+    id: `${name} ${copy + 1}`,
+    strokes: variant(strokes, 100 + VARIANTS * glyph + copy),
+  })),
+);
 
 export class DrawPanel {
   constructor({ cards, limits }) {
     this.cards = cards.filter((card) => card.image?.drawing);
     this.acquisitions = limits.acquisitions.classification.filter((name) => name !== "epig");
     this.defaultAcquisition = limits.default_acquisitions.classification;
-    this.used = new Set();
+    this.ranked = { selected: [] };
   }
 
   /** Wire the controls; a first example is drawn already. */
@@ -33,16 +40,22 @@ export class DrawPanel {
       say(byId("draw-problem"), "This service has no model of drawings.");
       return;
     }
-    const fail = (error) => say(byId("draw-problem"), error.sentences?.() ?? error.message);
+    const refused = (error) => say(byId("draw-problem"), error.sentences?.() ?? error.message);
     this.ask = latest(
       (wish) => this.#asked(wish),
       (answer, wish) => this.#answered(answer, wish),
-      fail,
+      (error) => {
+        this.#none("");
+        refused(error);
+      },
     );
     this.rank = latest(
       (wish) => this.#ranked(wish),
-      (answer) => this.#suggest(answer),
-      fail,
+      (answer) => {
+        this.ranked = answer;
+        this.#suggest();
+      },
+      refused,
     );
     offer(
       byId("draw-model"),
@@ -61,7 +74,10 @@ export class DrawPanel {
     this.query.set(FIRST_QUERY);
     byId("add-class").addEventListener("click", () => this.classes.add());
     byId("remove-class").addEventListener("click", () => this.classes.drop());
-    byId("draw-model").addEventListener("change", changed);
+    byId("draw-model").addEventListener("change", () => {
+      this.#none("");
+      changed();
+    });
     byId("suggest").addEventListener("click", () => this.#wantSuggestions());
     byId("draw-acquisition").addEventListener("change", () => this.#wantSuggestions());
   }
@@ -74,12 +90,12 @@ export class DrawPanel {
     byId("add-class").disabled = this.classes.full;
     byId("remove-class").disabled = this.classes.few;
     say(byId("draw-problem"), "");
+    if (this.classes.names.join("\n") !== this.offered) this.#suggest();
     const support = this.#support();
     const { strokes } = this.query;
     if (!support) this.#nothing(this.missing);
     else if (!strokes.length) this.#nothing("Draw something to ask about it.");
     else {
-      this.unasked = null;
       this.ask({
         card: this.card,
         support,
@@ -90,9 +106,14 @@ export class DrawPanel {
   }
 
   #nothing(words) {
-    this.unasked = words;
     this.ask(null);
+    this.#none(words);
+  }
+
+  /** Show words instead of an answer. */
+  #none(words) {
     showNone();
+    for (const part of ["draw-timing", "mutual-about"]) say(byId(part), "");
     this.#read(words);
   }
 
@@ -122,8 +143,8 @@ export class DrawPanel {
     return { ...reply, taken: performance.now() - started };
   }
 
-  #answered({ prediction, diagnostics, taken }, { names }) {
-    if (this.unasked) return;
+  #answered({ prediction, diagnostics, taken }, { card, names }) {
+    if (card !== this.card) return;
     say(byId("draw-problem"), "");
     say(byId("draw-timing"), `Answered in ${Math.round(taken)} ms.`);
     const alone = diagnostics.effective_particles < ALONE;
@@ -145,32 +166,28 @@ export class DrawPanel {
     else say(byId("draw-problem"), this.missing);
   }
 
-  async #ranked({ card, support, acquisition }) {
-    const pool = Object.entries(GLYPHS).flatMap(([name, strokes], glyph) =>
-      Array.from({ length: VARIANTS }, (_, copy) => ({
-        id: `${name} ${copy + 1}`,
-        strokes: variant(strokes, 100 + VARIANTS * glyph + copy),
-      })),
-    );
-    const reply = await post("uncertainty", {
+  #ranked({ card, support, acquisition }) {
+    return post("uncertainty", {
       model: card.name,
       version: card.version,
       support,
       pool: {
-        ids: pool.map((each) => each.id),
-        x: { images: pool.map((each) => image(each.strokes, card.image.size)) },
+        ids: POOL.map((each) => each.id),
+        x: { images: POOL.map((each) => image(each.strokes, card.image.size)) },
       },
       acquisition,
       batch: { size: SUGGESTED, strategy: "top_k" },
-      exclude: [...this.used],
+      exclude: POOL.filter(({ strokes }) => this.classes.has(strokes)).map((each) => each.id),
       keep: KEEP,
     });
-    return { ...reply, pool };
   }
 
-  #suggest({ selected, pool, units }) {
+  /** The drawings that the model picked, with a button for each class as it is named now. */
+  #suggest() {
+    const { selected, units } = this.ranked;
+    this.offered = this.classes.names.join("\n");
     const items = selected.map(({ rank, id, index, score }) => {
-      const { strokes } = pool[index];
+      const { strokes } = POOL[index];
       const ask = html(
         "button",
         {
@@ -189,7 +206,7 @@ export class DrawPanel {
           className: "small",
           textContent: name,
           "aria-label": `${id} is ${name}`,
-          onclick: () => this.#learn(each, id, strokes),
+          onclick: () => this.#learn(each, strokes),
         });
       });
       return html(
@@ -204,8 +221,7 @@ export class DrawPanel {
     byId("suggestions").replaceChildren(...items);
   }
 
-  #learn(each, id, strokes) {
-    this.used.add(id);
+  #learn(each, strokes) {
     this.classes.keep(each, strokes);
     this.#wantSuggestions();
     byId("suggest").focus();
