@@ -36,7 +36,7 @@ export function asksForKey(ask) {
 let returning = null;
 let wantedKey = null;
 
-/** GET a path; JSON. */
+/** GET a path; JSON, or an image as a Blob. */
 export const get = (path) => exchange(path, {});
 
 /** POST a body; JSON, or with `tensors` numbers as typed arrays. */
@@ -64,14 +64,16 @@ async function exchange(path, options) {
     const problem = await problemOf(reply);
     if (reply.status === 401) await newKey(key, problem);
     else if (reply.status === 429) await later(reply);
-    else if ([502, 503].includes(reply.status)) await back(`Not ready yet: ${problem.detail}.`);
-    else throw new ServiceError(problem);
+    else if ([502, 503].includes(reply.status)) {
+      await back(`Not ready yet: ${problem.detail || "the service cannot be reached"}.`);
+    } else throw new ServiceError(problem);
   }
 }
 
 async function content(reply) {
-  const binary = reply.headers.get("content-type")?.startsWith(BINARY);
-  return binary ? decoded(await reply.arrayBuffer()) : reply.json();
+  const type = reply.headers.get("content-type") ?? "";
+  if (type.startsWith("image/")) return reply.blob();
+  return type.startsWith(BINARY) ? decoded(await reply.arrayBuffer()) : reply.json();
 }
 
 async function problemOf(reply) {

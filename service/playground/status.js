@@ -3,6 +3,9 @@
 import { byId, say } from "./dom.js";
 import { asksForKey, service } from "./service.js";
 
+/** What a header can hold: no spaces, no typographic signs. */
+const KEY = /^[\x21-\x7e]+$/;
+
 /** The button that turns light to dark and back. */
 export function themeButton() {
   const button = byId("theme");
@@ -41,9 +44,14 @@ export function keyDialog() {
         byId("key-value").value = "";
         dialog.showModal();
         say(byId("key-problem"), refusal);
-        byId("key-form").addEventListener("submit", () => given(byId("key-value").value.trim()), {
-          once: true,
-        });
+        byId("key-form").onsubmit = (event) => {
+          const key = byId("key-value").value.trim();
+          if (KEY.test(key)) given(key);
+          else {
+            event.preventDefault();
+            say(byId("key-problem"), "A key has no spaces and no typographic signs, such as curly quotes.");
+          }
+        };
       }),
   );
 }

@@ -159,6 +159,9 @@ def test_a_key_is_asked_for_once_and_sent_with_every_request(visit):
     page.get_by_label("Key", exact=True).fill("guess")
     page.keyboard.press("Enter")
     expect(page.locator("#key-problem")).to_have_text("This key is not known.")
+    page.get_by_label("Key", exact=True).fill("“sesame”")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-problem")).to_contain_text("no typographic signs")
     page.get_by_label("Key", exact=True).fill("sesame")
     page.keyboard.press("Enter")
     answered(page, "curves")
@@ -172,11 +175,15 @@ def test_a_key_is_asked_for_once_and_sent_with_every_request(visit):
     assert page.evaluate("localStorage.getItem('bearer')") is None
 
 
-def test_a_full_queue_is_waited_out(visit):
-    visit.forgiven.append("status of 429")
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(429, "much to do"), (502, "Not ready yet: the service cannot be reached.")],
+)
+def test_a_full_queue_and_a_proxy_without_a_service_are_waited_out(visit, status, words):
+    visit.forgiven.append(f"status of {status}")
     page = visit()
     answered(page, "curves")
-    refusals = iter([{"status": 429, "headers": {"retry-after": "1"}, "body": "{}"}])
+    refusals = iter([{"status": status, "headers": {"retry-after": "1"}, "body": "{}"}])
 
     def full(route):
         refusal = next(refusals, None)
@@ -185,7 +192,7 @@ def test_a_full_queue_is_waited_out(visit):
     page.route("**/adapt-predict", full)
     before = page.locator("#belief .mean").get_attribute("d")
     page.click("#random")
-    expect(page.locator("#server")).to_contain_text("much to do")
+    expect(page.locator("#server")).to_contain_text(words)
     expect(page.locator("#belief .mean")).not_to_have_attribute("d", before)
     expect(page.locator("#server")).to_be_empty()
 
