@@ -27,6 +27,20 @@ DROP = """([zone, files]) => {
     zone.dispatchEvent(new DragEvent("dragover", event));
     zone.dispatchEvent(new DragEvent("drop", event));
 }"""
+UNKNOWN = "() => { window.createImageBitmap = () => Promise.reject(new Error('unknown')); }"
+"""From now on the browser decodes no picture."""
+SLOW = """() => {
+    const [decode, preview] = [window.createImageBitmap, URL.createObjectURL];
+    window.createImageBitmap = async (...args) => {
+        await new Promise((done) => { window.goOn = done; });
+        return decode(...args);
+    };
+    URL.createObjectURL = (blob) => {
+        window.previewed = true;
+        return preview.call(URL, blob);
+    };
+}"""
+"""From now on the browser decodes a picture once it is told to, and says when its preview is made."""
 DECODED = """async ([content, least]) => {
     const { decodedPixels } = await import(new URL("playground/pictures/jpeg.js", document.baseURI));
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
@@ -148,6 +162,54 @@ def test_the_files_themselves_are_sent_and_the_support_set_once(page):
     expect(page.locator("#pictures-sent")).to_be_empty()
 
 
+def test_a_name_that_is_being_typed_is_not_that_of_an_answer_on_its_way(page):
+    held = []
+    page.route("**/adapt-predict", lambda route: held.append(route))
+    with page.expect_request("**/adapt-predict"):
+        drop(question(page), [("late.png", patterns()[0][0])])
+    page.get_by_label("Name of pile pile 1").press("s")
+    held.pop().continue_()
+    expect(page.locator("#pictures-reading")).to_contain_text("late.png: ")
+    expect(page.locator("#pictures-bars .name")).to_have_text(["pile 1", "pile 2"])
+    expect(page.locator("#pictures-bars")).not_to_contain_text("NaN")
+
+
+def test_an_example_that_is_loading_is_given_up_by_starting_anew(page):
+    held, last = [], "**/groceries/question-2.jpg"
+    page.route(last, lambda route: held.append(route))
+    with page.expect_request(last):
+        page.click("#pictures-example")
+    page.click("#pictures-clear")
+    drop(pile(page, "pile 1"), [("own.png", patterns()[0][0])])
+    with page.expect_response(last):
+        held.pop().continue_()
+    page.evaluate("() => fetch('livez').then(() => fetch('livez'))")  # whatever follows has been shown by now
+    expect(pile(page, "pile 1").locator("li")).to_have_count(1)
+    page.unroute(last)
+    page.dblclick("#pictures-example")
+    expect(page.locator("#pictures-reading")).to_contain_text("question-2.jpg: ")
+    expect(question(page).locator("li")).to_have_count(2)
+
+
+def test_an_example_waits_for_a_lost_server(visit, page):
+    visit.forgiven.append("ERR_FAILED")
+    lost = iter([True])
+    page.route("**/groceries/*.json", lambda route: route.abort() if next(lost, None) else route.continue_())
+    page.click("#pictures-example")
+    expect(page.locator("#server")).to_contain_text("does not answer")
+    expect(page.locator("#pictures-reading")).to_contain_text("question-2.jpg: ")
+
+
+def test_a_picture_that_is_being_read_is_given_up_by_starting_anew(page):
+    page.evaluate(SLOW)
+    drop(question(page), [("slow.png", patterns()[0][0])])
+    page.wait_for_function("() => window.goOn")
+    page.click("#pictures-clear")
+    page.evaluate("() => window.goOn()")
+    page.wait_for_function("() => window.previewed")
+    expect(question(page).locator("li")).to_have_count(0)
+
+
 def test_piles_are_added_renamed_and_removed_by_keyboard(page):
     page.get_by_label("Name of pile pile 1").fill("stripes")
     page.keyboard.press("Tab")
@@ -240,6 +302,24 @@ def test_the_pool_is_ranked_and_a_labelled_picture_moves_to_its_pile(page):
     expect(page.get_by_role("button", name=f"Remove {first} from pile 2")).to_have_count(1)
     expect(pool(page).locator("li")).to_have_count(2)
     assert ranked[-1]["posterior"] != ranked[0]["posterior"]
+    expect(page.locator("#pictures-ranked")).to_contain_text("first.")
+    page.click("#pictures-clear")
+    expect(page.locator("#pictures-ranked")).to_be_empty()
+
+
+def test_a_refused_ranking_leaves_the_answer_to_the_question(visit, page):
+    visit.forgiven.append("status of 400")
+    refusal = {"status": 400, "body": '{"status": 400, "detail": "no such thing"}'}
+    page.route("**/uncertainty", lambda route: route.fulfill(**refusal))
+    drop(pool(page), [("new.png", patterns()[0][0])])
+    page.click("#pictures-rank")
+    expect(page.locator("#pictures-ranked")).to_have_text("No such thing.")
+    expect(page.locator("#pictures-problem")).to_be_empty()
+    expect(page.locator("#pictures-reading")).to_contain_text("asked.png: ")
+    page.route("**/adapt-predict", lambda route: route.fulfill(**refusal))
+    drop(question(page), [("more.png", patterns()[0][1])])
+    expect(page.locator("#pictures-problem")).to_have_text("No such thing.")
+    expect(page.locator("#pictures-timing")).to_be_empty()
 
 
 @pytest.mark.parametrize(("turned", "kind"), [(1, "JPEG"), (6, "JPEG"), (1, "PNG")])
@@ -259,6 +339,39 @@ def test_what_does_not_fit_is_scaled_down_to_nearly_the_pixels_of_the_file(page,
     assert min(Image.open(io.BytesIO(scaled)).size) == 2 * image.resized
     found, expected = (decoded_image(each, image).pixels.astype(float) for each in (scaled, large))
     assert np.abs(found - expected).mean() < 3  # of 255: another filter, and a second JPEG
+
+
+def test_a_picture_is_scaled_down_for_as_long_as_it_does_not_fit(page):
+    drop(question(page), [("large.jpg", photograph(1, 1000, 760)), ("other.jpg", photograph(2, 950, 760))])
+    expect(page.locator("#pictures-sent")).to_contain_text("1 picture of 7 did not fit")
+    page.get_by_role("button", name="Remove other.jpg from the question").click()
+    expect(page.locator("#pictures-sent")).to_be_empty()
+
+
+def test_a_file_that_can_neither_be_sent_nor_scaled_down_is_named(page):
+    drop(pile(page, "pile 1"), [("clip.mov", bytes(BODY))])
+    expect(pile(page, "pile 1").locator(".problem")).to_have_text(
+        "clip.mov: 1.0 MiB are too large for a request, and this page cannot scale them down: "
+        "save it as a JPEG."
+    )
+    expect(page.locator("#pictures-reading")).to_contain_text("asked.png: ")
+    expect(page.locator("#pictures-sent")).to_be_empty()
+
+
+def test_pixels_that_the_browser_cannot_count_are_refused_in_sentences(visit, page):
+    visit.forgiven.append("status of 413")
+    page.evaluate(UNKNOWN)
+    drop(question(page), [("huge.png", encoded(np.zeros((2000, 2500, 3), np.uint8)))])
+    expect(question(page).locator(".problem")).to_have_text(
+        "huge.png: has 2500 × 2000 pixels, more than this service takes (4,000,000): save it as a JPEG."
+    )
+    page.get_by_role("button", name="Remove huge.png from the question").click()
+    content = encoded(np.zeros((1990, 2000, 3), np.uint8))
+    drop(question(page), [(f"{number}.png", content) for number in range(9)])
+    expect(page.locator("#pictures-problem")).to_contain_text(
+        "These 10 pictures have more pixels than this service takes a request (32,000,000)"
+    )
+    expect(question(page).locator(".problem")).to_have_count(0)
 
 
 def test_pictures_that_do_not_fit_however_scaled_are_refused_in_a_sentence(visit, tmp_path):

@@ -50,7 +50,8 @@ export function parsed(text, card) {
   if (missing.length) {
     const columns = [...writtenInputs(card).texts.keys()];
     const written = missing.map((name) => columns.find((column) => name.startsWith(`${column}=`)) ?? name);
-    throw new CsvError(`There is no column ${quoted([...new Set(written)])} in the first line; it has ${quoted(header)}.`);
+    const names = quoted([...new Set(written)]);
+    throw new CsvError(`There is no column ${names} in the first line; it has ${quoted(header)}.`);
   }
   const write = outputs.map(place);
   const texts = d3.group(

@@ -1,11 +1,13 @@
 // Requests about pictures: the support set is posted once and kept, and a broken picture is set aside.
 
 import { post, ServiceError } from "../service.js";
-import { fit } from "./fit.js";
+import { fit, tooLarge } from "./fit.js";
 
 const KEEP = { ttl_s: 600 };
 /** The posterior is not kept any more, or its version is gone. */
 const GONE = [404, 410];
+/** How the service says that one picture alone has too many pixels. */
+const PIXELS = /^\d+ × \d+ pixels/;
 const PLACE = /^\/(?:support|query|pool)\/x\/images\/(\d+)$/;
 
 /** The questions of one panel; it remembers which support set was adapted to last. */
@@ -79,34 +81,57 @@ export class Asker {
     return this.kept;
   }
 
-  /** Post pictures; one that the service cannot read gets its sentence and is left out. */
+  /** Post pictures; one that cannot be sent or read gets its sentence and is left out. */
   async #sent(path, card, start, pictures, body, enough = (left) => left.length > 0) {
-    const side = sideOf(card);
+    for (const picture of pictures) picture.problem ||= tooLarge(picture, this.limits);
     for (;;) {
       const good = pictures.filter(({ problem }) => !problem);
       if (!enough(good)) return null;
-      await fit(good, side, this.limits);
-      const images = good.map((picture) => picture.sent(side));
+      const forms = await fit(good, sideOf(card), this.limits);
+      const images = forms.map(({ base64 }) => base64);
       const { name: model, version } = card;
       try {
         const reply = await post(path, { model, version, ...start, ...body(images, good) });
+        good.forEach((picture, place) => {
+          picture.isScaled = forms[place].isScaled;
+        });
         return { ...reply, pictures: good };
       } catch (error) {
-        if (!(error instanceof ServiceError) || !setAside(error, good)) throw error;
+        if (!(error instanceof ServiceError) || !setAside(error, good, this.limits)) throw error;
       }
     }
   }
 }
 
-/** Give the pictures that a refusal points at its sentence; whether there were any. */
-function setAside(error, pictures) {
+/**
+ * Give the pictures that a refusal points at its sentence; whether there were any.
+ *
+ * @throws {ServiceError} where one points at a picture that has too many pixels together with the others alone.
+ */
+function setAside(error, pictures, limits) {
   const found = error.errors.flatMap(({ pointer, detail }) => {
     const place = PLACE.exec(pointer)?.[1];
     return place === undefined ? [] : [{ picture: pictures[Number(place)], detail }];
   });
-  for (const { picture, detail } of found) picture.problem = detail.replace(/\.$/, "");
+  for (const { picture, detail } of found) {
+    const [large] = PIXELS.exec(detail) ?? [];
+    if (error.status === 413 && !large) throw tooMany(pictures, limits);
+    const most = limits.picture_pixels.toLocaleString("en");
+    picture.problem = large
+      ? `has ${large}, more than this service takes (${most}): save it as a JPEG`
+      : detail.replace(/\.$/, "");
+  }
   return found.length > 0;
 }
 
+/** The refusal of pictures each of which the service would take. */
+function tooMany(pictures, limits) {
+  const most = limits.request_pixels.toLocaleString("en");
+  const detail =
+    `These ${pictures.length} pictures have more pixels than this service takes a request (${most}): ` +
+    "remove some, save them as JPEG, or start it with a larger BMAML_MAX_REQUEST_PIXELS.";
+  return new ServiceError({ status: 413, detail });
+}
+
 /** Pixels of the shorter side that a model needs, before its crop. */
-export const sideOf = ({ image: { size, crop } }) => Math.round(size / (crop ?? 1));
+const sideOf = ({ image: { size, crop } }) => Math.round(size / (crop ?? 1));

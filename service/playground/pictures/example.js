@@ -1,22 +1,23 @@
 // Groceries to begin with: photographs of classes that no shipped model was trained on.
 
+import { get } from "../service.js";
+import { Picture } from "./picture.js";
+
 const HOME = "playground/data/groceries/";
 
-/** Piles with their names and files, files to ask about, and files without a label. */
+/** Piles with their names and pictures, pictures to ask about, and pictures without a label. */
 export async function groceries() {
-  const listed = await (await fetched("index.json")).json();
-  const files = (names) => Promise.all(names.map(fileOf));
+  const listed = await get(`${HOME}index.json`);
+  const pictures = (names) => Promise.all(names.map(pictureOf));
   const [piles, asked, unlabelled] = await Promise.all([
-    Promise.all(listed.piles.map(async ({ name, files: names }) => ({ name, files: await files(names) }))),
-    files(listed.asked),
-    files(listed.unlabelled),
+    Promise.all(listed.piles.map(async ({ name, files }) => ({ name, pictures: await pictures(files) }))),
+    pictures(listed.asked),
+    pictures(listed.unlabelled),
   ]);
   return { piles, asked, unlabelled };
 }
 
-const fetched = (name) => fetch(new URL(HOME + name, document.baseURI));
-
-async function fileOf(name) {
-  const content = await (await fetched(name)).blob();
-  return new File([content], name, { type: content.type });
+async function pictureOf(name) {
+  const content = await get(HOME + name);
+  return Picture.of(new File([content], name, { type: content.type }));
 }

@@ -5,7 +5,7 @@ import { showAnswer, showNone } from "../draw/answer.js";
 import { latest } from "../latest.js";
 import { acquisitionWords } from "../models.js";
 import { count, percent } from "../numbers.js";
-import { Asker, sideOf } from "./ask.js";
+import { Asker } from "./ask.js";
 import { groceries } from "./example.js";
 import { Pile, face } from "./pile.js";
 import { Piles } from "./piles.js";
@@ -30,19 +30,23 @@ export class PicturesPanel {
       say(byId("pictures-problem"), "This service has no model of images.");
       return;
     }
-    const fail = (error) => this.#failed(error);
     const then = (answered) => (reply, wish) => {
       if (wish.at === this.at) answered(reply, wish);
     };
     this.ask = latest(
       (wish) => this.#asked(wish),
       then((reply, wish) => this.#answered(reply, wish)),
-      fail,
+      (error) => this.#failed(error),
     );
     this.rank = latest(
       ({ card, rows, pool, acquisition }) => this.asker.rank(card, rows, pool, acquisition, SUGGESTED),
       then((reply) => this.#suggest(reply)),
-      fail,
+      (error) => this.#unranked(inWords(error)),
+    );
+    this.load = latest(
+      groceries,
+      (found) => this.#begin(found),
+      (error) => say(byId("pictures-problem"), inWords(error)),
     );
     const first = this.cards.find(({ image }) => image.channels === 3) ?? this.cards[0];
     offer(
@@ -72,45 +76,33 @@ export class PicturesPanel {
       this.piles.add();
       changed();
     });
-    byId("pictures-clear").addEventListener("click", () => this.#clear());
-    byId("pictures-example").addEventListener("click", () => this.#example());
+    byId("pictures-clear").addEventListener("click", () => this.#begin());
+    byId("pictures-example").addEventListener("click", () => this.load({}));
     byId("pictures-model").addEventListener("change", changed);
     byId("pictures-rank").addEventListener("click", () => this.#wantRanks());
     byId("pictures-acquisition").addEventListener("change", () => this.#wantRanks());
-    this.#clear();
-    if (first.image.channels === 3) await this.#example();
+    this.#begin();
+    if (first.image.channels === 3) await this.load({});
   }
 
   get card() {
     return this.cards.find(({ name }) => name === byId("pictures-model").value);
   }
 
-  #clear() {
-    this.piles.clear();
+  /** These pictures and no others; an example that is still loading is not wanted any more. */
+  #begin({ piles = [], asked = [], unlabelled = [] } = {}) {
+    this.load(null);
+    this.piles.set(piles);
     this.asking.empty();
+    this.asking.put(asked);
     this.pool.empty();
+    this.pool.put(unlabelled);
     this.ranking = false;
     this.#changed();
   }
 
-  async #example() {
-    const { piles, asked, unlabelled } = await groceries();
-    this.#clear();
-    this.loading = true;
-    while (this.piles.all.length < piles.length) this.piles.add();
-    for (const [place, { name, files }] of piles.entries()) {
-      const each = this.piles.all[place];
-      this.piles.rename(each, name);
-      await each.pile.add(files);
-    }
-    await this.pool.add(unlabelled);
-    this.loading = false;
-    await this.asking.add(asked);
-  }
-
   /** Whatever was asked before is out of date. */
   #changed() {
-    if (this.loading) return;
     this.at = {};
     const { card, piles } = this;
     say(byId("pictures-about"), card.description ?? "");
@@ -121,7 +113,7 @@ export class PicturesPanel {
     if (lacking || !this.looked) this.#nothing(lacking || NOTHING);
     else this.ask({ at: this.at, card, rows: piles.taught().rows, pictures: [...this.asking.good] });
     if (this.ranking) this.#wantRanks();
-    else byId("pictures-suggestions").replaceChildren();
+    else this.#unranked("");
   }
 
   /** What there is too little of before anything can be asked; no words where there is enough. */
@@ -147,13 +139,14 @@ export class PicturesPanel {
     return reply && { ...reply, taken: performance.now() - started };
   }
 
-  #answered(reply, { card }) {
+  #answered(reply, { rows }) {
     if (!this.asking.good.includes(this.looked)) this.looked = this.asking.good.at(-1) ?? null;
     if (!reply || !this.looked) {
       this.#nothing(reply || !this.asking.good.length ? NOTHING : UNREADABLE);
       return;
     }
-    this.answer = { ...reply, names: this.piles.taught().names, card };
+    const taught = new Set(rows.map(({ label }) => label));
+    this.answer = { ...reply, names: [...taught].filter((name) => reply.prediction.classes.includes(name)) };
     say(byId("pictures-timing"), `Answered in ${Math.round(reply.taken)} ms.`);
     this.#warn(reply.warnings);
     this.#draw();
@@ -166,8 +159,7 @@ export class PicturesPanel {
 
   /** Tiles with their notes, and the answer about the picture that is looked at. */
   #draw() {
-    const side = sideOf(this.card);
-    const scaled = (picture) => (picture.isScaled(side) ? "scaled down" : "");
+    const scaled = (picture) => (picture.isScaled ? "scaled down" : "");
     for (const { pile } of this.piles.all) pile.show(scaled);
     this.pool.show(scaled);
     const rowOf = (picture) => this.answer?.pictures.indexOf(picture) ?? -1;
@@ -176,7 +168,7 @@ export class PicturesPanel {
       const words = row < 0 ? "" : believed(this.answer.prediction, row);
       return [words, scaled(picture)].filter(Boolean).join(", ");
     }, this.looked);
-    this.#sent(side);
+    this.#sent();
     const row = rowOf(this.looked);
     if (row < 0) return;
     const { prediction, names } = this.answer;
@@ -185,9 +177,9 @@ export class PicturesPanel {
   }
 
   /** How many pictures are not sent as their files are. */
-  #sent(side) {
+  #sent() {
     const all = [...this.piles.all.map(({ pile }) => pile), this.asking, this.pool].flatMap((pile) => pile.good);
-    const scaled = all.filter((picture) => picture.isScaled(side)).length;
+    const scaled = all.filter((picture) => picture.isScaled).length;
     const words =
       `${count(scaled, "picture")} of ${all.length} did not fit into a request as the file is, and ` +
       `${scaled === 1 ? "is" : "are"} scaled down in this page: the answer may differ a little from the file's.`;
@@ -201,33 +193,35 @@ export class PicturesPanel {
   }
 
   #failed(error) {
-    this.answer = null;
-    showNone(PREFIX);
-    say(byId("pictures-reading"), "");
-    say(byId("pictures-problem"), error.sentences?.() ?? error.message);
-    this.#draw();
+    this.#nothing("");
+    say(byId("pictures-problem"), inWords(error));
   }
 
   #wantRanks() {
     const { card } = this;
     const pool = [...this.pool.good];
     const lacking = this.#lacking() || (pool.length ? "" : "Drop pictures without a label first.");
-    this.ranking = !lacking;
-    say(byId("pictures-ranked"), lacking);
     if (lacking) {
-      this.rank(null);
-      byId("pictures-suggestions").replaceChildren();
-    } else {
-      const acquisition = byId("pictures-acquisition").value;
-      this.rank({ at: this.at, card, rows: this.piles.taught().rows, pool, acquisition });
+      this.#unranked(lacking);
+      return;
     }
+    this.ranking = true;
+    const acquisition = byId("pictures-acquisition").value;
+    this.rank({ at: this.at, card, rows: this.piles.taught().rows, pool, acquisition });
+  }
+
+  /** Show words instead of an order. */
+  #unranked(words) {
+    this.ranking = false;
+    this.rank(null);
+    say(byId("pictures-ranked"), words);
+    byId("pictures-suggestions").replaceChildren();
   }
 
   #suggest(reply) {
     this.#draw();
     if (!reply) {
-      say(byId("pictures-ranked"), "None of these pictures can be read.");
-      byId("pictures-suggestions").replaceChildren();
+      this.#unranked("None of these pictures can be read.");
       return;
     }
     const { selected, pictures, units } = reply;
@@ -258,13 +252,14 @@ export class PicturesPanel {
   }
 
   #learn(picture, { pile }) {
-    this.loading = true;
     this.pool.take(picture);
-    this.loading = false;
-    pile.put(picture);
+    pile.put([picture]);
+    this.#changed();
     byId("pictures-rank").focus();
   }
 }
+
+const inWords = (error) => error.sentences?.() ?? error.message;
 
 /** The first class of a row and its share. */
 function believed({ classes, probabilities }, row) {

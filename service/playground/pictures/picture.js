@@ -11,13 +11,16 @@ const FINER = 2;
 /** A file's own pixels: turned as EXIF says, colour profiles not applied, as the service reads them. */
 const AS_READ = { imageOrientation: "from-image", colorSpaceConversion: "none" };
 
-/** A picture that was dropped. `problem` is the sentence of what is wrong with it, "" where nothing is. */
+/**
+ * A picture that was dropped. `problem` is the sentence of what is wrong with it, "" where nothing is; `isScaled`
+ * whether its latest request had a smaller form of it.
+ */
 export class Picture {
   /** Read a file; one that the browser does not know has no preview and may still be one that the service reads. */
   static async of(file) {
     const picture = new Picture();
     Object.assign(picture, { file, name: file.name, problem: "", base64: "", size: null, preview: null });
-    picture.scaled = new Map();
+    Object.assign(picture, { isScaled: false, forms: new Map() });
     try {
       picture.base64 = await base64(file);
       picture.head = new Uint8Array(await file.arrayBuffer());
@@ -34,43 +37,33 @@ export class Picture {
     return picture;
   }
 
-  /** Whether a smaller form is sent to a model of this side. */
-  isScaled(side) {
-    return this.scaled.has(side);
+  /** The file itself for a model of this side: its base64, and the pixels that the service decodes of it. */
+  whole(side) {
+    const { width, height } = this.size ?? {};
+    const pixels = this.size ? decodedPixels(this.head, width, height, FINER * side) : 0;
+    return { base64: this.base64, pixels, isScaled: false };
   }
 
-  /** What is sent to a model of this side, as base64. */
-  sent(side) {
-    return this.scaled.get(side) ?? this.base64;
+  /** The smaller form for a model of this side; the file itself where there is none. */
+  async smaller(side) {
+    if (!this.forms.has(side)) this.forms.set(side, await this.#scaled(side));
+    return this.forms.get(side);
   }
 
-  /** Pixels that the service decodes of what is sent. */
-  pixels(side) {
-    if (!this.size) return 0;
+  async #scaled(side) {
+    if (!this.size) return this.whole(side);
     const { width, height } = this.size;
-    if (!this.isScaled(side)) return decodedPixels(this.head, width, height, FINER * side);
-    const share = this.#share(side);
-    return Math.ceil(share * width) * Math.ceil(share * height);
-  }
-
-  /** Send a smaller form to models of this side from now on; false where there is none. */
-  async scale(side) {
-    if (!this.size || this.isScaled(side)) return false;
+    const share = Math.min(1, (FINER * side) / Math.min(width, height));
     const bitmap = await createImageBitmap(this.file, AS_READ);
-    const smaller = await base64(await drawn(bitmap, this.#share(side)));
+    const smaller = await base64(await drawn(bitmap, share));
     bitmap.close();
-    if (smaller.length >= this.base64.length && this.#share(side) === 1) return false;
-    this.scaled.set(side, smaller);
-    return true;
+    if (share === 1 && smaller.length >= this.base64.length) return this.whole(side);
+    return { base64: smaller, pixels: Math.ceil(share * width) * Math.ceil(share * height), isScaled: true };
   }
 
   /** Give the preview back. */
   forget() {
     if (this.preview) URL.revokeObjectURL(this.preview);
-  }
-
-  #share(side) {
-    return Math.min(1, (FINER * side) / Math.min(this.size.width, this.size.height));
   }
 }
 

@@ -10,7 +10,7 @@ let made = 0;
  */
 export class Pile {
   constructor(name, changed, chosen = null) {
-    Object.assign(this, { changed, chosen, pictures: [], closed: false });
+    Object.assign(this, { changed, chosen, pictures: [], emptied: 0 });
     made += 1;
     const id = `pictures-files-${made}`;
     this.field = html("input", { type: "file", id, className: "unseen", multiple: true, accept: "image/*" });
@@ -53,40 +53,36 @@ export class Pile {
 
   /** Take files in, one after the other: large photographs take memory while they are read. */
   async add(files) {
+    const { emptied } = this;
     for (const file of files) {
       const picture = await Picture.of(file);
-      if (this.closed) return;
-      this.pictures.push(picture);
-      this.show();
+      if (emptied !== this.emptied) {
+        picture.forget();
+        return;
+      }
+      this.put([picture]);
     }
     this.changed(true);
   }
 
-  /** Take in a picture that lay elsewhere. */
-  put(picture) {
-    this.pictures.push(picture);
+  /** Take in pictures that lay elsewhere; tells nobody. */
+  put(pictures) {
+    this.pictures.push(...pictures);
     this.show();
-    this.changed(true);
   }
 
-  /** Let a picture go, to another pile or for good. */
+  /** Let a picture go, to another pile or for good; tells nobody. */
   take(picture) {
     this.pictures = this.pictures.filter((each) => each !== picture);
     this.show();
-    this.changed(false);
   }
 
-  /** Remove all pictures. */
+  /** Remove all pictures; files that are still being read are dropped. */
   empty() {
+    this.emptied += 1;
     for (const picture of this.pictures) picture.forget();
     this.pictures = [];
     this.show();
-  }
-
-  /** The pile is gone; files that are still being read are dropped. */
-  close() {
-    this.closed = true;
-    this.empty();
   }
 
   /** Draw the tiles anew. `note(picture)` is a word under it, `marked` the picture that is looked at. */
@@ -133,6 +129,7 @@ export class Pile {
       onclick: () => {
         picture.forget();
         this.take(picture);
+        this.changed(false);
       },
     });
     const tile = html("li", { title: name, className: problem ? "broken" : "" }, inside, remove);

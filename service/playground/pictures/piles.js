@@ -39,20 +39,15 @@ export class Piles {
     return pile;
   }
 
-  /** Give a pile another name. */
-  rename(each, name) {
-    each.field.value = name;
-    this.#named(each);
-  }
-
-  /** Two empty piles, and no others. */
-  clear() {
+  /** These piles of pictures, and no others; two empty ones where there are none. */
+  set(filled = []) {
     for (const { pile, group } of this.all) {
-      pile.close();
+      pile.empty();
       group.remove();
     }
     this.all = [];
-    for (let index = 0; index < FEWEST; index += 1) this.add();
+    for (const { name, pictures } of filled) this.add(name).put(pictures);
+    while (this.all.length < FEWEST) this.add();
   }
 
   /** Labelled pictures: rows with their pile's name, names without a picture, and whether two piles share a name. */
@@ -76,7 +71,7 @@ export class Piles {
   }
 
   #remove(each) {
-    each.pile.close();
+    each.pile.empty();
     each.group.remove();
     const place = this.all.indexOf(each);
     this.all.splice(place, 1);
