@@ -18,6 +18,7 @@ const KEEP = { ttl_s: 300 };
 const VARIANTS = 2;
 const SUGGESTED = 6;
 const ALONE = 1.05;
+const UNRANKED = { selected: [] };
 /** The ready drawings of which the model picks. */
 const POOL = Object.entries(GLYPHS).flatMap(([name, strokes], glyph) =>
   Array.from({ length: VARIANTS }, (_, copy) => ({
@@ -31,7 +32,7 @@ export class DrawPanel {
     this.cards = cards.filter((card) => card.image?.drawing);
     this.acquisitions = limits.acquisitions.classification.filter((name) => name !== "epig");
     this.defaultAcquisition = limits.default_acquisitions.classification;
-    this.ranked = { selected: [] };
+    this.ranked = UNRANKED;
   }
 
   /** Wire the controls; a first example is drawn already. */
@@ -51,10 +52,7 @@ export class DrawPanel {
     );
     this.rank = latest(
       (wish) => this.#ranked(wish),
-      (answer) => {
-        this.ranked = answer;
-        this.#suggest();
-      },
+      (answer) => this.#suggest(answer),
       refused,
     );
     offer(
@@ -76,6 +74,8 @@ export class DrawPanel {
     byId("remove-class").addEventListener("click", () => this.classes.drop());
     byId("draw-model").addEventListener("change", () => {
       this.#none("");
+      this.rank(null);
+      this.#suggest(UNRANKED);
       changed();
     });
     byId("suggest").addEventListener("click", () => this.#wantSuggestions());
@@ -90,7 +90,7 @@ export class DrawPanel {
     byId("add-class").disabled = this.classes.full;
     byId("remove-class").disabled = this.classes.few;
     say(byId("draw-problem"), "");
-    if (this.classes.names.join("\n") !== this.offered) this.#suggest();
+    if (this.classes.names.join("\n") !== this.offered) this.#suggest(this.ranked);
     const support = this.#support();
     const { strokes } = this.query;
     if (!support) this.#nothing(this.missing);
@@ -183,8 +183,9 @@ export class DrawPanel {
   }
 
   /** The drawings that the model picked, with a button for each class as it is named now. */
-  #suggest() {
-    const { selected, units } = this.ranked;
+  #suggest(ranked) {
+    const { selected, units } = ranked;
+    this.ranked = ranked;
     this.offered = this.classes.names.join("\n");
     const items = selected.map(({ rank, id, index, score }) => {
       const { strokes } = POOL[index];
