@@ -97,7 +97,7 @@ UNMEASURED: dict[str, tuple[str, ...]] = {
         "more than 256 rows is represented by 256 of them",
         "pool × 256 × features",
         "At most 128 graphs",
-        "has weight: 640 of them",
+        "has weight: 1,041 of them",
         "at 1,024 points",
         "At 64 clients",
         "at most 30 % padding",
