@@ -35,8 +35,11 @@ LEAST_VARIANCE = 1e-18
 """Variance at which a Gaussian counts as a point."""
 MARGIN_ROUNDING = 1.001
 """Margins that a label at a bound is away from it, at most, after rounding in single precision."""
-NARROW_CELL = 1e-4
-"""Width of a cell, in standard deviations, below which its probability is density × width."""
+NARROW_CELL = 0.2
+"""Width of a cell times 1 + the distance of its middle from the mean, in standard deviations.
+
+Below it the cell's probability is a series about its middle, with an error of 3e-9 at most.
+"""
 
 # σ(x) ≈ Σ weight Φ(slope x), with an error of at most 8.5e-8: a minimax fit of the scale mixture of
 # Monahan & Stefanski (1992). Under a Gaussian each term has a closed form.
@@ -323,7 +326,8 @@ class Link:
 def log_cell_probability(lower: Tensor, upper: Tensor, means: Tensor, scales: Tensor) -> Tensor:
     """log P(lower < z < upper) for z ~ N(means, scales²), in double precision.
 
-    Both ends are taken in the tail where they lie. A narrow cell is density × width.
+    Both ends are taken in the tail where they lie. A narrow cell is density × width × (1 + H₂ w² / 24 +
+    H₄ w⁴ / 1920), with Hermite polynomials at its middle.
     """
     a, b = (lower - means) / scales, (upper - means) / scales
     mirrored = a + b > 0
@@ -331,9 +335,11 @@ def log_cell_probability(lower: Tensor, upper: Tensor, means: Tensor, scales: Te
     above, below = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
     wide = above + torch.log1p(-(below - above).clamp_max(-1e-300).exp())
     width, middle = b - a, 0.5 * (a + b)
-    density = -0.5 * middle.square() - 0.5 * math.log(2 * math.pi)
     narrow = width * (1 + middle.abs()) < NARROW_CELL
-    return torch.where(narrow, density + width.clamp_min(1e-300).log(), wide)
+    square, half = middle.square(), 0.25 * width.square()
+    second, fourth = (square - 1) * half / 6, (square.square() - 6 * square + 3) * half.square() / 120
+    series = torch.log1p(torch.where(narrow, second + fourth, 0.0)) + width.clamp_min(1e-300).log()
+    return torch.where(narrow, series - 0.5 * square - 0.5 * math.log(2 * math.pi), wide)
 
 
 def _ndtr(standard: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ def comparison(models: Sequence[str], seconds: float, rounds: int) -> list[str]:
     lines = [
         f"Medians of {rounds} rounds of {seconds:g} s a load.",
         "",
-        "| model | clients | answers a second: processes | threads | threads / processes "
-        "| p50, ms: processes | threads | threads / processes "
+        "| model | clients | answers a second: processes | threads | answers: threads / processes "
+        "| p50, ms: processes | threads | p50: threads / processes "
         "| processor ms an answer: processes | threads |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -49,18 +49,25 @@ def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scra
         values = result if each == depth - 1 else scratch[1]
         bias = offset + inputs * outputs
         for first in range(0, rows, LANES):
-            for j in range(0, outputs - 1, 2):  # two at a time: the inputs are read less often
+            fours = outputs // 4 * 4
+            for j in range(
+                0, fours, 4
+            ):  # four at a time keep the multipliers busy, and read inputs less often
                 one, two = spread(theta[bias + j]), spread(theta[bias + j + 1])
+                three, four = spread(theta[bias + j + 2]), spread(theta[bias + j + 3])
                 for i in range(inputs):
                     own, weight = load(signal, i, first), offset + i * outputs + j
                     one, two = fused(theta[weight], own, one), fused(theta[weight + 1], own, two)
+                    three, four = fused(theta[weight + 2], own, three), fused(theta[weight + 3], own, four)
                 store(sums, j, first, one)
                 store(sums, j + 1, first, two)
-            if outputs % 2 == 1:
-                one = spread(theta[bias + outputs - 1])
+                store(sums, j + 2, first, three)
+                store(sums, j + 3, first, four)
+            for j in range(fours, outputs):
+                one = spread(theta[bias + j])
                 for i in range(inputs):
-                    one = fused(theta[offset + (i + 1) * outputs - 1], load(signal, i, first), one)
-                store(sums, outputs - 1, first, one)
+                    one = fused(theta[offset + i * outputs + j], load(signal, i, first), one)
+                store(sums, j, first, one)
         _activate(particles.activation, sums.reshape(-1), outputs * rows, values.reshape(-1))
         signal = values
         offset = bias + outputs

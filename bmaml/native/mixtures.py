@@ -13,8 +13,11 @@ from bmaml.tails import MAX_ERFC_ARGUMENT
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-NEWTON_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 1e-4, 1e-8, 1e-15
-"""Last move of a root that has converged, in standard deviations; Newton's error is its square."""
+HALLEY_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 2e-3, 1e-8, 1e-15
+"""Last move of a root that has converged, in standard deviations of the components or of the normal
+distribution that is like the mixture at the root. The error of Halley's method is its cube."""
+MIN_BEND, MAX_BEND = 0.5, 2.0
+"""Halley's divisor of Newton's step; beyond these bounds the step is Newton's."""
 MAX_ROUNDS = 200
 
 
@@ -49,9 +52,11 @@ def log_density(log_weights: Array, means: Array, stds: Array, y: float) -> floa
 
 @kernel
 def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, level: float) -> float:
-    """The value at which the mixture's distribution function is `level`, as `bmaml.quantiles` finds it.
+    """The value at which the mixture's distribution function is `level`.
 
-    Levels above one half are solved in the mirror.
+    The search is that of `bmaml.quantiles`, but for Halley's method in place of Newton's: the second
+    derivative costs little beside the first, and saves one round of three or four. Levels above one half are
+    solved in the mirror.
 
     Args:
         inverse_stds: √½ / std of each component.
@@ -69,7 +74,7 @@ def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, lev
         return mirror * root
     root, move = min(max(root, low), high), high - low
     for _ in range(MAX_ROUNDS):
-        cdf, slope = 0.0, 0.0
+        cdf, slope, bend = 0.0, 0.0, 0.0
         for i in range(count):
             standard = (root - mirror * means[i]) * inverse_stds[i]
             standard = -MAX_ERFC_ARGUMENT if standard < -MAX_ERFC_ARGUMENT else standard
@@ -77,24 +82,30 @@ def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, lev
             peak = exp(-standard * standard)
             below = tail(abs(standard), peak)
             cdf += weights[i] * (below if standard < 0 else 1 - below)
-            slope += weights[i] * inverse_stds[i] * peak
-        slope *= 1 / math.sqrt(math.pi)
+            each = weights[i] * inverse_stds[i] * peak
+            slope += each
+            bend -= each * inverse_stds[i] * standard
         if cdf < target:
             low = root
         else:
             high = root
         reached = ndtri(cdf)
-        # Newton's method on the scale of Φ⁻¹: its derivative is the slope over the normal density there.
-        step = (wanted - reached) * exp(-0.5 * reached * reached) / (slope * math.sqrt(2 * math.pi))
-        newton = root + step
-        good = abs(step) <= 0.5 * move and low <= newton <= high
-        moved = newton
+        # On the scale of Φ⁻¹, whose first derivative is the mixture's density over the normal one there.
+        rescaled = math.sqrt(2) * exp(0.5 * reached * reached)
+        slope, bend = slope * rescaled, 2 * bend * rescaled
+        step = (wanted - reached) / slope
+        divisor = 1 + 0.5 * step * (bend / slope + reached * slope)
+        step /= divisor if MIN_BEND <= divisor <= MAX_BEND else 1.0
+        reached_root = root + step
+        good = abs(step) <= 0.5 * move and low <= reached_root <= high
+        moved = reached_root
         if not good:
             moved = low + 0.5 * (high - low)
             moved = min(max(moved, root - MAX_MOVE_GROWTH * move), root + MAX_MOVE_GROWTH * move)
         move = abs(moved - root)
         root = moved
-        near = (NEWTON_TOLERANCE if good else BISECTION_TOLERANCE) * typical
+        unit = 1 / slope if 1 / slope < typical else typical
+        near = (HALLEY_TOLERANCE if good else BISECTION_TOLERANCE) * unit
         if not move > near + ROUNDING * abs(root):
             break
     return mirror * root

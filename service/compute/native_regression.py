@@ -21,7 +21,7 @@ from bmaml.native.tables import Results, Task, no_results
 from bmaml.predictive import Predictive
 from bmaml.transformed import Transformed
 from model_store.model import NEGLIGIBLE_WEIGHT
-from service.compute.adaptation import diverged, padded_rows, padded_targets, support_nll
+from service.compute.adaptation import diverged, padded_targets, support_nll
 from service.compute.native_model import NativeModel
 from service.compute.regression import LEVEL_TOLERANCE, BatchMoments, quantile_levels, result_of
 from service.compute.surprise import surprise_of
@@ -156,6 +156,14 @@ def _double(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.array(values, np.float64, order="C")
 
 
+def _padded(rows: Sequence[NDArray[Any]], length: int) -> NDArray[np.float64]:
+    """All tasks' rows in one array in double precision, `[task, row, column]`, padded with zeros."""
+    result = np.zeros((len(rows), length, rows[0].shape[1]))
+    for task, own in enumerate(rows):
+        result[task, : len(own)] = own
+    return result
+
+
 def _counts(jobs: Sequence[Job]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Support and query rows of each job."""
     return np.array([len(job.support_x) for job in jobs]), np.array([len(job.query_x) for job in jobs])
@@ -172,14 +180,9 @@ def _arrays(
     NDArray[np.int64],
 ]:
     """The jobs' rows, labels, query rows, targets and levels, padded, and the number of levels of each."""
-    support_mask = np.arange(support_rows.max()) < support_rows[:, None]
-    query_mask = np.arange(query_rows.max()) < query_rows[:, None]
-    rows = (
-        padded_rows([job.support_x for job in jobs], support_mask),
-        padded_rows([job.support_y for job in jobs], support_mask),
-        padded_rows([job.query_x for job in jobs], query_mask),
-    )
-    support_x, support_y, query_x = map(_double, rows)
+    support_x = _padded([job.support_x for job in jobs], support_rows.max())
+    support_y = _padded([job.support_y for job in jobs], support_rows.max())
+    query_x = _padded([job.query_x for job in jobs], query_rows.max())
     targets = padded_targets(jobs, query_x.shape[1])
     if targets is None:
         targets = np.zeros((len(jobs), 0, support_y.shape[2]))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bmaml.links import Link, log_cell_probability
+from bmaml.links import NARROW_CELL, Link, log_cell_probability
 from bmaml.predictive import Predictive
 from bmaml.transformed import Transformed
 
@@ -178,6 +178,18 @@ def test_cells_keep_their_probability_far_in_the_tails_and_when_narrow() -> None
             top = logs.max()
             expected = float(top + torch.trapezoid((logs - top).exp(), nodes - where).log())
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.7, 3.0, 8.0])
+def test_a_cell_has_its_probability_on_either_side_of_the_width_where_the_series_ends(where: float) -> None:
+    mean, std = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    for part in (0.5, 0.999, 1.001, 2.0):
+        half = 0.5 * part * NARROW_CELL / (1 + where)
+        lower, upper = mean + where - half, mean + where + half
+        expected = 0.5 * ((lower / math.sqrt(2)).erfc() - (upper / math.sqrt(2)).erfc())
+        assert float(log_cell_probability(lower, upper, mean, std)) == pytest.approx(
+            float(expected.log()), abs=1e-8
+        )
 
 
 @pytest.mark.parametrize("name", LINKS)

@@ -1,0 +1,31 @@
+"""Quantiles of mixtures by native functions: laws, for mixtures that are hard to search."""
+
+import numpy as np
+import pytest
+import torch
+
+from bmaml.native.mixtures import quantile
+
+MIXTURES = {
+    "one normal": ([1.0], [2.0], [0.5]),
+    "two narrow ones far apart": ([0.3, 0.7], [-100.0, 100.0], [0.01, 0.02]),
+    "a light one far away": ([1 - 1e-7, 1e-7], [0.0, 1e6], [1.0, 1.0]),
+    "scales of all sizes": ([0.25] * 4, [0.0, 0.1, -0.1, 0.0], [1e-6, 1e-3, 1.0, 1e3]),
+    "many": (np.full(200, 1 / 200), np.linspace(-3, 3, 200), np.linspace(0.01, 2, 200)),
+}
+LEVELS = (1e-6, 0.05, 0.3, 0.5, 0.7, 0.95, 1 - 1e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_distribution_function_at_a_quantile_is_its_level(name: str, level: float) -> None:
+    weights, means, stds = (np.array(each, np.float64) for each in MIXTURES[name])
+    found = quantile(weights, means, stds, np.sqrt(0.5) / stds, level)
+    standard = torch.from_numpy((found - means) / stds)
+    below, above = (
+        float(torch.from_numpy(weights) @ torch.special.ndtr(sign * standard)) for sign in (1, -1)
+    )
+    if level < 0.5:
+        assert below == pytest.approx(level, rel=1e-6)
+    else:
+        assert above == pytest.approx(1 - level, rel=1e-6)
