@@ -21,7 +21,8 @@ MAX_GPU_TERMS = 1 << 24
 BISECTION_TOLERANCE, NEWTON_TOLERANCE = 0.01, 1.0
 """Last move of a root that has converged, by bisection and by Newton's method, whose error is its square.
 
-The unit is a standard deviation times the square root of the precision's rounding.
+The unit is the square root of the precision's rounding times a standard deviation: the smaller of the
+components' mean one and that of the normal distribution that is like the mixture at the root.
 """
 
 
@@ -79,7 +80,7 @@ class _Search:
         targets: Φ⁻¹ of the levels.
         low, high: the bracket of each root.
         move: length of the last move.
-        bisection_move, newton_move: last move of a root that has converged.
+        typical: the components' mean standard deviation.
         active: True for roots that have not converged.
         place: index of each root in `result`.
         result: every root, converged or not.
@@ -95,8 +96,7 @@ class _Search:
     high: Tensor
     root: Tensor
     move: Tensor
-    bisection_move: Tensor
-    newton_move: Tensor
+    typical: Tensor
     active: Tensor
     place: Tensor
     result: Tensor
@@ -108,9 +108,9 @@ class _Search:
         each = torch.addcmul(means, scales, targets)
         low, high = each.amin(0), each.amax(0)
         root = (weights * each).sum(0).clamp(low, high)
-        typical = (weights * scales).sum(0) * math.sqrt(rounding)
+        typical = (weights * scales).sum(0)
         inverse_scales, half_weights = math.sqrt(0.5) / scales, 0.5 * weights
-        bisection_move = BISECTION_TOLERANCE * typical
+        negligible = BISECTION_TOLERANCE * math.sqrt(rounding) * typical
         return cls(
             means=means,
             inverse_scales=inverse_scales,
@@ -122,9 +122,8 @@ class _Search:
             high=high,
             root=root,
             move=high - low,
-            bisection_move=bisection_move,
-            newton_move=NEWTON_TOLERANCE * typical,
-            active=high - low > bisection_move + ROUNDING_UNITS * rounding * root.abs(),
+            typical=typical,
+            active=high - low > negligible + ROUNDING_UNITS * rounding * root.abs(),
             place=torch.arange(len(root), device=root.device),
             result=root.clone(),
         )
@@ -141,8 +140,7 @@ class _Search:
             "high",
             "root",
             "move",
-            "bisection_move",
-            "newton_move",
+            "typical",
             "active",
             "place",
         ):
@@ -157,7 +155,8 @@ class _Search:
         below = cdf < self.levels
         self.low, self.high = torch.where(below, root, self.low), torch.where(below, self.high, root)
         reached = torch.special.ndtri(cdf)
-        step = (self.targets - reached).mul_(reached.square().mul_(-0.5).exp_()).div_(slope)
+        unit = reached.square().mul_(-0.5).exp_().div_(slope)  # Φ⁻¹(cdf) changes by one
+        step = (self.targets - reached).mul_(unit)
         newton = root + step
         good = (step.abs() <= 0.5 * self.move) & (newton.clamp(self.low, self.high) == newton)
         within = root.sub(self.move, alpha=MAX_MOVE_GROWTH), root.add(self.move, alpha=MAX_MOVE_GROWTH)
@@ -165,8 +164,10 @@ class _Search:
         moved = torch.where(self.active, torch.where(good, newton, halfway), root)
         self.move = (moved - root).abs_()
         self.root = moved
-        near = torch.where(good, self.newton_move, self.bisection_move)
-        self.active = self.move > near.add_(moved.abs(), alpha=ROUNDING_UNITS * torch.finfo(moved.dtype).eps)
+        rounding = torch.finfo(moved.dtype).eps
+        near = torch.fmin(self.typical, unit).mul_(torch.where(good, NEWTON_TOLERANCE, BISECTION_TOLERANCE))
+        near = near.mul_(math.sqrt(rounding)).add_(moved.abs(), alpha=ROUNDING_UNITS * rounding)
+        self.active = self.move > near
 
     def store(self) -> None:
         """Write the roots to `result`."""
