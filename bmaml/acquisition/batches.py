@@ -7,6 +7,7 @@ permuting the pool permutes the selection.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,6 +98,50 @@ class Picker:
         """All picks so far."""
         indices, gains = torch.stack(self._indices, -1), torch.stack(self._gains, -1)
         return Batch(indices, gains, strategies, saturated_at, ceiling)
+
+
+@runtime_checkable
+class JointGain(Protocol):
+    """What further labels add to those of the rows picked so far, for many tasks."""
+
+    def spent(self, available: Mask) -> Bool[Tensor, " task"]:
+        """Whether no label of an available row tells the particles apart any more."""
+        ...
+
+    def gains(self) -> PerRow:
+        """What a label of each row would add."""
+        ...
+
+    def learn(self, index: Int[Tensor, " task"], counted: Bool[Tensor, " task"]) -> None:
+        """Take the label of a picked row as known.
+
+        Args:
+            index: of the row; −1 where none was left.
+            counted: False for tasks that are saturated, whose picks no longer go by their gains.
+        """
+        ...
+
+
+def greedily(candidates: Candidates, size: int, name: str, joint: JointGain, ceiling: float | None) -> Batch:
+    """Pick rows of the highest gain, given earlier labels; a saturated task goes on with `k_centre`.
+
+    Args:
+        name: of the strategy, for the answer.
+        ceiling: as in `Batch`.
+    """
+    picker, saturated_at = Picker(candidates), never(candidates)
+    for pick in range(min(size, picker.available.shape[-1])):
+        spent = joint.spent(picker.available) & picker.available.any(-1)
+        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
+        counted = saturated_at < 0
+        if not bool(counted.any()):  # no task needs its gain any more
+            picker.take(picker.distances())
+            continue
+        index = picker.take(torch.where(counted.unsqueeze(-1), joint.gains(), picker.distances()))
+        joint.learn(index, counted)
+    used = [name] if bool((saturated_at != 0).any()) else []
+    used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
+    return picker.batch(used, saturated_at, ceiling)
 
 
 def top_k(candidates: Candidates, size: int) -> Batch:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bmaml import tails
-from bmaml.acquisition.batches import Batch, Candidates, Picker, Strategy, k_centre, power, top_k
+from bmaml.acquisition.batches import Batch, Candidates, Strategy, greedily, k_centre, power, top_k
 from bmaml.acquisition.class_scores import MAX_JOINT_PROBABILITIES, information_ceiling
 from bmaml.blocks import blocks
 from bmaml.categorical import Categorical
@@ -27,40 +27,49 @@ def joint_information(candidates: Candidates, size: int) -> Batch:
     has more outcomes than `MAX_OUTCOMES`, a sample of it takes its place. The information ceiling is the
     entropy of the hypotheses' weights; a saturated task goes on with `k_centre`.
     """
-    picker = Picker(candidates)
     assert isinstance(candidates.predictive, Categorical)
-    belief = candidates.predictive.hypotheses
-    probabilities = tails.exp(belief.log_probabilities)  # [task, hypothesis, row, class]
-    weights, expected = tails.exp(belief.log_weights), belief.expected_entropy()
-    limits = torch.special.entr(weights).sum(-1)
-    outcomes = torch.ones_like(weights).unsqueeze(1)  # [task, outcome, hypothesis]
-    shares = weights.new_ones(len(weights), 1)  # probability that an outcome represents, over its mass
-    size = min(size, candidates.available.shape[-1])
-    work = probabilities.numel() * size
-    most = min(MAX_OUTCOMES, max(MIN_OUTCOMES, MAX_TABLE_WORK // work))
-    known = weights.new_zeros(len(weights))
-    saturated_at = torch.full((len(weights),), -1, device=weights.device)
-    generator = torch.Generator(weights.device).manual_seed(0)
-    for pick in range(size):
-        spent = known >= (1 - MIN_LEFT_INFORMATION) * limits - MIN_INFORMATION
-        spent = spent & picker.available.any(-1)
-        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
-        if bool((saturated_at >= 0).all()):  # no task needs its joint information any more
-            picker.take(picker.distances())
-            continue
-        gain = _conditional_entropy(outcomes * weights.unsqueeze(1), shares, probabilities) - expected
-        index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), gain))
-        place = index.clamp_min(0)
-        each = torch.arange(len(weights), device=weights.device)
-        known = known + gain[each, place] * (saturated_at < 0)
-        chosen = probabilities[each, :, place]  # [task, hypothesis, class]
-        outcomes = (outcomes.unsqueeze(2) * chosen.mT.unsqueeze(1)).flatten(1, 2)
-        shares = shares.repeat_interleave(chosen.shape[-1], 1)
-        if outcomes.shape[1] > most:
-            outcomes, shares = _sampled(outcomes, shares, weights, most, generator)
-    used = ["joint"] if bool((saturated_at != 0).any()) else []
-    used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
-    return picker.batch(used, saturated_at, information_ceiling(belief))
+    joint = _Labellings(candidates.predictive.hypotheses, min(size, candidates.available.shape[-1]))
+    return greedily(candidates, size, "joint", joint, information_ceiling(candidates.predictive.hypotheses))
+
+
+class _Labellings:
+    """The joint distribution of the labels of picked rows, as a table of outcomes × hypotheses.
+
+    Args:
+        size: rows that will be picked, at most.
+    """
+
+    def __init__(self, belief: Categorical, size: int) -> None:
+        self._probabilities = tails.exp(belief.log_probabilities)  # [task, hypothesis, row, class]
+        self._weights, self._expected = tails.exp(belief.log_weights), belief.expected_entropy()
+        self._limits = torch.special.entr(self._weights).sum(-1)
+        self._outcomes = torch.ones_like(self._weights).unsqueeze(1)  # [task, outcome, hypothesis]
+        # Probability that an outcome represents, over its mass.
+        self._shares = self._weights.new_ones(len(self._weights), 1)
+        work = self._probabilities.numel() * size
+        self._most = min(MAX_OUTCOMES, max(MIN_OUTCOMES, MAX_TABLE_WORK // work))
+        self._known = self._weights.new_zeros(len(self._weights))
+        self._gains = self._expected
+        self._generator = torch.Generator(self._weights.device).manual_seed(0)
+
+    def spent(self, available: Tensor) -> Tensor:
+        return self._known >= (1 - MIN_LEFT_INFORMATION) * self._limits - MIN_INFORMATION
+
+    def gains(self) -> Tensor:
+        masses = self._outcomes * self._weights.unsqueeze(1)
+        self._gains = _conditional_entropy(masses, self._shares, self._probabilities) - self._expected
+        return self._gains
+
+    def learn(self, index: Tensor, counted: Tensor) -> None:
+        place, each = index.clamp_min(0), torch.arange(len(index), device=index.device)
+        self._known = self._known + self._gains[each, place] * counted
+        chosen = self._probabilities[each, :, place]  # [task, hypothesis, class]
+        self._outcomes = (self._outcomes.unsqueeze(2) * chosen.mT.unsqueeze(1)).flatten(1, 2)
+        self._shares = self._shares.repeat_interleave(chosen.shape[-1], 1)
+        if self._outcomes.shape[1] > self._most:
+            self._outcomes, self._shares = _sampled(
+                self._outcomes, self._shares, self._weights, self._most, self._generator
+            )
 
 
 def _conditional_entropy(masses: Tensor, shares: Tensor, probabilities: Tensor) -> Tensor:

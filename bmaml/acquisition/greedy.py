@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bmaml.acquisition.batches import Batch, Candidates, Picker, Strategy, k_centre, never, power, top_k
+from bmaml.acquisition.batches import Batch, Candidates, Strategy, greedily, k_centre, power, top_k
 from bmaml.acquisition.scores import MAX_CORRELATIONS, MAX_POOL_TARGETS
 from bmaml.predictive import Predictive
 
@@ -176,50 +176,58 @@ def _greedy(
     gain: Callable[[_LabelledVariance], Tensor],
     learn: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Batch:
-    """Pick rows of the highest gain, given the labels of those before.
-
-    The same without noise detects saturation: nothing is left in which the particles differ (M bare
-    particles span M − 1 dimensions). Each output is compared with its own start, so that units do not
-    matter. A saturated task goes on with `k_centre`.
+    """The batch of a gain of every row `[task, row]`, given the variance that earlier labels left.
 
     Args:
-        name: of the strategy, for the answer.
-        gain: of a label of every row, `[task, row]`.
         learn: told the place of each pick, with the column and the factor of its label.
     """
     predictive = candidates.predictive
     assert isinstance(predictive, Predictive)
-    picker = Picker(candidates)
-    rows = _by_output(predictive.covariance_root())  # [task, output, row, dimension]
-    noise = _by_output(predictive.aleatoric())
-    variance = rows.square().sum(-1)
-    size = min(size, variance.shape[-1])
-    noisy = _LabelledVariance(variance, noise, size)
-    noiseless = _LabelledVariance(variance, torch.zeros_like(noise), size)
-    start = _largest(variance, picker.available)
-    saturated_at = never(candidates)
-    for pick in range(size):
-        left = picker.available
-        spent = (_largest(noiseless.variance, left) <= MIN_LEFT_VARIANCE * start).all(-1) & left.any(-1)
-        saturated_at = torch.where((saturated_at < 0) & spent, pick, saturated_at)
-        if bool((saturated_at >= 0).all()):  # no task needs its gain any more
-            picker.take(picker.distances())
-            continue
-        gains = gain(noisy)
-        index = picker.take(torch.where((saturated_at >= 0).unsqueeze(-1), picker.distances(), gains))
-        place = index.clamp_min(0).view(-1, 1, 1)
-        none = (index < 0).view(-1, 1, 1)
-        covariance = (rows @ _at(rows, place).unsqueeze(-1)).squeeze(-1).masked_fill(none, 0)
-        column, factor = noisy.learn(place, covariance)
-        noiseless.learn(place, covariance)
-        if learn is not None:
-            learn(place, column, factor.masked_fill(none, 0))
-    used = [name] if bool((saturated_at != 0).any()) else []
-    used += ["k_centre"] if bool((saturated_at >= 0).any()) else []
     # A factor of a batch is zero for tasks whose particles have no variance.
     bare = predictive.factor is None or not bool(predictive.factor.any())
     particles = int((predictive.log_weights > -math.inf).sum(-1).max())
-    return picker.batch(used, saturated_at, float(particles - 1) if bare else None)
+    joint = _Joint(candidates, size, gain, learn)
+    return greedily(candidates, size, name, joint, float(particles - 1) if bare else None)
+
+
+class _Joint:
+    """The rows of a pool given the labels of some, with noise and without.
+
+    What is left without noise detects saturation: nothing in which the particles differ (M bare particles
+    span M − 1 dimensions). Each output is compared with its own start, so that units do not matter.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        size: int,
+        gain: Callable[[_LabelledVariance], Tensor],
+        learn: Callable[[Tensor, Tensor, Tensor], None] | None,
+    ) -> None:
+        predictive = candidates.predictive
+        assert isinstance(predictive, Predictive)
+        self._rows = _by_output(predictive.covariance_root())  # [task, output, row, dimension]
+        noise = _by_output(predictive.aleatoric())
+        variance = self._rows.square().sum(-1)
+        size = min(size, variance.shape[-1])
+        self._noisy = _LabelledVariance(variance, noise, size)
+        self._noiseless = _LabelledVariance(variance, torch.zeros_like(noise), size)
+        self._start = _largest(variance, candidates.available)
+        self._gain, self._learn = gain, learn
+
+    def spent(self, available: Tensor) -> Tensor:
+        return (_largest(self._noiseless.variance, available) <= MIN_LEFT_VARIANCE * self._start).all(-1)
+
+    def gains(self) -> Tensor:
+        return self._gain(self._noisy)
+
+    def learn(self, index: Tensor, counted: Tensor) -> None:
+        place, none = index.clamp_min(0).view(-1, 1, 1), (index < 0).view(-1, 1, 1)
+        covariance = (self._rows @ _at(self._rows, place).unsqueeze(-1)).squeeze(-1).masked_fill(none, 0)
+        column, factor = self._noisy.learn(place, covariance)
+        self._noiseless.learn(place, covariance)
+        if self._learn is not None:
+            self._learn(place, column, factor.masked_fill(none, 0))
 
 
 def _at(values: Tensor, place: Tensor) -> Tensor:
