@@ -337,7 +337,8 @@ def log_cell_probability(lower: Tensor, upper: Tensor, means: Tensor, scales: Te
     width, middle = b - a, 0.5 * (a + b)
     narrow = width * (1 + middle.abs()) < NARROW_CELL
     square, half = middle.square(), 0.25 * width.square()
-    second, fourth = (square - 1) * half / 6, (square.square() - 6 * square + 3) * half.square() / 120
+    product = square * half  # at most a hundredth, where the square alone may overflow
+    second, fourth = (product - half) / 6, (product.square() - 6 * product * half + 3 * half.square()) / 120
     series = torch.log1p(torch.where(narrow, second + fourth, 0.0)) + width.clamp_min(1e-300).log()
     return torch.where(narrow, series - 0.5 * square - 0.5 * math.log(2 * math.pi), wide)
 

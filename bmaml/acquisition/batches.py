@@ -102,7 +102,10 @@ class Picker:
 
 @runtime_checkable
 class JointGain(Protocol):
-    """What further labels add to those of the rows picked so far, for many tasks."""
+    """What further labels add to those of the rows picked so far, for many tasks.
+
+    For every pick that goes by gains, `spent`, `gains` and `learn` are called in this order.
+    """
 
     def spent(self, available: Mask) -> Bool[Tensor, " task"]:
         """Whether no label of an available row tells the particles apart any more."""

@@ -49,7 +49,6 @@ class _Labellings:
         work = self._probabilities.numel() * size
         self._most = min(MAX_OUTCOMES, max(MIN_OUTCOMES, MAX_TABLE_WORK // work))
         self._known = self._weights.new_zeros(len(self._weights))
-        self._gains = self._expected
         self._generator = torch.Generator(self._weights.device).manual_seed(0)
 
     def spent(self, available: Tensor) -> Tensor:

@@ -186,11 +186,11 @@ def _greedy(
     # A factor of a batch is zero for tasks whose particles have no variance.
     bare = predictive.factor is None or not bool(predictive.factor.any())
     particles = int((predictive.log_weights > -math.inf).sum(-1).max())
-    joint = _Joint(candidates, size, gain, learn)
+    joint = _JointVariance(candidates, size, gain, learn)
     return greedily(candidates, size, name, joint, float(particles - 1) if bare else None)
 
 
-class _Joint:
+class _JointVariance:
     """The rows of a pool given the labels of some, with noise and without.
 
     What is left without noise detects saturation: nothing in which the particles differ (M bare particles

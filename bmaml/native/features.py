@@ -47,12 +47,10 @@ def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scra
         inputs, outputs = widths[each], widths[each + 1]
         sums = scratch[0]
         values = result if each == depth - 1 else scratch[1]
-        bias = offset + inputs * outputs
+        bias, fours = offset + inputs * outputs, outputs // 4 * 4
         for first in range(0, rows, LANES):
-            fours = outputs // 4 * 4
-            for j in range(
-                0, fours, 4
-            ):  # four at a time keep the multipliers busy, and read inputs less often
+            # Four at a time keep the multipliers busy, and read the inputs less often.
+            for j in range(0, fours, 4):
                 one, two = spread(theta[bias + j]), spread(theta[bias + j + 1])
                 three, four = spread(theta[bias + j + 2]), spread(theta[bias + j + 3])
                 for i in range(inputs):

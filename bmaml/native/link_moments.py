@@ -128,8 +128,11 @@ def log_cell_probability(lower: float, upper: float, mean: float, std: float) ->
     width, middle = b - a, 0.5 * (a + b)
     if width * (1 + abs(middle)) < NARROW_CELL:
         square, half = middle * middle, 0.25 * width * width
-        second = (square - 1) * half / 6
-        fourth = (square * square - 6 * square + 3) * half * half / 120
+        product = square * half  # at most a hundredth, where the square alone may overflow
+        second, fourth = (
+            (product - half) / 6,
+            (product * product - 6 * product * half + 3 * half * half) / 120,
+        )
         return math.log(max(width, 1e-300) * (1 + second + fourth)) - 0.5 * square - LOG_ROOT_2PI
     above, below = log_ndtr(b), log_ndtr(a)
     return above + math.log1p(-math.exp(min(below - above, -1e-300)))

@@ -16,6 +16,8 @@ Indices = NDArray[np.int64]
 HALLEY_TOLERANCE, BISECTION_TOLERANCE, ROUNDING = 2e-3, 1e-8, 1e-15
 """Last move of a root that has converged, in standard deviations of the components or of the normal
 distribution that is like the mixture at the root. The error of Halley's method is its cube."""
+MAX_UNIT = 10.0
+"""Such a standard deviation of Halley's tolerance over that of the narrowest component, at most."""
 MIN_BEND, MAX_BEND = 0.5, 2.0
 """Halley's divisor of Newton's step; beyond these bounds the step is Newton's."""
 MAX_ROUNDS = 200
@@ -64,10 +66,10 @@ def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, lev
     mirror = -1.0 if level > 0.5 else 1.0
     target = 1 - level if level > 0.5 else level
     count, wanted = len(weights), ndtri(target)
-    low, high, root, typical = math.inf, -math.inf, 0.0, 0.0
+    low, high, root, typical, least = math.inf, -math.inf, 0.0, 0.0, math.inf
     for i in range(count):
         each = mirror * means[i] + wanted * stds[i]
-        low, high = min(low, each), max(high, each)
+        low, high, least = min(low, each), max(high, each), min(least, stds[i])
         root += weights[i] * each
         typical += weights[i] * stds[i]
     if not low < high:
@@ -105,6 +107,8 @@ def quantile(weights: Array, means: Array, stds: Array, inverse_stds: Array, lev
         move = abs(moved - root)
         root = moved
         unit = 1 / slope if 1 / slope < typical else typical
+        if good and unit > MAX_UNIT * least:  # a longer step may jump over a component
+            unit = MAX_UNIT * least
         near = (HALLEY_TOLERANCE if good else BISECTION_TOLERANCE) * unit
         if not move > near + ROUNDING * abs(root):
             break

@@ -180,6 +180,11 @@ def test_cells_keep_their_probability_far_in_the_tails_and_when_narrow() -> None
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
+def test_a_cell_absurdly_far_away_has_no_probability_rather_than_no_number() -> None:
+    one = torch.ones((), dtype=torch.float64)
+    assert float(log_cell_probability(0 * one, one, 1e80 * one, one)) < -1e100
+
+
 @pytest.mark.parametrize("where", [0.0, 0.5, 1.7, 3.0, 8.0])
 def test_a_cell_has_its_probability_on_either_side_of_the_width_where_the_series_ends(where: float) -> None:
     mean, std = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)

@@ -48,3 +48,12 @@ def test_the_distribution_function_at_a_quantile_is_its_level(
         assert below == pytest.approx(level, rel=1e-6)
     else:
         assert above == pytest.approx(1 - level, rel=1e-6)
+
+
+def test_no_level_jumps_over_a_narrow_component() -> None:
+    weights, means, stds = np.array([0.7, 0.3]), np.array([0.0, 0.2]), np.array([1.0, 1e-3])
+    for level in np.append(np.linspace(0.4, 0.8, 2001), 0.706192):
+        standard = torch.from_numpy((natively(weights, means, stds, level) - means) / stds)
+        assert float(torch.from_numpy(weights) @ torch.special.ndtr(standard)) == pytest.approx(
+            level, rel=1e-6
+        )
