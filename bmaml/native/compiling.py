@@ -32,6 +32,9 @@ def choose_processor() -> None:
         numba.config.CPU_NAME, numba.config.CPU_FEATURES = COMMON_X86, ""
 
 
+choose_processor()  # before any function is compiled: the compiler is made for one processor
+
+
 def kernel(function: FunctionT) -> FunctionT:
     """Compile a function that other native functions call."""
     return numba.njit(**OPTIONS)(inspect.unwrap(function))

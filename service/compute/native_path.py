@@ -171,9 +171,6 @@ def _compiled(folder: Path) -> Any:
     import numba
     from numba.core.caching import NullCache
 
-    from bmaml.native import compiling
-
-    compiling.choose_processor()
     with_folder = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": "service.compute.native_cache.Folder"}
     before = {name: getattr(numba.config, name) for name in with_folder}
     for name, value in with_folder.items():

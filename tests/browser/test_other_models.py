@@ -85,6 +85,22 @@ def test_bands_and_points_of_a_target_lie_in_its_domain(visit, kinds_url, name):
             assert min(heights) >= low - 1
 
 
+def test_nothing_is_edited_until_the_chosen_model_is_there(visit, kinds_url):
+    page = visit(url=kinds_url)
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+    held = []
+    page.route("**/learning-curves.json", lambda route: held.append(route))
+    page.select_option("#curves-model", "points")
+    expect(page.locator("#belief[inert]")).to_be_visible()
+    expect(page.locator("#points-table[inert]")).to_have_count(1)
+    page.locator("#belief .surface").click(position={"x": 105, "y": 5}, force=True)
+    while not held:
+        page.wait_for_timeout(0)
+    held[0].continue_()
+    page.locator("#belief .surface").click(position={"x": 250, "y": 150})
+    expect(page.locator("#reading")).to_contain_text("1 point;")
+
+
 def test_an_example_that_comes_late_does_not_replace_what_was_written_meanwhile(visit, kinds_url):
     page = visit("own", url=kinds_url)
     expect(page.locator("#own-reading")).to_contain_text("predicted")

@@ -72,10 +72,14 @@ export class CurvesPanel {
     await this.#model();
   }
 
+  /** Show the chosen model. Until its examples are here nothing can be edited: it would be lost. */
   async #model() {
     const card = this.cards.find(({ name }) => name === byId("curves-model").value);
+    const edited = [byId("belief"), byId("points-table")];
+    for (const each of edited) each.inert = true;
     const examples = await examplesFor(card);
     if (card.name !== byId("curves-model").value) return;
+    for (const each of edited) each.inert = false;
     const [input] = card.inputs;
     const [output] = card.outputs;
     const stays = this.points.length > 0 && input.name === this.input.name && output.name === this.output.name;

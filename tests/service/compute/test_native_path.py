@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
+from bmaml.native.compiling import COMMON_X86
 from service.compute import native_path
 from service.compute.native_path import NativeUnavailable
 from service.runtime import Runtime
@@ -24,6 +26,13 @@ native_path.begin("require")
 print(native_path.state(), native_path._native.module.__name__)
 import bmaml.native.example as example
 print(sum(sum(each.stats.cache_hits.values()) for each in example.CALLED))
+"""
+
+
+COMPILED_FOR = """
+from numba.core.registry import cpu_target
+import bmaml.native.mixtures
+print(*cpu_target.target_context.codegen().magic_tuple()[1:], sep=",")
 """
 
 
@@ -84,6 +93,14 @@ def test_a_service_that_requires_them_does_not_start_without_them(broken, tmp_pa
     with pytest.raises(NativeUnavailable, match="no compiler"):
         native_path.begin("require")
     runtime.stop()
+
+
+def test_whichever_function_comes_first_all_are_compiled_for_one_processor():
+    """Else code would not be found in the cache that another process has filled."""
+    if numba.config.CPU_NAME != COMMON_X86:
+        pytest.skip("this processor has no AVX2, or numba's settings name another")
+    asked = subprocess.run([sys.executable, "-c", COMPILED_FOR], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == f"{COMMON_X86},"
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
