@@ -63,7 +63,7 @@ def floor_ms(jobs: Sequence[Job], rates: Rates) -> float:
 
 def _work(job: Job) -> tuple[float, float]:
     """Floating-point operations, and elementary functions, of one answer."""
-    # Here, because `native_path` says first for which processor these are compiled, and where they are kept.
+    # Here, because `native_path` says first where their compiled code is kept.
     from bmaml.native import answering
     from service.compute.native_model import NativeModel
 

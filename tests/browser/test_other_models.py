@@ -101,6 +101,16 @@ def test_nothing_is_edited_until_the_chosen_model_is_there(visit, kinds_url):
     expect(page.locator("#reading")).to_contain_text("1 point;")
 
 
+def test_a_model_whose_examples_cannot_be_loaded_is_told(visit, kinds_url):
+    page = visit(url=kinds_url)
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+    visit.forgiven.append("Failed to load resource")
+    page.route("**/learning-curves.json", lambda route: route.fulfill(status=500))
+    page.select_option("#curves-model", "points")
+    expect(page.locator("#curves-problem")).to_contain_text("500")
+    expect(page.locator("#reading")).to_be_empty()
+
+
 def test_an_example_that_comes_late_does_not_replace_what_was_written_meanwhile(visit, kinds_url):
     page = visit("own", url=kinds_url)
     expect(page.locator("#own-reading")).to_contain_text("predicted")

@@ -61,7 +61,7 @@ export class CurvesPanel {
       this.acquisitions.map((name) => [name, acquisitionWords(name)]),
       this.defaultAcquisition,
     );
-    byId("curves-model").addEventListener("change", () => this.#model());
+    byId("curves-model").addEventListener("change", () => this.#model().catch((error) => this.#refused(error)));
     byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
     byId("clear-points").addEventListener("click", () => this.#clear());
     byId("truth").addEventListener("change", () => this.#draw());
@@ -72,7 +72,7 @@ export class CurvesPanel {
     await this.#model();
   }
 
-  /** Show the chosen model. Until its examples are here nothing can be edited: it would be lost. */
+  /** Show the chosen model. Until its examples are here the chart and the table wait: edits would be lost. */
   async #model() {
     const card = this.cards.find(({ name }) => name === byId("curves-model").value);
     const edited = [byId("belief"), byId("points-table")];
