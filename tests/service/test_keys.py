@@ -36,6 +36,13 @@ def line(name, key):
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
+def replace(file, text):
+    """Another content at once: a reader finds the old one or the new one, and never an empty file."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
@@ -133,11 +140,11 @@ def test_keys_are_taken_from_the_file_while_serving_and_a_broken_file_changes_no
             return client.get("/models", headers=bearer(key)).status_code
 
         assert (status(ADA), status(BEN)) == (200, 401)
-        file.write_text(line("ben", BEN))
+        replace(file, line("ben", BEN))
         while status(BEN) != 200:
             pass
         assert status(ADA) == 401
-        file.write_text("nonsense")
+        replace(file, "nonsense")
         ring = served.app.state.runtime.keys
         with pytest.raises(BadKeys):
             read_keys("", file)
