@@ -145,6 +145,9 @@ class Registry:
         now = before.refreshed(self.settings.store_folder, self._placed, self._prepare)
         if now is before:
             return False
+        served, served_before = set(now.served()), set(before.served())
+        for sha in served_before - served:  # while they are there: who asks by id is told 410, not 404
+            self._posteriors.drop_model(sha)
         with self._lock:  # requests may have loaded shelved versions meanwhile
             for versions in self.catalogue.models.values():
                 for version, model in versions.items():
@@ -154,14 +157,13 @@ class Registry:
         for refused in set(now.refused) - set(before.refused):
             self._metrics.reloads.labels("refused").inc()
             log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
-        served, served_before = set(now.served()), set(before.served())
         for sha in served - served_before:
             self._metrics.reloads.labels("loaded").inc()
             log.info("serving %s", now.served()[sha])
         for sha in served_before - served:
             self._last_used.pop(sha, None)
             self._metrics.reloads.labels("dropped").inc()
-            self._posteriors.drop_model(sha)
+            self._posteriors.drop_model(sha)  # what was kept meanwhile
             log.info("no longer serving %s", before.served()[sha])
         return served != served_before
 

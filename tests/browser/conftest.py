@@ -67,6 +67,13 @@ class Opener:
         page.on("request", self._request)
         return page
 
+    def close(self) -> None:
+        """Close every page; a request that one of its handlers holds is no fault of the next test."""
+        for context in self.contexts:
+            for page in context.pages:
+                page.unroute_all(behavior="ignoreErrors")
+            context.close()
+
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.wrongs.append(f"console: {message.text}")
@@ -81,7 +88,6 @@ class Opener:
 def visit(chromium: Browser, shipped: Served) -> Iterator[Opener]:
     opener = Opener(chromium, shipped.url)
     yield opener
-    for context in opener.contexts:
-        context.close()
+    opener.close()
     wrongs = [each for each in opener.wrongs if not any(part in each for part in opener.forgiven)]
     assert not wrongs

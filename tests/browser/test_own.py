@@ -137,6 +137,7 @@ def test_rows_of_the_reader_stay_when_the_model_changes(page):
     page.select_option("#own-model", "learning-curves")
     expect(page.locator("#own-reading")).to_contain_text("2 rows predicted")
     page.click("#own-example")
+    expect(page.locator("#csv")).not_to_have_value(ROWS)
     page.select_option("#own-model", "sinusoid")
     expect(page.locator("#own-columns")).to_contain_text("Columns: x; y")
     expect(page.locator("#own-reading")).to_contain_text("predicted")

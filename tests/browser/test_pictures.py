@@ -123,6 +123,7 @@ def page(visit, url):
             pile(page, f"pile {number}"),
             [(f"{number}-{i}.png", each) for i, each in enumerate(files[number][:2])],
         )
+        expect(pile(page, f"pile {number}").locator("li")).to_have_count(2)
     drop(question(page), [("asked.png", files[1][2])])
     expect(page.locator("#pictures-reading")).to_contain_text("asked.png: ")
     return page
@@ -193,10 +194,11 @@ def test_an_example_that_is_loading_is_given_up_by_starting_anew(page):
 
 def test_an_example_waits_for_a_lost_server(visit, page):
     visit.forgiven.append("ERR_FAILED")
-    lost = iter([True])
-    page.route("**/groceries/*.json", lambda route: route.abort() if next(lost, None) else route.continue_())
+    lost = [True]
+    page.route("**/groceries/*.json", lambda route: route.abort() if lost else route.continue_())
     page.click("#pictures-example")
     expect(page.locator("#server")).to_contain_text("does not answer")
+    lost.clear()
     expect(page.locator("#pictures-reading")).to_contain_text("question-2.jpg: ")
 
 
@@ -312,6 +314,7 @@ def test_a_refused_ranking_leaves_the_answer_to_the_question(visit, page):
     refusal = {"status": 400, "body": '{"status": 400, "detail": "no such thing"}'}
     page.route("**/uncertainty", lambda route: route.fulfill(**refusal))
     drop(pool(page), [("new.png", patterns()[0][0])])
+    expect(pool(page).locator("li")).to_have_count(1)
     page.click("#pictures-rank")
     expect(page.locator("#pictures-ranked")).to_have_text("No such thing.")
     expect(page.locator("#pictures-problem")).to_be_empty()

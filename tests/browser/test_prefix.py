@@ -59,8 +59,7 @@ def address(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[str]:
 def opener(chromium: Browser, address: str) -> Iterator[Opener]:
     opener = Opener(chromium, address)
     yield opener
-    for context in opener.contexts:
-        context.close()
+    opener.close()
     assert not opener.wrongs
 
 

@@ -19,7 +19,7 @@ class Forgetful(httpx.HTTPTransport):
 
 def kept_in(replica) -> int:
     """Posteriors that a replica holds."""
-    text = httpx.get(f"{replica.url}/metrics").text
+    text = httpx.get(f"{replica.url}/metrics", timeout=60).text
     (line,) = [each for each in text.splitlines() if each.startswith("bmaml_posterior_count ")]
     return int(float(line.split()[1]))
 

@@ -103,7 +103,7 @@ class Load:
 
 def metric(port: int, name: str) -> float:
     """A sample of the replica whose probe port this is."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 

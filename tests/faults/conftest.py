@@ -40,6 +40,7 @@ class Process:
             "BMAML_PORT": str(port),
             "BMAML_STORE": str(store),
             "BMAML_DEVICE": "cpu",
+            **{name: os.environ[name] for name in ("BMAML_NATIVE", "BMAML_DEADLINE_MS")},
             "BMAML_RELOAD_S": "0.05",
             "BMAML_LINGER_S": "0.2",
         } | {f"BMAML_{name.upper()}": str(value) for name, value in settings.items()}
@@ -123,6 +124,14 @@ def free_port() -> int:
         port = next(PORTS)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, be it as a zombie that nobody has asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter between opening and reading
+        return True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -48,19 +49,21 @@ def hidden(root):
 def test_killed_at_any_moment_it_leaves_whole_versions_only(tmp_path, capsys):
     chance = random.Random(0)
     publish(tmp_path, "tiny")
-    for _ in range(3 * SCALE):
+    for turn in range(3 * SCALE):
+        known = Store(tmp_path).versions("tiny")
         process = publisher(tmp_path)
-        try:
+        while turn % 2 == 0 and Store(tmp_path).versions("tiny") == known:
+            assert process.poll() is None
+        with suppress(subprocess.TimeoutExpired):
             process.wait(chance.uniform(0.0, 0.1))
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()
         process.communicate()
         assert store_command(["--store", str(tmp_path), "verify"]) == 0, capsys.readouterr()
         versions = Store(tmp_path).versions("tiny")
         assert versions == list(range(1, len(versions) + 1))
     publish(tmp_path, "tiny")  # the next one clears away what they left
     assert hidden(tmp_path) == []
-    assert len(versions) > 3 * SCALE  # some of them got to publish
+    assert len(versions) > 3 * SCALE / 2  # every other one has published
 
 
 def test_without_room_it_fails_with_a_reason_and_the_store_is_as_it_was(tmp_path, capsys):

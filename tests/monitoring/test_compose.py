@@ -95,7 +95,7 @@ def checked(port: str, **environment: str) -> int:
     """The exit status of the container's health check, were its service on this port."""
     (program, option, code) = SERVICES["api"]["healthcheck"]["test"][1:]
     assert (program, option) == ("python", "-c")
-    code = code.replace("8000", port)
+    code = code.replace("8000", port).replace("timeout=2", "timeout=60")
     clean = {name: value for name, value in os.environ.items() if name != "BMAML_PROBE_PORT"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean | environment, capture_output=True, timeout=60

@@ -85,6 +85,14 @@ def listening(
         listener.close()
 
 
+def access_fields(caplog: pytest.LogCaptureFixture, request_id: str) -> dict[str, object]:
+    """What the log says about a request; the line is written after its reply."""
+    while True:
+        for record in list(caplog.records):
+            if record.name == "service.access" and record.fields["request_id"] == request_id:
+                return dict(record.fields)
+
+
 @pytest.fixture(scope="session")
 def served(store: Path) -> Iterator[Served]:
     yield from serve(

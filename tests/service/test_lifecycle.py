@@ -98,7 +98,7 @@ def test_the_memory_of_the_machine_runs_out_like_that_of_a_gpu(error):
 
 
 def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_path, monkeypatch):
-    model, broken = publish(tmp_path), threading.Event()
+    model, broken, queued = publish(tmp_path), threading.Event(), threading.Event()
 
     def check():
         if broken.is_set():
@@ -108,6 +108,7 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
 
     def answer_batch(jobs):
         if any(len(each.query_x) == 7 for each in jobs):
+            queued.wait()  # for the others
             broken.set()
         if broken.is_set():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -117,7 +118,14 @@ def test_a_device_that_does_not_answer_ends_the_engine_and_tells_everybody(tmp_p
     engine, _ = engine_with(check)
     engine.start()
     assert all(isinstance(each, Answer) for each in answers(engine, [job(model)] * 3))
-    found = answers(engine, [job(model, 7), *[job(model, size) for size in (1, 40, 400)]])
+
+    async def together():
+        asked = [asyncio.create_task(engine.submit(job(model, size))) for size in (7, 1, 40, 400)]
+        await asyncio.sleep(0)
+        queued.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(together())
     assert {each.kind for each in found} == {"engine-failed"}
     engine._thread.join(30)
     assert engine.failed

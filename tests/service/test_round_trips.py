@@ -21,9 +21,9 @@ from service.codec.budget import Budget
 from service.codec.inputs import image_rows, label_values, number_rows
 from service.schemas.requests import AdaptPredictRequest
 from service.settings import Settings
-from tests.scale import EXPLORE, SCALE
+from tests.scale import SCALE
 
-LOCAL = settings(max_examples=40 * SCALE, deadline=None, derandomize=not EXPLORE, database=None)
+LOCAL = settings(max_examples=40 * SCALE)
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 DTYPES = st.sampled_from([np.float32, np.float64])
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from model_store import Store
 from tests.closed_form import full_batch
+from tests.faults.conftest import free_port
 from training.config import InvalidConfig
 from training.processes import Processes
 
@@ -49,12 +49,6 @@ def test_two_processes_on_two_halves_equal_one_on_the_whole(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("published") == 1
     torch.testing.assert_close(weights(tmp_path, "two"), weights(tmp_path, "one"))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -3,16 +3,19 @@
 import asyncio
 import functools
 import gc
+import itertools
 import threading
 import time
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import service.compute.batch as batch_module
+import service.engine.engine as engine_module
 from bmaml.learners import Diverged
 from service.compute.batch import compute
 from service.compute.cuda_graphs import GraphCache
@@ -63,6 +66,14 @@ class BlockedDevice:
 @pytest.fixture
 def gate(monkeypatch):
     return BlockedDevice(monkeypatch)
+
+
+@pytest.fixture
+def even(monkeypatch):
+    """Every batch takes a millisecond, by the engine's clock."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 0.001 * next(ticks))
+    monkeypatch.setattr(engine_module, "time", clock)
 
 
 def run(engine, scenario):
@@ -149,7 +160,7 @@ def test_little_of_a_batch_is_padding(model, gate):
         assert padded - real <= MAX_PADDING_SHARE * padded
 
 
-def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path, model, gate):
+def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path, model, gate, even):
     engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
     order = []
     asked = functools.partial(ask_in_turn, engine, order)
@@ -167,7 +178,7 @@ def test_a_model_with_little_to_do_does_not_wait_behind_another_s_flood(tmp_path
     assert order[:5].count("quiet") == 2
 
 
-def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate):
+def test_idle_time_earns_no_claim_on_the_device(tmp_path, model, gate, even):
     engine, quiet = engine_of(max_batch_work=1), publish(tmp_path, "quiet", seed=5)
     order = []
     asked = functools.partial(ask_in_turn, engine, order)
@@ -379,9 +390,15 @@ def test_what_is_recorded_is_let_go_where_there_is_no_room(model, monkeypatch):
     engine = Engine(queue, posteriors, metrics, compute=functools.partial(compute, graphs=graphs))
 
     async def scenario():
-        return await asyncio.gather(*(engine.submit(job(model)) for _ in range(2)))
+        both = [asyncio.create_task(engine.submit(job(model))) for _ in range(2)]
+        await asyncio.sleep(0)
+        engine.start()  # both wait
+        return await asyncio.gather(*both)
 
-    assert len(run(engine, scenario)) == 2
+    try:
+        assert len(asyncio.run(scenario())) == 2
+    finally:
+        engine.stop(30)
     assert dropped == [2]
     assert answered == [2, 1, 1]
 

@@ -286,6 +286,7 @@ def test_a_process_that_is_gone_has_failed_and_one_that_was_stopped_has_not(tmp_
 
 
 def test_signals_for_the_whole_group_do_not_end_it(worker):
+    worker.check()  # it has begun, and takes no signals any more
     for each in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, each)
     worker.check()

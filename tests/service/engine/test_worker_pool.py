@@ -32,7 +32,7 @@ from service.engine.worker_pool import (
 from service.job import PostedSupport, work_per_row
 from service.ops.cpus import usable_cores
 from service.settings import Settings
-from tests.faults.conftest import BODY, serving
+from tests.faults.conftest import BODY, gone, serving
 from tests.published import publish
 from tests.service.engine.test_worker import job, said
 
@@ -252,7 +252,7 @@ def test_every_process_answers_behind_http_and_ends_with_the_service(tmp_path):
         workers = service.children
         assert len(workers) == 3
         before = [seconds(service.url, number) for number in range(3)]
-        with httpx.Client(base_url=service.url) as client, ThreadPoolExecutor(24) as callers:
+        with httpx.Client(base_url=service.url, timeout=60) as client, ThreadPoolExecutor(24) as callers:
             expected = client.post("/adapt-predict", json=BODY).json()["prediction"]["mean"]
             while any(seconds(service.url, number) <= before[number] for number in range(3)):
                 replies = list(
@@ -262,24 +262,16 @@ def test_every_process_answers_behind_http_and_ends_with_the_service(tmp_path):
                     np.testing.assert_allclose(reply["prediction"]["mean"], expected, rtol=1e-4)
         assert service.end(signal.SIGKILL) == -signal.SIGKILL
         for pid in workers:
-            while alive(pid):
+            while not gone(pid):
                 pass
 
 
 def seconds(url, number):
     """Of the CPU that a process has had."""
     name = f'bmaml_worker_process_cpu_seconds_total{{worker="{number}"}} '
-    (line,) = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(name)]
+    text = httpx.get(f"{url}/metrics", timeout=60).text
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
     return float(line.removeprefix(name))
-
-
-def alive(pid):
-    """Whether there is such a process, that is not merely waiting to be noted as gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 UNBOUNDED = len(os.sched_getaffinity(0))

@@ -4,12 +4,15 @@ import asyncio
 import gzip
 import json
 import threading
+import time
 import zlib
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 import service.compute.batch as batch_module
+import service.engine.queue as queue_module
 from service.engine.cost_model import _BatchTime, _Rate
 from service.settings import Settings
 from tests.service.conftest import serve
@@ -89,9 +92,14 @@ def gate(monkeypatch):
 
 
 @pytest.fixture
-def small(store, gate):
-    """A service whose queue holds one task beside the one on the device."""
-    for served in serve(Settings(store=store, device="cpu", max_queue_work=40)):
+def small(store, gate, monkeypatch):
+    """A service whose queue holds one task beside the one on the device.
+
+    The queue's clock stands still: how long the machine takes for a test's own steps plays no part.
+    """
+    now = time.monotonic()
+    monkeypatch.setattr(queue_module, "time", SimpleNamespace(monotonic=lambda: now))
+    for served in serve(Settings(store=store, device="cpu", max_queue_work=40, deadline_ms=10_000)):
         yield served
         gate[1].set()
 

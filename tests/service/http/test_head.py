@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from service.http.health import create_probe_app
-from tests.service.conftest import listening
+from tests.service.conftest import access_fields, listening
 
 PROBES = ["/livez", "/readyz", "/metrics"]
 OTHERS = [
@@ -62,7 +62,5 @@ def test_head_is_refused_where_there_is_no_get_and_offered_where_there_is(client
 def test_the_log_and_the_metrics_name_the_route_of_head(client, caplog):
     caplog.set_level("INFO", "service.access")
     request_id = client.head("/models/tiny").headers["x-request-id"]
-    while not (found := [each for each in caplog.records if each.fields["request_id"] == request_id]):
-        pass
-    fields = found[0].fields
+    fields = access_fields(caplog, request_id)
     assert (fields["method"], fields["route"], fields["status"]) == ("HEAD", "/models/{name}", 200)

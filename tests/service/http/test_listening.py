@@ -25,8 +25,8 @@ def test_the_host_of_two_colons_listens_on_both_families_and_warns_without_keys(
     beside = free_port()
     with serving(tmp_path, probe_port=beside, host="::", engine="thread") as service:
         for host in ("127.0.0.1", "[::1]"):
-            assert httpx.get(f"http://{host}:{service.port}/limits").status_code == 200
-            assert httpx.get(f"http://{host}:{beside}/readyz").json() == {"status": "ok"}
+            assert httpx.get(f"http://{host}:{service.port}/limits", timeout=60).status_code == 200
+            assert httpx.get(f"http://{host}:{beside}/readyz", timeout=60).json() == {"status": "ok"}
         (warning,) = warnings(service)
     assert "BMAML_HOST=:: listens beyond the loopback interface" in str(warning)
     assert "Set BMAML_KEYS or BMAML_KEYS_FILE, or BMAML_HOST=127.0.0.1" in str(warning)

@@ -67,7 +67,7 @@ def test_what_has_not_changed_is_not_sent_again(client):
 
 @pytest.mark.parametrize("path", ["nothing.js", "", "style", "../app.py", "%2e%2e/app.py", "..%2fapp.py"])
 def test_there_is_nothing_beside_the_page(served, path):
-    with httpx.Client() as client:
+    with httpx.Client(timeout=60) as client:
         request = client.build_request("GET", served.url)
         request.url = request.url.copy_with(raw_path=f"/playground/{path}".encode())
         reply = client.send(request)

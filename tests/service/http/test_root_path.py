@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from bmaml_client import Client
 from service.settings import Settings
-from tests.service.conftest import serve
+from tests.service.conftest import access_fields, serve
 
 PREFIX = "/lab/few-shot"
 KEY = "sesame"
@@ -53,9 +53,8 @@ def test_other_prefixes_are_no_route(behind, path):
 def test_the_log_names_routes_without_the_prefix(behind, caplog):
     caplog.set_level("INFO", "service.access")
     request_id = behind.client.post(f"{PREFIX}/adapt-predict", json=BODY).headers["x-request-id"]
-    while not (found := [each for each in caplog.records if each.fields["request_id"] == request_id]):
-        pass
-    assert found[0].fields["route"] == "/adapt-predict"
+    fields = access_fields(caplog, request_id)
+    assert fields["route"] == "/adapt-predict"
 
 
 def test_the_client_asks_below_the_prefix(behind):

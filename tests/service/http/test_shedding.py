@@ -9,6 +9,8 @@ import struct
 import threading
 import time
 from contextlib import closing
+from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -269,7 +271,7 @@ async def test_requests_before_one_in_the_round_count_as_its_wait():
 
 def test_what_a_stall_taught_fades(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(shedding.time, "monotonic", lambda: now)
+    monkeypatch.setattr(shedding, "time", SimpleNamespace(monotonic=lambda: now))
     backlog = Backlog()
     backlog.learn(CROWD, 6.0)
     learned = FIRST_REQUEST_S + 0.2 * (6.0 / CROWD - FIRST_REQUEST_S)
@@ -350,10 +352,11 @@ def test_the_system_may_not_tell_arrivals():
 
 @needs_arrival_times
 def test_the_deadline_and_the_times_of_an_answer_count_from_its_arrival(store):
-    blocking = threading.Event()
+    blocking, sent = threading.Event(), threading.Event()
 
     async def block(_):
         blocking.set()
+        sent.wait(60)
         time.sleep(BLOCKED_S)
         return Response()
 
@@ -361,13 +364,18 @@ def test_the_deadline_and_the_times_of_an_answer_count_from_its_arrival(store):
         served.app.router.add_route("/block", block)
         for deadline_ms, status in ((60_000, 200), (100, 504)):
             blocking.clear()
+            sent.clear()
             host, port = served.url.removeprefix("http://").split(":")
             with closing(socket.create_connection((host, int(port)))) as caller:
                 caller.settimeout(60)
-                threading.Thread(target=httpx.get, args=[f"{served.url}/block"]).start()
+                ask = partial(httpx.get, f"{served.url}/block", timeout=60)
+                asking = threading.Thread(target=ask)
+                asking.start()
                 blocking.wait()
                 caller.sendall(request(deadline_ms=deadline_ms, extra=b"Connection: close\r\n"))
+                sent.set()
                 reply = b"".join(iter(lambda caller=caller: caller.recv(65536), b""))
+                asking.join()
             assert reply.startswith(b"HTTP/1.1 %d " % status)
             times = dict(re.findall(rb"(\w+);dur=([0-9.]+)", reply))
             assert float(times[b"total"]) >= 1000 * BLOCKED_S / 2

@@ -118,7 +118,7 @@ def test_versions_published_in_a_row_never_mix(living):
     async def asking():
         answers = []
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
-            while not done.is_set() or answers[-1].json()["model"]["version"] < 11:
+            while not done.is_set() or not answers or answers[-1].json()["model"]["version"] < 11:
                 answers += await asyncio.gather(*(client.post("/adapt-predict", json=BODY) for _ in range(8)))
         return answers
 
