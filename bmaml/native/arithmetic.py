@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bmaml.native.compiling import bits_of_float, elementary, float_of_bits, kernel, rounded
+from bmaml.native.compiling import bits_of_float, float_of_bits, inlined, kernel, rounded
 
 Numbers = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ MAX_ANGLE = 1e5
 SCALED_ERFC_WIDTH = 3.0
 
 
-@elementary
+@inlined
 def exp(x: float) -> float:
     """e^x for |x| ≤ `MAX_EXPONENT`; beyond, the value there."""
     x = -MAX_EXPONENT if x < -MAX_EXPONENT else x
@@ -42,7 +42,7 @@ def exp(x: float) -> float:
     return series * float_of_bits((bits_of_float(whole + SHIFT) + 1023) << 52)
 
 
-@elementary
+@inlined
 def sine(angle: float) -> float:
     """sin(angle) for |angle| ≤ `MAX_ANGLE`: a Taylor series within half a turn."""
     turns = rounded(angle * (1 / math.pi))
@@ -72,7 +72,7 @@ def sines(angles: Numbers, count: int, result: Numbers) -> None:
             result[i] = math.sin(angles[i])
 
 
-@elementary
+@inlined
 def logistic(x: float) -> float:
     """1 / (1 + e^−x)."""
     small = exp(-abs(x))
@@ -80,7 +80,7 @@ def logistic(x: float) -> float:
     return share if x >= 0 else small * share
 
 
-@elementary
+@inlined
 def hyperbolic_tangent(x: float) -> float:
     """tanh x, with an absolute error of rounding."""
     small = exp(-2 * abs(x))
@@ -88,7 +88,7 @@ def hyperbolic_tangent(x: float) -> float:
     return value if x >= 0 else -value
 
 
-@elementary
+@inlined
 def scaled_erfc(x: float) -> float:
     """e^(x²) erfc(x) for x ≥ 0: t times a polynomial in 2t − 1, where t = 1 / (1 + x/3) (a Chebyshev fit)."""
     t = 1 / (1 + x * (1 / SCALED_ERFC_WIDTH))
@@ -113,7 +113,7 @@ def scaled_erfc(x: float) -> float:
     return series * t
 
 
-@elementary
+@inlined
 def tail(x: float, peak: float) -> float:
     """½ erfc(x) for x ≥ 0, given e^(−x²); a shorter polynomial than that of `scaled_erfc`."""
     t = 1 / (1 + x * (1 / SCALED_ERFC_WIDTH))
@@ -134,7 +134,7 @@ def tail(x: float, peak: float) -> float:
     return 0.5 * series * t * peak
 
 
-@elementary
+@inlined
 def ndtr(standard: float) -> float:
     """Φ, the standard normal distribution function."""
     x = abs(standard) * ROOT_HALF
@@ -142,13 +142,13 @@ def ndtr(standard: float) -> float:
     return below if standard < 0 else 1 - below
 
 
-@elementary
+@inlined
 def density(standard: float) -> float:
     """The standard normal density."""
     return exp(-0.5 * standard * standard) * (1 / ROOT_2PI)
 
 
-@elementary
+@inlined
 def log_ndtr(standard: float) -> float:
     """log Φ."""
     x = abs(standard) * ROOT_HALF

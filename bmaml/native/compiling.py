@@ -40,8 +40,12 @@ def kernel(function: FunctionT) -> FunctionT:
     return numba.njit(**OPTIONS)(inspect.unwrap(function))
 
 
-def elementary(function: FunctionT) -> FunctionT:
-    """Compile a function of a number into every loop that calls it, for vector instructions."""
+def inlined(function: FunctionT) -> FunctionT:
+    """Compile a function into those that call it.
+
+    Loops that call a function of a number get vector instructions. A call for one layer of a small task would
+    spend a good part of its time on handing over the arrays of its named tuples.
+    """
     return numba.njit(forceinline=True, **OPTIONS)(inspect.unwrap(function))
 
 

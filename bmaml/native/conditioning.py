@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmaml.last_layer import JITTER
-from bmaml.native.compiling import kernel
-from bmaml.native.lanes import LANES, fused, lane_sum, load, spread, store
+from bmaml.native.compiling import inlined
+from bmaml.native.lanes import LANES, element, fused, lane_sum, load, spread, store
 from bmaml.native.linear_algebra import add_multiple, dot, factorise, solve_lower
 
 Array = NDArray[np.float64]
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-@kernel
+@inlined
 def standardise(
     features: Array,
     width: int,
@@ -45,11 +45,11 @@ def standardise(
         for output in range(len(y)):
             rest = load(y, output, first)
             for j in range(width):
-                rest = fused(-head[output, j], load(features, j, first), rest)
+                rest = fused(-element(head, output, j), load(features, j, first), rest)
             store(residual, output, first, fused(inverse, rest, nothing))
 
 
-@kernel
+@inlined
 def _products(scaled: Array, rows: int, width: int, by_row: bool, lower: Array) -> None:
     """Write the lower triangle of GᵀG or of GGᵀ."""
     if by_row:
@@ -57,7 +57,7 @@ def _products(scaled: Array, rows: int, width: int, by_row: bool, lower: Array) 
             for first in range(0, i + 1, LANES):
                 total = spread(0.0)
                 for j in range(width):
-                    total = fused(scaled[j, i], load(scaled, j, first), total)
+                    total = fused(element(scaled, j, i), load(scaled, j, first), total)
                 store(lower, i, first, total)
     else:
         for i in range(width):
@@ -65,7 +65,7 @@ def _products(scaled: Array, rows: int, width: int, by_row: bool, lower: Array) 
                 lower[i, j] = _inner(scaled, i, scaled, j)
 
 
-@kernel
+@inlined
 def condition(
     scaled: Array, residual: Array, rows: int, width: int, lower: Array, projected: Array
 ) -> tuple[float, float]:
@@ -98,7 +98,7 @@ def condition(
     return (0.0 if misfit < 0 else misfit), log_determinant
 
 
-@kernel
+@inlined
 def _inner(left: Array, i: int, right: Array, j: int) -> float:
     """The inner product of two features over all rows."""
     total = spread(0.0)
@@ -107,7 +107,7 @@ def _inner(left: Array, i: int, right: Array, j: int) -> float:
     return lane_sum(total)
 
 
-@kernel
+@inlined
 def posterior(
     scaled: Array,
     lower: Array,

@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmaml.native.arithmetic import hyperbolic_tangent, sines
-from bmaml.native.compiling import kernel
-from bmaml.native.lanes import LANES, fused, load, spread, store
+from bmaml.native.compiling import inlined, kernel
+from bmaml.native.lanes import LANES, element, fused, load, spread, store
 from bmaml.native.tables import Particles, ProcessLayers
 
 Array = NDArray[np.float64]
 
 
-@kernel
+@inlined
 def padded(rows: int) -> int:
     """The number of rows in whole blocks that hold so many."""
     return (rows + LANES - 1) // LANES * LANES
 
 
-@kernel
+@inlined
 def by_column(rows: Array) -> Array:
     """Rows `[row, column]` as `[column, row]`, padded."""
     count, columns = rows.shape
@@ -33,7 +33,7 @@ def by_column(rows: Array) -> Array:
     return result
 
 
-@kernel
+@inlined
 def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scratch: Array) -> None:
     """The last hidden layer of a particle at rows x `[input, row]`, and a constant 1, `[feature + 1, row]`.
 
@@ -51,20 +51,22 @@ def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scra
         for first in range(0, rows, LANES):
             # Four at a time keep the multipliers busy, and read the inputs less often.
             for j in range(0, fours, 4):
-                one, two = spread(theta[bias + j]), spread(theta[bias + j + 1])
-                three, four = spread(theta[bias + j + 2]), spread(theta[bias + j + 3])
+                one, two = spread(element(theta, bias + j)), spread(element(theta, bias + j + 1))
+                three, four = spread(element(theta, bias + j + 2)), spread(element(theta, bias + j + 3))
                 for i in range(inputs):
-                    own, weight = load(signal, i, first), offset + i * outputs + j
-                    one, two = fused(theta[weight], own, one), fused(theta[weight + 1], own, two)
-                    three, four = fused(theta[weight + 2], own, three), fused(theta[weight + 3], own, four)
+                    own, at = load(signal, i, first), offset + i * outputs + j
+                    one = fused(element(theta, at), own, one)
+                    two = fused(element(theta, at + 1), own, two)
+                    three = fused(element(theta, at + 2), own, three)
+                    four = fused(element(theta, at + 3), own, four)
                 store(sums, j, first, one)
                 store(sums, j + 1, first, two)
                 store(sums, j + 2, first, three)
                 store(sums, j + 3, first, four)
             for j in range(fours, outputs):
-                one = spread(theta[bias + j])
+                one = spread(element(theta, bias + j))
                 for i in range(inputs):
-                    one = fused(theta[offset + i * outputs + j], load(signal, i, first), one)
+                    one = fused(element(theta, offset + i * outputs + j), load(signal, i, first), one)
                 store(sums, j, first, one)
         _activate(particles.activation, sums.reshape(-1), outputs * rows, values.reshape(-1))
         signal = values
@@ -76,7 +78,7 @@ def hidden_layer(particles: Particles, layer: int, x: Array, result: Array, scra
         result[widths[depth], row] = 1.0
 
 
-@kernel
+@inlined
 def _activate(activation: int, sums: Array, count: int, result: Array) -> None:
     """The activation of the first numbers."""
     if activation == 2:
@@ -132,7 +134,7 @@ def process_features(processes: ProcessLayers, one: int, x: Array, result: Array
             store(result, j, block, total)
 
 
-@kernel
+@inlined
 def particle_log_noise(particles: Particles, layer: int, features: Array, result: Array) -> None:
     """Log variance of a particle's noise at rows with features `[feature + 1, row]`, at scale 1."""
     rows, slopes = features.shape[1], particles.slopes[layer]
@@ -146,7 +148,7 @@ def particle_log_noise(particles: Particles, layer: int, features: Array, result
         result[row] = least if result[row] < least else result[row]
 
 
-@kernel
+@inlined
 def process_log_noise(processes: ProcessLayers, layer: int, x: Array, result: Array) -> None:
     """Log variance of a process layer's noise at rows x `[input, row]`, at scale 1."""
     coefficients, most = processes.noise[layer], processes.max_change

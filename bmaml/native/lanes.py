@@ -60,6 +60,19 @@ def load(typing_context, rows, feature, first):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def element(typing_context, values, *place):  # type: ignore[no-untyped-def]
+    """The number at a place, no index of which is negative: numba's own indexing checks that each time."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = signature.args[0]
+        array = context.make_array(kind)(context, builder, arguments[0])
+        own = cgutils.unpack_tuple(builder, arguments[1])
+        return builder.load(cgutils.get_item_pointer(context, builder, kind, array, own))
+
+    return types.float64(values, types.StarArgTuple.from_types([types.intp] * len(place))), generate
+
+
+@intrinsic
 def store(typing_context, rows, feature, first, values):  # type: ignore[no-untyped-def]
     """Write eight numbers where `load` reads them."""
 

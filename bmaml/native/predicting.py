@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bmaml.extrapolation import FAR_DISTANCE, MIN_GAP
 from bmaml.native.arithmetic import exp
-from bmaml.native.compiling import kernel
+from bmaml.native.compiling import inlined, kernel
 from bmaml.native.features import (
     by_column,
     hidden_layer,
@@ -15,7 +15,7 @@ from bmaml.native.features import (
     process_features,
     process_log_noise,
 )
-from bmaml.native.lanes import LANES, fused, load, spread, store
+from bmaml.native.lanes import LANES, element, fused, load, spread, store
 from bmaml.native.tables import Particles, ProcessLayers, TaskPosterior, Units
 from bmaml.native.weighting import weight
 
@@ -112,7 +112,7 @@ def components(
                 within[row, output, i] = unknown[layer, row] * (scale * scale)
 
 
-@kernel
+@inlined
 def _exponentiate(factors: Array, logs: Array, others: Array) -> None:
     """Multiply the factors by the exponentials of their logs, and replace the others by their own."""
     for i in range(len(factors)):
@@ -120,7 +120,7 @@ def _exponentiate(factors: Array, logs: Array, others: Array) -> None:
         others[i] = exp(others[i])
 
 
-@kernel
+@inlined
 def _moments(
     features: Array,
     width: int,
@@ -145,19 +145,19 @@ def _moments(
         for output in range(len(heads)):
             mean = spread(0.0)
             for j in range(width):
-                mean = fused(heads[output, j], load(features, j, first), mean)
+                mean = fused(element(heads, output, j), load(features, j, first), mean)
             store(means, output, first, mean)
         for i in range(len(seen)):
             product = spread(0.0)
             for j in range(width):
-                product = fused(seen[i, j], load(features, j, first), product)
+                product = fused(element(seen, i, j), load(features, j, first), product)
             store(known, i, 0, product)
         square, rest = spread(0.0), spread(0.0)
         for j in range(width):
             own = load(features, j, first)
             left = own
             for i in range(len(seen)):
-                left = fused(-spent[i, j], load(known, i, 0), left)
+                left = fused(-element(spent, i, j), load(known, i, 0), left)
             square, rest = fused(own, own, square), fused(left, left, rest)
         store(squares, 0, first, square)
         store(unknown, 0, first, rest)
