@@ -92,7 +92,8 @@ def test_nothing_is_edited_until_the_chosen_model_is_there(visit, kinds_url):
     page.route("**/learning-curves.json", lambda route: held.append(route))
     page.select_option("#curves-model", "points")
     expect(page.locator("#belief[inert]")).to_be_visible()
-    expect(page.locator("#points-table[inert]")).to_have_count(1)
+    for control in ("points-table", "clear-points", "label-next", "steps", "acquisition"):
+        expect(page.locator(f"#{control}[inert]")).to_have_count(1)
     page.locator("#belief .surface").click(position={"x": 105, "y": 5}, force=True)
     while not held:
         page.wait_for_timeout(0)

@@ -18,6 +18,8 @@ const LEVELS = [0.25, 0.75];
 const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
+/** What acts on the points, or asks about them. */
+const ACTING = ["belief", "points-table", "random", "clear-points", "label-next", "steps", "acquisition"];
 const NO_EXAMPLES = "There are no ready examples for this model: add points of your own.";
 
 export class CurvesPanel {
@@ -72,14 +74,13 @@ export class CurvesPanel {
     await this.#model();
   }
 
-  /** Show the chosen model. Until its examples are here the chart and the table wait: edits would be lost. */
+  /** Show the chosen model. Until its examples are here, what acts on the points waits: it would be lost. */
   async #model() {
     const card = this.cards.find(({ name }) => name === byId("curves-model").value);
-    const edited = [byId("belief"), byId("points-table")];
-    for (const each of edited) each.inert = true;
+    for (const each of ACTING) byId(each).inert = true;
     const examples = await examplesFor(card);
     if (card.name !== byId("curves-model").value) return;
-    for (const each of edited) each.inert = false;
+    for (const each of ACTING) byId(each).inert = false;
     const [input] = card.inputs;
     const [output] = card.outputs;
     const stays = this.points.length > 0 && input.name === this.input.name && output.name === this.output.name;
