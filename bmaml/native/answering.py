@@ -36,6 +36,8 @@ Indices = NDArray[np.int64]
 
 BLOCK_ROWS = 32
 """Rows that are predicted together: their numbers stay in the cache."""
+MOST = float(np.finfo(np.float32).max)
+"""Answers are in single precision."""
 
 
 @entry
@@ -117,7 +119,7 @@ def adapted_and_answered(
 
 @kernel
 def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results, place: int) -> None:
-    """Write the belief about a task's query rows to a row of the results."""
+    """Write the belief about a task's query rows to a row of the results, and whether it is finite."""
     rows, outputs, count = len(task.query_x), len(model.units.shift), len(posterior.owner)
     weights = np.empty(count)
     for i in range(count):
@@ -168,7 +170,10 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
                         results.quantiles[place, j, at, output] = results.quantiles[place, same, at, output]
                         continue
                     z = quantile(heavy_weights, heavy_means, heavy_stds, inverse_stds, task.levels[j])
-                    results.quantiles[place, j, at, output] = quantile_value(link, z)
+                    value = quantile_value(link, z)
+                    results.quantiles[place, j, at, output] = value
+                    if not abs(value) <= MOST:
+                        results.finite[place] = False
                 if at < len(task.targets):
                     results.log_density[place, at, output] = _log_density(
                         model.units, output, posterior.log_weights, own, stds, task.targets[at, output]
@@ -186,6 +191,8 @@ def _answer(model: Model, posterior: TaskPosterior, task: Task, results: Results
                     highest = min(max(mean, link[6]), highest)
                     transform(link, highest, weights, own, own_noise, own_within)
                     mean, aleatoric, epistemic = moments(weights, own, own_noise, own_within)
+                if not (abs(mean) <= MOST and 0 <= aleatoric + epistemic <= MOST):
+                    results.finite[place] = False
                 results.mean[place, at, output] = mean
                 results.aleatoric[place, at, output] = aleatoric
                 results.epistemic[place, at, output] = epistemic

@@ -203,7 +203,7 @@ class Results(NamedTuple):
     """The beliefs about a batch, to be written.
 
     Attributes:
-        finite: whether the adaptation stayed finite, `[task]`.
+        finite: whether the adaptation and what is answered in single precision are finite, `[task]`.
         effective: effective particles, `[task]`.
         group_weights: `[task, group]`.
         nll_before, nll_after: of the support labels, `[task]`.

@@ -89,7 +89,7 @@ def _answer(
 ) -> Answer | Diverged:
     """The answer of a plain job."""
     before, after = float(results.nll_before[place]), float(results.nll_after[place])
-    if not (results.finite[place] and np.isfinite(before) and moments.finite(place, job)):
+    if not (np.isfinite(before) and moments.finite(place, job)):
         return diverged(job)
     return Answer(
         result=moments.prediction(place, job),
@@ -210,4 +210,5 @@ def _moments(results: Results, jobs: Sequence[Job]) -> BatchMoments:
         quantiles=results.quantiles,
         log_density=results.log_density if scored else None,
         own_scale=None if plain else results.own_scale,
+        known_finite=results.finite,
     )

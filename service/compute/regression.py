@@ -68,6 +68,8 @@ class BatchMoments:
         log_density: of the posted targets in nats, `[task, row, output]`; None where no task has any.
         own_scale: mean and variance on the scales of the outputs' links, `[2, task, row, output]`; None where
             these are the caller's units.
+        known_finite: whether all moments and quantiles of a task are finite in single precision, `[task]`;
+            None where nobody has looked.
     """
 
     nll_after: Array
@@ -77,6 +79,7 @@ class BatchMoments:
     quantiles: Array
     log_density: Array | None = None
     own_scale: Array | None = None
+    known_finite: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, model: Model, arrays: Sequence[Array]) -> Self:
@@ -95,6 +98,8 @@ class BatchMoments:
         ends = self._conformal_ends(task, job)
         if ends is not None and not np.isfinite(ends).all():
             return False
+        if self.known_finite is not None:
+            return bool(self.known_finite[task] and np.isfinite(self.nll_after[task]))
         if self._finite_with_padding[task]:
             return True
         rows, levels = len(job.query_x), job.spec.levels if isinstance(job.spec, PredictionSpec) else ()

@@ -17,7 +17,7 @@ from model_store import SHIPPED, Store
 from model_store.model import NEGLIGIBLE_WEIGHT
 from service.compute import native_path
 from service.compute.regression import believe, nll_before, predict_batch
-from service.job import Job, PostedSupport, PredictionSpec, SelectionSpec
+from service.job import Answer, Job, PostedSupport, PredictionSpec, SelectionSpec
 from tests.published import KINDS, SIZE, X, Y, Z, publish
 
 pytestmark = pytest.mark.timeout(1200)  # the first session compiles
@@ -242,6 +242,14 @@ def test_the_company_and_a_poisoned_neighbour_change_nothing(native, tmp_path):
         (alone,), _ = native_path.predict_numbers([job])
         np.testing.assert_array_equal(found.result.mean, alone.result.mean)
         np.testing.assert_array_equal(found.result.quantiles.values, alone.result.quantiles.values)
+
+
+@pytest.mark.parametrize("key", [None, "kept"])
+@pytest.mark.parametrize(("size", "kind"), [(1e17, Answer), (1e20, Diverged)])
+def test_a_variance_beyond_single_precision_is_refused(native, tmp_path, key, size, kind):
+    job = replace(job_of(random_model(tmp_path, "even"), 5, 4, 0), query_y=None, key=key)
+    (found,), _ = native_path.predict_numbers([replace(job, support_y=job.support_y * np.float32(size))])
+    assert isinstance(found, kind)
 
 
 def test_threads_change_nothing(native, tmp_path):
