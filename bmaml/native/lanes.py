@@ -62,6 +62,8 @@ def load(typing_context, rows, feature, first):  # type: ignore[no-untyped-def]
 @intrinsic
 def element(typing_context, values, *place):  # type: ignore[no-untyped-def]
     """The number at a place, no index of which is negative: numba's own indexing checks that each time."""
+    if not isinstance(values, types.Array) or values.dtype != types.float64 or values.ndim != len(place):
+        return None
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         kind = signature.args[0]

@@ -56,15 +56,20 @@ class Registry:
             UnknownModel: no such name or version.
             RequestError: 503 where the version cannot be loaded again.
         """
-        if version is None and posterior is not None:
-            entry = self._posteriors.get(posterior)
-            if entry is not None and entry.job.model.manifest.name == name:
-                version = entry.job.model.manifest.version
+        entry = None if version is not None or posterior is None else self._posteriors.get(posterior)
+        if entry is not None and entry.job.model.manifest.name == name:
+            version = entry.job.model.manifest.version
         try:
             model = self.catalogue.model(name, version)
         except Shelved:
             assert version is not None
             model = await self._reload((name, version))
+        except UnknownModel:
+            if entry is None or version is None:
+                raise
+            # Dropped as its version was, had a batch not kept it just afterwards: who asks by id is told 410.
+            self._posteriors.drop_model(entry.job.model.sha256)
+            model = self.catalogue.model(name)
         self._last_used[model.sha256] = time.monotonic()
         return model
 
@@ -145,9 +150,6 @@ class Registry:
         now = before.refreshed(self.settings.store_folder, self._placed, self._prepare)
         if now is before:
             return False
-        served, served_before = set(now.served()), set(before.served())
-        for sha in served_before - served:  # while they are there: who asks by id is told 410, not 404
-            self._posteriors.drop_model(sha)
         with self._lock:  # requests may have loaded shelved versions meanwhile
             for versions in self.catalogue.models.values():
                 for version, model in versions.items():
@@ -157,13 +159,14 @@ class Registry:
         for refused in set(now.refused) - set(before.refused):
             self._metrics.reloads.labels("refused").inc()
             log.warning("refused %s version %d: %s", refused.name, refused.version, refused.reason)
+        served, served_before = set(now.served()), set(before.served())
         for sha in served - served_before:
             self._metrics.reloads.labels("loaded").inc()
             log.info("serving %s", now.served()[sha])
         for sha in served_before - served:
             self._last_used.pop(sha, None)
             self._metrics.reloads.labels("dropped").inc()
-            self._posteriors.drop_model(sha)  # what was kept meanwhile
+            self._posteriors.drop_model(sha)
             log.info("no longer serving %s", before.served()[sha])
         return served != served_before
 

@@ -92,7 +92,15 @@ def test_nothing_is_edited_until_the_chosen_model_is_there(visit, kinds_url):
     page.route("**/learning-curves.json", lambda route: held.append(route))
     page.select_option("#curves-model", "points")
     expect(page.locator("#belief[inert]")).to_be_visible()
-    for control in ("points-table", "clear-points", "label-next", "steps", "acquisition"):
+    for control in (
+        "points-table",
+        "random",
+        "clear-points",
+        "label-next",
+        "particles",
+        "steps",
+        "acquisition",
+    ):
         expect(page.locator(f"#{control}[inert]")).to_have_count(1)
     page.locator("#belief .surface").click(position={"x": 105, "y": 5}, force=True)
     while not held:
@@ -108,8 +116,30 @@ def test_a_model_whose_examples_cannot_be_loaded_is_told(visit, kinds_url):
     visit.forgiven.append("Failed to load resource")
     page.route("**/learning-curves.json", lambda route: route.fulfill(status=500))
     page.select_option("#curves-model", "points")
-    expect(page.locator("#curves-problem")).to_contain_text("500")
-    expect(page.locator("#reading")).to_be_empty()
+    expect(page.locator("#example-about")).to_contain_text("cannot be loaded: add points of your own. 500")
+    page.locator("#belief .surface").click(position={"x": 250, "y": 150})
+    expect(page.locator("#reading")).to_contain_text("1 point;")
+    page.click("#clear-points")
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+
+
+def test_examples_that_fail_for_a_model_no_longer_chosen_change_nothing(visit, kinds_url):
+    page = visit(url=kinds_url)
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+    visit.forgiven.append("Failed to load resource")
+    held = []
+    page.route("**/learning-curves.json", lambda route: held.append(route))
+    for count, name in enumerate(("points", "units"), 1):
+        page.select_option("#curves-model", name)
+        while len(held) < count:
+            page.wait_for_timeout(0)
+    held[1].continue_()
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
+    with page.expect_response("**/learning-curves.json"):
+        held[0].fulfill(status=500)
+    page.evaluate("() => fetch('livez').then(() => fetch('livez'))")  # whatever follows has been shown by now
+    expect(page.locator("#example-about")).not_to_contain_text("500")
+    expect(page.locator("#reading")).to_contain_text("the support set is empty")
 
 
 def test_an_example_that_comes_late_does_not_replace_what_was_written_meanwhile(visit, kinds_url):

@@ -19,7 +19,10 @@ const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
 /** What acts on the points, or asks about them. */
-const ACTING = ["belief", "points-table", "random", "clear-points", "label-next", "steps", "acquisition"];
+const ACTING = [
+  ...["belief", "points-table", "random", "clear-points", "label-next"],
+  ...["particles", "steps", "acquisition"],
+];
 const NO_EXAMPLES = "There are no ready examples for this model: add points of your own.";
 
 export class CurvesPanel {
@@ -33,6 +36,7 @@ export class CurvesPanel {
     this.answer = null;
     this.example = null;
     this.seed = FIRST_SEED;
+    this.turn = 0; // how often a model was chosen
   }
 
   /** Wire the controls and show a first example. */
@@ -63,7 +67,7 @@ export class CurvesPanel {
       this.acquisitions.map((name) => [name, acquisitionWords(name)]),
       this.defaultAcquisition,
     );
-    byId("curves-model").addEventListener("change", () => this.#model().catch((error) => this.#refused(error)));
+    byId("curves-model").addEventListener("change", () => this.#model());
     byId("random").addEventListener("click", () => this.#example(Math.floor(1e9 * Math.random())));
     byId("clear-points").addEventListener("click", () => this.#clear());
     byId("truth").addEventListener("change", () => this.#draw());
@@ -74,17 +78,24 @@ export class CurvesPanel {
     await this.#model();
   }
 
-  /** Show the chosen model. Until its examples are here, what acts on the points waits: it would be lost. */
+  /** Show the chosen model. Until its examples are here the controls wait: an edit would be lost. */
   async #model() {
     const card = this.cards.find(({ name }) => name === byId("curves-model").value);
+    const turn = ++this.turn;
     for (const each of ACTING) byId(each).inert = true;
-    const examples = await examplesFor(card);
-    if (card.name !== byId("curves-model").value) return;
+    let [examples, lacking] = [null, NO_EXAMPLES];
+    try {
+      examples = await examplesFor(card);
+    } catch (error) {
+      const why = error.sentences?.() ?? error.message;
+      lacking = `The ready examples cannot be loaded: add points of your own. ${why}`;
+    }
+    if (turn !== this.turn) return; // another model has been chosen meanwhile
     for (const each of ACTING) byId(each).inert = false;
     const [input] = card.inputs;
     const [output] = card.outputs;
     const stays = this.points.length > 0 && input.name === this.input.name && output.name === this.output.name;
-    Object.assign(this, { card, examples, input, output });
+    Object.assign(this, { card, examples, lacking, input, output });
     this.#none();
     say(byId("curves-about"), about(this.card));
     const slider = byId("steps");
@@ -193,7 +204,7 @@ export class CurvesPanel {
     const revealed = byId("truth").checked && example !== null;
     byId("truth").disabled = example === null;
     byId("legend-truth").hidden = !revealed;
-    const words = example?.words ?? (this.examples ? "" : NO_EXAMPLES);
+    const words = example?.words ?? (this.examples ? "" : this.lacking);
     say(byId("example-about"), revealed ? `${words} ${example.secret}` : words);
     const next = answer === null ? null : answer.grid[answer.choice.selected[0].index];
     this.#offerLabel();

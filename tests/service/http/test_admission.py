@@ -69,10 +69,10 @@ def test_a_packed_body_is_unpacked_within_the_limit_and_no_further(client, conte
     assert (reply.status_code, kind(reply)) == (status, named)
 
 
-def slow(queue, model):
-    """From now on such work is believed to take ten seconds for a row."""
+def slow(queue, model, seconds=10.0):
+    """From now on such work is believed to take these seconds for a row."""
     _, use = queue._cost_model._models[model]
-    queue._cost_model._models[model] = _BatchTime(_Rate(1.0, 0.1)), use
+    queue._cost_model._models[model] = _BatchTime(_Rate(seconds, 1.0)), use
 
 
 @pytest.fixture
@@ -136,6 +136,7 @@ def test_what_could_not_be_started_in_time_is_refused_at_once(small, gate):
     while not queue._cost_model._models:  # it learns from a batch after the reply
         pass
     (model,) = queue._cost_model._models
+    slow(queue, model, 0.001)  # whatever the first one took
     opened.clear()
     gate[0].clear()
 

@@ -362,8 +362,9 @@ def test_more_connections_than_may_be_are_told_to_come_back(served):
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(Connection(served)) for _ in range(MAX_CONNECTIONS + 10)]
         assert {status_of(each.rest()) for each in held[MAX_CONNECTIONS:]} == {429}
-        held[0].send(sized(TEXT))
-        assert held[0].reply()[0] == 200
+        for each in held[: MAX_CONNECTIONS // 2]:  # others may be open still, of a client or a test before
+            each.send(sized(TEXT))
+            assert each.reply()[0] == 200
     jobs(served)
 
 

@@ -67,6 +67,22 @@ def test_a_posterior_is_asked_of_the_version_it_belongs_to(living):
     assert ask(served.client, version=1).status_code == 404
 
 
+def test_a_posterior_that_is_kept_while_its_version_is_dropped_is_gone_as_well(store, tmp_path):
+    root = tmp_path / "store"
+    shutil.copytree(store / "tiny", root / "tiny")
+    for served in serve(Settings(store=root, device="cpu", reload_s=1000)):
+        kept = {"model": "tiny", "version": 1, "support": ROWS}
+        posterior = served.client.post("/posteriors", json=kept).json()["posterior"]["id"]
+        registry, posteriors = served.app.state.runtime.registry, served.app.state.runtime.posteriors
+        entry = posteriors.get(posterior)
+        Store(root).remove("tiny", 1)
+        assert registry.refresh()
+        posteriors.put(entry.id, entry.job, entry.kept, 100.0)  # as by a batch that was under way
+        asked = {"model": "tiny", "posterior": posterior, "query": BODY["query"]}
+        assert served.client.post("/adapt-predict", json=asked).status_code == 410
+        assert posteriors.get(posterior) is None
+
+
 def test_a_bad_version_is_refused_and_served_once_it_is_whole(living):
     root, served = living
     publish(root, "tiny", seed=2)
