@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -79,7 +79,7 @@ class BatchMoments:
     quantiles: Array
     log_density: Array | None = None
     own_scale: Array | None = None
-    known_finite: NDArray[np.bool_] | None = None
+    known_finite: NDArray[np.bool_] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, model: Model, arrays: Sequence[Array]) -> Self:
