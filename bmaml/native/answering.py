@@ -37,7 +37,7 @@ Indices = NDArray[np.int64]
 BLOCK_ROWS = 32
 """Rows that are predicted together: their numbers stay in the cache."""
 MOST = float(np.finfo(np.float32).max)
-"""Answers are in single precision."""
+"""The largest number of an answer, which is in single precision."""
 
 
 @entry

@@ -19,10 +19,7 @@ const INTERVAL = 0.9;
 const FIRST_SEED = 34;
 const QUIET_MS = 500;
 /** What acts on the points, or asks about them. */
-const ACTING = [
-  ...["belief", "points-table", "random", "clear-points", "label-next"],
-  ...["particles", "steps", "acquisition"],
-];
+const ACTING = ["belief", "points-table", "random", "clear-points", "label-next", "particles", "steps", "acquisition"];
 const NO_EXAMPLES = "There are no ready examples for this model: add points of your own.";
 
 export class CurvesPanel {
